@@ -1,0 +1,19 @@
+"""The single-scale opponent: one image, one timestep."""
+import torch
+
+from unet import UNet
+
+DEFAULT_HIDDEN_DIMS = (64, 128, 256, 512)
+
+
+class BaselineModel(UNet):
+    """Predicts the noise in a 64x64 image. 58,274,627 parameters at the default hidden dims."""
+
+    model_type = "baseline"
+
+    def __init__(self, hidden_dims=DEFAULT_HIDDEN_DIMS):
+        super().__init__(in_channels=3, out_channels=3, hidden_dims=hidden_dims)
+
+    def forward(self, x_64: torch.Tensor, t_64: torch.Tensor) -> torch.Tensor:
+        """x_64: [B, 3, 64, 64] noised image; t_64: [B] timesteps 0...999 -> eps_64: [B, 3, 64, 64]."""
+        return self.run_backbone(x_64, self.time_mlp(t_64))

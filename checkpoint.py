@@ -1,0 +1,105 @@
+"""Checkpoints: what is in one, how it is found, and how a model comes out of it.
+
+An epoch checkpoint `{name}_{E}ep.pth` is a dictionary of plain types: `model_state` (raw weights), `ema_state`
+(`shadow` weights and `decay`), `hidden_dims`, `model_type`, `epochs`, `step`, `losses`, `options`. Checkpoints of the
+earlier implementation (`model_state`, `hidden_dims`, `losses`, `epochs`, `optimizer_state`, perhaps `ema_state`) load
+as well.
+"""
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from baseline_model import BaselineModel
+from errors import InputError
+from files import load_torch, sha256_of_file
+from model import LIFTDualTimestepModel
+
+MODELS = {"baseline": BaselineModel, "lift": LIFTDualTimestepModel}
+DEFAULT_NAMES = {"baseline": "baseline", "lift": "lift_dual_timestep"}
+WEIGHTS = ("ema", "raw")
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to be used, and where it came from."""
+    model: torch.nn.Module      # in eval mode, float32 parameters, channels-last, on the device asked for
+    model_type: str             # baseline or lift
+    weights: str                # ema or raw
+    path: Path
+    fingerprint: str            # first 16 hex digits of the file's SHA-256
+    epochs: int
+    options: dict               # of the training run; empty for checkpoints of the earlier implementation
+
+
+def checkpoint_path(folder, name: str, epoch: int) -> Path:
+    """Where the weights after `epoch` epochs lie."""
+    return Path(folder) / f"{name}_{epoch}ep.pth"
+
+
+def epoch_of(path) -> int:
+    """The epoch in a checkpoint's file name, 0 if there is none."""
+    match = re.search(r"_(\d+)ep\.pth$", Path(path).name)
+    return int(match.group(1)) if match else 0
+
+
+def list_checkpoints(folder, name: str) -> list[Path]:
+    """All epoch checkpoints of that name, by epoch."""
+    return sorted((p for p in Path(folder).glob(f"{name}_*ep.pth") if re.fullmatch(rf"{re.escape(name)}_\d+ep\.pth",
+                                                                                 p.name)), key=epoch_of)
+
+
+def build_model(model_type: str, hidden_dims) -> torch.nn.Module:
+    """A freshly initialised model. Raises InputError if hidden_dims do not fit."""
+    return MODELS[model_type]([int(c) for c in hidden_dims])
+
+
+def type_of_weights(state: dict) -> str:
+    """Whether a state dict belongs to the baseline or to LIFT, told by its parameter names."""
+    return "lift" if any(name.startswith("time_combine") for name in state) else "baseline"
+
+
+def load_content(path) -> dict:
+    """The dictionary in a checkpoint file, checked to be one. Raises InputError."""
+    content = load_torch(path, "checkpoint")
+    missing = [key for key in ("model_state", "hidden_dims") if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise InputError(f"{path}: no {' and no '.join(missing)} in it, expected a checkpoint written by "
+                         "train_baseline.py or train_lift.py")
+    return content
+
+
+def weights_of(content: dict, weights: str, path) -> dict:
+    """The state dict for `weights` (ema or raw). Raises InputError where EMA weights are asked for and absent."""
+    if weights == "raw":
+        return content["model_state"]
+    if not content.get("ema_state"):
+        raise InputError(f"{path}: has no EMA weights; use --weights raw")
+    # The average covers parameters; anything else in the state dict is taken from the model itself.
+    return {**content["model_state"], **content["ema_state"]["shadow"]}
+
+
+def load_model(path, model_type: str | None = None, weights: str = "ema", device="cpu") -> LoadedModel:
+    """Load a checkpoint into its model.
+
+    model_type: what the caller can use; None takes either. weights: ema or raw. Raises InputError if the file is
+    missing, damaged, foreign, of the other model type, or without the weights asked for.
+    """
+    content = load_content(path)
+    found = type_of_weights(content["model_state"])
+    if model_type not in (None, found):
+        raise InputError(f"{path}: is a {found} checkpoint, expected a {model_type} checkpoint")
+    model = build_model(found, content["hidden_dims"])
+    state = weights_of(content, weights, path)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{path}: its weights do not fit a {found} model with hidden dims "
+                         f"{list(content['hidden_dims'])} ({str(error).splitlines()[1].strip()[:120]})") from error
+    broken = next((name for name, value in state.items() if not torch.isfinite(value).all()), None)
+    if broken:
+        raise InputError(f"{path}: {weights} weight {broken} is not finite; use an earlier checkpoint")
+    model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+    return LoadedModel(model, found, weights, Path(path), sha256_of_file(path)[:16],
+                       int(content.get("epochs") or epoch_of(path)), content.get("options") or {})

@@ -1,0 +1,121 @@
+"""What every script's command line shares: options, one-line errors, and the record of a run."""
+import argparse
+import math
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+import devices
+from errors import InputError
+from files import write_json
+
+ROOT = Path(__file__).resolve().parent
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "datasets", "pytorch-fid")
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows every default in --help and answers a wrong option in one line."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                         allow_abbrev=False)
+
+    def error(self, message: str):
+        print(f"error: {message.removeprefix('argument ')} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def run_script(main) -> None:
+    """Call `main()`; print an InputError as one line and exit with status 2; Ctrl-C exits with 130."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def whole_number(minimum: int):
+    """An argparse type: an integer of at least `minimum`."""
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < minimum:
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least {minimum}")
+        return value
+    return parse
+
+
+def real_number(minimum: float, maximum: float = math.inf, open_below: bool = False):
+    """An argparse type: a finite number from `minimum` to `maximum`; `open_below` excludes `minimum` itself."""
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (minimum < value if open_below else minimum <= value) or not value <= maximum or math.isinf(value):
+            above = f"above {minimum:g}" if open_below else f"of at least {minimum:g}"
+            below = "" if math.isinf(maximum) else f" and at most {maximum:g}"
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected a number {above}{below}")
+        return value
+    return parse
+
+
+def add_device_options(parser: argparse.ArgumentParser, precision: str = "auto") -> None:
+    """--device, --precision and --num_threads."""
+    group = parser.add_argument_group("device")
+    group.add_argument("--device", default=None, metavar="{cpu,0,1,cuda:1}",
+                       help="where to run; left out: the first GPU, else the CPU")
+    group.add_argument("--precision", choices=devices.PRECISIONS, default=precision,
+                       help="arithmetic of convolutions and matrix products; auto: bf16 where the device has it")
+    group.add_argument("--num_threads", type=whole_number(0), default=0, metavar="THREADS",
+                       help="CPU threads; 0: as many as this process may use")
+
+
+def start_device(args: argparse.Namespace) -> torch.device:
+    """Choose and configure the device; fixes args.precision to what `auto` meant; says which, in one line."""
+    device = devices.choose_device(args.device)
+    devices.configure(device, args.num_threads)
+    args.precision = devices.choose_precision(args.precision, device)
+    print(f"device: {devices.describe(device)}, precision: {args.precision}", flush=True)
+    return device
+
+
+def git_revision() -> str:
+    """The commit this code is at, with `+changes` if files differ from it; `unknown` outside git."""
+    def git(*words):
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+    try:
+        return git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain", "-uno").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def write_run_record(path, args: argparse.Namespace, device: torch.device | None = None, **results) -> None:
+    """JSON beside an output: the command, every option, versions, git revision, seed, machine, and `results`."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    write_json(path, {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
+        "seed": getattr(args, "seed", None),
+        "git_revision": git_revision(),
+        "versions": versions,
+        "device": devices.describe(device) if device else None,
+        "processor": platform.processor() or platform.machine(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **results,
+    })

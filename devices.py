@@ -1,0 +1,70 @@
+"""Which device and which arithmetic a run uses."""
+import contextlib
+import os
+
+import torch
+
+from errors import InputError
+
+PRECISIONS = ("auto", "bf16", "float32")
+
+
+def choose_device(name: str | None) -> torch.device:
+    """`cpu`, a GPU's number (`0`, `1`) or `cuda:1`; None is the first GPU, else the CPU.
+
+    Raises InputError for a device that is not there.
+    """
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        return torch.device("cuda:0" if num_gpus else "cpu")
+    text = f"cuda:{name}" if name.isdigit() else "cuda:0" if name == "cuda" else name
+    if text == "cpu":
+        return torch.device("cpu")
+    if not text.startswith("cuda:") or not text[5:].isdigit():
+        raise InputError(f"--device: found {name!r}, expected cpu, a GPU's number such as 0, or cuda:1")
+    if int(text[5:]) >= num_gpus:
+        there = f"GPUs 0 to {num_gpus - 1} are there" if num_gpus else "no GPU is there; use --device cpu"
+        raise InputError(f"--device: found {name!r}, but {there}")
+    return torch.device(text)
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, for records and the first line of a run."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is native there (GPUs from Ampere on, CPUs with AVX512-BF16 or AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next((line for line in file if line.startswith(("flags", "Features"))), "").split()
+    except OSError:
+        return False
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """`auto` becomes bf16 where the device has it, else float32; the others stay."""
+    if name == "auto":
+        return "bf16" if has_fast_bf16(device) else "float32"
+    return name
+
+
+def autocast(device: torch.device, precision: str):
+    """Context in which convolutions and matrix products run in that precision; parameters stay float32."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def configure(device: torch.device, num_threads: int) -> None:
+    """Set the number of CPU threads (0: as many as the process may use) and TF32 for float32 work on a GPU."""
+    torch.set_num_threads(num_threads or len(os.sched_getaffinity(0)))
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True

@@ -1,0 +1,113 @@
+"""Files that appear whole or not at all, and files that are read without running what is in them."""
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from errors import InputError
+
+
+@contextlib.contextmanager
+def written_whole(path, mode: str = "wb"):
+    """Open a temporary file beside `path` for writing and rename it to `path` once all has been written and synced.
+
+    If anything goes wrong, the temporary file is removed and an earlier `path` stays as it was. A full disk or a
+    folder without write permission raises InputError.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, mode, newline="" if "b" not in mode else None) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{path}: could not be written ({reason}); nothing was changed, earlier files are intact; "
+                         "free some space or choose another folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder, pattern: str) -> None:
+    """Delete temporary files that a killed process left behind in `folder`, for target names matching `pattern`."""
+    for leftover in Path(folder).glob(f"{pattern}.tmp*"):
+        leftover.unlink(missing_ok=True)
+
+
+def save_torch(path, content) -> None:
+    """torch.save, whole or not at all. `content`: tensors and plain Python types only."""
+    with written_whole(path) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:           # torch reports a failed write as RuntimeError, from its zip writer
+            raise OSError(None, str(error).splitlines()[0]) from error
+
+
+def load_torch(path, what: str = "file"):
+    """torch.load of plain types, refusing code. `what`: the kind of file expected, for the messages.
+
+    Raises InputError if the file is missing, truncated, not written by torch, or holds pickled objects.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: found a folder, expected a {what}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such {what}; check the path, or make it first")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        text = str(error)
+        if "Unsupported global" in text or "unsupported" in text.lower() or "weights_only" in text.lower():
+            raise InputError(f"{path}: holds a pickled object, expected a {what} of plain tensors and numbers; refused "
+                             "without running it") from error
+        raise InputError(f"{path}: is damaged or no {what}; make it again") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is truncated, damaged or no {what}; restore or make it again") from error
+
+
+def write_json(path, content) -> None:
+    """Indented JSON, whole or not at all."""
+    with written_whole(path, "w") as file:
+        json.dump(content, file, indent=2, sort_keys=False)
+        file.write("\n")
+
+
+def write_csv(path, rows: list[dict], columns: list[str]) -> None:
+    """A CSV with a header line, whole or not at all."""
+    with written_whole(path, "w") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def sha256_of_file(path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_existing(path, overwrite: bool) -> None:
+    """Raises InputError if `path` exists and `overwrite` is false."""
+    if Path(path).exists() and not overwrite:
+        raise InputError(f"{path}: exists already; add --overwrite to replace it, or choose another output")
+
+
+def save_png(path, image) -> None:
+    """Write a PIL image or a matplotlib figure as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    if hasattr(image, "savefig"):
+        image.savefig(buffer, format="png")
+    else:
+        image.save(buffer, format="PNG")
+    with written_whole(path) as file:
+        file.write(buffer.getvalue())
