@@ -1,0 +1,155 @@
+"""Generation along a path: deterministic DDIM or a second-order multistep solver, one network call per step.
+
+A path is an integer array [N + 1, 2] of (t_64, t_32), from (999, 999) to (0, 0), never increasing. Arriving at
+timestep 0 means arriving at the clean image (abar = 1), so the last step always ends there. A scale whose timestep
+does not change in a step is left exactly as it is. For the baseline only the t_64 column is used.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import devices
+from errors import InputError
+from scheduler import CLEAN, NUM_TIMESTEPS, NoiseSchedule, extrapolate_x_0, predict_x_0, step_from_x_0
+
+SOLVERS = ("ddim", "multistep")
+X32_MODES = ("joint", "random", "fixed")
+
+
+@dataclass
+class Samples:
+    """What `generate` returns."""
+    x_64: torch.Tensor              # [B, 3, 64, 64] in [-1, 1]
+    x_32: torch.Tensor | None       # [B, 3, 32, 32]; None for the baseline
+    num_model_calls: int
+
+
+def image_generator(seed: int, index: int, stream: int = 0) -> torch.Generator:
+    """A CPU generator that depends on the seed, the image's number and the stream (0: start noise, 1: step noise)."""
+    state = np.random.SeedSequence([seed, index, stream]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+def start_noise(seed: int, indices, device="cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """x_64 [B, 3, 64, 64] and x_32 [B, 3, 32, 32], standard normal; image k depends on the seed and k alone."""
+    noises = []
+    for index in indices:
+        generator = image_generator(seed, index)
+        noises.append((torch.randn(3, 64, 64, generator=generator), torch.randn(3, 32, 32, generator=generator)))
+    x_64, x_32 = (torch.stack(noise) for noise in zip(*noises))
+    return x_64.to(device), x_32.to(device)
+
+
+def check_path(path) -> np.ndarray:
+    """The path as int64 [N + 1, 2]. Raises InputError unless it never increases, moves in every step and ends at 0."""
+    path = np.asarray(path)
+    if path.ndim != 2 or path.shape[1] != 2 or len(path) < 2 or not np.issubdtype(path.dtype, np.integer):
+        raise InputError(f"path: found {path.dtype} {path.shape}, expected integer timesteps [N + 1, 2] with N >= 1")
+    if path.max() > NUM_TIMESTEPS - 1 or path.min() < 0:
+        raise InputError(f"path: found timesteps {path.min()}...{path.max()}, expected 0...{NUM_TIMESTEPS - 1}")
+    steps = np.diff(path.astype(np.int64), axis=0)
+    if (steps > 0).any() or (steps == 0).all(1).any():
+        raise InputError("path: a step increases a timestep or stands still; expected both to fall or stay, one to fall")
+    if path[-1].any():
+        raise InputError(f"path: ends at {tuple(map(int, path[-1]))}, expected (0, 0)")
+    return path.astype(np.int64)
+
+
+def uniform_diagonal(num_steps: int) -> np.ndarray:
+    """Both timesteps equal, evenly spaced from 999 to 0: int64 [num_steps + 1, 2]. Raises InputError."""
+    if not 1 <= num_steps <= NUM_TIMESTEPS - 1:
+        raise InputError(f"--num_steps: found {num_steps}, expected 1...{NUM_TIMESTEPS - 1}")
+    t = np.rint(np.linspace(NUM_TIMESTEPS - 1, 0, num_steps + 1)).astype(np.int64)
+    return np.stack([t, t], axis=1)
+
+
+class ScaleState:
+    """One scale on its way: the noised image, and the last x_0 prediction for the multistep solver."""
+
+    def __init__(self, x: torch.Tensor):
+        self.x = x
+        self.x_0_previous = None
+
+    def advance(self, eps, abar, abar_next, moves, solver, step, step_previous, eta, noise):
+        """Take in a prediction and, if the scale moves, take one step; all abar are scalar tensors.
+
+        Works in float32 whatever the network's precision. A scale that stands still remembers its prediction.
+        """
+        x_0 = predict_x_0(self.x, eps.float(), abar)
+        target = x_0
+        if solver == "multistep" and self.x_0_previous is not None:
+            target = extrapolate_x_0(x_0, self.x_0_previous, step, step_previous)
+        self.x_0_previous = x_0
+        if moves:
+            self.x = step_from_x_0(self.x, target, abar, abar_next, eta, noise)
+
+
+def log_snr_steps(path: np.ndarray, schedule: NoiseSchedule, num_scales: int) -> list[float]:
+    """Length of every step in log SNR, summed over the scales; infinite where a scale arrives at the clean image."""
+    log_snr = schedule.t_to_log_snr(torch.from_numpy(path[:, :num_scales])).numpy()
+    steps = np.diff(log_snr, axis=0)
+    steps[(path[1:, :num_scales] == 0) & (path[:-1, :num_scales] > 0)] = np.inf
+    return steps.sum(1).tolist()
+
+
+@torch.inference_mode()
+def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: float = 0.0, x32_mode: str = "joint",
+             x_32_start: torch.Tensor | None = None, precision: str = "float32", on_step=None) -> Samples:
+    """Denoise images `indices` of `seed` along `path`, with N network calls for a path of N steps.
+
+    model: BaselineModel or LIFTDualTimestepModel on its device, in eval mode. path: [N + 1, 2] timesteps.
+    solver: ddim or multistep (second order in the interior, first order in the first and last step).
+    eta: 0 deterministic ... 1 ancestral (ddim only). x32_mode: joint, or for the 32-branch experiment random (noise
+    drawn anew every step) or fixed (its start noise throughout). x_32_start: [B, 3, 32, 32] in place of noise; a
+    path that keeps t_32 at 0 then holds it as a clean image. on_step(step, t_64, t_32, x_64, x_32) is called before
+    every step and once at the end with step = N. Nothing in the loop waits for the device.
+    """
+    path = check_path(path)
+    if solver != "ddim" and eta > 0:
+        raise InputError(f"--eta: found {eta} with --solver {solver}, expected --solver ddim (multistep is "
+                         "deterministic)")
+    device = next(model.parameters()).device
+    is_lift = model.model_type == "lift"
+    schedule = NoiseSchedule(NUM_TIMESTEPS)
+    x_64, x_32 = start_noise(seed, indices, device)
+    x_32 = x_32 if x_32_start is None else x_32_start.to(device)
+    scales = [ScaleState(x_64.contiguous(memory_format=torch.channels_last)), ScaleState(x_32)][:1 + is_lift]
+    arrivals = np.where(path == 0, CLEAN, path)
+    abar_from = schedule.alpha_cumprod(torch.from_numpy(path)).to(device)           # [N + 1, 2]
+    abar_to = schedule.alpha_cumprod(torch.from_numpy(arrivals)).to(device)         # [N + 1, 2]
+    lengths = [0.0] + log_snr_steps(path, schedule, len(scales))
+    timesteps = torch.from_numpy(path).to(device)[:, :, None].expand(-1, -1, len(x_64))
+    step_generators = [image_generator(seed, index, stream=1) for index in indices]
+
+    def step_noise(x):
+        return torch.stack([torch.randn(x.shape[1:], generator=g) for g in step_generators]).to(x)
+
+    num_model_calls = 0
+    for step in range(len(path) - 1):
+        if on_step:
+            on_step(step, int(path[step, 0]), int(path[step, 1]), *(scale.x for scale in scales))
+        if is_lift and x32_mode == "random" and step > 0:
+            scales[1].x = step_noise(scales[1].x)
+        inputs = [scale.x for scale in scales] + [timesteps[step, s] for s in range(len(scales))]
+        with devices.autocast(device, precision):
+            predictions = model(*inputs)
+        num_model_calls += 1
+        for s, (scale, eps) in enumerate(zip(scales, predictions if is_lift else [predictions])):
+            moves = path[step, s] != path[step + 1, s] and (s == 0 or x32_mode == "joint")
+            noise = step_noise(scale.x) if eta > 0 and moves else None
+            scale.advance(eps, abar_from[step, s], abar_to[step + 1, s], moves, solver, lengths[step + 1],
+                          lengths[step], eta, noise)
+    if on_step:
+        on_step(len(path) - 1, 0, 0, *(scale.x for scale in scales))
+    return Samples(scales[0].x, scales[1].x if is_lift else None, num_model_calls)
+
+
+def to_uint8(x: torch.Tensor) -> torch.Tensor:
+    """Images in [-1, 1] to uint8 [same shape]: x * 127.5 + 128, clipped to 0...255 and truncated."""
+    return (x.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(images: torch.Tensor) -> torch.Tensor:
+    """uint8 images to float32 in [-1, 1]: v / 127.5 - 1."""
+    return images.float() / 127.5 - 1
