@@ -1,0 +1,43 @@
+"""Shared ground of the tests: modules importable from the repository root, one thread, the reference weights."""
+import json
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = Path(__file__).resolve().parent / "reference"
+sys.path.insert(0, str(ROOT))
+torch.set_num_threads(1)
+
+
+def reference_value(name: str, shape) -> np.ndarray:
+    """One entry of the reference weights: drawn from the CRC of its name, scaled by what kind of entry it is."""
+    r = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    if "norm" in name or name.startswith("final_conv.0"):
+        return 1 + 0.1 * r if name.endswith("weight") else 0.1 * r
+    return 0.02 * r if name.endswith("bias") else r / np.sqrt(np.prod(shape[1:]))
+
+
+def with_reference_weights(model: torch.nn.Module) -> torch.nn.Module:
+    """Fill a model with the weights that the golden outputs were made with; eval mode."""
+    model.load_state_dict({name: torch.from_numpy(reference_value(name, tuple(value.shape)).astype(np.float32))
+                           for name, value in model.state_dict().items()})
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict:
+    """The golden arrays by name."""
+    with np.load(REFERENCE / "golden.npz") as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+@pytest.fixture(scope="session")
+def reference_shapes():
+    """model type -> {parameter name: shape} at the default hidden dims."""
+    return {model_type: json.loads((REFERENCE / f"state_dict_{model_type}.json").read_text())
+            for model_type in ("baseline", "lift")}
