@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 import devices
+import seeds
 from errors import InputError
 from scheduler import CLEAN, NUM_TIMESTEPS, NoiseSchedule, extrapolate_x_0, predict_x_0, step_from_x_0
+from seeds import seeded_generator
 
 SOLVERS = ("ddim", "multistep")
 X32_MODES = ("joint", "random", "fixed")
@@ -25,17 +27,11 @@ class Samples:
     num_model_calls: int
 
 
-def image_generator(seed: int, index: int, stream: int = 0) -> torch.Generator:
-    """A CPU generator that depends on the seed, the image's number and the stream (0: start noise, 1: step noise)."""
-    state = np.random.SeedSequence([seed, index, stream]).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
-
-
 def start_noise(seed: int, indices, device="cpu") -> tuple[torch.Tensor, torch.Tensor]:
     """x_64 [B, 3, 64, 64] and x_32 [B, 3, 32, 32], standard normal; image k depends on the seed and k alone."""
     noises = []
     for index in indices:
-        generator = image_generator(seed, index)
+        generator = seeded_generator(seed, seeds.SAMPLE_START, index)
         noises.append((torch.randn(3, 64, 64, generator=generator), torch.randn(3, 32, 32, generator=generator)))
     x_64, x_32 = (torch.stack(noise) for noise in zip(*noises))
     return x_64.to(device), x_32.to(device)
@@ -120,7 +116,7 @@ def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: floa
     abar_to = schedule.alpha_cumprod(torch.from_numpy(arrivals)).to(device)         # [N + 1, 2]
     lengths = [0.0] + log_snr_steps(path, schedule, len(scales))
     timesteps = torch.from_numpy(path).to(device)[:, :, None].expand(-1, -1, len(x_64))
-    step_generators = [image_generator(seed, index, stream=1) for index in indices]
+    step_generators = [seeded_generator(seed, seeds.SAMPLE_STEP, index) for index in indices]
 
     def step_noise(x):
         return torch.stack([torch.randn(x.shape[1:], generator=g) for g in step_generators]).to(x)
