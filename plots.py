@@ -2,10 +2,10 @@
 import itertools
 
 import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt                 # noqa: E402  the backend must be chosen first
-import numpy as np                              # noqa: E402
 
 FIGURE_DPI = 150
 # Okabe and Ito's palette: told apart by readers with any colour vision, and by lightness in print.
@@ -16,8 +16,12 @@ PATH_LABELS = {"baseline": "baseline", "diagonal": "diagonal", "dp_64": "DP-64",
 
 
 def figure(width: float, height: float, **subplots):
-    """A figure and its axes, width and height in inches, at the project's resolution."""
-    return plt.subplots(figsize=(width, height), dpi=FIGURE_DPI, layout="constrained", **subplots)
+    """A figure and its axes, width and height in inches, at the project's resolution.
+
+    Made without pyplot, which would keep every figure of a long run in memory.
+    """
+    fig = Figure(figsize=(width, height), dpi=FIGURE_DPI, layout="constrained")
+    return fig, fig.subplots(**subplots)
 
 
 # --- training -------------------------------------------------------------------------------------------------------
