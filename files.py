@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and files that are read without running what is in them."""
 import contextlib
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -42,6 +43,30 @@ def remove_leftovers(folder, pattern: str) -> None:
     """Delete temporary files that a killed process left behind in `folder`, for target names matching `pattern`."""
     for leftover in Path(folder).glob(f"{pattern}.tmp*"):
         leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path, while_waiting: str | None = None):
+    """Hold the exclusive lock of `path`, on the side file `{path}.lock`, waiting for it if another process has it.
+
+    The kernel frees the lock when its holder closes the file or dies, so nobody waits for a dead process.
+    `while_waiting`: a line printed if the lock is not free at once.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path.with_name(path.name + ".lock"), "a")
+    except OSError as error:
+        raise InputError(f"{path}: no lock file can be made beside it ({error.strerror or error}); choose a folder "
+                         "that can be written") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if while_waiting:
+                print(while_waiting, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def save_torch(path, content) -> None:
