@@ -13,7 +13,7 @@ import torch
 
 from baseline_model import BaselineModel
 from errors import InputError
-from files import load_torch, sha256_of_file
+from files import load_torch, save_torch, sha256_of_file
 from model import LIFTDualTimestepModel
 
 MODELS = {"baseline": BaselineModel, "lift": LIFTDualTimestepModel}
@@ -103,3 +103,46 @@ def load_model(path, model_type: str | None = None, weights: str = "ema", device
     model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
     return LoadedModel(model, found, weights, Path(path), sha256_of_file(path)[:16],
                        int(content.get("epochs") or epoch_of(path)), content.get("options") or {})
+
+
+# --- what a training run writes -------------------------------------------------------------------------------------
+
+NUM_STATES_KEPT = 2
+
+
+def state_path(folder, name: str, step: int) -> Path:
+    """Where the full training state after `step` optimizer steps lies."""
+    return Path(folder) / f"{name}_step{step:08d}.state.pth"
+
+
+def list_states(folder, name: str) -> list[Path]:
+    """All training states of that name, oldest first."""
+    pattern = re.compile(re.escape(name) + r"_step\d{8,}\.state\.pth")
+    return sorted((p for p in Path(folder).glob(f"{name}_step*.state.pth") if pattern.fullmatch(p.name)),
+                  key=lambda p: int(re.search(r"_step(\d+)", p.name).group(1)))
+
+
+def save_state(folder, name: str, state: dict) -> Path:
+    """Write a training state, then drop all but the newest two. Raises InputError on a full disk."""
+    path = state_path(folder, name, state["step"])
+    save_torch(path, state)
+    for old in list_states(folder, name)[:-NUM_STATES_KEPT]:
+        old.unlink()
+    return path
+
+
+def newest_good_state(folder, name: str) -> tuple[Path, dict] | None:
+    """The newest training state that can be read, or None where there is none; names every damaged one passed over.
+
+    Raises InputError if there are states and all are damaged.
+    """
+    paths = list_states(folder, name)
+    for path in reversed(paths):
+        try:
+            return path, load_torch(path, "training state")
+        except InputError as error:
+            print(f"passing over a damaged training state: {error}", flush=True)
+    if paths:
+        raise InputError(f"{folder}: all {len(paths)} training states of {name} are damaged; start again with "
+                         "--overwrite")
+    return None

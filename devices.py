@@ -62,9 +62,23 @@ def autocast(device: torch.device, precision: str):
 
 
 def configure(device: torch.device, num_threads: int) -> None:
-    """Set the number of CPU threads (0: as many as the process may use) and TF32 for float32 work on a GPU."""
-    torch.set_num_threads(num_threads or len(os.sched_getaffinity(0)))
+    """Set the number of CPU threads and TF32 for float32 work on a GPU.
+
+    num_threads 0: as many as the process may use, divided by the number of torchrun's processes on this machine
+    (two processes with two threads each on two cores run many times slower than one after the other).
+    """
+    fair_share = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(num_threads or fair_share)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
+
+
+def training_memory_format(device: torch.device) -> torch.memory_format:
+    """The layout in which a training step is fastest; convolutions follow the layout of their weights.
+
+    On a CPU the backward pass of GroupNorm takes about ten times as long in channels-last; for inference
+    channels-last is the faster one everywhere.
+    """
+    return torch.contiguous_format if device.type == "cpu" else torch.channels_last

@@ -110,7 +110,7 @@ def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: floa
     schedule = NoiseSchedule(NUM_TIMESTEPS)
     x_64, x_32 = start_noise(seed, indices, device)
     x_32 = x_32 if x_32_start is None else x_32_start.to(device)
-    scales = [ScaleState(x_64.contiguous(memory_format=torch.channels_last)), ScaleState(x_32)][:1 + is_lift]
+    scales = [ScaleState(x_64), ScaleState(x_32)][:1 + is_lift]
     arrivals = np.where(path == 0, CLEAN, path)
     abar_from = schedule.alpha_cumprod(torch.from_numpy(path)).to(device)           # [N + 1, 2]
     abar_to = schedule.alpha_cumprod(torch.from_numpy(arrivals)).to(device)         # [N + 1, 2]

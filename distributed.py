@@ -1,0 +1,66 @@
+"""Processes started by torchrun: who this one is, and the few things they do together."""
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from errors import InputError
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's rank among `size` processes; a single process is rank 0 of 1."""
+    rank: int
+    size: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and prints."""
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise mean over all processes, in place."""
+        return self.sum(values).div_(self.size)
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def local_gpu(name: str | None) -> str | None:
+    """The --device that this process should use: under torchrun with GPUs, the one of its local rank."""
+    if name is not None or "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
+        return name
+    return os.environ["LOCAL_RANK"]
+
+
+def join(device: torch.device) -> Group:
+    """Join the process group that torchrun set up; alone without torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Group(0, 1)
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Group(dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def check_divisible(batch_size: int, group: Group, grad_accum: int) -> None:
+    """Raises InputError unless the global batch splits evenly over processes and accumulation steps."""
+    if batch_size % (group.size * grad_accum):
+        raise InputError(f"--batch_size: found {batch_size}, expected a multiple of {group.size * grad_accum} "
+                         f"({group.size} processes x --grad_accum {grad_accum})")

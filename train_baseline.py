@@ -1,0 +1,14 @@
+#!/usr/bin/env python3
+"""Train the single-scale baseline: one image at 64x64, one timestep, mean squared error of the noise prediction."""
+from command_line import Parser, run_script
+from training import add_training_options, train
+
+
+def main():
+    parser = Parser(__doc__)
+    add_training_options(parser, "baseline")
+    train("baseline", parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_script(main)

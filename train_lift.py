@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""Train LIFT: an image at 64x64 and its half-size copy at 32x32, a timestep for each, the errors of both added."""
+from command_line import Parser, real_number, run_script
+from objective import LOSS_SCALES, TIMESTEP_KINDS
+from training import add_training_options, train
+
+
+def main():
+    parser = Parser(__doc__)
+    add_training_options(parser, "lift")
+    group = parser.add_argument_group("LIFT")
+    group.add_argument("--timesteps", choices=TIMESTEP_KINDS, default="independent",
+                       help="how t_64 and t_32 are drawn; band: the 32 scale leads in log SNR")
+    group.add_argument("--band_lead", type=real_number(-20, 20), nargs=2, default=[0.0, 5.0], metavar=("LOW", "HIGH"),
+                       help="range of the lead, uniform, for --timesteps band")
+    group.add_argument("--band_noise_share", type=real_number(0, 1), default=0.15, metavar="SHARE",
+                       help="share of images with t_32 = 999 in the band")
+    group.add_argument("--band_independent_share", type=real_number(0, 1), default=0.15, metavar="SHARE",
+                       help="share of images with independent timesteps in the band")
+    group.add_argument("--loss_scales", choices=LOSS_SCALES, default="both", help="which scales' errors count")
+    group.add_argument("--loss_weight_32", type=real_number(0), default=1.0, help="weight of the 32 scale's error")
+    train("lift", parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_script(main)

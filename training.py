@@ -1,0 +1,576 @@
+"""The one training loop: both models, one process or several, straight through or resumed.
+
+A run is a function of its options: the batch of every step depends on the seed and the step alone (`objective.py`),
+so a run that was killed and resumed ends with the same weights, bit for bit on a CPU, as one that was not.
+"""
+import fcntl
+import math
+import random
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+import checkpoint
+import devices
+import distributed
+import objective
+import plots
+from command_line import add_device_options, real_number, start_device, whole_number, write_run_record
+from data import add_data_options, load_images, to_device
+from errors import InputError
+from files import remove_leftovers, save_png, save_torch, write_csv, write_json
+from scheduler import NoiseSchedule
+
+LEARNING_RATE_MIN = 1e-6
+GRADIENT_NORM_MAX = 1.0
+WEIGHT_DECAY = 0.01
+LOG_COLUMNS = ["step", "epoch", "loss", "loss_64", "loss_32", "learning_rate", "images_per_second", "seconds"]
+VALIDATION_COLUMNS = ["step", "epoch", "weights", "loss_64", "loss_32"]
+# A resumed run must agree with the run it continues on everything that decides its numbers.
+DECISIVE_OPTIONS = ("dataset", "split", "hidden_dims", "batch_size", "grad_accum", "learning_rate", "lr_schedule",
+                    "warmup_steps", "ema_decay", "flip", "seed", "timesteps", "loss_scales", "loss_weight_32",
+                    "band_lead", "band_noise_share", "band_independent_share", "precision")
+
+
+def add_training_options(parser, model_type: str) -> None:
+    """The options that both training scripts share."""
+    add_data_options(parser)
+    data = parser.add_argument_group("data")
+    data.add_argument("--split", default="train", help="images to train on")
+    data.add_argument("--val_split", default="validation", help="held-out images, for --val_every")
+    data.add_argument("--val_images", type=whole_number(1), default=500, help="how many held-out images to use")
+    data.add_argument("--flip", action="store_true", help="mirror half of the images at random")
+
+    group = parser.add_argument_group("training")
+    group.add_argument("--hidden_dims", type=whole_number(1), nargs="+", default=[64, 128, 256, 512],
+                       metavar="CHANNELS", help="channels per level, multiples of 8")
+    group.add_argument("--epochs", type=whole_number(1), default=100, help="passes over the images")
+    group.add_argument("--max_steps", type=whole_number(1), default=None, help="stop after so many optimizer steps")
+    group.add_argument("--batch_size", type=whole_number(1), default=64, help="images per step, over all processes")
+    group.add_argument("--grad_accum", type=whole_number(1), default=1, help="parts a batch is worked through in")
+    group.add_argument("--learning_rate", type=real_number(0, open_below=True), default=1e-4, help="highest rate")
+    group.add_argument("--lr_schedule", choices=("cosine", "constant"), default="cosine",
+                       help=f"cosine falls to {LEARNING_RATE_MIN:g} at the last step")
+    group.add_argument("--warmup_steps", type=whole_number(0), default=0, help="steps of linear rise at the start")
+    group.add_argument("--ema_decay", type=real_number(0, 1), default=0.9999,
+                       help="decay of the weights' moving average, lower in early steps")
+    group.add_argument("--seed", type=whole_number(0), default=0, help="decides weights, order, timesteps and noise")
+    group.add_argument("--compile", action="store_true", help="torch.compile the model (minutes at the start)")
+
+    group = parser.add_argument_group("output")
+    group.add_argument("--name", default=checkpoint.DEFAULT_NAMES[model_type],
+                       help="checkpoints are {name}_{E}ep.pth")
+    group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), help="for checkpoints")
+    group.add_argument("--output_dir", type=Path, default=Path("results"), help="for log, loss curve and run record")
+    group.add_argument("--save_every", type=whole_number(1), default=20, metavar="EPOCHS", help="checkpoint interval")
+    group.add_argument("--save_epochs", type=whole_number(1), nargs="+", default=None, metavar="EPOCH",
+                       help="checkpoint these epochs instead; the last epoch always is")
+    group.add_argument("--state_every", type=whole_number(1), default=1000, metavar="STEPS",
+                       help="how often the full training state is saved, beside every checkpoint")
+    group.add_argument("--val_every", type=whole_number(0), default=0, metavar="EPOCHS",
+                       help="validation interval; 0: never")
+    group.add_argument("--log_every", type=whole_number(1), default=50, metavar="STEPS", help="steps per log line")
+    group.add_argument("--no_tensorboard", action="store_true", help="write no TensorBoard events")
+    group.add_argument("--resume", action="store_true", help="continue from the newest good training state")
+    group.add_argument("--overwrite", action="store_true", help="replace checkpoints of the same name")
+    add_device_options(parser)
+
+
+def learning_rate_at(step: int, num_steps: int, highest: float, schedule: str = "cosine", warmup_steps: int = 0):
+    """Learning rate of optimizer step 0...num_steps-1: linear rise, then cosine to exactly LEARNING_RATE_MIN.
+
+    (Loshchilov and Hutter 2017, eq. 5, without restarts, moved at every step.)
+    """
+    if step < warmup_steps:
+        return highest * (step + 1) / (warmup_steps + 1)
+    if schedule == "constant":
+        return highest
+    progress = (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps)
+    return LEARNING_RATE_MIN + (highest - LEARNING_RATE_MIN) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class ExponentialMovingAverage:
+    """Moving average of a model's parameters, in one fused operation over all of them.
+
+    The decay rises as (1 + n) / (10 + n) over updates n until it reaches `decay`, so that early averages are not
+    mostly initial weights.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        self.decay = decay
+        self.parameters = [p.detach() for p in model.parameters()]
+        self.shadow = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def update(self, num_updates: int) -> None:
+        """Move the average towards the parameters; `num_updates` counts the updates before this one."""
+        decay = min(self.decay, (1 + num_updates) / (10 + num_updates))
+        torch._foreach_lerp_(list(self.shadow.values()), self.parameters, 1 - decay)
+
+    def state_dict(self) -> dict:
+        """`shadow` and `decay`, as in the published checkpoints."""
+        return {"shadow": on_cpu(self.shadow), "decay": self.decay}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Copy a saved average in."""
+        for name, value in state["shadow"].items():
+            self.shadow[name].copy_(value)
+
+
+def on_cpu(tensors: dict) -> dict:
+    """Copies of the tensors on the CPU in plain layout."""
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def random_states() -> dict:
+    """The states of all global random generators, in plain types."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    version, words, gauss_next = random.getstate()
+    return {"torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+            "python": [version, list(words), gauss_next]}
+
+
+def restore_random_states(states: dict) -> None:
+    """Inverse of `random_states`; GPU states only where the number of GPUs is the same."""
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, words, gauss_next = states["python"]
+    random.setstate((version, tuple(words), gauss_next))
+
+
+class Mean:
+    """Running mean of a row of numbers, added one by one so that saving in between changes nothing."""
+
+    def __init__(self, sums=None, count: int = 0):
+        self.sums, self.count = sums, count
+
+    def add(self, values: list[float]) -> None:
+        """Add one row."""
+        self.sums = [a + b for a, b in zip(self.sums, values)] if self.sums else list(values)
+        self.count += 1
+
+    def take(self) -> list[float]:
+        """The mean so far; starts again from nothing."""
+        mean = [value / self.count for value in self.sums]
+        self.sums, self.count = None, 0
+        return mean
+
+
+class StopRequest:
+    """Turns Ctrl-C and SIGTERM into a wish that the loop sees between two steps."""
+
+    def __enter__(self):
+        self.signal = None
+        self.earlier = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def note(self, number, frame):
+        """Remember the signal; a second one ends the process at once."""
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def __exit__(self, *exception):
+        for number, handler in self.earlier.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """A model, its optimizer and average, the images, and everything that is written about them."""
+
+    def __init__(self, model_type: str, args, images, held_out, device, group):
+        self.args, self.device, self.group = args, device, group
+        self.is_lift = model_type == "lift"
+        self.model_type = model_type
+        self.schedule = NoiseSchedule()
+        self.content_hash = images.content_hash
+        self.num_images = len(images.images)
+        self.steps_per_epoch = self.num_images // args.batch_size
+        self.num_steps = self.planned_steps()
+        self.images = to_device(images.images, device)
+        self.held_out = torch.from_numpy(np.array(held_out.images[:args.val_images])) if held_out else None
+        self.rule = timestep_rule(args)
+
+        torch.manual_seed(args.seed)
+        self.model = checkpoint.build_model(model_type, args.hidden_dims)
+        self.model.to(device, memory_format=devices.training_memory_format(device))
+        self.average = ExponentialMovingAverage(self.model, args.ema_decay)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=args.learning_rate, weight_decay=WEIGHT_DECAY,
+                                           fused=True)
+        self.network = torch.compile(self.model) if args.compile else self.model
+        if group.size > 1:
+            self.network = DistributedDataParallel(self.network)
+
+        self.step = 0                           # optimizer steps done
+        self.pending = []                       # losses of steps whose values the host has not asked for yet
+        self.log, self.validations, self.epoch_losses = [], [], []
+        self.interval_mean, self.epoch_mean = Mean(), Mean()
+        self.seconds_before = 0.0               # spent in earlier parts of a resumed run
+
+    def planned_steps(self) -> int:
+        """Optimizer steps in the whole run; raises InputError if the images do not fill a batch."""
+        if self.steps_per_epoch == 0:
+            raise InputError(f"--batch_size: found {self.args.batch_size}, expected at most {self.num_images}, the "
+                             f"number of images in {self.args.dataset} ({self.args.split})")
+        return min(self.args.epochs * self.steps_per_epoch, self.args.max_steps or math.inf)
+
+    # --- one step ---
+
+    def run_step(self) -> None:
+        """Forward, backward, clip, update, average. Nothing in here waits for the device."""
+        args = self.args
+        rate = learning_rate_at(self.step, self.num_steps, args.learning_rate, args.lr_schedule, args.warmup_steps)
+        for parameter_group in self.optimizer.param_groups:
+            parameter_group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        indices = self.batch_indices()
+        part_size = args.batch_size // (args.grad_accum * self.group.size)
+        total = 0
+        for accumulation in range(args.grad_accum):
+            start = (accumulation * self.group.size + self.group.rank) * part_size
+            batch = objective.training_batch(self.images, indices, self.rule, args.seed, self.step,
+                                             slice(start, start + part_size), args.flip, self.schedule, self.device)
+            errors = objective.errors_per_image(self.network, self.is_lift, batch, self.schedule, args.precision)
+            losses = [error.mean() for error in errors]
+            loss = objective.total_loss(losses, args.loss_scales, args.loss_weight_32)
+            (loss / args.grad_accum).backward()
+            total = total + torch.stack([loss, *losses]).detach() / args.grad_accum
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM_MAX, foreach=True)
+        self.optimizer.step()
+        self.average.update(self.step)
+        self.pending.append(total)
+        self.step += 1
+
+    def batch_indices(self) -> torch.Tensor:
+        """Which images the coming step sees, over all processes: int64 [batch_size]."""
+        epoch, place = divmod(self.step, self.steps_per_epoch)
+        if place == 0 or not hasattr(self, "order"):
+            self.order = objective.epoch_order(self.args.seed, epoch, self.num_images)
+        return self.order[place * self.args.batch_size:(place + 1) * self.args.batch_size]
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the images so far."""
+        return self.step / self.steps_per_epoch
+
+    # --- what is known about the run ---
+
+    def collect_losses(self) -> None:
+        """Fetch the losses of the last steps, over all processes; raises InputError if one is not finite."""
+        if not self.pending:
+            return
+        first_step = self.step - len(self.pending)
+        rows = self.group.mean(torch.stack(self.pending)).double().cpu()
+        self.pending = []
+        for offset, row in enumerate(rows):
+            if not torch.isfinite(row).all():
+                raise InputError(self.describe_divergence(first_step + offset, row[0].item()))
+            self.interval_mean.add(row.tolist())
+            self.epoch_mean.add(row.tolist())
+            done = first_step + offset + 1
+            if done % self.steps_per_epoch == 0:
+                self.epoch_losses.append(self.epoch_mean.take()[0])
+            if done % self.args.log_every == 0 or done == self.num_steps:
+                self.add_log_row(done)
+
+    def add_log_row(self, done: int) -> None:
+        """One line of the log: mean losses since the last one."""
+        loss, loss_64, *rest = self.interval_mean.take()
+        args = self.args
+        seconds = self.seconds_before + time.perf_counter() - self.started
+        previous = self.log[-1] if self.log else {"step": 0, "seconds": 0.0}
+        self.log.append({
+            "step": done, "epoch": round(done / self.steps_per_epoch, 4), "loss": loss, "loss_64": loss_64,
+            "loss_32": rest[0] if rest else "",
+            "learning_rate": learning_rate_at(done - 1, self.num_steps, args.learning_rate, args.lr_schedule,
+                                              args.warmup_steps),
+            "images_per_second": round((done - previous["step"]) * args.batch_size
+                                       / max(seconds - previous["seconds"], 1e-9), 2),
+            "seconds": round(seconds, 2)})
+
+    def describe_divergence(self, step: int, loss: float) -> str:
+        """What to say when the loss of a step is not finite; its timesteps are drawn again from the seed."""
+        generator = objective.seeded_generator(self.args.seed, objective.seeds.TRAIN_BATCH, step)
+        t_64, t_32 = objective.draw_timesteps(self.rule, self.args.batch_size, generator, self.schedule)
+        times = f"t_64 {t_64.tolist()}" + (f", t_32 {t_32.tolist()}" if self.is_lift else "")
+        return (f"step {step + 1}: the loss is {loss}, expected a finite number; timesteps of the batch: {times}; "
+                "nothing was overwritten; continue from the last saved state with --resume and --precision float32, "
+                "or start again with a lower --learning_rate")
+
+    # --- files ---
+
+    def content(self) -> dict:
+        """An epoch checkpoint: raw and averaged weights, and where they come from."""
+        return {"format_version": 1, "model_type": self.model_type, "hidden_dims": list(self.model.hidden_dims),
+                "model_state": on_cpu(self.model.state_dict()), "ema_state": self.average.state_dict(),
+                "epochs": math.ceil(self.epoch), "step": self.step, "losses": list(self.epoch_losses),
+                "dataset_hash": self.content_hash, "options": plain_options(self.args)}
+
+    def save_checkpoint(self) -> None:
+        """Write the epoch checkpoint, whole or not at all."""
+        path = checkpoint.checkpoint_path(self.args.checkpoint_dir, self.args.name, math.ceil(self.epoch))
+        save_torch(path, self.content())
+        tqdm.write(f"saved {path}")
+
+    def save_state(self) -> None:
+        """Write everything that a resumed run needs."""
+        args = self.args
+        checkpoint.save_state(args.checkpoint_dir, args.name, {
+            **self.content(), "optimizer_state": self.optimizer.state_dict(), "num_steps": self.num_steps,
+            "learning_rate_schedule": {"kind": args.lr_schedule, "highest": args.learning_rate,
+                                       "warmup_steps": args.warmup_steps, "num_steps": self.num_steps},
+            "log": self.log, "validations": self.validations, "random_states": random_states(),
+            "interval_mean": [self.interval_mean.sums, self.interval_mean.count],
+            "epoch_mean": [self.epoch_mean.sums, self.epoch_mean.count],
+            "seconds": self.seconds_before + time.perf_counter() - self.started})
+
+    def load_state(self, path: Path, state: dict) -> None:
+        """Continue from a saved state. Raises InputError if an option that decides the numbers differs."""
+        check_same_run(path, state, self.args, self.content_hash, self.num_steps)
+        self.model.load_state_dict(state["model_state"])
+        self.average.load_state_dict(state["ema_state"])
+        self.optimizer.load_state_dict(state["optimizer_state"])
+        restore_random_states(state["random_states"])
+        self.step = state["step"]
+        self.log, self.validations, self.epoch_losses = state["log"], state["validations"], state["losses"]
+        self.interval_mean, self.epoch_mean = Mean(*state["interval_mean"]), Mean(*state["epoch_mean"])
+        self.seconds_before = state["seconds"]
+
+    def write_reports(self, finished: bool = False) -> None:
+        """Log, loss curve and run record in the output folder."""
+        args, folder = self.args, self.args.output_dir
+        if not self.log:
+            return
+        write_csv(folder / f"{args.name}_training.csv", self.log, LOG_COLUMNS)
+        save_png(folder / f"{args.name}_loss.png", plots.loss_curves({args.name: self.log}))
+        if self.validations:
+            rows = [{column: row.get(column, "") for column in VALIDATION_COLUMNS} for row in self.validations]
+            write_csv(folder / f"{args.name}_validation.csv", rows, VALIDATION_COLUMNS)
+            write_json(folder / f"{args.name}_validation_bins.json", self.validations)
+        write_run_record(folder / f"{args.name}_run.json", args, self.device, finished=finished, step=self.step,
+                         num_steps=self.num_steps, epochs=self.epoch, num_images=self.num_images,
+                         dataset_hash=self.content_hash, num_processes=self.group.size,
+                         seconds=self.log[-1]["seconds"], last_loss=self.log[-1]["loss"])
+
+    def run_validation(self) -> None:
+        """Held-out loss of raw and averaged weights, at timesteps and noise that never change."""
+        for weights in ("raw", "ema"):
+            parameters = self.average.shadow if weights == "ema" else dict(self.model.named_parameters())
+
+            def network(*inputs):
+                return torch.func.functional_call(self.model, parameters, inputs)
+
+            result = objective.validate(network, self.is_lift, self.held_out, self.args.seed, self.schedule,
+                                        self.args.precision, self.device)
+            self.validations.append({"step": self.step, "epoch": round(self.epoch, 4), "weights": weights, **result})
+            shown = ", ".join(f"{key} {result[key]:.5f}" for key in ("loss_64", "loss_32") if key in result)
+            tqdm.write(f"validation at epoch {self.epoch:g}, {weights}: {shown}")
+
+    # --- the loop ---
+
+    def is_due(self, every: int, final: bool = True) -> bool:
+        """Whether an epoch that just ended is a multiple of `every`, or the run's last step was just done."""
+        at_end = final and self.step == self.num_steps
+        return every > 0 and (at_end or self.step % (every * self.steps_per_epoch) == 0)
+
+    def checkpoint_is_due(self) -> bool:
+        """Whether this step ends an epoch that --save_epochs or --save_every names."""
+        if self.args.save_epochs is None or self.step == self.num_steps:
+            return self.is_due(self.args.save_every)
+        return self.step % self.steps_per_epoch == 0 and self.step // self.steps_per_epoch in self.args.save_epochs
+
+    def after_step(self, progress, events) -> None:
+        """Everything that is not the step itself, each thing when its time has come."""
+        save = self.checkpoint_is_due()
+        state = save or self.step % self.args.state_every == 0
+        validate = self.held_out is not None and self.is_due(self.args.val_every)
+        if self.step % self.args.log_every == 0 or state or validate:
+            self.collect_losses()               # also: no checkpoint is written after a loss that is not finite
+            if self.group.is_main and self.log:
+                row = self.log[-1]
+                progress.set_postfix_str(f"loss {row['loss']:.4f}, rate {row['learning_rate']:.1e}, "
+                                         f"{row['images_per_second']:.0f} images/s")
+                events.add(row)
+        if self.group.is_main:
+            if validate:
+                self.run_validation()
+            if save:
+                self.save_checkpoint()
+            if state:
+                self.save_state()
+            if validate or state or self.step == self.num_steps:
+                self.write_reports(finished=self.step == self.num_steps)
+
+    def stop_wanted(self, stop: StopRequest) -> bool:
+        """Whether any process was asked to stop; several processes ask each other once per log line."""
+        if self.group.size == 1:
+            return stop.signal is not None
+        if self.step % self.args.log_every:
+            return False
+        wish = torch.tensor([1.0 if stop.signal else 0.0], device=self.device)
+        return self.group.sum(wish).item() > 0
+
+    def run(self) -> None:
+        """Train to the last step. Ctrl-C and SIGTERM save the state and exit, saying how to go on."""
+        self.started = time.perf_counter()
+        events = Events(self.args)
+        with StopRequest() as stop, tqdm(total=self.num_steps, initial=self.step, unit="step", desc=self.args.name,
+                                         disable=not self.group.is_main, dynamic_ncols=True,
+                                         mininterval=1 if sys.stderr.isatty() else 30) as progress:
+            while self.step < self.num_steps:
+                self.run_step()
+                progress.update()
+                self.after_step(progress, events)
+                if self.step < self.num_steps and self.stop_wanted(stop):
+                    self.stop_now(stop.signal or signal.SIGTERM)
+        events.close()
+
+    def stop_now(self, number: int) -> None:
+        """Save the state, say how to go on, and exit as a process ended by that signal does."""
+        self.collect_losses()
+        if self.group.is_main:
+            self.save_state()
+            self.write_reports()
+            words = [word for word in sys.argv if word not in ("--resume", "--overwrite")]
+            print(f"\nstopped by {signal.Signals(number).name} after step {self.step} of {self.num_steps}; the state "
+                  f"is saved; go on with: python {shlex.join(words)} --resume", file=sys.stderr, flush=True)
+        self.group.wait()
+        sys.exit(128 + number)
+
+
+class Events:
+    """TensorBoard events, where TensorBoard is installed and wanted."""
+
+    def __init__(self, args):
+        self.writer = None
+        if not args.no_tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+                self.writer = SummaryWriter(Path("logs") / args.name)
+            except ImportError:
+                print("TensorBoard is not installed: no events are written", flush=True)
+
+    def add(self, row: dict) -> None:
+        """One log row."""
+        if self.writer:
+            for key in ("loss", "loss_64", "loss_32", "learning_rate", "images_per_second"):
+                if row[key] != "":
+                    self.writer.add_scalar(key, row[key], row["step"])
+
+    def close(self) -> None:
+        """Flush."""
+        if self.writer:
+            self.writer.close()
+
+
+def timestep_rule(args) -> objective.TimestepRule:
+    """The rule that LIFT's options name; for the baseline only t_64 is used."""
+    if not hasattr(args, "timesteps"):
+        args.loss_scales, args.loss_weight_32 = "64", 0.0
+        return objective.TimestepRule()
+    low, high = args.band_lead
+    if low > high:
+        raise InputError(f"--band_lead: found {low:g} {high:g}, expected the smaller number first")
+    if args.band_noise_share + args.band_independent_share > 1:
+        raise InputError(f"--band_noise_share and --band_independent_share: found {args.band_noise_share:g} and "
+                         f"{args.band_independent_share:g}, expected a sum of at most 1")
+    return objective.TimestepRule(args.timesteps, low, high, args.band_noise_share, args.band_independent_share)
+
+
+def plain_options(args) -> dict:
+    """The options as plain types."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+
+
+def check_same_run(path, state: dict, args, content_hash: str, num_steps: int) -> None:
+    """Raises InputError if a resumed run would not be the run that was saved."""
+    saved, given = state["options"], plain_options(args)
+    for key in DECISIVE_OPTIONS:
+        if key in saved and saved[key] != given.get(key):
+            raise InputError(f"--{key}: found {given.get(key)}, but {path} was trained with {saved[key]}; give the "
+                             "same options to --resume, or another --name")
+    if state["dataset_hash"] != content_hash:
+        raise InputError(f"--dataset: the images in {args.dataset} are not the ones {path} was trained on; use the "
+                         "same images, or another --name")
+    if state["num_steps"] != num_steps and args.lr_schedule != "constant":
+        raise InputError(f"--epochs: found a run of {num_steps} steps, but {path} belongs to one of "
+                         f"{state['num_steps']}; the cosine schedule is sized for that, give the same --epochs and "
+                         "--max_steps")
+    if state["step"] > num_steps:
+        raise InputError(f"--epochs: found a run of {num_steps} steps, but {path} is at step {state['step']} already")
+
+
+def lock_run(args):
+    """Hold the run's name until the process ends, however it ends. Raises InputError if another process has it."""
+    args.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    file = open(args.checkpoint_dir / f".{args.name}.lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"--name: {args.name} is being trained into {args.checkpoint_dir} by another process; wait "
+                         "for it, or choose another --name") from None
+    return file
+
+
+def existing_files(args) -> list[Path]:
+    """Checkpoints and states of the run's name."""
+    return (checkpoint.list_checkpoints(args.checkpoint_dir, args.name)
+            + checkpoint.list_states(args.checkpoint_dir, args.name))
+
+
+def prepare_start(trainer: Trainer) -> None:
+    """Resume, or make room, or refuse; then say from which step the run goes."""
+    args, main = trainer.args, trainer.group.is_main
+    found = existing_files(args)
+    if args.resume:
+        newest = checkpoint.newest_good_state(args.checkpoint_dir, args.name)
+        if newest:
+            trainer.load_state(*newest)
+        if main:
+            print(f"resuming {args.name} from {newest[0]} at step {trainer.step} of {trainer.num_steps}" if newest
+                  else f"nothing to resume for {args.name}: starting at step 0", flush=True)
+    elif found and not args.overwrite:
+        raise InputError(f"{found[-1]}: exists already; add --resume to continue, --overwrite to train anew, or "
+                         "choose another --name")
+    trainer.group.wait()
+    if main:
+        remove_leftovers(args.checkpoint_dir, f"{args.name}_*")
+        for path in found if args.overwrite and not args.resume else []:
+            path.unlink()
+
+
+def train(model_type: str, args) -> None:
+    """Everything a training script does once its options are known."""
+    args.device = distributed.local_gpu(args.device)
+    device = start_device(args)
+    group = distributed.join(device)
+    distributed.check_divisible(args.batch_size, group, args.grad_accum)
+    lock = lock_run(args) if group.is_main else None
+    if not group.is_main:
+        group.wait()                            # the main process decodes; the others find the cache
+    images = load_images(args.dataset, args.split, args.cache_dir)
+    held_out = load_images(args.dataset, args.val_split, args.cache_dir) if args.val_every else None
+    if group.is_main:
+        group.wait()
+    trainer = Trainer(model_type, args, images, held_out, device, group)
+    prepare_start(trainer)
+    if group.is_main:
+        parameters = sum(p.numel() for p in trainer.model.parameters())
+        print(f"{args.name}: {parameters:,} parameters, {trainer.num_images:,} images, {trainer.num_steps:,} steps of "
+              f"{args.batch_size} images ({trainer.steps_per_epoch} steps an epoch)", flush=True)
+    trainer.run()
+    if group.is_main:
+        print(f"{args.name}: done after {trainer.step} steps; "
+              f"{checkpoint.list_checkpoints(args.checkpoint_dir, args.name)[-1]}", flush=True)
+        lock.close()
+    distributed.leave()
