@@ -67,12 +67,13 @@ class ScaleState:
         self.x = x
         self.x_0_previous = None
 
-    def advance(self, eps, abar, abar_next, moves, solver, step, step_previous, eta, noise):
+    def advance(self, eps, abar, abar_next, moves, solver, step, step_previous, eta, noise, clip=True):
         """Take in a prediction and, if the scale moves, take one step; all abar are scalar tensors.
 
-        Works in float32 whatever the network's precision. A scale that stands still remembers its prediction.
+        Works in the precision of the start noise whatever the network's. A scale that stands still remembers its
+        prediction.
         """
-        x_0 = predict_x_0(self.x, eps.float(), abar)
+        x_0 = predict_x_0(self.x, eps.to(self.x.dtype), abar, clip)
         target = x_0
         if solver == "multistep" and self.x_0_previous is not None:
             target = extrapolate_x_0(x_0, self.x_0_previous, step, step_previous)
@@ -107,20 +108,36 @@ def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: floa
                          "deterministic)")
     device = next(model.parameters()).device
     is_lift = model.model_type == "lift"
-    schedule = NoiseSchedule(NUM_TIMESTEPS)
     x_64, x_32 = start_noise(seed, indices, device)
     x_32 = x_32 if x_32_start is None else x_32_start.to(device)
-    scales = [ScaleState(x_64), ScaleState(x_32)][:1 + is_lift]
-    arrivals = np.where(path == 0, CLEAN, path)
-    abar_from = schedule.alpha_cumprod(torch.from_numpy(path)).to(device)           # [N + 1, 2]
-    abar_to = schedule.alpha_cumprod(torch.from_numpy(arrivals)).to(device)         # [N + 1, 2]
-    lengths = [0.0] + log_snr_steps(path, schedule, len(scales))
-    timesteps = torch.from_numpy(path).to(device)[:, :, None].expand(-1, -1, len(x_64))
+    starts = [x_64, x_32][:1 + is_lift]
     step_generators = [seeded_generator(seed, seeds.SAMPLE_STEP, index) for index in indices]
 
     def step_noise(x):
         return torch.stack([torch.randn(x.shape[1:], generator=g) for g in step_generators]).to(x)
 
+    return denoise_along(model, path, starts, solver=solver, eta=eta, x32_mode=x32_mode, precision=precision,
+                         step_noise=step_noise, on_step=on_step)
+
+
+@torch.inference_mode()
+def denoise_along(model, path, starts, *, solver: str = "ddim", eta: float = 0.0, x32_mode: str = "joint",
+                  precision: str = "float32", step_noise=None, on_step=None, clip: bool = True) -> Samples:
+    """The loop of `generate` for start noise of any size: [x_64, x_32], or [x_64] for a single-scale model.
+
+    model: called with the noised images, then their timesteps [B]; returns the noise per scale. starts: tensors
+    [B, C, H, W] at timestep 999, whose precision and device are kept. step_noise(x): noise like x, for eta above 0 and
+    the random 32 branch. clip: whether predictions are clipped to [-1, 1]. The rest as in `generate`.
+    """
+    path = check_path(path)
+    device, dtype, is_lift = starts[0].device, starts[0].dtype, len(starts) == 2
+    schedule = NoiseSchedule(NUM_TIMESTEPS)
+    scales = [ScaleState(start) for start in starts]
+    arrivals = np.where(path == 0, CLEAN, path)
+    abar_from = schedule.alpha_cumprod(torch.from_numpy(path), dtype).to(device)    # [N + 1, 2]
+    abar_to = schedule.alpha_cumprod(torch.from_numpy(arrivals), dtype).to(device)  # [N + 1, 2]
+    lengths = [0.0] + log_snr_steps(path, schedule, len(scales))
+    timesteps = torch.from_numpy(path).to(device)[:, :, None].expand(-1, -1, len(starts[0]))
     num_model_calls = 0
     for step in range(len(path) - 1):
         if on_step:
@@ -135,7 +152,7 @@ def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: floa
             moves = path[step, s] != path[step + 1, s] and (s == 0 or x32_mode == "joint")
             noise = step_noise(scale.x) if eta > 0 and moves else None
             scale.advance(eps, abar_from[step, s], abar_to[step + 1, s], moves, solver, lengths[step + 1],
-                          lengths[step], eta, noise)
+                          lengths[step], eta, noise, clip)
     if on_step:
         on_step(len(path) - 1, 0, 0, *(scale.x for scale in scales))
     return Samples(scales[0].x, scales[1].x if is_lift else None, num_model_calls)
