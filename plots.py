@@ -4,6 +4,8 @@ import itertools
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 matplotlib.use("Agg")
 
@@ -60,6 +62,200 @@ def loss_curves(logs: dict[str, list[dict]]):
                 ax.plot(steps, losses, ".", color=color, alpha=0.25, markersize=3, markeredgewidth=0)
                 ax.plot(steps, smoothed(losses, max(1, len(losses) // 20)), color=color, linewidth=1.6, label=name)
         ax.set(yscale="log", xlabel="optimizer step", ylabel="mean squared noise error", title=f"{scale} scale")
+        plain_log_axis(ax.yaxis)
         ax.grid(True, which="both", color="0.9", linewidth=0.6)
         ax.legend(frameon=False)
+    return fig
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+LINE_STYLES = ("-", "--", ":", "-.")
+LINE_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def plain_log_axis(axis) -> None:
+    """Numbers such as 0.05 and 200 in place of powers of ten on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def metric_by_epoch(panels: list[dict], metric_label: str):
+    """A metric against the epoch: a line per way of sampling, the spread over seeds as a band.
+
+    panels: dicts with `title` and `series`, a list of dicts (label, path, epochs [n], means [n], deviations [n], nan
+    where a single seed gives none). Returns a Figure.
+    """
+    fig, axes = figure(6.5, 0.4 + 3.6 * len(panels), nrows=len(panels), squeeze=False)
+    for ax, panel in zip(axes[:, 0], panels):
+        seen = {}
+        for k, series in enumerate(panel["series"]):
+            color = PATH_COLORS.get("baseline" if series["path"] == "uniform" else series["path"])
+            color = color or CURVE_COLORS[k % len(CURVE_COLORS)]
+            style = LINE_STYLES[seen.get(color, 0) % len(LINE_STYLES)]
+            seen[color] = seen.get(color, 0) + 1
+            epochs, means, deviations = (np.asarray(series[key], float) for key in ("epochs", "means", "deviations"))
+            deviations = np.nan_to_num(deviations)
+            ax.plot(epochs, means, style, color=color, marker=LINE_MARKERS[k % len(LINE_MARKERS)], markersize=5,
+                    linewidth=1.8, label=series["label"])
+            if len(epochs) == 1:
+                ax.errorbar(epochs, means, deviations, color=color, capsize=4)
+            else:
+                ax.fill_between(epochs, means - deviations, means + deviations, color=color, alpha=0.2, linewidth=0)
+        ticks = sorted({epoch for series in panel["series"] for epoch in series["epochs"]})
+        ax.set_xticks(ticks if len(ticks) <= 12 else ticks[::-(-len(ticks) // 12)])
+        ax.set(xlabel="epoch", ylabel=metric_label)
+        ax.set_title(panel["title"], fontsize=9, loc="left")
+        ax.grid(True, color="0.9", linewidth=0.6)
+        ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def timestep_axes(ax, timesteps) -> None:
+    """Label axes in grid cells with the timesteps of t_32 (across) and t_64 (down)."""
+    cells = np.unique(np.rint(np.linspace(0, len(timesteps) - 1, 4)).astype(int))
+    ax.set_xticks(cells, [str(int(timesteps[c])) for c in cells])
+    ax.set_yticks(cells, [str(int(timesteps[c])) for c in cells])
+
+
+def path_in_cells(path, timesteps):
+    """A path of timesteps [N + 1, 2] in fractional grid cells, same shape; timesteps: [n], falling."""
+    rising = np.asarray(timesteps, float)[::-1]
+    return np.interp(np.asarray(path, float), rising, np.arange(len(rising))[::-1])
+
+
+def path_evolution(columns: list[dict]):
+    """Paths over their error maps, epoch by epoch: the 64 error above, the total below, one colour scale per row.
+
+    columns: dicts with `title`, `timesteps` [n] falling, `error_64` and `error_total` [n, n] indexed
+    [i of t_64, j of t_32], `paths_64` and `paths_total`: path type -> int [N + 1, 2]. Returns a Figure.
+    """
+    width = 1.2 + 1.85 * max(3, len(columns))
+    fig, axes = figure(width, 4.9, nrows=2, ncols=len(columns), squeeze=False, sharex=False)
+    handles = {}
+    for row, (key, paths_key, name) in enumerate((("error_64", "paths_64", "64 error"),
+                                                  ("error_total", "paths_total", "total error"))):
+        maps = [np.log10(np.maximum(np.asarray(column[key], float), 1e-300)) for column in columns]
+        finite = np.concatenate([m[np.isfinite(m) & (m > -299)] for m in maps] + [np.zeros(0)])
+        low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
+        for ax, column, log_error in zip(axes[row], columns, maps):
+            image = ax.imshow(log_error, cmap="Greys", vmin=low, vmax=high + 0.35 * (high - low), aspect="equal",
+                              interpolation="nearest")
+            for path_type, path in column[paths_key].items():
+                points = path_in_cells(path, column["timesteps"])
+                line, = ax.plot(points[:, 1], points[:, 0], "--" if path_type == "diagonal" else "-",
+                                color=PATH_COLORS.get(path_type, "#000000"), marker="o", markersize=2.6, linewidth=1.8,
+                                path_effects=[Stroke(linewidth=3.2, foreground="white"), Normal()])
+                handles.setdefault(PATH_LABELS.get(path_type, path_type), line)
+            timestep_axes(ax, column["timesteps"])
+            ax.tick_params(labelsize=8)
+            if row == 0:
+                ax.set_title(column["title"], fontsize=10)
+                ax.tick_params(labelbottom=False)
+            else:
+                ax.set_xlabel("t_32")
+        for ax in axes[row, 1:]:
+            ax.tick_params(labelleft=False)
+        axes[row, 0].set_ylabel(f"{name}\nt_64")
+        fig.colorbar(image, ax=list(axes[row]), label="log10 error", shrink=0.85, aspect=12)
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=max(1, len(handles)), frameon=False)
+    return fig
+
+
+def show_image(ax, image) -> None:
+    """One uint8 image [3, H, W] in its axes, pixels as they are, without ticks or frame."""
+    ax.imshow(np.moveaxis(np.asarray(image), 0, -1), interpolation="nearest", vmin=0, vmax=255)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def image_rows(rows: dict, column_labels=()):
+    """Images side by side: a row per label, a column per image. rows: label -> uint8 [n, 3, H, W], same n."""
+    num_columns = max(len(images) for images in rows.values())
+    fig, axes = figure(1.0 + 1.0 * num_columns, 0.15 + 1.03 * len(rows) + (0.25 if len(column_labels) else 0),
+                       nrows=len(rows), ncols=num_columns, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
+    for row_axes, (label, images) in zip(axes, rows.items()):
+        for ax, image in zip(row_axes, images):
+            show_image(ax, image)
+        row_axes[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+    for ax, label in zip(axes[0], column_labels):
+        ax.set_title(label, fontsize=9)
+    return fig
+
+
+def denoising_strip(path, rows: dict, title: str = "", columns_per_band: int = 10):
+    """What both scales hold at every point of a path, wrapped into bands of at most `columns_per_band` points.
+
+    path: int [N + 1, 2]; rows: label -> list of N + 1 images, uint8 [3, H, W], or None where there is none.
+    """
+    num_points = len(path)
+    num_bands = -(-num_points // columns_per_band)
+    per_band = -(-num_points // num_bands)
+    fig, axes = figure(1.1 + 0.8 * per_band, 0.3 + num_bands * (0.45 + 0.82 * len(rows)),
+                       nrows=num_bands * len(rows), ncols=per_band, squeeze=False,
+                       gridspec_kw={"wspace": 0.03, "hspace": 0.03})
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for point in range(num_points):
+        band, column = divmod(point, per_band)
+        for r, (label, images) in enumerate(rows.items()):
+            ax = axes[band * len(rows) + r, column]
+            if images[point] is not None:
+                ax.set_axis_on()
+                show_image(ax, images[point])
+            if r == 0:
+                ax.set_title(f"{path[point][0]}\n{path[point][1]}", fontsize=8, linespacing=1.05, pad=2)
+            if column == 0:
+                ax.text(-0.08, 0.5, label, transform=ax.transAxes, ha="right", va="center", fontsize=8)
+    if title:
+        fig.suptitle(title, fontsize=10)
+    return fig
+
+
+def error_bars(groups: dict, ylabel: str, title: str = ""):
+    """Bars with their standard errors. groups: group -> {bar label: (value, standard error)}; a colour per label."""
+    labels = list(dict.fromkeys(label for bars in groups.values() for label in bars))
+    fig, ax = figure(6.5, 3.4)
+    for k, label in enumerate(labels):
+        at = [(x, *bars[label]) for x, bars in enumerate(groups.values()) if label in bars]
+        shift = (k - (len(labels) - 1) / 2) * 0.8 / len(labels)
+        x, values, errors = (np.array(column, float) for column in zip(*at))
+        bars = ax.bar(x + shift, values, 0.8 / len(labels) * 0.92, yerr=errors, capsize=3, label=label,
+                      color=CURVE_COLORS[k % len(CURVE_COLORS)])
+        ax.bar_label(bars, [f"{value:.4f}" for value in values], fontsize=8, padding=2)
+    ax.set_xticks(range(len(groups)), list(groups))
+    ax.set(ylabel=ylabel, title=title)
+    ax.margins(y=0.15)
+    ax.grid(True, axis="y", color="0.9", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def model_error_curves(t, baseline, curves: dict):
+    """Error of LIFT at 64 beside the baseline's: both above, their ratio below.
+
+    t: [n] timesteps; baseline: [n] its mean squared error; curves: label -> dict of arrays [n]: `mse`, `ratio`,
+    `ratio_standard_error`. Bands are two standard errors.
+    """
+    fig, (above, below) = figure(6.5, 5.4, nrows=2, sharex=True)
+    above.plot(t, baseline, color="#000000", linewidth=1.8, label="baseline")
+    for k, (label, curve) in enumerate(curves.items()):
+        style = {"color": CURVE_COLORS[k % (len(CURVE_COLORS) - 1)], "linestyle": LINE_STYLES[k % len(LINE_STYLES)],
+                 "linewidth": 1.8}
+        above.plot(t, curve["mse"], **style, label=label)
+        below.plot(t, curve["ratio"], **style, label=label)
+        spread = 2 * np.asarray(curve["ratio_standard_error"])
+        below.fill_between(t, curve["ratio"] - spread, curve["ratio"] + spread, color=style["color"], alpha=0.2,
+                           linewidth=0)
+    below.axhline(1, color="#000000", linewidth=1)
+    above.set(yscale="log", ylabel="mean squared noise error, 64×64")
+    below.set(xlabel="t_64", ylabel="LIFT / baseline")
+    plain_log_axis(above.yaxis)
+    for ax in (above, below):
+        ax.grid(True, color="0.9", linewidth=0.6)
+    above.legend(frameon=False, fontsize=9)
     return fig
