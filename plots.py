@@ -5,7 +5,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 matplotlib.use("Agg")
 
@@ -63,6 +63,7 @@ def loss_curves(logs: dict[str, list[dict]]):
                 ax.plot(steps, smoothed(losses, max(1, len(losses) // 20)), color=color, linewidth=1.6, label=name)
         ax.set(yscale="log", xlabel="optimizer step", ylabel="mean squared noise error", title=f"{scale} scale")
         plain_log_axis(ax.yaxis)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.grid(True, which="both", color="0.9", linewidth=0.6)
         ax.legend(frameon=False)
     return fig
