@@ -12,7 +12,8 @@ from tqdm import tqdm
 import checkpoint
 import measurements
 import plots
-from command_line import Parser, add_device_options, real_number, run_script, start_device, whole_number, write_run_record
+from command_line import (Parser, add_device_options, real_number, run_script, start_device, whole_number,
+                          write_run_record)
 from data import add_data_options, load_images
 from errors import InputError
 from files import refuse_existing, save_png, write_csv
@@ -24,7 +25,8 @@ def parse_args(argv=None):
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="a LIFT checkpoint")
     parser.add_argument("--weights", choices=checkpoint.WEIGHTS, default="ema", help="averaged or last weights")
-    parser.add_argument("--t", type=whole_number(0), default=500, metavar="TIMESTEP", help="0...999, of the noisy scales")
+    parser.add_argument("--t", type=whole_number(0), default=500, metavar="TIMESTEP",
+                        help="0...999, of the noisy scales")
     parser.add_argument("--split", default="validation", help="held-out images, such as validation or train[-256:]")
     parser.add_argument("--num_images", type=whole_number(2), default=256, help="the first so many images of the split")
     parser.add_argument("--batch_size", type=whole_number(1), default=64, help="images per network call")

@@ -234,5 +234,5 @@ def denoising_steps(model, path, seed: int, index: int, **options) -> dict[str, 
 def check_enough(num_images: int, asked: int, dataset: str, split: str) -> None:
     """Raises InputError where a split has fewer images than asked for."""
     if num_images < asked:
-        raise InputError(f"--num_images: found {asked}, but {dataset}, split {split}, has {num_images}; ask for fewer or "
-                         "choose another --split")
+        raise InputError(f"--num_images: found {asked}, but {dataset}, split {split}, has {num_images}; ask for fewer "
+                         "or choose another --split")

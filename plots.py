@@ -177,7 +177,8 @@ def image_rows(rows: dict, column_labels=()):
     """Images side by side: a row per label, a column per image. rows: label -> uint8 [n, 3, H, W], same n."""
     num_columns = max(len(images) for images in rows.values())
     fig, axes = figure(1.0 + 1.0 * num_columns, 0.15 + 1.03 * len(rows) + (0.25 if len(column_labels) else 0),
-                       nrows=len(rows), ncols=num_columns, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
+                       nrows=len(rows), ncols=num_columns, squeeze=False)
+    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     for row_axes, (label, images) in zip(axes, rows.items()):
         for ax, image in zip(row_axes, images):
             show_image(ax, image)
@@ -196,8 +197,8 @@ def denoising_strip(path, rows: dict, title: str = "", columns_per_band: int = 1
     num_bands = -(-num_points // columns_per_band)
     per_band = -(-num_points // num_bands)
     fig, axes = figure(1.1 + 0.8 * per_band, 0.3 + num_bands * (0.45 + 0.82 * len(rows)),
-                       nrows=num_bands * len(rows), ncols=per_band, squeeze=False,
-                       gridspec_kw={"wspace": 0.03, "hspace": 0.03})
+                       nrows=num_bands * len(rows), ncols=per_band, squeeze=False)
+    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     for ax in axes.flat:
         ax.set_axis_off()
     for point in range(num_points):
@@ -253,7 +254,7 @@ def model_error_curves(t, baseline, curves: dict):
         below.fill_between(t, curve["ratio"] - spread, curve["ratio"] + spread, color=style["color"], alpha=0.2,
                            linewidth=0)
     below.axhline(1, color="#000000", linewidth=1)
-    above.set(yscale="log", ylabel="mean squared noise error, 64×64")
+    above.set(yscale="log", ylabel="noise error at 64×64")
     below.set(xlabel="t_64", ylabel="LIFT / baseline")
     plain_log_axis(above.yaxis)
     for ax in (above, below):

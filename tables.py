@@ -74,7 +74,7 @@ class Spread:
 
 
 def spread_over_seeds(rows: list[dict]) -> Spread:
-    """Mean and sample standard deviation of rows that differ in their seed alone. Raises InputError if a seed recurs."""
+    """Mean and sample standard deviation of rows that differ in their seed alone. Raises InputError if one recurs."""
     seeds = sorted(row["seed"] for row in rows)
     if len(set(seeds)) < len(seeds):
         raise InputError(f"results of {rows[0]['checkpoint']}, {rows[0]['path']}, {rows[0]['metric']}: a seed occurs "
