@@ -1,0 +1,437 @@
+"""Data sets: from photographs of any size, or the procedural faces, to uint8 [N, 3, 64, 64] in a cache file.
+
+`--dataset` names one of
+  synthetic, synthetic:N     procedural faces (synthetic.py): N for training (4000 if left out), N // 8 others for
+                             validation; synthetic:100 holds the first 100 of synthetic:200
+  a folder of images         every image below it, in order of path, without labels. The split is `train`; if it has
+                             sub-folders train, validation (or val), test, these are the splits and nothing may lie
+                             outside them
+  a data-set folder          one that holds parquet or arrow files, or images with metadata.csv or metadata.jsonl;
+                             opened by `datasets`: column `image`, perhaps `label`
+  a name on the hub          likewise, such as huggan/AFHQv2 (which has only `train`)
+A folder is told by the files in it, never by a guess of `datasets`; one that holds both images and parquet is refused.
+
+An image is decoded once: EXIF orientation is ignored, transparency is laid over white, 16 bits become 8, every other
+mode is converted to RGB; then the centred square is resized to 64x64 by an antialiased bicubic filter (the same
+geometry as resizing the shorter side to 64 and cropping). 64x64 RGB images stay as they are, bit for bit.
+
+The cache `cache_dir/images/NAME_SPLIT_KEY.npy` (with `.labels.npy` and `.json` beside it) is keyed by the source
+(for a folder: its path and every file's name, size and time of change), split and preprocessing, so that a changed
+folder gets a new key and a folder that is gone is an error. A hub name is its own key: delete the cache to fetch again.
+"""
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import tempfile
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import synthetic
+from errors import InputError
+from files import sha256_of_file, write_json, written_whole
+
+DEFAULT_DATASET = "huggan/AFHQv2"
+SIDE = 64
+PREPROCESSING = "centre square, bicubic to 64, white behind transparency, version 1"
+DEFAULT_NUM_SYNTHETIC = 4000
+VALIDATION_START = 1_000_000_000        # first index of synthetic validation images: no training set reaches it
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+TABLE_SUFFIXES = (".parquet", ".arrow")
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+WINDOW = 256                            # images held in memory at once while a cache is built
+
+
+@dataclass
+class ImageSet:
+    """Images of one split, and what identifies them."""
+    images: np.ndarray              # uint8 [N, 3, 64, 64], read-only, memory-mapped
+    labels: np.ndarray | None       # int64 [N]
+    dataset: str                    # as it was asked for
+    split: str                      # as it was asked for, slice and all
+    content_hash: str               # first 16 hex digits of the SHA-256 of the bytes of `images`
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass
+class Source:
+    """A split that can be decoded: its size, its labels and a function to read part of it."""
+    count: int
+    labels: np.ndarray | None       # int64 [count]
+    read: object                    # read(start, stop) -> items for `decode`
+    decode: object                  # decode(item) -> uint8 [3, 64, 64]; called in several threads
+
+
+def add_data_options(parser) -> None:
+    """--dataset and --cache_dir."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", default=DEFAULT_DATASET, metavar="NAME_OR_FOLDER",
+                       help="a name on the Hugging Face hub, a data-set folder, a folder of images, synthetic or "
+                            "synthetic:COUNT")
+    group.add_argument("--cache_dir", default="cache", metavar="FOLDER", help="where decoded images are kept")
+
+
+def load_images(dataset: str, split: str = "train", cache_dir="cache") -> ImageSet:
+    """The images of a split, from the cache or decoded into it.
+
+    split: a name, or a name with a slice of images: `train[:500]`, `train[-256:]`, `train[100:200]`. Raises InputError
+    for anything that is not there or cannot be read; then no cache file is left behind.
+    """
+    dataset, (base_split, part) = str(dataset), parse_split(split)
+    if not dataset:
+        raise InputError("--dataset: found nothing, expected a name, a folder or synthetic")
+    if re.fullmatch(r"synthetic(:.*)?", dataset):
+        identity, splits, open_source = find_synthetic(dataset)
+    elif Path(os.path.expanduser(dataset)).exists() or re.match(r"[./~]", dataset) or dataset.count("/") > 1:
+        identity, splits, open_source = find_folder(dataset)
+    else:
+        identity, splits, open_source = find_on_hub(dataset)
+    if splits is not None and base_split not in splits:
+        raise unknown_split(dataset, base_split, splits)
+
+    key = hashlib.sha256(json.dumps([identity, base_split, PREPROCESSING], sort_keys=True).encode()).hexdigest()[:16]
+    name = re.sub(r"[^\w.-]+", "_", Path(dataset).name if identity.get("folder") else dataset).strip("_")
+    path = Path(cache_dir) / "images" / f"{name}_{base_split}_{key}.npy"
+    cached = read_cache(path)
+    if cached is None:
+        with temporary_folder(cache_dir) as work_folder:
+            write_cache(path, open_source(base_split, work_folder), dataset, base_split)
+        cached = read_cache(path)
+        if cached is None:
+            raise InputError(f"{path}: cannot be read back after it was written; check the disk, or choose another "
+                             "--cache_dir")
+    images, labels, content_hash = cached
+    if part is not None:
+        part = check_slice(part, len(images), split)
+        images, labels = images[part], None if labels is None else labels[part]
+        content_hash = content_hash_of(images)
+    return ImageSet(images, labels, dataset, split, content_hash)
+
+
+def to_device(images: np.ndarray, device) -> torch.Tensor:
+    """uint8 [N, 3, 64, 64] as a tensor: on the GPU if it fits in half of the free memory, else on the CPU.
+
+    On the CPU the tensor shares the memory map: nothing is copied, and it must not be written to.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensor = torch.from_numpy(np.asarray(images))
+    device = torch.device(device)
+    if device.type != "cuda":
+        return tensor
+    free = torch.cuda.mem_get_info(device)[0]
+    if images.nbytes > free / 2:
+        print(f"images: {images.nbytes / 2**30:.1f} GiB stay in host memory ({free / 2**30:.1f} GiB free on {device})",
+              flush=True)
+        return tensor
+    return tensor.to(device)
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+def parse_split(split: str) -> tuple[str, slice | None]:
+    """`train[100:200]` -> ("train", slice(100, 200)). Raises InputError."""
+    match = re.fullmatch(r"([A-Za-z_][\w.-]*)(?:\[(-?\d+)?:(-?\d+)?\])?", split)
+    if not match:
+        raise InputError(f"split: found {split!r}, expected a name, or a name with a slice of images such as "
+                         "train[:500], train[-256:] or train[100:200]")
+    name, start, stop = match.groups()
+    is_sliced = split.endswith("]")
+    return name, slice(start and int(start), stop and int(stop)) if is_sliced else None
+
+
+def check_slice(part: slice, count: int, split: str) -> slice:
+    """`part` with 0 <= start < stop <= count. Raises InputError if it asks for images that are not there."""
+    start, stop = (limit + count if limit is not None and limit < 0 else limit for limit in (part.start, part.stop))
+    start, stop = 0 if start is None else start, count if stop is None else stop
+    if not 0 <= start < stop <= count:
+        raise InputError(f"split: found {split!r}, but {split.split('[')[0]} has {count} images; expected a slice of "
+                         "at least one image within them")
+    return slice(start, stop)
+
+
+def unknown_split(dataset: str, split: str, splits) -> InputError:
+    """The error for a split that is not there; names those that are."""
+    return InputError(f"--dataset: {dataset}: has no split {split!r}; it has {', '.join(splits)}")
+
+
+# --- sources ----------------------------------------------------------------------------------------------------------
+
+def find_synthetic(dataset: str):
+    """Identity, splits and opener of the procedural faces. Raises InputError for a bad count."""
+    count = dataset.removeprefix("synthetic").removeprefix(":")
+    if dataset != "synthetic" and not (count.isascii() and count.isdigit() and 8 <= int(count) <= VALIDATION_START):
+        raise InputError(f"--dataset: found {dataset!r}, expected synthetic or synthetic:COUNT with COUNT a whole "
+                         "number of at least 8")
+    num_train = int(count or DEFAULT_NUM_SYNTHETIC)
+    indices = {"train": range(num_train), "validation": range(VALIDATION_START, VALIDATION_START + num_train // 8)}
+    # The drawing code itself is part of the identity, so that a change of it can never meet an old cache.
+    identity = {"synthetic": num_train, "code": sha256_of_file(synthetic.__file__)}
+    return identity, list(indices), lambda split, work_folder: Source(
+        len(indices[split]), synthetic.labels_of(indices[split]),
+        lambda start, stop: indices[split][start:stop], synthetic.draw)
+
+
+def find_on_hub(dataset: str):
+    """Identity, splits (None: not known before it is opened) and opener of a hub data set."""
+    return {"hub": dataset}, None, lambda split, work_folder: open_with_datasets(dataset, split, path=dataset)
+
+
+def list_files(folder: Path) -> list[Path]:
+    """All files below `folder`, hidden ones left out, in order of path; links are followed, none twice."""
+    def refuse(error: OSError):
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); repair or remove it") from error
+
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if os.path.realpath(place) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place) / name for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def find_folder(dataset: str):
+    """Identity, splits (None where only `datasets` knows them) and opener of a local folder. Raises InputError."""
+    folder = Path(os.path.expanduser(dataset))
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise InputError(f"--dataset: {dataset}: found {found}, expected a folder of images or a data-set folder")
+    files = list_files(folder)
+    tables = [file for file in files if file.suffix.lower() in TABLE_SUFFIXES and file.name not in METADATA_NAMES]
+    photos = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    metadata = [file for file in files if file.name in METADATA_NAMES]
+    if tables and photos:
+        raise InputError(f"--dataset: {dataset}: holds both a table ({tables[0].relative_to(folder)}) and images "
+                         f"({photos[0].relative_to(folder)}); expected one kind, so point it at the folder meant")
+    if not tables and not photos:
+        raise InputError(f"--dataset: {dataset}: no images in it ({len(files)} files), expected images "
+                         f"({' '.join(IMAGE_SUFFIXES)}) or parquet or arrow files")
+    relevant = sorted({*tables, *photos, *metadata, *(file for file in files if file.name == "README.md")})
+    try:
+        listing = [[file.relative_to(folder).as_posix(), *state_of(file)] for file in relevant]
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); repair or remove it") from error
+    identity = {"folder": str(folder.resolve()), "files": listing}
+    if tables or metadata:
+        if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+            raise InputError(f"--dataset: {dataset}: was written by save_to_disk, which load_dataset does not open; "
+                             "write it with to_parquet")
+        what = {"path": str(folder)} if tables else {"path": "imagefolder", "data_dir": str(folder)}
+        return identity, None, lambda split, work_folder: open_with_datasets(dataset, split, **what,
+                                                                             cache_dir=work_folder)
+    splits = {}
+    for file in photos:
+        top, *below = file.relative_to(folder).parts
+        splits.setdefault(SPLIT_FOLDERS.get(top) if below else None, []).append(file)
+    if list(splits) == [None]:
+        splits = {"train": photos}
+    elif None in splits:
+        raise InputError(f"--dataset: {dataset}: has the split folders {', '.join(filter(None, splits))}, but "
+                         f"{splits[None][0].relative_to(folder)} lies outside them; move it, or point --dataset at "
+                         "the folder meant")
+    return identity, list(splits), lambda split, work_folder: Source(
+        len(splits[split]), None, lambda start, stop: splits[split][start:stop], lambda file: decode(file, str(file)))
+
+
+def open_with_datasets(dataset: str, split: str, **what) -> Source:
+    """A split through `datasets.load_dataset(**what)`. Raises InputError without a usable image column.
+
+    dataset: the name for messages. A local folder is converted in a `cache_dir` of ours, thrown away afterwards; a hub
+    data set stays in the cache of `datasets`.
+    """
+    import datasets                     # takes a second to import, and most runs find their cache
+    datasets.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    is_local = "cache_dir" in what
+    if not is_local:                    # without an answer the hub's client goes on trying for half a minute
+        print(f"opening {dataset} on the Hugging Face hub", flush=True)
+    try:
+        table = datasets.load_dataset(**what)
+    except Exception as error:          # `datasets` and the hub's client raise many unrelated types
+        raise InputError(explain(error, dataset, is_local)) from error
+    if split not in table:
+        raise unknown_split(dataset, split, table)
+    table = table[split]
+    if "image" not in table.column_names:
+        raise InputError(f"--dataset: {dataset}: split {split} has no column `image`, only "
+                         f"{', '.join(table.column_names)}; rename the column that holds the images")
+    labels = column_of_labels(table)
+    try:
+        table = table.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+    except Exception as error:
+        raise InputError(f"--dataset: {dataset}: column `image` of split {split} holds {table.features['image']}, "
+                         "expected images") from error
+
+    def decode_row(item):
+        row, stored = item
+        where = f"{dataset}: image {row} of split {split}"
+        if stored is None:
+            raise InputError(f"{where} is empty, expected an image; remove the row")
+        where += f" ({stored['path']})" if stored["path"] else ""
+        return decode(stored["path"] if stored["bytes"] is None else stored["bytes"], where)
+    return Source(len(table), labels, lambda start, stop: list(enumerate(table[start:stop]["image"], start)),
+                  decode_row)
+
+
+def explain(error: Exception, dataset: str, is_local: bool) -> str:
+    """What went wrong in `datasets.load_dataset`, and what to do, in one line."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if is_local:
+        return (f"--dataset: {dataset}: `datasets` cannot open this folder ({reason}); repair it, or use a folder of "
+                "images")
+    todo = "use --dataset with a local folder, or --dataset synthetic"
+    unreachable = ("Offline", "Connection", "Timeout", "LocalEntryNotFound", "Proxy", "SSL")
+    text = f"{type(error).__name__} {type(error.__cause__).__name__} {reason}"
+    if any(word in text for word in unreachable):
+        return f"--dataset: {dataset}: is no folder here, and the Hugging Face hub cannot be reached ({reason}); {todo}"
+    return f"--dataset: {dataset}: is no folder here, and the Hugging Face hub does not give it ({reason}); {todo}"
+
+
+def column_of_labels(table) -> np.ndarray | None:
+    """Column `label` as int64: numbers as they are, texts by alphabet; None if absent or anything else."""
+    if "label" not in table.column_names:
+        return None
+    values = table["label"][:]
+    if all(isinstance(value, int) for value in values):
+        return np.array(values, np.int64)
+    if all(isinstance(value, str) for value in values):
+        return np.unique(values, return_inverse=True)[1].astype(np.int64)
+    return None
+
+
+# --- one image --------------------------------------------------------------------------------------------------------
+
+def decode(file, where: str) -> np.ndarray:
+    """An image file (path or bytes) to uint8 [3, 64, 64]. Raises InputError that names it as `where`."""
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            image.draft(None, (4 * SIDE, 4 * SIDE))         # a large JPEG is decoded at a half, a quarter, an eighth
+            return square_64(image)
+    except Exception as error:                              # Pillow raises many types for a damaged file
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(f"{where}: cannot be read as an image ({reason}); repair or remove it") from error
+
+
+def square_64(image: Image.Image) -> np.ndarray:
+    """A PIL image of any size and mode to uint8 [3, 64, 64]: its centred square, resized."""
+    image = to_rgb(image)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    if image.size != (SIDE, SIDE):
+        image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any 8-bit or 16-bit mode; what is transparent becomes white. Raises ValueError for floating point."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is not known")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit pixels, whose range is not known")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+# --- cache ------------------------------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def temporary_folder(cache_dir):
+    """A folder inside `cache_dir` for as long as a cache is being built. Raises InputError if there can be none."""
+    try:
+        Path(cache_dir).mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".building_", dir=cache_dir, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise InputError(f"--cache_dir: {cache_dir}: cannot be written to ({error.strerror}); choose another folder") \
+            from error
+    with folder as name:
+        yield name
+
+
+def content_hash_of(images: np.ndarray) -> str:
+    """First 16 hex digits of the SHA-256 of the bytes of uint8 [N, 3, 64, 64]."""
+    return hashlib.sha256(np.ascontiguousarray(images)).hexdigest()[:16]
+
+
+def side_path(path: Path, suffix: str) -> Path:
+    """`x.npy` -> `x.labels.npy` or `x.json`."""
+    return path.with_name(path.name.removesuffix(".npy") + suffix)
+
+
+def state_of(path: Path) -> list[int]:
+    """Size and time of change of a file: equal as long as nobody wrote to it."""
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def write_cache(path: Path, source: Source, dataset: str, split: str) -> None:
+    """Decode a source into the three cache files, the record last: without it the others do not count."""
+    if source.count == 0:
+        raise InputError(f"--dataset: {dataset}: split {split} has no images; expected at least one")
+    digest = hashlib.sha256()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (source.count, 3, SIDE, SIDE)}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, written_whole(path) as file, \
+            tqdm(total=source.count, desc=f"{dataset} {split}", unit="image") as progress:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, source.count, WINDOW):
+            items = source.read(start, min(start + WINDOW, source.count))
+            for image in pool.map(source.decode, items):
+                data = image.tobytes()
+                digest.update(data)
+                file.write(data)
+                progress.update()
+    labels_hash = None
+    if source.labels is not None:
+        with written_whole(side_path(path, ".labels.npy")) as file:
+            np.save(file, source.labels, allow_pickle=False)
+        labels_hash = content_hash_of(source.labels)
+    write_json(side_path(path, ".json"), {
+        "dataset": dataset, "split": split, "preprocessing": PREPROCESSING, "count": source.count,
+        "content_hash": digest.hexdigest()[:16], "labels_hash": labels_hash, "images_file": state_of(path)})
+
+
+def read_cache(path: Path) -> tuple[np.ndarray, np.ndarray | None, str] | None:
+    """Images (memory-mapped), labels and content hash; None if there is no cache, or, with a line, if it is damaged.
+
+    Shape and size are checked always; the content too if the file is not the one the record was written for.
+    """
+    record_path = side_path(path, ".json")
+    if not record_path.exists():
+        return None
+    try:
+        record = json.loads(record_path.read_text())
+        images = np.lib.format.open_memmap(path, mode="r")         # refuses pickled objects, as np.load would
+        if images.dtype != np.uint8 or images.shape != (record["count"], 3, SIDE, SIDE):
+            raise ValueError(f"holds {images.dtype} {images.shape}")
+        if state_of(path) != record["images_file"] and content_hash_of(images) != record["content_hash"]:
+            raise ValueError("content differs from its hash")
+        labels = None
+        if record["labels_hash"] is not None:
+            labels = np.array(np.lib.format.open_memmap(side_path(path, ".labels.npy"), mode="r"))
+            if labels.dtype != np.int64 or labels.shape != (len(images),) \
+                    or content_hash_of(labels) != record["labels_hash"]:
+                raise ValueError("labels differ from their hash")
+        return images, labels, record["content_hash"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        print(f"{path}: damaged cache ({' '.join(str(error).split())[:100]}); building it again", flush=True)
+        return None
