@@ -3,6 +3,7 @@
 A run is a function of its options: the batch of every step depends on the seed and the step alone (`objective.py`),
 so a run that was killed and resumed ends with the same weights, bit for bit on a CPU, as one that was not.
 """
+import contextlib
 import fcntl
 import math
 import random
@@ -510,16 +511,17 @@ def check_same_run(path, state: dict, args, content_hash: str, num_steps: int) -
         raise InputError(f"--epochs: found a run of {num_steps} steps, but {path} is at step {state['step']} already")
 
 
-def lock_run(args):
-    """Hold the run's name until the process ends, however it ends. Raises InputError if another process has it."""
+@contextlib.contextmanager
+def name_held(args):
+    """Hold the run's name; the lock goes with the process, however it ends. Raises InputError if another has it."""
     args.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-    file = open(args.checkpoint_dir / f".{args.name}.lock", "w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise InputError(f"--name: {args.name} is being trained into {args.checkpoint_dir} by another process; wait "
-                         "for it, or choose another --name") from None
-    return file
+    with open(args.checkpoint_dir / f".{args.name}.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"--name: {args.name} is being trained into {args.checkpoint_dir} by another process; "
+                             "wait for it, or choose another --name") from None
+        yield
 
 
 def existing_files(args) -> list[Path]:
@@ -555,22 +557,21 @@ def train(model_type: str, args) -> None:
     device = start_device(args)
     group = distributed.join(device)
     distributed.check_divisible(args.batch_size, group, args.grad_accum)
-    lock = lock_run(args) if group.is_main else None
-    if not group.is_main:
-        group.wait()                            # the main process decodes; the others find the cache
-    images = load_images(args.dataset, args.split, args.cache_dir)
-    held_out = load_images(args.dataset, args.val_split, args.cache_dir) if args.val_every else None
-    if group.is_main:
-        group.wait()
-    trainer = Trainer(model_type, args, images, held_out, device, group)
-    prepare_start(trainer)
-    if group.is_main:
-        parameters = sum(p.numel() for p in trainer.model.parameters())
-        print(f"{args.name}: {parameters:,} parameters, {trainer.num_images:,} images, {trainer.num_steps:,} steps of "
-              f"{args.batch_size} images ({trainer.steps_per_epoch} steps an epoch)", flush=True)
-    trainer.run()
-    if group.is_main:
-        print(f"{args.name}: done after {trainer.step} steps; "
-              f"{checkpoint.list_checkpoints(args.checkpoint_dir, args.name)[-1]}", flush=True)
-        lock.close()
+    with name_held(args) if group.is_main else contextlib.nullcontext():
+        if not group.is_main:
+            group.wait()                        # the main process decodes; the others find the cache
+        images = load_images(args.dataset, args.split, args.cache_dir)
+        held_out = load_images(args.dataset, args.val_split, args.cache_dir) if args.val_every else None
+        if group.is_main:
+            group.wait()
+        trainer = Trainer(model_type, args, images, held_out, device, group)
+        prepare_start(trainer)
+        if group.is_main:
+            parameters = sum(p.numel() for p in trainer.model.parameters())
+            print(f"{args.name}: {parameters:,} parameters, {trainer.num_images:,} images, {trainer.num_steps:,} "
+                  f"steps of {args.batch_size} images ({trainer.steps_per_epoch} steps an epoch)", flush=True)
+        trainer.run()
+        if group.is_main:
+            newest = checkpoint.list_checkpoints(args.checkpoint_dir, args.name)[-1]
+            print(f"{args.name}: done after {trainer.step} steps; {newest}", flush=True)
     distributed.leave()

@@ -1,0 +1,147 @@
+"""Checkpoints: the earlier format, the weights inside, and everything that must be refused."""
+import os
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoint
+from conftest import reference_value
+from errors import InputError
+from files import load_torch, save_torch, written_whole
+
+DIMS = [8, 16]
+
+
+def earlier_checkpoint(model_type: str, with_average: bool = True) -> dict:
+    """A checkpoint as the earlier implementation wrote it, with weights that tell raw from averaged."""
+    model = checkpoint.build_model(model_type, DIMS)
+    state = {name: torch.from_numpy(reference_value(name, tuple(value.shape)).astype(np.float32))
+             for name, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    content = {"model_state": state, "hidden_dims": DIMS, "losses": [0.5, 0.25], "epochs": 2,
+               "optimizer_state": optimizer.state_dict()}
+    if with_average:
+        content["ema_state"] = {"shadow": {name: value * 0.5 for name, value in state.items()}, "decay": 0.9999}
+    return content
+
+
+@pytest.mark.parametrize("model_type", ["baseline", "lift"])
+@pytest.mark.parametrize("weights", ["raw", "ema"])
+def test_earlier_format_loads_raw_and_averaged(tmp_path, model_type, weights):
+    content = earlier_checkpoint(model_type)
+    path = tmp_path / "anything_2ep.pth"
+    torch.save(content, path)
+    loaded = checkpoint.load_model(path, model_type, weights)
+    factor = 0.5 if weights == "ema" else 1.0
+    for name, value in loaded.model.state_dict().items():
+        assert torch.equal(value, content["model_state"][name] * factor), name
+    assert (loaded.epochs, loaded.model_type, loaded.model.hidden_dims) == (2, model_type, DIMS)
+    assert not loaded.model.training
+
+
+def test_weights_asked_for_must_be_there(tmp_path):
+    path = tmp_path / "baseline_2ep.pth"
+    torch.save(earlier_checkpoint("baseline", with_average=False), path)
+    with pytest.raises(InputError, match="no EMA weights; use --weights raw"):
+        checkpoint.load_model(path, "baseline", "ema")
+    with pytest.raises(InputError, match="is a baseline checkpoint, expected a lift checkpoint"):
+        checkpoint.load_model(path, "lift", "raw")
+
+
+def test_missing_truncated_and_foreign_files_are_told_apart(tmp_path):
+    whole = tmp_path / "whole.pth"
+    torch.save(earlier_checkpoint("lift"), whole)
+    for cut in (0, 10, 1000, whole.stat().st_size - 100):
+        damaged = tmp_path / f"cut{cut}.pth"
+        damaged.write_bytes(whole.read_bytes()[:cut])
+        with pytest.raises(InputError, match=f"cut{cut}.pth.*(truncated|damaged)"):
+            checkpoint.load_model(damaged)
+    with pytest.raises(InputError, match="no such checkpoint"):
+        checkpoint.load_model(tmp_path / "absent.pth")
+    with pytest.raises(InputError, match="found a folder"):
+        checkpoint.load_model(tmp_path)
+    foreign = tmp_path / "foreign.pth"
+    torch.save({"weights": torch.zeros(3)}, foreign)
+    with pytest.raises(InputError, match="no model_state and no hidden_dims"):
+        checkpoint.load_model(foreign)
+    picture = tmp_path / "picture.pth"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    with pytest.raises(InputError, match="picture.pth"):
+        checkpoint.load_model(picture)
+
+
+def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path):
+    content = earlier_checkpoint("lift")
+    content["hidden_dims"] = [8, 24]
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="do not fit a lift model"):
+        checkpoint.load_model(tmp_path / "a.pth")
+    content = earlier_checkpoint("lift")
+    content["ema_state"]["shadow"]["init_conv.bias"][0] = float("nan")
+    torch.save(content, tmp_path / "b.pth")
+    with pytest.raises(InputError, match="ema weight init_conv.bias is not finite"):
+        checkpoint.load_model(tmp_path / "b.pth")
+
+
+class Intruder:
+    """Creates a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path):
+    trace = tmp_path / "trace"
+    torch.save({**earlier_checkpoint("lift"), "surprise": Intruder(trace)}, tmp_path / "evil.pth")
+    with pytest.raises(InputError, match="holds a pickled object.*refused"):
+        checkpoint.load_model(tmp_path / "evil.pth")
+    assert not trace.exists()
+    function, arguments = Intruder(trace).__reduce__()
+    function(*arguments)                                        # the trap itself works: the check above can fail
+    assert trace.exists()
+
+
+def test_a_write_that_fails_leaves_the_earlier_file(tmp_path):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"earlier")
+    with pytest.raises(InputError, match="could not be written"):
+        with written_whole(path) as file:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+    with pytest.raises(ZeroDivisionError):
+        with written_whole(path) as file:
+            file.write(b"half")
+            1 / 0
+    assert path.read_bytes() == b"earlier" and os.listdir(tmp_path) == ["file.bin"]
+    save_torch(path, {"a": torch.arange(3)})
+    assert load_torch(path)["a"].tolist() == [0, 1, 2] and os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_states_are_ordered_kept_to_two_and_told_from_other_names(tmp_path):
+    for step in (5, 20, 100):
+        checkpoint.save_state(tmp_path, "run", {"step": step})
+    checkpoint.save_state(tmp_path, "run_b", {"step": 7})
+    (tmp_path / "run_step00000200.state.pth.tmp99").write_bytes(b"half")
+    assert [p.name for p in checkpoint.list_states(tmp_path, "run")] == ["run_step00000020.state.pth",
+                                                                        "run_step00000100.state.pth"]
+    for epoch in (100, 20):
+        save_torch(checkpoint.checkpoint_path(tmp_path, "run", epoch), {})
+    save_torch(checkpoint.checkpoint_path(tmp_path, "run_b", 3), {})
+    assert [checkpoint.epoch_of(p) for p in checkpoint.list_checkpoints(tmp_path, "run")] == [20, 100]
+
+
+def test_damaged_newest_state_is_named_and_passed_over(tmp_path, capsys):
+    for step in (5, 9):
+        checkpoint.save_state(tmp_path, "run", {"step": step})
+    newest = checkpoint.state_path(tmp_path, "run", 9)
+    newest.write_bytes(newest.read_bytes()[:50])
+    path, state = checkpoint.newest_good_state(tmp_path, "run")
+    assert state["step"] == 5 and "run_step00000009.state.pth" in capsys.readouterr().out
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="all 2 training states of run are damaged"):
+        checkpoint.newest_good_state(tmp_path, "run")
+    assert checkpoint.newest_good_state(tmp_path, "other") is None

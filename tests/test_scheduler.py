@@ -1,0 +1,78 @@
+"""Noise process and sampling steps against golden numbers, closed forms and round trips."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scheduler import (CLEAN, NoiseSchedule, ddim_step, extrapolate_x_0, predict_eps, predict_x_0, step_from_x_0)
+
+schedule = NoiseSchedule()
+
+
+def test_schedule_equals_the_golden_one(golden):
+    assert np.abs(schedule.alphas_cumprod.numpy() - golden["alphas_cumprod"]).max() < 1e-6
+
+
+def test_facts_of_the_schedule():
+    assert schedule.alphas_cumprod[0].item() == pytest.approx(0.9999, abs=1e-12)
+    assert schedule.alphas_cumprod[-1].item() == pytest.approx(0.0031948, abs=5e-8)
+    assert schedule.snr_to_t(torch.tensor([0.01, 1.0, 100.0])).round().tolist() == [943, 495, 54]
+    assert schedule.t_to_log_snr(torch.tensor([0, 999])).tolist() == pytest.approx([9.210, -5.743], abs=1e-3)
+    assert schedule.alpha_cumprod(torch.tensor(CLEAN)) == 1
+
+
+def test_log_snr_and_timestep_round_trip():
+    t = torch.cat([torch.arange(1000.0), torch.rand(1000) * 999]).double()
+    assert (schedule.log_snr_to_t(schedule.t_to_log_snr(t)) - t).abs().max() < 1e-8
+    log_snr = torch.linspace(-5.74, 9.21, 777, dtype=torch.float64)
+    assert (schedule.t_to_log_snr(schedule.log_snr_to_t(log_snr)) - log_snr).abs().max() < 1e-10
+    assert schedule.log_snr_to_t(torch.tensor([-100.0, 100.0])).tolist() == [999, 0]
+    assert torch.equal(schedule.t_to_log_snr(torch.arange(1000)), schedule.log_snrs)
+
+
+def test_ddim_equals_every_golden_case(golden):
+    x, eps = torch.from_numpy(golden["ddim_x"]), torch.from_numpy(golden["ddim_eps"])
+    clean = torch.tensor(1.0)
+    for case, (t, t_next) in enumerate(golden["ddim_pairs"].tolist()):
+        abar, abar_next = (schedule.alpha_cumprod(torch.tensor(value)) for value in (t, t_next))
+        for key, target, clip in (("ddim_out_clip1", abar_next, True), ("ddim_out_clip0", abar_next, False),
+                                  ("ddim_out_to_clean", clean, True)):
+            torch.testing.assert_close(ddim_step(x, eps, abar, target, clip), torch.from_numpy(golden[key][case][None]),
+                                       atol=2e-5, rtol=1e-5)
+
+
+def test_exact_noise_leads_back_to_the_clean_image():
+    x_0, noise = torch.rand(5, 3, 8, 8).double() * 2 - 1, torch.randn(5, 3, 8, 8).double()
+    t = torch.tensor([0, 54, 495, 943, 999])
+    abar = schedule.alpha_cumprod(t, torch.float64)
+    x_t = schedule.add_noise(x_0, noise, t)
+    one = torch.ones(5, dtype=torch.float64)
+    torch.testing.assert_close(ddim_step(x_t, noise, abar, one), x_0)
+    torch.testing.assert_close(predict_eps(x_t, predict_x_0(x_t, noise, abar, clip=False), abar), noise)
+
+
+def test_one_step_equals_two_where_the_prediction_does_not_change():
+    """For a constant x_0 the flow is a straight line in z, so DDIM steps compose exactly."""
+    x, x_0 = torch.randn(1, 3, 8, 8).double(), torch.rand(1, 3, 8, 8).double()
+    a, b, c = schedule.alpha_cumprod(torch.tensor([900, 400, 20]), torch.float64)
+    torch.testing.assert_close(step_from_x_0(step_from_x_0(x, x_0, a, b), x_0, b, c), step_from_x_0(x, x_0, a, c))
+
+
+def test_ancestral_step_has_the_posterior_variance():
+    """eta = 1: variance (1 - abar') / (1 - abar) (1 - abar / abar') of q(x_t' | x_t, x_0) (Ho et al. 2020, eq. 7)."""
+    abar, abar_next = schedule.alpha_cumprod(torch.tensor([600, 500]), torch.float64)
+    x, x_0 = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    noise = torch.randn(200_000, dtype=torch.float64)
+    steps = step_from_x_0(x, x_0, abar, abar_next, eta=1.0, noise=noise)
+    beta = 1 - abar / abar_next
+    assert steps.var().item() == pytest.approx((beta * (1 - abar_next) / (1 - abar)).item(), rel=0.02)
+
+
+def test_extrapolation_is_exact_for_a_prediction_linear_in_log_snr():
+    """x_0(lambda) = a + b lambda, known at the ends of the last step: the middle of the next one is met exactly."""
+    a, b, last, now, following = 0.3, -0.2, 1.0, 1.7, 3.1
+    found = extrapolate_x_0(a + b * now, a + b * last, following - now, now - last)
+    assert found == pytest.approx(a + b * (now + following) / 2)
+    assert extrapolate_x_0(1.0, 0.5, math.inf, 1.0) == 1.0
+    assert extrapolate_x_0(1.0, 0.5, 1.0, 0.0) == 1.0

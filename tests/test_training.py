@@ -1,0 +1,356 @@
+"""The training loop: schedules, averages, resuming after real kills, several processes, and wrong input."""
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import checkpoint
+import train_baseline
+import train_lift
+import training
+from conftest import ROOT
+from errors import InputError
+from files import load_torch
+
+SCRIPTS = {"baseline": train_baseline, "lift": train_lift}
+TINY = ["--dataset", "synthetic:48", "--hidden_dims", "8", "16", "--batch_size", "8", "--device", "cpu",
+        "--num_threads", "1", "--log_every", "2", "--no_tensorboard", "--precision", "float32"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One image cache for all runs."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(tmp_path, cache, monkeypatch):
+    """Train in this process: run(model_type, *options, to=folder) -> the folder."""
+    def train(model_type, *options, to="run"):
+        folder = tmp_path / to
+        monkeypatch.setattr(sys, "argv", command_of(model_type, folder, cache, options))
+        SCRIPTS[model_type].main()
+        return folder
+    return train
+
+
+def command_of(model_type, folder, cache, options):
+    return [f"train_{model_type}.py", *TINY, "--cache_dir", str(cache), "--checkpoint_dir", str(folder / "checkpoints"),
+            "--output_dir", str(folder / "results"), *map(str, options)]
+
+
+def final_weights(folder, name="lift_dual_timestep"):
+    """Raw and averaged weights of the newest checkpoint."""
+    content = load_torch(checkpoint.list_checkpoints(folder / "checkpoints", name)[-1])
+    return {**{f"raw {key}": value for key, value in content["model_state"].items()},
+            **{f"ema {key}": value for key, value in content["ema_state"]["shadow"].items()}}
+
+
+def assert_same_weights(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+# --- schedules and averages ---
+
+def test_cosine_schedule_moves_every_step_and_ends_at_its_minimum():
+    rates = [training.learning_rate_at(step, 100, 1e-4) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-4) and rates[-1] == pytest.approx(1e-6, abs=1e-18)
+    assert all(a > b for a, b in zip(rates, rates[1:]))
+    assert rates[33] == pytest.approx(1e-6 + 9.9e-5 * 0.5 * (1 + math.cos(math.pi / 3)), rel=1e-9)
+
+
+def test_warm_up_and_constant_schedule():
+    rates = [training.learning_rate_at(step, 50, 1e-3, "constant", 9) for step in range(50)]
+    assert rates[:9] == pytest.approx([1e-4 * k for k in range(1, 10)]) and set(rates[9:]) == {1e-3}
+    assert training.learning_rate_at(49, 50, 1e-3, "cosine", 9) == pytest.approx(1e-6)
+
+
+def test_average_equals_the_plain_recursion():
+    model = torch.nn.Linear(3, 2)
+    average = training.ExponentialMovingAverage(model, 0.9)
+    expected = {name: p.detach().clone().double() for name, p in model.named_parameters()}
+    for n in range(200):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p))
+        average.update(n)
+        decay = min(0.9, (1 + n) / (10 + n))
+        expected = {name: decay * expected[name] + (1 - decay) * p.detach().double()
+                    for name, p in model.named_parameters()}
+    for name, value in average.state_dict()["shadow"].items():
+        torch.testing.assert_close(value.double(), expected[name], atol=1e-5, rtol=1e-5)
+
+
+# --- a run ---
+
+def test_a_run_leaves_what_it_should(run):
+    folder = run("lift", "--epochs", 4, "--save_every", 1, "--val_every", 2, "--val_images", 5)
+    epochs = checkpoint.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")
+    assert [checkpoint.epoch_of(p) for p in epochs] == [1, 2, 3, 4]
+    assert len(checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")) == 2
+    content = load_torch(epochs[-1])
+    assert content["epochs"] == 4 and content["step"] == 24 and len(content["losses"]) == 4
+    assert "optimizer_state" not in content and content["options"]["hidden_dims"] == [8, 16]
+    assert any(not torch.equal(content["model_state"][n], content["ema_state"]["shadow"][n])
+               for n in content["model_state"])
+    assert sorted(p.name for p in (folder / "results").iterdir()) == [
+        "lift_dual_timestep_loss.png", "lift_dual_timestep_run.json", "lift_dual_timestep_training.csv",
+        "lift_dual_timestep_validation.csv", "lift_dual_timestep_validation_bins.json"]
+    lines = (folder / "results/lift_dual_timestep_training.csv").read_text().splitlines()
+    assert lines[0].split(",") == training.LOG_COLUMNS and len(lines) == 1 + 12
+    assert float(lines[-1].split(",")[5]) == pytest.approx(1e-6)
+    record = json.loads((folder / "results/lift_dual_timestep_run.json").read_text())
+    assert record["finished"] and record["options"]["batch_size"] == 8 and record["versions"]["torch"]
+    validations = json.loads((folder / "results/lift_dual_timestep_validation_bins.json").read_text())
+    assert [(v["epoch"], v["weights"]) for v in validations] == [(2, "raw"), (2, "ema"), (4, "raw"), (4, "ema")]
+
+
+def test_training_lowers_the_loss(run):
+    folder = run("baseline", "--epochs", 12, "--learning_rate", "2e-3", "--flip")
+    losses = load_torch(folder / "checkpoints/baseline_12ep.pth")["losses"]
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_max_steps_and_save_epochs(run):
+    folder = run("baseline", "--epochs", 9, "--max_steps", 15, "--save_epochs", 1, 2)
+    assert [checkpoint.epoch_of(p) for p in checkpoint.list_checkpoints(folder / "checkpoints", "baseline")] == [1, 2, 3]
+    assert load_torch(folder / "checkpoints/baseline_3ep.pth")["step"] == 15
+
+
+def losses_of(folder):
+    """The loss of every log line in the newest state."""
+    return [row["loss"] for row in
+            load_torch(checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")[-1])["log"]]
+
+
+def test_gradient_accumulation_changes_nothing_but_rounding(run):
+    """Losses are compared, not weights: Adam turns the rounding of a gradient that is zero (the keys' bias) into
+    steps of full size."""
+    options = ("--max_steps", 6, "--log_every", 1, "--learning_rate", "1e-3")
+    whole = losses_of(run("lift", *options, to="whole"))
+    assert losses_of(run("lift", *options, "--grad_accum", 4, to="parts")) == pytest.approx(whole, rel=1e-5)
+    assert len(whole) == 6 and whole[-1] < 0.98 * whole[0]
+
+
+@pytest.mark.parametrize("options", [["--timesteps", "diagonal"], ["--timesteps", "band"], ["--loss_scales", "64"],
+                                     ["--loss_weight_32", 0.5], ["--flip"], ["--seed", 1]])
+def test_every_switch_reaches_the_training(run, options):
+    plain = final_weights(run("lift", "--max_steps", 2, to="plain"))
+    switched = final_weights(run("lift", "--max_steps", 2, *options, to="switched"))
+    assert any(not torch.equal(plain[name], switched[name]) for name in plain)
+
+
+# --- resuming ---
+
+def test_stopped_by_a_signal_and_resumed_equals_straight(run, monkeypatch, capsys):
+    straight = final_weights(run("lift", "--max_steps", 11, to="straight"))
+    original = training.Trainer.run_step
+
+    def step_and_signal(trainer):
+        original(trainer)
+        if trainer.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training.Trainer, "run_step", step_and_signal)
+    with pytest.raises(SystemExit) as stop:
+        run("lift", "--max_steps", 11, to="stopped")
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step 5 of 11" in capsys.readouterr().err
+    monkeypatch.setattr(training.Trainer, "run_step", original)
+    folder = run("lift", "--max_steps", 11, "--resume", to="stopped")
+    assert "at step 5 of 11" in capsys.readouterr().out
+    assert_same_weights(straight, final_weights(folder))
+    logs = [(f / "results/lift_dual_timestep_training.csv").read_text() for f in (folder, folder.parent / "straight")]
+    losses = [[line.split(",")[:6] for line in log.splitlines()] for log in logs]
+    assert losses[0] == losses[1]
+
+
+KILLED_RUNS = """
+import os, random, runpy, signal, sys, time
+sys.path.insert(0, {root!r})
+sys.argv = {command!r}
+import files, train_lift                        # imported once; every run below is a fork of this process
+generator, kills, saves_hit = random.Random({seed}), 0, 0
+while kills < {num_kills}:
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1), os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        if kills % 2:                           # every other one dies while it writes a file: after n bytes of it
+            real_open, left = open, generator.randrange(1, 14)
+            def failing_sync(number, sync=os.fsync, left=[left]):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.ftruncate(number, os.fstat(number).st_size // 2)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                sync(number)
+            os.fsync = failing_sync
+        train_lift.main()
+        os._exit(0)
+    generator.random(), generator.randrange(1, 14)
+    if kills % 2 == 0:
+        time.sleep(generator.uniform(0.05, {longest}))
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        kills += 1
+        saves_hit += bool(list(__import__("pathlib").Path({checkpoints!r}).glob("*.tmp*")))
+    elif os.WEXITSTATUS(status) == 0:
+        break                                   # the run got to its end in spite of us
+    else:
+        sys.exit("a run failed")
+print("survived", kills, "kills,", saves_hit, "with a half-written file left behind")
+"""
+
+
+def train_through_kills(folder, cache, num_kills, seed, max_steps, longest):
+    """Start, kill and resume a run again and again, then let it finish; returns what the driver printed."""
+    options = ["--max_steps", max_steps, "--state_every", 2, "--save_every", 1, "--resume"]
+    command = command_of("lift", folder, cache, options)
+    driver = KILLED_RUNS.format(root=str(ROOT), command=command, num_kills=num_kills, seed=seed, longest=longest,
+                                checkpoints=str(folder / "checkpoints"))
+    done = subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    last = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    return done.stdout
+
+
+def check_kills(run, tmp_path, cache, num_kills, max_steps, longest):
+    straight = final_weights(run("lift", "--max_steps", max_steps, "--save_every", 1, to="straight"))
+    printed = train_through_kills(tmp_path / "killed", cache, num_kills, 0, max_steps, longest)
+    print(printed)
+    assert int(re.search(r"survived (\d+) kills", printed).group(1)) >= min(num_kills, 4), printed
+    assert_same_weights(straight, final_weights(tmp_path / "killed"))
+    assert not list((tmp_path / "killed/checkpoints").glob("*.tmp*"))
+
+
+def test_killed_at_random_moments_and_resumed_equals_straight(run, tmp_path, cache):
+    check_kills(run, tmp_path, cache, num_kills=5, max_steps=20, longest=1.2)
+
+
+@pytest.mark.slow
+def test_many_kills(run, tmp_path, cache):
+    check_kills(run, tmp_path, cache, num_kills=40, max_steps=200, longest=3.0)
+
+
+def test_resume_with_nothing_there_starts_anew_and_finished_runs_stay_finished(run, capsys):
+    folder = run("lift", "--max_steps", 3, "--resume")
+    assert "nothing to resume" in capsys.readouterr().out
+    before = final_weights(folder)
+    run("lift", "--max_steps", 3, "--resume")
+    assert "at step 3 of 3" in capsys.readouterr().out
+    assert_same_weights(before, final_weights(folder))
+
+
+def test_existing_checkpoints_are_not_touched_unless_told(run, tmp_path):
+    folder = run("lift", "--max_steps", 3)
+    before = final_weights(folder)
+    with pytest.raises(InputError, match="exists already; add --resume to continue, --overwrite"):
+        run("lift", "--max_steps", 3, "--seed", 1)
+    assert_same_weights(before, final_weights(folder))
+    run("lift", "--max_steps", 2, "--seed", 1, "--overwrite")
+    assert load_torch(folder / "checkpoints/lift_dual_timestep_1ep.pth")["step"] == 2
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--learning_rate", 3e-4], "--learning_rate: found 0.0003, but .* was trained with 0.0001"),
+    (["--hidden_dims", 8, 24], "--hidden_dims: found"), (["--batch_size", 16], "--batch_size: found 16"),
+    (["--dataset", "synthetic:40"], "--dataset: found synthetic:40"), (["--max_steps", 9], "--epochs: found a run of 9")])
+def test_resume_refuses_another_run(run, options, message):
+    run("lift", "--max_steps", 3)
+    with pytest.raises(InputError, match=message):
+        run("lift", "--max_steps", 3, *options, "--resume")
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_overwritten(run):
+    with pytest.raises(InputError, match=r"step \d+: the loss is (nan|inf), .*t_64 \[\d.*t_32 \[\d.*--learning_rate"):
+        run("lift", "--epochs", 5, "--save_every", 1, "--learning_rate", "1e30", to="diverged")
+
+
+
+def test_two_runs_of_one_name_do_not_mix(run, tmp_path):
+    folder = tmp_path / "run/checkpoints"
+    folder.mkdir(parents=True)
+
+    class Options:
+        checkpoint_dir, name = folder, "lift_dual_timestep"
+
+    with training.name_held(Options), pytest.raises(InputError, match="is being trained .* by another process"):
+        run("lift", "--max_steps", 1)
+    run("lift", "--max_steps", 1)
+
+
+def script(model_type, folder, cache, *options, launcher=(), **environment):
+    command = command_of(model_type, folder, cache, options)
+    return subprocess.run([sys.executable, *launcher, str(ROOT / command[0]), *command[1:]], capture_output=True,
+                          text=True, env={**os.environ, **environment})
+
+
+def test_full_disk_is_one_clear_line_and_leaves_the_earlier_files(run, tmp_path, cache):
+    folder = run("lift", "--max_steps", 6, "--state_every", 2, "--epochs", 1)
+    before = {p.name: p.read_bytes() for p in (folder / "checkpoints").iterdir()}
+    limited = ("import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+               "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); sys.argv = sys.argv[1:]; "
+               f"sys.path.insert(0, {str(ROOT)!r}); runpy.run_path(sys.argv[0], run_name='__main__')")
+    done = script("lift", folder, cache, "--max_steps", 12, "--lr_schedule", "constant", "--name", "other",
+                  launcher=("-c", limited))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.search(r"^error: .*other_2ep.pth: could not be written \(.*\); nothing was changed", done.stderr, re.M)
+    assert {p.name: p.read_bytes() for p in (folder / "checkpoints").iterdir() if "other" not in p.name} == before
+    assert not list((folder / "checkpoints").glob("other*"))
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--hidden_dims", "12"], "--hidden_dims: found 12, expected positive multiples of 8"),
+    (["--device", "7"], "--device: found '7'"), (["--device", "tpu"], "--device: found 'tpu'"),
+    (["--epochs", "0"], "--epochs: found '0', expected a whole number of at least 1"),
+    (["--batch_size", "-4"], "--batch_size: found '-4'"), (["--batch_size", "49"], "--batch_size: found 49, expected at most 48"),
+    (["--grad_accum", "3"], "--batch_size: found 8, expected a multiple of 3"),
+    (["--learning_rate", "nan"], "--learning_rate: found 'nan'"), (["--ema_decay", "2"], "--ema_decay: found '2'"),
+    (["--band_lead", "5", "1"], "--band_lead: found 5 1"), (["--dataset", "nowhere/nothing"], "nowhere/nothing"),
+    (["--split", "night"], "night")])
+def test_wrong_input_is_one_line(tmp_path, cache, options, message, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys, "argv", command_of("lift", tmp_path / "run", cache, ["--max_steps", "1", *options]))
+    with pytest.raises((SystemExit, InputError)) as stop:
+        train_lift.main()
+    text = str(stop.value) if isinstance(stop.value, InputError) else capsys.readouterr().err.strip()
+    assert message in text and "\n" not in text
+    assert not list(tmp_path.glob("run/checkpoints/*.pth"))
+
+
+# --- several processes ---
+
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def test_two_processes_equal_one_and_resume_across_their_number(run, tmp_path, cache):
+    options = ("--max_steps", 8, "--log_every", 1, "--state_every", 4)
+    one = run("lift", *options, to="one")
+    done = script("lift", tmp_path / "two", cache, *options, launcher=TWO, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    losses = losses_of(tmp_path / "two")
+    assert losses == pytest.approx(losses_of(one), rel=1e-5) and len(losses) == 8
+    # Resumed at step 4 by one process, the run of two ends where it ended.
+    checkpoint.list_states(tmp_path / "two/checkpoints", "lift_dual_timestep")[-1].unlink()
+    assert losses_of(run("lift", *options, "--resume", to="two")) == pytest.approx(losses, rel=1e-5)
+
+
+def test_train_script_trains_both_and_reports_a_failure(tmp_path, cache):
+    environment = {**os.environ, "VENV": "none", "PYTHON": sys.executable, "DEVICE": "cpu",
+                   "LIFT_OPTIONS": "--hidden_dims 12"}
+    options = [word for word in command_of("lift", tmp_path, cache, ["--max_steps", "1"])[1:]
+               if word not in ("--device", "cpu")]
+    done = subprocess.run([str(ROOT / "scripts/train.sh"), *options], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and "train.sh: train_lift.py failed with status 2" in done.stderr
+    assert [p.name for p in (tmp_path / "checkpoints").glob("*ep.pth")] == ["baseline_1ep.pth"]
