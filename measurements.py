@@ -227,7 +227,7 @@ def denoising_steps(model, path, seed: int, index: int, **options) -> dict[str, 
     rows = {}
     for scale in scales:
         rows[f"x_{scale}"] = states[scale]
-        rows[f"x_0_{scale}"] = predictions[scale] + [None]
+        rows[f"x_0 at {scale}"] = predictions[scale] + [None]
     return rows
 
 

@@ -26,10 +26,11 @@ from files import save_png, written_whole
 FIGURE_CAPTIONS = (
     (r"path_evolution", "Paths over their error maps, epoch by epoch: the 64 error above, the total below."),
     (r"samples", "Samples from the same seeds: a column is one start noise, a row one way of sampling."),
-    (r"denoising_(.+)", "What both scales hold along the path {0}, and the clean image predicted there; t_64 above t_32."),
+    (r"denoising_(.+)", "What both scales hold along the path {0}, and the clean image predicted there."),
     (r"training_loss", "Training loss: logged values, and their moving average."),
     (r"by_epoch_(.+)", "{0} against the epoch; bands are one sample standard deviation over seeds."),
 )
+MAX_EPOCHS_SHOWN = 5           # more would not be legible side by side
 SIDE_FIGURES = {"mse": "Noise-prediction error with both scales noisy, or only one.",
                 "model_error": "Error of LIFT's 64 prediction beside the baseline's, on the same images and noise: the "
                                "model's own error, apart from that of any path. Bands are two standard errors.",
@@ -46,8 +47,8 @@ def parse_args(argv=None):
                         help="for figures; left out: `figures` beside the CSV")
     parser.add_argument("--html", type=Path, default=None, help="the report; left out: `report.html` beside the CSV")
     parser.add_argument("--readme", type=Path, default=None,
-                        help="text whose tables between <!-- table:NAME --> and <!-- end:NAME --> are written anew; left "
-                             "out: none, with --check README.md")
+                        help="text whose tables between <!-- table:NAME --> and <!-- end:NAME --> are written anew; "
+                             "left out: none, with --check README.md")
     parser.add_argument("--check", action="store_true",
                         help="only compare README and CSV: exit status 1 if they differ; nothing is written")
     parser.add_argument("--title", default="LIFT: results", help="heading of the report")
@@ -141,9 +142,10 @@ def find_heatmaps(folder: Path, grid: int) -> list[tuple[int, Path]]:
 
 
 def evolution_figure(heatmaps, args):
-    """Diagonal, DP-64 and DP-Total over the two error maps of every epoch."""
+    """Diagonal, DP-64 and DP-Total over the two error maps, at up to five epochs spread over those there are."""
+    shown = sorted({round(k) for k in np.linspace(0, len(heatmaps) - 1, MAX_EPOCHS_SHOWN)})
     columns = []
-    for epoch, path in heatmaps:
+    for epoch, path in (heatmaps[k] for k in shown):
         heatmap = error_map.load_heatmap(path)
         diagonal, dp_64, dp_total = (
             paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size)

@@ -91,6 +91,7 @@ def metric_by_epoch(panels: list[dict], metric_label: str):
     fig, axes = figure(6.5, 0.4 + 3.6 * len(panels), nrows=len(panels), squeeze=False)
     for ax, panel in zip(axes[:, 0], panels):
         seen = {}
+        all_epochs = sorted({epoch for series in panel["series"] for epoch in series["epochs"]})
         for k, series in enumerate(panel["series"]):
             color = PATH_COLORS.get("baseline" if series["path"] == "uniform" else series["path"])
             color = color or CURVE_COLORS[k % len(CURVE_COLORS)]
@@ -98,24 +99,33 @@ def metric_by_epoch(panels: list[dict], metric_label: str):
             seen[color] = seen.get(color, 0) + 1
             epochs, means, deviations = (np.asarray(series[key], float) for key in ("epochs", "means", "deviations"))
             deviations = np.nan_to_num(deviations)
+            if len(all_epochs) == 1:                            # no line to draw: side by side, by name
+                ax.errorbar([k], means, deviations, fmt=LINE_MARKERS[k % len(LINE_MARKERS)], color=color, capsize=5)
+                continue
             ax.plot(epochs, means, style, color=color, marker=LINE_MARKERS[k % len(LINE_MARKERS)], markersize=5,
                     linewidth=1.8, label=series["label"])
             if len(epochs) == 1:
                 ax.errorbar(epochs, means, deviations, color=color, capsize=4)
             else:
                 ax.fill_between(epochs, means - deviations, means + deviations, color=color, alpha=0.2, linewidth=0)
-        ticks = sorted({epoch for series in panel["series"] for epoch in series["epochs"]})
-        ax.set_xticks(ticks if len(ticks) <= 12 else ticks[::-(-len(ticks) // 12)])
-        ax.set(xlabel="epoch", ylabel=metric_label)
+        if len(all_epochs) == 1:
+            ax.set_xticks(range(len(panel["series"])), [series["label"].replace(", ", ",\n")
+                                                        for series in panel["series"]])
+            ax.margins(x=0.1)
+            ax.set_xlabel(f"epoch {all_epochs[0]}")
+        else:
+            ax.set_xticks(all_epochs if len(all_epochs) <= 12 else all_epochs[::-(-len(all_epochs) // 12)])
+            ax.set_xlabel("epoch")
+            ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        ax.set_ylabel(metric_label)
         ax.set_title(panel["title"], fontsize=9, loc="left")
         ax.grid(True, color="0.9", linewidth=0.6)
-        ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
 
 
 def timestep_axes(ax, timesteps) -> None:
     """Label axes in grid cells with the timesteps of t_32 (across) and t_64 (down)."""
-    cells = np.unique(np.rint(np.linspace(0, len(timesteps) - 1, 4)).astype(int))
+    cells = np.unique(np.rint(np.linspace(0, len(timesteps) - 1, 3)).astype(int))
     ax.set_xticks(cells, [str(int(timesteps[c])) for c in cells])
     ax.set_yticks(cells, [str(int(timesteps[c])) for c in cells])
 
@@ -132,8 +142,7 @@ def path_evolution(columns: list[dict]):
     columns: dicts with `title`, `timesteps` [n] falling, `error_64` and `error_total` [n, n] indexed
     [i of t_64, j of t_32], `paths_64` and `paths_total`: path type -> int [N + 1, 2]. Returns a Figure.
     """
-    width = 1.2 + 1.85 * max(3, len(columns))
-    fig, axes = figure(width, 4.9, nrows=2, ncols=len(columns), squeeze=False, sharex=False)
+    fig, axes = figure(1.4 + 1.5 * max(3, len(columns)), 4.3, nrows=2, ncols=len(columns), squeeze=False)
     handles = {}
     for row, (key, paths_key, name) in enumerate((("error_64", "paths_64", "64 error"),
                                                   ("error_total", "paths_total", "total error"))):
@@ -145,8 +154,8 @@ def path_evolution(columns: list[dict]):
                               interpolation="nearest")
             for path_type, path in column[paths_key].items():
                 points = path_in_cells(path, column["timesteps"])
-                line, = ax.plot(points[:, 1], points[:, 0], "--" if path_type == "diagonal" else "-",
-                                color=PATH_COLORS.get(path_type, "#000000"), marker="o", markersize=2.6, linewidth=1.8,
+                line, = ax.plot(points[:, 1], points[:, 0], "-o", color=PATH_COLORS.get(path_type, "#000000"),
+                                markersize=2.6, linewidth=1.8,
                                 path_effects=[Stroke(linewidth=3.2, foreground="white"), Normal()])
                 handles.setdefault(PATH_LABELS.get(path_type, path_type), line)
             timestep_axes(ax, column["timesteps"])
@@ -178,7 +187,7 @@ def image_rows(rows: dict, column_labels=()):
     num_columns = max(len(images) for images in rows.values())
     fig, axes = figure(1.0 + 1.0 * num_columns, 0.15 + 1.03 * len(rows) + (0.25 if len(column_labels) else 0),
                        nrows=len(rows), ncols=num_columns, squeeze=False)
-    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for row_axes, (label, images) in zip(axes, rows.items()):
         for ax, image in zip(row_axes, images):
             show_image(ax, image)
@@ -198,7 +207,7 @@ def denoising_strip(path, rows: dict, title: str = "", columns_per_band: int = 1
     per_band = -(-num_points // num_bands)
     fig, axes = figure(1.1 + 0.8 * per_band, 0.3 + num_bands * (0.45 + 0.82 * len(rows)),
                        nrows=num_bands * len(rows), ncols=per_band, squeeze=False)
-    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for ax in axes.flat:
         ax.set_axis_off()
     for point in range(num_points):
@@ -210,6 +219,9 @@ def denoising_strip(path, rows: dict, title: str = "", columns_per_band: int = 1
                 show_image(ax, images[point])
             if r == 0:
                 ax.set_title(f"{path[point][0]}\n{path[point][1]}", fontsize=8, linespacing=1.05, pad=2)
+            if column == 0 and r == 0:
+                ax.text(-0.08, 1.03, "t_64\nt_32", transform=ax.transAxes, ha="right", va="bottom", fontsize=8,
+                        linespacing=1.05)
             if column == 0:
                 ax.text(-0.08, 0.5, label, transform=ax.transAxes, ha="right", va="center", fontsize=8)
     if title:

@@ -31,6 +31,8 @@ a { color: var(--accent); }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .25rem 0 .75rem; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 .number { text-align: right; }
+td.number:first-child, th.number:first-child { position: sticky; left: 0; background: var(--page); }
+th.number:first-child { background: var(--shade); }
 thead th { background: var(--shade); padding: 0; vertical-align: bottom; }
 thead button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: .45rem .6rem;
   width: 100%; text-align: inherit; cursor: pointer; min-height: 2.5rem; }

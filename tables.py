@@ -194,9 +194,7 @@ def protocol_note(comparison: Comparison) -> str:
     """What was measured, on what, in one sentence or two."""
     protocol, constants = comparison.protocol, comparison.constants
     better = "higher" if protocol["metric"] in HIGHER_IS_BETTER else "lower"
-    words = [f"{protocol['num_images']:,} images"]
-    if "num_steps" in constants:
-        words.append(f"{constants['num_steps']} steps")
+    words = [f"{constants['num_steps']} steps"] if "num_steps" in constants else []
     if constants.get("num_model_calls") not in (None, constants.get("num_steps")):
         words.append(f"{constants['num_model_calls']} network calls")
     words += [f"solver {constants['solver']}"] if "solver" in constants else []
@@ -206,7 +204,7 @@ def protocol_note(comparison: Comparison) -> str:
     counts = sorted({len(spread.seeds) for spread in comparison.cells.values()})
     note = f"{better.capitalize()} is better. " + ", ".join(words) + "; "
     if counts == [1]:
-        note += "one seed, so no spread."
+        note += "one seed, so no spread; best per row in bold."
     else:
         number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         note += f"mean ± sample standard deviation over {number} seeds; best per row in bold."
@@ -223,7 +221,8 @@ def metric_tables(rows: list[dict], metric: str, name: str | None = None) -> lis
     for comparison in compare(rows, metric):
         heads = [label for label, key in (("epoch", "epochs"), ("steps", "num_steps"), ("calls", "num_model_calls"))
                  if key == "epochs" or key not in comparison.constants]
-        table = Table(name or metric, METRIC_LABELS[metric], protocol_note(comparison), heads + comparison.labels)
+        title = f"{METRIC_LABELS[metric]}, {comparison.protocol['num_images']:,} images"
+        table = Table(name or metric, title, protocol_note(comparison), heads + comparison.labels)
         for row_key in comparison.row_keys:
             first = [Cell(str(value), value) for column, value in zip(ROW, row_key)
                      if column == "epochs" or column not in comparison.constants]
@@ -310,7 +309,7 @@ def side_table(folder, name: str) -> Table | None:
 
 # --- tables in a text ------------------------------------------------------------------------------------------------
 
-MARKER = re.compile(r"<!-- (table|end):(.*?) -->")
+MARKER = re.compile(r"^<!-- (table|end):(.*?) -->$", re.MULTILINE)     # on a line of its own
 
 
 def select(rows: list[dict], name: str) -> tuple[str, list[dict]]:
