@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+import reference_cache
 from errors import InputError
 
 LEVELS = (64, 32, 16)
@@ -148,3 +149,12 @@ def distance(profile_a: dict[int, torch.Tensor], profile_b: dict[int, torch.Tens
 def sliced_wasserstein(images_a, images_b, **settings) -> dict[str, float]:
     """The distances of two sets of images, uint8 [N, 3, 64, 64] and [M, 3, 64, 64]; settings as in `profile`."""
     return distance(profile(images_a, **settings), profile(images_b, **settings))
+
+
+def reference_profile(image_set, cache_dir, *, patches_per_image: int = PATCHES_PER_IMAGE, device="cpu"):
+    """The profile of all real images, computed once. image_set: data.ImageSet."""
+    settings = f"{patches_per_image} patches, {NUM_PROJECTIONS} projections, {NUM_QUANTILES} quantiles, seed 0"
+    return reference_cache.load_or_compute(
+        cache_dir, image_set, "swd", settings,
+        lambda: profile(image_set.images, patches_per_image=patches_per_image, device=device,
+                        progress="patches of the reference"))
