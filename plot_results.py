@@ -60,6 +60,7 @@ def parse_args(argv=None):
     group.add_argument("--weights", choices=checkpoint.WEIGHTS, default="ema", help="averaged or last weights")
     group.add_argument("--heatmap", type=Path, default=None,
                        help="of the LIFT checkpoint; left out: found beside the CSV by its name")
+    group.add_argument("--allow_mismatch", action="store_true", help="use a heat map of another checkpoint")
     group.add_argument("--paths", nargs="+", choices=paths.PATH_TYPES, default=["diagonal", "dp_64", "dp_total"],
                        help="LIFT's paths to show")
     group.add_argument("--step_size", choices=paths.STEP_SIZES, default="index", help="of the optimised paths")
@@ -146,12 +147,13 @@ def evolution_figure(heatmaps, args):
     shown = sorted({round(k) for k in np.linspace(0, len(heatmaps) - 1, MAX_EPOCHS_SHOWN)})
     columns = []
     for epoch, path in (heatmaps[k] for k in shown):
-        heatmap = error_map.load_heatmap(path)
-        diagonal, dp_64, dp_total = (
-            paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size)
+        heatmap = error_map.load_heatmap(path, args.grid)
+        timesteps = heatmap["timesteps"].numpy()
+        diagonal, dp_64, dp_total = (error_map.grid_position(
+            paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size), timesteps)
             for path_type in ("diagonal", "dp_64", "dp_total"))
-        error_64, error_32 = (np.asarray(heatmap[key]) for key in ("error_64", "error_32"))
-        columns.append({"title": f"epoch {epoch}", "timesteps": np.asarray(heatmap["timesteps"]), "error_64": error_64,
+        error_64, error_32 = heatmap["error_64"].numpy(), heatmap["error_32"].numpy()
+        columns.append({"title": f"epoch {epoch}", "timesteps": timesteps, "error_64": error_64,
                         "error_total": error_64 + error_32, "paths_64": {"diagonal": diagonal, "dp_64": dp_64},
                         "paths_total": {"diagonal": diagonal, "dp_total": dp_total}})
     return plots.path_evolution(columns)
@@ -169,9 +171,7 @@ def load_lift_heatmap(args, lift):
     name = tables.run_name(lift.path.name)
     path = args.heatmap or error_map.heatmap_path(args.results.parent, args.grid, name, lift.epochs, args.weights)
     heatmap = error_map.load_heatmap(path)
-    if heatmap["checkpoint_fingerprint"] != lift.fingerprint:
-        raise InputError(f"--heatmap: {path} was computed for checkpoint {heatmap['checkpoint_fingerprint']}, expected "
-                         f"{lift.fingerprint} ({lift.path}); compute it again")
+    error_map.check_heatmap_matches(heatmap, lift, args.allow_mismatch)
     return heatmap
 
 

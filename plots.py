@@ -130,17 +130,12 @@ def timestep_axes(ax, timesteps) -> None:
     ax.set_yticks(cells, [str(int(timesteps[c])) for c in cells])
 
 
-def path_in_cells(path, timesteps):
-    """A path of timesteps [N + 1, 2] in fractional grid cells, same shape; timesteps: [n], falling."""
-    rising = np.asarray(timesteps, float)[::-1]
-    return np.interp(np.asarray(path, float), rising, np.arange(len(rising))[::-1])
-
-
 def path_evolution(columns: list[dict]):
     """Paths over their error maps, epoch by epoch: the 64 error above, the total below, one colour scale per row.
 
     columns: dicts with `title`, `timesteps` [n] falling, `error_64` and `error_total` [n, n] indexed
-    [i of t_64, j of t_32], `paths_64` and `paths_total`: path type -> int [N + 1, 2]. Returns a Figure.
+    [i of t_64, j of t_32], `paths_64` and `paths_total`: path type -> its points in grid cells, float [N + 1, 2].
+    Returns a Figure.
     """
     fig, axes = figure(1.4 + 1.5 * max(3, len(columns)), 4.3, nrows=2, ncols=len(columns), squeeze=False)
     handles = {}
@@ -152,8 +147,7 @@ def path_evolution(columns: list[dict]):
         for ax, column, log_error in zip(axes[row], columns, maps):
             image = ax.imshow(log_error, cmap="Greys", vmin=low, vmax=high + 0.35 * (high - low), aspect="equal",
                               interpolation="nearest")
-            for path_type, path in column[paths_key].items():
-                points = path_in_cells(path, column["timesteps"])
+            for path_type, points in column[paths_key].items():
                 line, = ax.plot(points[:, 1], points[:, 0], "-o", color=PATH_COLORS.get(path_type, "#000000"),
                                 markersize=2.6, linewidth=1.8,
                                 path_effects=[Stroke(linewidth=3.2, foreground="white"), Normal()])
@@ -272,4 +266,141 @@ def model_error_curves(t, baseline, curves: dict):
     for ax in (above, below):
         ax.grid(True, color="0.9", linewidth=0.6)
     above.legend(frameon=False, fontsize=9)
+    return fig
+
+
+# --- error maps -----------------------------------------------------------------------------------------------------
+
+MORE_PATH_COLORS = ("#D55E00", "#009E73", "#F0E442", "#E69F00")
+MAP_COLORS = "viridis"
+
+
+def style_of_path(path_type: str, position: int) -> dict:
+    """Colour and label of a path; path types without a colour of their own take one by their position."""
+    color = PATH_COLORS.get(path_type, MORE_PATH_COLORS[position % len(MORE_PATH_COLORS)])
+    return {"color": color, "label": PATH_LABELS.get(path_type, path_type.replace("_", " "))}
+
+
+def grid_ticks(ax, timesteps, count: int = 6) -> None:
+    """Axes in timesteps for a map of equal cells: t_32 across, t_64 down, the noisiest corner at the upper left."""
+    cells = np.unique(np.rint(np.linspace(0, len(timesteps) - 1, count)).astype(int))
+    names = [str(int(timesteps[cell])) for cell in cells]
+    ax.set_xticks(cells, names, fontsize=9)
+    ax.set_yticks(cells, names, fontsize=9)
+    ax.tick_params(length=2.5)
+
+
+def log_map(fig, ax, values, timesteps, label: str, cmap: str = MAP_COLORS, limits=None):
+    """A map [n, n] as equal cells, log10 colour. limits: log10 range, None for the map's own. Returns the image."""
+    logs = np.log10(np.maximum(np.asarray(values, dtype=np.float64), np.finfo(np.float64).tiny))
+    low, high = limits or (logs.min(), logs.max())
+    image = ax.imshow(logs, cmap=cmap, vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest", aspect="equal")
+    grid_ticks(ax, timesteps)
+    bar = fig.colorbar(image, ax=ax, label=label, shrink=0.82, aspect=22, pad=0.02)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(5))
+    bar.ax.tick_params(labelsize=9)
+    return image
+
+
+def error_maps(timesteps, error_64, error_total, paths_64: dict, paths_total: dict, title: str = ""):
+    """The 64 error and the total error with paths over them.
+
+    timesteps: [n], falling. error_64, error_total: [n, n], [i of t_64, j of t_32]. paths_64, paths_total: path type ->
+    {"path": [N + 1, 2] timesteps, "identity": the same or None (drawn dashed), "band": two lines [S, 2] of timesteps or
+    None}. Returns a Figure.
+    """
+    fig, axes = figure(10, 5.2, ncols=2)
+    handles = {}
+    for ax, values, drawn, name in zip(axes, (error_64, error_total), (paths_64, paths_total), ("64 error", "total error")):
+        log_map(fig, ax, values, timesteps, f"log10 {name}")
+        outline = [Stroke(linewidth=3.6, foreground="white"), Normal()]
+        for position, (path_type, parts) in enumerate(drawn.items()):
+            style = style_of_path(path_type, position)
+            if parts.get("band") is not None:
+                low, high = (path_in_cells(line, timesteps) for line in parts["band"])
+                outer = np.concatenate([low, high[::-1]])
+                # Outlined, since a fill that is thinner than its outline would vanish on the map.
+                ax.fill(outer[:, 1], outer[:, 0], facecolor=style["color"], edgecolor=style["color"], alpha=0.38,
+                        linewidth=3, zorder=2)
+            if parts.get("identity") is not None:
+                points = path_in_cells(parts["identity"], timesteps)
+                line, = ax.plot(points[:, 1], points[:, 0], color=style["color"], linewidth=1.8, linestyle=(0, (4, 2.2)),
+                                zorder=3, path_effects=[Stroke(linewidth=3, foreground="black"), Normal()])
+                handles[f"{style['label']}, identity Jacobian"] = line
+        for position, (path_type, parts) in enumerate(drawn.items()):
+            style = style_of_path(path_type, position)
+            points = path_in_cells(parts["path"], timesteps)
+            line, = ax.plot(points[:, 1], points[:, 0], marker="o", markersize=4.2, linewidth=2, zorder=4,
+                            markeredgecolor="white", markeredgewidth=0.5, path_effects=outline, clip_on=False,
+                            color=style["color"])
+            handles[style["label"]] = line
+        ax.set_title(name, fontsize=12)
+        ax.set_xlabel("t_32", fontsize=11)
+        ax.set_ylabel("t_64", fontsize=11)
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)), fontsize=10,
+               frameon=False, handlelength=2.4, columnspacing=1.4)
+    if title:
+        fig.suptitle(title, fontsize=11)
+    return fig
+
+
+def jacobian_blocks(timesteps, blocks: dict, title: str = ""):
+    """The four blocks, a row per output scale, and beside them how much of it comes from the other scale.
+
+    blocks: `64<-64`, `32<-64`, `64<-32`, `32<-32` -> [n, n], squared norms. Returns a Figure.
+    """
+    fig, axes = figure(11, 6.6, nrows=2, ncols=3)
+    for row, (own, cross) in zip(axes, (("64<-64", "64<-32"), ("32<-32", "32<-64"))):
+        values = {name: np.asarray(blocks[name], dtype=np.float64) for name in (own, cross)}
+        for ax, name in zip(row, (own, cross)):
+            log_map(fig, ax, values[name], timesteps, "log10")
+            output_scale, input_scale = name.split("<-")
+            ax.set_title(f"{output_scale} ← {input_scale}", fontsize=11)
+        tiny = np.finfo(np.float64).tiny
+        share = np.maximum(values[cross], tiny) / np.maximum(values[own], tiny)
+        reach = max(np.abs(np.log10(share)).max(), 0.1)
+        # Diverging around equal parts: blue where the scale's own input rules, red where the other one does.
+        log_map(fig, row[2], share, timesteps, "log10 ratio", cmap="RdBu_r", limits=(-reach, reach))
+        row[2].set_title(f"ratio ({cross.replace('<-', ' ← ')}) / ({own.replace('<-', ' ← ')})", fontsize=11)
+    for ax in axes.flat:
+        grid_ticks(ax, timesteps, 4)
+    for ax in axes[-1]:
+        ax.set_xlabel("t_32", fontsize=10)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("t_64", fontsize=10)
+    if title:
+        fig.suptitle(title, fontsize=11)
+    return fig
+
+
+def step_error_bars(errors: dict, ylabel: str = "error of the step", title: str = ""):
+    """Error per step along each path, a panel per path, the 64 part below and the 32 part on it.
+
+    errors: path type -> float [N, 2], (64, 32). Returns a Figure.
+    """
+    columns = min(2, len(errors))
+    rows = -(-len(errors) // columns)
+    fig, axes = figure(10 if columns > 1 else 6, 0.7 + 2.2 * rows, nrows=rows, ncols=columns, squeeze=False, sharey=True)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for k, (ax, (path_type, values)) in enumerate(zip(axes.flat, errors.items())):
+        ax.set_axis_on()
+        style, values = style_of_path(path_type, k), np.asarray(values, dtype=np.float64)
+        steps = np.arange(1, len(values) + 1)
+        ax.bar(steps, values[:, 0], width=0.78, color="#0072B2", label="64 error")
+        ax.bar(steps, values[:, 1], width=0.78, bottom=values[:, 0], color="#E69F00", label="32 error")
+        ax.set_title(f"{style['label']}: sum {values.sum():.4g}, of it 64: {values[:, 0].sum():.4g}", fontsize=10, loc="left")
+        ax.set_ylim(bottom=0)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.tick_params(labelsize=9, labelleft=k % columns == 0)
+        ax.grid(True, axis="y", color="0.9", linewidth=0.6)
+        ax.set_axisbelow(True)
+        if k >= len(errors) - columns:
+            ax.set_xlabel("step", fontsize=10)
+        if k % columns == 0:
+            ax.set_ylabel(ylabel, fontsize=10)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    if title:
+        fig.suptitle(title, fontsize=11)
     return fig

@@ -27,13 +27,14 @@ p { margin: .25rem 0 .75rem; max-width: 65ch; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; margin: .5rem 0; list-style: none; }
 a { color: var(--accent); }
 .scroll { overflow-x: auto; max-width: 100%; }
+.scroll:has(> table) { max-height: 40rem; overflow-y: auto; }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .25rem 0 .75rem; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 .number { text-align: right; }
 td.number:first-child, th.number:first-child { position: sticky; left: 0; background: var(--page); }
-th.number:first-child { background: var(--shade); }
-thead th { background: var(--shade); padding: 0; vertical-align: bottom; }
+th.number:first-child { background: var(--shade); z-index: 1; }
+thead th { background: var(--shade); padding: 0; vertical-align: bottom; position: sticky; top: 0; }
 thead button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: .45rem .6rem;
   width: 100%; text-align: inherit; cursor: pointer; min-height: 2.5rem; }
 thead button::after { content: " \\2195"; color: var(--soft); }
