@@ -306,8 +306,8 @@ def error_maps(timesteps, error_64, error_total, paths_64: dict, paths_total: di
     """The 64 error and the total error with paths over them.
 
     timesteps: [n], falling. error_64, error_total: [n, n], [i of t_64, j of t_32]. paths_64, paths_total: path type ->
-    {"path": [N + 1, 2] timesteps, "identity": the same or None (drawn dashed), "band": two lines [S, 2] of timesteps or
-    None}. Returns a Figure.
+    {"path": points [N + 1, 2] in grid cells, "identity": the same or None (drawn dashed), "band": two lines [S, 2] in
+    grid cells or None}. Returns a Figure.
     """
     fig, axes = figure(10, 5.2, ncols=2)
     handles = {}
@@ -317,19 +317,19 @@ def error_maps(timesteps, error_64, error_total, paths_64: dict, paths_total: di
         for position, (path_type, parts) in enumerate(drawn.items()):
             style = style_of_path(path_type, position)
             if parts.get("band") is not None:
-                low, high = (path_in_cells(line, timesteps) for line in parts["band"])
+                low, high = parts["band"]
                 outer = np.concatenate([low, high[::-1]])
                 # Outlined, since a fill that is thinner than its outline would vanish on the map.
                 ax.fill(outer[:, 1], outer[:, 0], facecolor=style["color"], edgecolor=style["color"], alpha=0.38,
                         linewidth=3, zorder=2)
             if parts.get("identity") is not None:
-                points = path_in_cells(parts["identity"], timesteps)
+                points = parts["identity"]
                 line, = ax.plot(points[:, 1], points[:, 0], color=style["color"], linewidth=1.8, linestyle=(0, (4, 2.2)),
                                 zorder=3, path_effects=[Stroke(linewidth=3, foreground="black"), Normal()])
                 handles[f"{style['label']}, identity Jacobian"] = line
         for position, (path_type, parts) in enumerate(drawn.items()):
             style = style_of_path(path_type, position)
-            points = path_in_cells(parts["path"], timesteps)
+            points = parts["path"]
             line, = ax.plot(points[:, 1], points[:, 0], marker="o", markersize=4.2, linewidth=2, zorder=4,
                             markeredgecolor="white", markeredgewidth=0.5, path_effects=outline, clip_on=False,
                             color=style["color"])

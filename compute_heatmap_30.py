@@ -1,0 +1,147 @@
+"""Estimate a LIFT checkpoint's error map over (t_64, t_32), find its paths, and draw both."""
+from pathlib import Path
+
+import torch
+
+import checkpoint
+import error_map
+import heatmap_figures
+import paths
+from command_line import Parser, add_device_options, real_number, run_script, start_device, whole_number, write_run_record
+from data import add_data_options, load_images
+from errors import InputError
+from files import refuse_existing, save_png, save_torch
+
+EDGE_COSTS = ("directional", "step_doubling")
+
+
+def parse_args(argv=None):
+    parser = Parser(__doc__)
+    group = parser.add_argument_group("model")
+    group.add_argument("--checkpoint", type=Path, default=None, metavar="FILE",
+                       help="a LIFT checkpoint; left out: found by --checkpoint_dir, --name and --epochs")
+    group.add_argument("--epochs", type=whole_number(0), default=None, metavar="E", help="epoch of the checkpoint")
+    group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER",
+                       help="where checkpoints lie")
+    group.add_argument("--name", default="lift_dual_timestep", help="first part of the checkpoint's file name")
+    group.add_argument("--weights", choices=checkpoint.WEIGHTS, default="ema", help="which of its weights")
+    add_data_options(parser)
+    parser.add_argument("--split", default="train", help="part of the data set, perhaps sliced: train[:500]")
+    group = parser.add_argument_group("error map")
+    group.add_argument("--grid", type=whole_number(2), default=30, metavar="POINTS", help="points per axis: 15, 30, 100")
+    group.add_argument("--grid_space", choices=paths.GRID_SPACES, default="timestep",
+                       help="evenly spaced timesteps 999...0, or evenly spaced log SNR from SNR 0.01 to 100 (paths then "
+                            "start at 999 and end at 0 in place of the grid's ends)")
+    group.add_argument("--K", type=whole_number(1), default=4, metavar="PROBES", help="probes per image and scale")
+    group.add_argument("--batch_size", type=whole_number(2), default=16, metavar="IMAGES", help="images per round")
+    group.add_argument("--target_error", type=real_number(0), default=0.02, metavar="SHARE",
+                       help="further rounds for a cell until its relative standard error is this; 0: one round")
+    group.add_argument("--max_images", type=whole_number(2), default=64, metavar="IMAGES",
+                       help="most images for a cell, with --target_error")
+    group.add_argument("--chain_rule", choices=tuple(error_map.CHAIN_RULES), default="localization",
+                       help="factor by SNR: 1/(SNR(1+SNR)), 1, SNR/(4(1+SNR)^2) or 1/(4(1+SNR)^2)")
+    group.add_argument("--normalization", choices=error_map.NORMALIZATIONS, default="per_pixel",
+                       help="per_pixel: an identity Jacobian scores 3 at both scales; both_sides: weighted by the number "
+                            "of pixels once more, as the earlier implementation does")
+    group.add_argument("--prediction", choices=error_map.PREDICTIONS, default="eps",
+                       help="whose Jacobian DP-64 and DP-Total read; both are kept")
+    group.add_argument("--edge_costs", nargs="*", choices=EDGE_COSTS, default=[], metavar="COST",
+                       help=f"also measure edge costs for other paths, of {', '.join(EDGE_COSTS)}")
+    group.add_argument("--seed", type=whole_number(0), default=42, help="of images, noise and probes")
+    heatmap_figures.add_path_options(parser)
+    parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where outputs go")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    add_device_options(parser)
+    args = parser.parse_args(argv)
+    if args.checkpoint is None:
+        if args.epochs is None:
+            parser.error("--checkpoint: found none, expected --checkpoint FILE or --epochs E")
+        args.checkpoint = checkpoint.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
+    return args
+
+
+def name_of(path: Path) -> str:
+    """The first part of a checkpoint's file name: lift_dual_timestep of lift_dual_timestep_30ep.pth."""
+    return path.stem.removesuffix(f"_{checkpoint.epoch_of(path)}ep")
+
+
+def choose_precision(args, was_auto: bool, loaded, images, timesteps) -> dict:
+    """Keep bf16 only where rounding changes the map by well under the standard error aimed at; says what it did."""
+    if args.precision != "bf16":
+        return {}
+    bias = error_map.precision_bias(loaded.model, images, timesteps, prediction=args.prediction, seed=args.seed)
+    allowed = (args.target_error or 0.02) / 2
+    verdict = "kept"
+    if bias > allowed and was_auto:
+        args.precision, verdict = "float32", "float32 is used"
+    elif bias > allowed:
+        verdict = "kept as asked, although that is more than half the error aimed at"
+    print(f"bf16 changes the map by up to {bias:.2%} (allowed {allowed:.2%}): {verdict}", flush=True)
+    return {"bf16_bias": bias}
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    timesteps = paths.timestep_grid(args.grid, args.grid_space)
+    paths.check_num_steps(args.num_steps, (args.grid - 1,) * 2, (args.max_jump,) * 2)
+    output = error_map.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint),
+                                    checkpoint.epoch_of(args.checkpoint), args.weights)
+    figures_at = heatmap_figures.outputs_of(output)
+    for path in (output, output.with_suffix(".json"), *figures_at.values()):
+        refuse_existing(path, args.overwrite)
+    for path_type in args.paths:
+        names = paths.EDGE_COST_NAMES.get(path_type)
+        if names and not set(names) & set(args.edge_costs):
+            raise InputError(f"--paths: found {path_type}, which needs --edge_costs {names[0]}; add it or drop the path")
+    was_auto = args.precision == "auto"
+    device = start_device(args)
+
+    loaded = checkpoint.load_model(args.checkpoint, "lift", args.weights, device)
+    image_set = load_images(args.dataset, args.split, args.cache_dir)
+    if len(image_set) < args.batch_size:
+        raise InputError(f"--batch_size: found {args.batch_size}, but --split {args.split} of --dataset {args.dataset} has "
+                         f"{len(image_set)} images; choose at most that, or more data")
+    checks = choose_precision(args, was_auto, loaded, image_set.images, timesteps)
+    heatmap = error_map.estimate(
+        loaded.model, image_set.images, timesteps, K=args.K, batch_size=args.batch_size, max_images=args.max_images,
+        target_error=args.target_error, chain_rule=args.chain_rule, normalization=args.normalization,
+        prediction=args.prediction, seed=args.seed, precision=args.precision, progress=True)
+    heatmap = error_map.add_origin(heatmap, loaded, image_set)
+    heatmap["options"]["grid_space"] = args.grid_space
+    for name in args.edge_costs:
+        heatmap["edge_costs"][name] = measure_edge_costs(name, loaded.model, image_set.images, timesteps, args)
+    save_torch(output, heatmap)
+
+    rows = error_map.summarize_paths(heatmap, args.paths, args.num_steps, args.step_size, args.max_jump)
+    figures = heatmap_figures.draw(heatmap, rows, args.step_size, args.max_jump, args.num_resamples,
+                                   heatmap_figures.title_of(heatmap))
+    for kind, path in figures_at.items():
+        save_png(path, figures[kind])
+    spent = {key: heatmap[key] for key in ("num_primals", "num_tangents", "num_cells_above_target")}
+    relative = {s: (heatmap[f"standard_error_{s}"] / heatmap[f"error_{s}"]) for s in ("64", "32")}
+    errors = {f"relative_standard_error_{s}": {"median": float(value.median()), "largest": float(value.max())}
+              for s, value in relative.items()}
+    write_run_record(output.with_suffix(".json"), args, device, content_hash=image_set.content_hash,
+                     checkpoint_fingerprint=loaded.fingerprint, **checks, **spent, **errors,
+                     paths=heatmap_figures.record(rows))
+    print(f"network evaluations: {spent['num_primals']:,} primals and {spent['num_tangents']:,} tangents, of one image each")
+    print("relative standard error: " + ", ".join(
+        f"{s} median {float(value.median()):.2%}, largest {float(value.max()):.2%}" for s, value in relative.items()))
+    if args.target_error > 0 and spent["num_cells_above_target"]:
+        print(f"{spent['num_cells_above_target']} of {heatmap['num_cells']} cells are above --target_error "
+              f"{args.target_error:g} after --max_images {heatmap['options']['max_images']} images")
+    print(heatmap_figures.table(rows))
+    print("wrote " + ", ".join(map(str, (output, output.with_suffix(".json"), *figures_at.values()))))
+
+
+def measure_edge_costs(name: str, model, images, timesteps, args) -> torch.Tensor:
+    """Edge costs by `path_costs`: float64 [n, n, J + 1, J + 1]."""
+    import path_costs
+    measure = {"directional": path_costs.directional_edge_costs,
+               "step_doubling": path_costs.step_doubling_edge_costs}[name]
+    return torch.from_numpy(measure(model, images[:args.batch_size], timesteps, num_steps=args.num_steps,
+                                    max_jump=args.max_jump, seed=args.seed, precision=args.precision, progress=True))
+
+
+if __name__ == "__main__":
+    run_script(main)
