@@ -79,11 +79,12 @@ class AttentionBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""
         B, C, H, W = x.shape
-        qkv = self.qkv(self.norm(x))                                    # [B, 3C, H, W]
-        qkv = qkv.reshape(B, 3, NUM_HEADS, C // NUM_HEADS, H * W).transpose(-1, -2)
-        q, k, v = qkv.unbind(1)                                         # each [B, heads, HW, C / heads]
+        qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)         # [B, HW, 3C]
+        # The fused kernels need a head's channels side by side; in channels-last they are, and nothing is copied.
+        qkv = qkv.contiguous().reshape(B, H * W, 3, NUM_HEADS, C // NUM_HEADS)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)                  # each [B, heads, HW, C / heads]
         h = F.scaled_dot_product_attention(q, k, v)                     # the HW x HW matrix is never stored
-        h = h.transpose(-1, -2).reshape(B, C, H, W)
+        h = h.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2)   # [B, C, H, W]
         return x + self.proj(h)
 
 
