@@ -188,6 +188,29 @@ def cheapest_path(edge_costs: np.ndarray, num_steps: int) -> tuple[np.ndarray, f
     return cells, float(np.cumsum(edge_costs[cells[:-1, 0], cells[:-1, 1], steps[:, 0], steps[:, 1]])[-1])
 
 
+def usable_edges(num_points: int, max_jump: int, num_steps: int, num_scales: int = 2,
+                 diagonal_only: bool = False) -> np.ndarray:
+    """Which edges lie on some path of exactly `num_steps` steps: bool [n, n, J + 1, J + 1], or [n, J + 1] for one scale.
+
+    diagonal_only: paths along the diagonal alone.
+    """
+    shape = (num_points,) * num_scales + (max_jump + 1,) * num_scales
+    grid = np.indices(shape)
+    cells, moves = grid[:num_scales], grid[num_scales:]
+    last = num_points - 1
+    if diagonal_only:
+        same = (cells[0] == cells[-1]) & (moves[0] == moves[-1])
+        cells, moves = cells[:1], moves[:1]
+    else:
+        same = True
+    ends = cells + moves
+    # From a distance of d cells per scale, every number of steps from max(d) / J to sum(d) is possible, and no other.
+    fewest = -(-cells.max(0) // max_jump) + 1 + -(-(last - ends).max(0) // max_jump)
+    most = cells.sum(0) + 1 + (last - ends).sum(0)
+    inside = (ends <= last).all(0) & (moves.sum(0) > 0)
+    return inside & same & (fewest <= num_steps) & (num_steps <= most)
+
+
 def break_ties(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The path to return of all the cheapest (see `cheapest_path`). costs: [J + 1, K + 1, n, m]; values: [N + 1, n, m].
 

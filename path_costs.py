@@ -1,0 +1,290 @@
+"""What an edge of a path costs, measured with the denoiser itself: local errors of the sampler's steps and a loss bound.
+
+Notation: z_s = x_s / sqrt(abar_s) = A_s x + sigma_s eps with log SNR lambda_s, sigma_s = exp(-lambda_s / 2), A_64 the
+identity and A_32 the 2x2 mean; x^_s the prediction of the clean image at scale s, clipped to [-1, 1] where the sampler
+clips. Lengths are root mean squares over images, channels and pixels; lengths, not squares, are summed along a path.
+
+Everything is measured on real images with real noise, the same for all cells, at grid cells (i of t_64, j of t_32), or
+(i,) for a single-scale model. Costs are counted in model calls: one network evaluation of one image.
+"""
+import contextlib
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+import devices
+import paths
+import seeds
+from errors import InputError
+from model import downsample_to_32
+from sampling import from_uint8
+from scheduler import NUM_TIMESTEPS, NoiseSchedule, per_image, predict_x_0, step_from_x_0
+from seeds import seeded_generator
+
+
+class Measurement:
+    """A denoiser, the images and noises it is measured on, and the grid.
+
+    model: BaselineModel, LIFTDualTimestepModel or anything called like them, which also takes fractional timesteps;
+    model.model_type tells the number of scales. x_0: clean images [M, C, H, W] in [-1, 1], whose precision and device
+    are kept. timesteps: int64 [n]. clip: as in the sampler. batch_size: images per network call.
+    """
+
+    def __init__(self, model, x_0: torch.Tensor, timesteps, *, seed: int = 0, batch_size: int = 64, clip: bool = True,
+                 precision: str = "float32", progress: bool = False):
+        self.model, self.clip, self.precision = model, clip, precision
+        self.batch_size, self.progress = batch_size, progress
+        self.num_scales = 2 if model.model_type == "lift" else 1
+        self.clean = [x_0, downsample_to_32(x_0)][:self.num_scales]                     # per scale [M, C, H, W]
+        self.noise = [torch.stack([
+            torch.randn(x.shape[1:], generator=seeded_generator(seed, seeds.PATH_COSTS, image, scale))
+            for image in range(len(x))]).to(x) for scale, x in enumerate(self.clean)]
+        self.num_images = len(x_0)
+        self.timesteps = paths.cells_to_timesteps(np.arange(len(timesteps)), timesteps)
+        self.log_snr = paths.log_snr_of(self.timesteps)                                 # float64 [n]
+        self.schedule = NoiseSchedule(NUM_TIMESTEPS)
+
+    @classmethod
+    def of_images(cls, model, images: np.ndarray, timesteps, **options) -> "Measurement":
+        """images: uint8 [M, 3, 64, 64]; the model's device decides where it runs."""
+        device = next(model.parameters()).device
+        return cls(model, from_uint8(torch.from_numpy(np.array(images))).to(device), timesteps, **options)
+
+    def abar(self, log_snr: np.ndarray) -> torch.Tensor:
+        """abar per image at the log SNRs of several states [E]: [E * M] (infinite log SNR is abar 1)."""
+        value = torch.sigmoid(torch.as_tensor(log_snr, dtype=torch.float64)).repeat_interleave(self.num_images)
+        return value.to(self.clean[0])
+
+    def times(self, log_snr: np.ndarray) -> torch.Tensor:
+        """The timesteps of those log SNRs, per image: [E * M], possibly fractions."""
+        t = self.schedule.log_snr_to_t(torch.as_tensor(log_snr)).repeat_interleave(self.num_images)
+        return t.to(self.clean[0])
+
+    def noised(self, cells: np.ndarray) -> list[torch.Tensor]:
+        """All images at every cell [E, S]: per scale [E * M, C, H, W], cell by cell."""
+        states = []
+        for s, (x_0, noise) in enumerate(zip(self.clean, self.noise)):
+            abar = self.abar(self.log_snr[cells[:, s]])
+            repeats = (len(cells), 1, 1, 1)
+            states.append(per_image(abar.sqrt(), x_0) * x_0.repeat(repeats)
+                          + per_image((1 - abar).sqrt(), x_0) * noise.repeat(repeats))
+        return states
+
+    def noise_predictions(self, states, times) -> tuple:
+        """The network's output per scale, in one call. states: per scale [B, C, H, W]; times: per scale [B]."""
+        with devices.autocast(states[0].device, self.precision):
+            out = self.model(*states, *times)
+        return tuple(eps.to(states[0].dtype) for eps in (out if self.num_scales == 2 else (out,)))
+
+    @torch.no_grad()
+    def predictions(self, states, log_snr: np.ndarray) -> list[torch.Tensor]:
+        """x^ per scale, in batches. states: per scale [E * M, ...]; log_snr: [E, S]."""
+        times = [self.times(log_snr[:, s]) for s in range(self.num_scales)]
+        abars = [self.abar(log_snr[:, s]) for s in range(self.num_scales)]
+        size = max(self.batch_size // self.num_images, 1) * self.num_images
+        parts = []
+        for first in range(0, len(states[0]), size):
+            part = slice(first, first + size)
+            eps = self.noise_predictions([x[part] for x in states], [t[part] for t in times])
+            parts.append([predict_x_0(x[part], e, abar[part], self.clip) for x, e, abar in zip(states, eps, abars)])
+        return [torch.cat(values) for values in zip(*parts)]
+
+    def advance(self, states, x_0, log_snr, log_snr_next) -> list[torch.Tensor]:
+        """One DDIM step of every state; a scale whose log SNR stays is left as it is. log_snr, log_snr_next: [E, S]."""
+        moved = []
+        for s, (x, prediction) in enumerate(zip(states, x_0)):
+            stays = torch.as_tensor(log_snr[:, s] == log_snr_next[:, s]).repeat_interleave(self.num_images).to(x.device)
+            step = step_from_x_0(x, prediction, self.abar(log_snr[:, s]), self.abar(log_snr_next[:, s]))
+            moved.append(torch.where(per_image(stays, x), x, step))
+        return moved
+
+    def lengths(self, values: torch.Tensor) -> np.ndarray:
+        """Root mean square per state: [E * M, ...] -> float64 [E]."""
+        return values.double().reshape(len(values) // self.num_images, -1).square().mean(1).sqrt().cpu().numpy()
+
+    def arrival_log_snr(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """log SNR [E, S] that the sampler reaches: infinite, the clean image, for a scale that moves to timestep 0."""
+        clean = (ends == len(self.timesteps) - 1) & (starts != ends)
+        return np.where(clean, np.inf, self.log_snr[ends])
+
+    def blocks(self, cells: np.ndarray, what: str = ""):
+        """The rows of `cells` [E, S], in groups of about a batch that keep rows of one cell together: int64 [.] each."""
+        _, cell_of = np.unique(cells, axis=0, return_inverse=True)
+        order = np.argsort(cell_of.ravel(), kind="stable")
+        bounds = np.flatnonzero(np.diff(cell_of.ravel()[order], prepend=-1))
+        groups, first = [], 0
+        for start, end in zip(bounds, [*bounds[1:], len(order)]):
+            if (end - first) * self.num_images >= self.batch_size:
+                groups.append(order[first:end])
+                first = end
+        if first < len(order):
+            groups.append(order[first:])
+        return tqdm(groups, desc=what, unit="batch", disable=not self.progress, leave=False)
+
+    def rows_of(self, indices: np.ndarray) -> torch.Tensor:
+        """The images of several states, as indices into [E * M]: int64 [len(indices) * M]."""
+        rows = torch.as_tensor(np.asarray(indices).reshape(-1, 1)) * self.num_images + torch.arange(self.num_images)
+        return rows.flatten().to(self.clean[0].device)
+
+
+# Which edges are worth measuring
+
+@dataclass(frozen=True)
+class EdgePlan:
+    """The edges that are measured and what measuring them costs; the others cost infinity, so that no path uses them."""
+    starts: np.ndarray          # int64 [E, S] cells
+    ends: np.ndarray            # int64 [E, S]
+    num_points: int
+    max_jump: int
+
+    @property
+    def num_cells(self) -> int:
+        """Number of different cells that edges start from."""
+        return len(np.unique(self.starts, axis=0))
+
+    def fill(self, costs: np.ndarray) -> np.ndarray:
+        """Costs [E] as edge costs: [n, n, J + 1, J + 1], or [n, J + 1] for a single scale."""
+        num_scales = self.starts.shape[1]
+        filled = np.full((self.num_points,) * num_scales + (self.max_jump + 1,) * num_scales, np.inf)
+        filled[(*self.starts.T, *(self.ends - self.starts).T)] = costs
+        return filled
+
+
+def plan_edges(timesteps, max_jump: int, num_steps: int, *, num_scales: int = 2, diagonal_only: bool = False,
+               max_lead: float | None = None, jumps=None) -> EdgePlan:
+    """All edges that some path of exactly `num_steps` steps uses, sorted by start cell.
+
+    diagonal_only: only edges from (i, i) to (k, k). Two ways to search fewer, for a slow machine: max_lead, only cells
+    whose scales are at most that far apart in log SNR (the end cells always count); jumps, only these jumps per scale,
+    such as (0, 1, 2, 3). Neither invents a cost: what is not measured cannot be used. Raises InputError where no path
+    of `num_steps` steps is left.
+    """
+    n = len(timesteps)
+    paths.check_num_steps(num_steps, (n - 1,) * (1 if diagonal_only else num_scales),
+                          (max_jump,) * (1 if diagonal_only else num_scales))
+    usable = paths.usable_edges(n, max_jump, num_steps, num_scales, diagonal_only)
+    rows = np.argwhere(usable)
+    starts, moves = rows[:, :num_scales], rows[:, num_scales:]
+    ends = starts + moves
+    keep = np.ones(len(rows), dtype=bool)
+    if jumps is not None:
+        keep &= np.isin(moves, list(jumps)).all(1)
+    if max_lead is not None and num_scales == 2:
+        log_snr = paths.log_snr_of(paths.cells_to_timesteps(np.arange(n), timesteps))
+        near = np.abs(log_snr[:, None] - log_snr[None, :]) <= max_lead
+        keep &= near[tuple(starts.T)] & near[tuple(ends.T)]
+    plan = EdgePlan(starts[keep], ends[keep], n, max_jump)
+    allowed = np.where(np.isfinite(plan.fill(np.zeros(keep.sum()))), 0.0, np.inf)
+    try:
+        (paths.cheapest_path if num_scales == 2 else paths.cheapest_schedule)(allowed, num_steps)
+    except InputError as error:
+        raise InputError(f"--max_lead, --jumps: no path of {num_steps} steps on {n} points is left with max lead "
+                         f"{max_lead} and jumps {jumps}; widen them") from error
+    return plan
+
+
+# Step doubling
+
+def step_doubling_num_calls(plan: EdgePlan, num_images: int) -> int:
+    """Model calls of `step_doubling_costs`: per image one a start cell, one a midpoint, two an arrival unless clean."""
+    last = plan.num_points - 1
+    moving = (plan.starts != plan.ends).any(1) & (plan.starts[:, 0] != last)
+    cells = len(np.unique(plan.starts[moving], axis=0))
+    return num_images * int(cells + moving.sum() + 2 * (moving & (plan.ends[:, 0] != last)).sum())
+
+
+def step_doubling_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Distance between the 64 predictions after one step and after two half steps: float64 [E] for edges [E, S].
+
+    The middle lies halfway in log SNR, scale by scale. Where the step brings the 64 scale to the clean image, the images
+    themselves are compared; once it is there, nothing changes it and edges cost 0. No derivative is taken.
+    """
+    last = len(at.timesteps) - 1
+    costs = np.zeros(len(starts))
+    rows = np.flatnonzero(starts[:, 0] != last)
+    for block in at.blocks(starts[rows], "step doubling"):
+        chosen = rows[block]
+        start, end = starts[chosen], ends[chosen]
+        cells, cell_of = np.unique(start, axis=0, return_inverse=True)
+        states = at.noised(cells)
+        x_0 = at.predictions(states, at.log_snr[cells])
+        images = at.rows_of(cell_of)
+        states, x_0 = ([value[images] for value in values] for values in (states, x_0))
+        log_snr, arrival = at.log_snr[start], at.arrival_log_snr(start, end)
+        middle = (log_snr + at.log_snr[end]) / 2
+        halfway = at.advance(states, x_0, log_snr, middle)
+        ends_once = at.advance(states, x_0, log_snr, arrival)
+        ends_twice = at.advance(halfway, at.predictions(halfway, middle), middle, arrival)
+        difference = ends_once[0] - ends_twice[0]
+        goes_on = np.flatnonzero(end[:, 0] != last)
+        if len(goes_on):
+            images = at.rows_of(goes_on)
+            once, twice = (at.predictions([x[images] for x in states], at.log_snr[end[goes_on]])[0]
+                           for states in (ends_once, ends_twice))
+            difference[images] = once - twice
+        costs[chosen] = at.lengths(difference)
+    return costs
+
+
+# Local error by derivatives
+
+def flow_derivatives(at: Measurement, cells: np.ndarray):
+    """States, predictions and the derivatives of the predictions along each scale's own flow, at cells [E, S].
+
+    Scale s' alone follows dz_s'/dlambda_s' = -(z_s' - x^_s') / 2, time included. Since x^_s = z_s - sigma_s eps_s, the
+    derivative of x^_s is then -sigma_s times that of eps_s, at both scales; 0 where x^_s is clipped. Returns (states,
+    predictions, D) with D[s'][s]: [E * M, ...]. One Jacobian-vector product per scale.
+    """
+    states = at.noised(cells)
+    log_snr = at.log_snr[cells]
+    times = [at.times(log_snr[:, s]) for s in range(at.num_scales)]
+    abars = [per_image(at.abar(log_snr[:, s]), states[s]) for s in range(at.num_scales)]
+    below = np.minimum(at.timesteps[cells], NUM_TIMESTEPS - 2)
+    log_snr_table = at.schedule.log_snrs.numpy()
+    t_by_log_snr = 1 / (log_snr_table[below + 1] - log_snr_table[below])                # [E, S], as interpolated
+    with torch.no_grad():
+        eps = at.noise_predictions(states, times)
+        unclipped = [predict_x_0(x, e, abar, clip=False) for x, e, abar in zip(states, eps, abars)]
+    x_0 = [x.clamp(-1, 1) if at.clip else x for x in unclipped]
+    inside = [(x.abs() <= 1) if at.clip else torch.ones_like(x, dtype=torch.bool) for x in unclipped]
+    derivatives = []
+    for axis in range(at.num_scales):
+        tangents = [torch.zeros_like(value) for value in (*states, *times)]
+        # x_t = sqrt(abar) z, so that dx_t / dlambda = (sqrt(abar) x^ - abar x_t) / 2 along the flow.
+        tangents[axis] = (abars[axis].sqrt() * x_0[axis] - abars[axis] * states[axis]) / 2
+        tangents[at.num_scales + axis] = torch.as_tensor(t_by_log_snr[:, axis]).repeat_interleave(
+            at.num_images).to(times[axis])
+        eps_tangents = noise_derivative(at, states, times, tangents)
+        derivatives.append([-((1 - abar) / abar).sqrt() * tangent * mask
+                            for abar, tangent, mask in zip(abars, eps_tangents, inside)])
+    return states, x_0, derivatives
+
+
+def noise_derivative(at: Measurement, states, times, tangents) -> tuple:
+    """Jacobian-vector product of the network's outputs, per scale."""
+    # The fused attention kernels have no forward-mode derivative; the plain one does.
+    plain_attention = sdpa_kernel(SDPBackend.MATH) if states[0].dtype != torch.float64 else contextlib.nullcontext()
+    with plain_attention, torch.no_grad():
+        def network(*inputs):
+            return at.noise_predictions(inputs[:at.num_scales], inputs[at.num_scales:])
+        return torch.func.jvp(network, (*states, *times), tuple(tangents))[1]
+
+
+def propagate_to_image(at: Measurement, cells: np.ndarray, directions) -> torch.Tensor:
+    """J_64,64 dz_64 + J_64,32 dz_32 at cells [E, S]; directions: per scale [E * M, ...] or None."""
+    states = at.noised(cells)
+    log_snr = at.log_snr[cells]
+    times = [at.times(log_snr[:, s]) for s in range(at.num_scales)]
+    abars = [per_image(at.abar(log_snr[:, s]), states[s]) for s in range(at.num_scales)]
+    tangents = [torch.zeros_like(x) if d is None else abar.sqrt() * d
+                for x, d, abar in zip(states, directions, abars)] + [torch.zeros_like(t) for t in times]
+    eps_tangent = noise_derivative(at, states, times, tangents)[0]
+    change = (0 if directions[0] is None else directions[0]) - ((1 - abars[0]) / abars[0]).sqrt() * eps_tangent
+    if at.clip:
+        change = change * (at.predictions(states, log_snr)[0].abs() < 1)
+    return change
