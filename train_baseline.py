@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Train the single-scale baseline: one image at 64x64, one timestep, mean squared error of the noise prediction."""
 from command_line import Parser, run_script
-from training import add_training_options, train
+from training import train
+from training_options import add_training_options
 
 
 def main():

@@ -2,7 +2,8 @@
 """Train LIFT: an image at 64x64 and its half-size copy at 32x32, a timestep for each, the errors of both added."""
 from command_line import Parser, real_number, run_script
 from objective import LOSS_SCALES, TIMESTEP_KINDS
-from training import add_training_options, train
+from training import train
+from training_options import add_training_options
 
 
 def main():

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import checkpoint
+import optimization
 import train_baseline
 import train_lift
 import training
@@ -63,21 +64,21 @@ def assert_same_weights(a, b):
 # --- schedules and averages ---
 
 def test_cosine_schedule_moves_every_step_and_ends_at_its_minimum():
-    rates = [training.learning_rate_at(step, 100, 1e-4) for step in range(100)]
+    rates = [optimization.learning_rate_at(step, 100, 1e-4) for step in range(100)]
     assert rates[0] == pytest.approx(1e-4) and rates[-1] == pytest.approx(1e-6, abs=1e-18)
     assert all(a > b for a, b in zip(rates, rates[1:]))
     assert rates[33] == pytest.approx(1e-6 + 9.9e-5 * 0.5 * (1 + math.cos(math.pi / 3)), rel=1e-9)
 
 
 def test_warm_up_and_constant_schedule():
-    rates = [training.learning_rate_at(step, 50, 1e-3, "constant", 9) for step in range(50)]
+    rates = [optimization.learning_rate_at(step, 50, 1e-3, "constant", 9) for step in range(50)]
     assert rates[:9] == pytest.approx([1e-4 * k for k in range(1, 10)]) and set(rates[9:]) == {1e-3}
-    assert training.learning_rate_at(49, 50, 1e-3, "cosine", 9) == pytest.approx(1e-6)
+    assert optimization.learning_rate_at(49, 50, 1e-3, "cosine", 9) == pytest.approx(1e-6)
 
 
 def test_average_equals_the_plain_recursion():
     model = torch.nn.Linear(3, 2)
-    average = training.ExponentialMovingAverage(model, 0.9)
+    average = optimization.ExponentialMovingAverage(model, 0.9)
     expected = {name: p.detach().clone().double() for name, p in model.named_parameters()}
     for n in range(200):
         with torch.no_grad():

@@ -1,0 +1,51 @@
+"""How weights move: the learning rate of every step, and the moving average of the parameters."""
+import math
+
+import torch
+
+LEARNING_RATE_MIN = 1e-6
+
+
+def learning_rate_at(step: int, num_steps: int, highest: float, schedule: str = "cosine", warmup_steps: int = 0):
+    """Learning rate of optimizer step 0...num_steps-1: linear rise, then cosine to exactly LEARNING_RATE_MIN.
+
+    (Loshchilov and Hutter 2017, eq. 5, without restarts, moved at every step.)
+    """
+    if step < warmup_steps:
+        return highest * (step + 1) / (warmup_steps + 1)
+    if schedule == "constant":
+        return highest
+    progress = (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps)
+    return LEARNING_RATE_MIN + (highest - LEARNING_RATE_MIN) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class ExponentialMovingAverage:
+    """Moving average of a model's parameters, in one fused operation over all of them.
+
+    The decay rises as (1 + n) / (10 + n) over updates n until it reaches `decay`, so that early averages are not
+    mostly initial weights.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        self.decay = decay
+        self.parameters = [p.detach() for p in model.parameters()]
+        self.shadow = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def update(self, num_updates: int) -> None:
+        """Move the average towards the parameters; `num_updates` counts the updates before this one."""
+        decay = min(self.decay, (1 + num_updates) / (10 + num_updates))
+        torch._foreach_lerp_(list(self.shadow.values()), self.parameters, 1 - decay)
+
+    def state_dict(self) -> dict:
+        """`shadow` and `decay`, as in the published checkpoints."""
+        return {"shadow": on_cpu(self.shadow), "decay": self.decay}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Copy a saved average in."""
+        for name, value in state["shadow"].items():
+            self.shadow[name].copy_(value)
+
+
+def on_cpu(tensors: dict) -> dict:
+    """Copies of the tensors on the CPU in plain layout."""
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -1,0 +1,95 @@
+"""The options of a training run, and which of them a resumed run must share with the run it continues."""
+from pathlib import Path
+
+import checkpoint
+from command_line import add_device_options, real_number, whole_number
+from data import add_data_options
+from errors import InputError
+from objective import TimestepRule
+from optimization import LEARNING_RATE_MIN
+
+# A resumed run must agree with the run it continues on everything that decides its numbers.
+DECISIVE_OPTIONS = ("dataset", "split", "hidden_dims", "batch_size", "grad_accum", "learning_rate", "lr_schedule",
+                    "warmup_steps", "ema_decay", "flip", "seed", "timesteps", "loss_scales", "loss_weight_32",
+                    "band_lead", "band_noise_share", "band_independent_share", "precision")
+
+
+def add_training_options(parser, model_type: str) -> None:
+    """The options that both training scripts share."""
+    add_data_options(parser)
+    data = parser.add_argument_group("data")
+    data.add_argument("--split", default="train", help="images to train on")
+    data.add_argument("--val_split", default="validation", help="held-out images, for --val_every")
+    data.add_argument("--val_images", type=whole_number(1), default=500, help="how many held-out images to use")
+    data.add_argument("--flip", action="store_true", help="mirror half of the images at random")
+
+    group = parser.add_argument_group("training")
+    group.add_argument("--hidden_dims", type=whole_number(1), nargs="+", default=[64, 128, 256, 512],
+                       metavar="CHANNELS", help="channels per level, multiples of 8")
+    group.add_argument("--epochs", type=whole_number(1), default=100, help="passes over the images")
+    group.add_argument("--max_steps", type=whole_number(1), default=None, help="stop after so many optimizer steps")
+    group.add_argument("--batch_size", type=whole_number(1), default=64, help="images per step, over all processes")
+    group.add_argument("--grad_accum", type=whole_number(1), default=1, help="parts a batch is worked through in")
+    group.add_argument("--learning_rate", type=real_number(0, open_below=True), default=1e-4, help="highest rate")
+    group.add_argument("--lr_schedule", choices=("cosine", "constant"), default="cosine",
+                       help=f"cosine falls to {LEARNING_RATE_MIN:g} at the last step")
+    group.add_argument("--warmup_steps", type=whole_number(0), default=0, help="steps of linear rise at the start")
+    group.add_argument("--ema_decay", type=real_number(0, 1), default=0.9999,
+                       help="decay of the weights' moving average, lower in early steps")
+    group.add_argument("--seed", type=whole_number(0), default=0, help="decides weights, order, timesteps and noise")
+    group.add_argument("--compile", action="store_true", help="torch.compile the model (minutes at the start)")
+
+    group = parser.add_argument_group("output")
+    group.add_argument("--name", default=checkpoint.DEFAULT_NAMES[model_type],
+                       help="checkpoints are {name}_{E}ep.pth")
+    group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), help="for checkpoints")
+    group.add_argument("--output_dir", type=Path, default=Path("results"), help="for log, loss curve and run record")
+    group.add_argument("--save_every", type=whole_number(1), default=20, metavar="EPOCHS", help="checkpoint interval")
+    group.add_argument("--save_epochs", type=whole_number(1), nargs="+", default=None, metavar="EPOCH",
+                       help="checkpoint these epochs instead; the last epoch always is")
+    group.add_argument("--state_every", type=whole_number(1), default=1000, metavar="STEPS",
+                       help="how often the full training state is saved, beside every checkpoint")
+    group.add_argument("--val_every", type=whole_number(0), default=0, metavar="EPOCHS",
+                       help="validation interval; 0: never")
+    group.add_argument("--log_every", type=whole_number(1), default=50, metavar="STEPS", help="steps per log line")
+    group.add_argument("--no_tensorboard", action="store_true", help="write no TensorBoard events")
+    group.add_argument("--resume", action="store_true", help="continue from the newest good training state")
+    group.add_argument("--overwrite", action="store_true", help="replace checkpoints of the same name")
+    add_device_options(parser)
+
+
+def timestep_rule(args) -> TimestepRule:
+    """The rule that LIFT's options name; for the baseline only t_64 is used."""
+    if not hasattr(args, "timesteps"):
+        args.loss_scales, args.loss_weight_32 = "64", 0.0
+        return TimestepRule()
+    low, high = args.band_lead
+    if low > high:
+        raise InputError(f"--band_lead: found {low:g} {high:g}, expected the smaller number first")
+    if args.band_noise_share + args.band_independent_share > 1:
+        raise InputError(f"--band_noise_share and --band_independent_share: found {args.band_noise_share:g} and "
+                         f"{args.band_independent_share:g}, expected a sum of at most 1")
+    return TimestepRule(args.timesteps, low, high, args.band_noise_share, args.band_independent_share)
+
+
+def plain_options(args) -> dict:
+    """The options as plain types."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+
+
+def check_same_run(path, state: dict, args, content_hash: str, num_steps: int) -> None:
+    """Raises InputError if a resumed run would not be the run that was saved."""
+    saved, given = state["options"], plain_options(args)
+    for key in DECISIVE_OPTIONS:
+        if key in saved and saved[key] != given.get(key):
+            raise InputError(f"--{key}: found {given.get(key)}, but {path} was trained with {saved[key]}; give the "
+                             "same options to --resume, or another --name")
+    if state["dataset_hash"] != content_hash:
+        raise InputError(f"--dataset: the images in {args.dataset} are not the ones {path} was trained on; use the "
+                         "same images, or another --name")
+    if state["num_steps"] != num_steps and args.lr_schedule != "constant":
+        raise InputError(f"--epochs: found a run of {num_steps} steps, but {path} belongs to one of "
+                         f"{state['num_steps']}; the cosine schedule is sized for that, give the same --epochs and "
+                         "--max_steps")
+    if state["step"] > num_steps:
+        raise InputError(f"--epochs: found a run of {num_steps} steps, but {path} is at step {state['step']} already")
