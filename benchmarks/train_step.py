@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Training step of this repository against a plain one: images per second, ratio, and memory kept for backward.
+
+The plain step is what a straightforward implementation does: float32, default memory layout, softmax attention that
+stores its matrix, a moving average parameter by parameter, `.item()` in every step, and images decoded one by one
+from PNG bytes. Both train LIFT on the same images, in one process and in alternation. The last line is JSON.
+"""
+import io
+import json
+import math
+import statistics
+import sys
+import time
+import types
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import checkpoint
+import devices
+import objective
+import synthetic
+from command_line import Parser, add_device_options, run_script, start_device, whole_number
+from model import downsample_to_32
+from optimization import ExponentialMovingAverage
+from scheduler import NUM_TIMESTEPS, NoiseSchedule
+from training import GRADIENT_NORM_MAX, WEIGHT_DECAY
+from unet import NUM_HEADS, AttentionBlock
+
+GFLOP_PER_IMAGE_FORWARD = 16.45         # of LIFT at the default hidden dims; a training step does three times that
+TARGETS = {"cpu": (2.5, 0.5), "cuda": (6.0, 0.5)}
+
+
+def attention_that_stores_its_matrix(self, x):
+    """The plain form of AttentionBlock.forward."""
+    B, C, H, W = x.shape
+    q, k, v = self.qkv(self.norm(x)).reshape(B, 3, NUM_HEADS, C // NUM_HEADS, H * W).transpose(-1, -2).unbind(1)
+    weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(C // NUM_HEADS), dim=-1)
+    return x + self.proj((weights @ v).transpose(-1, -2).reshape(B, C, H, W))
+
+
+class PlainStep:
+    """The thing to beat."""
+
+    def __init__(self, hidden_dims, images, batch_size, device):
+        self.device, self.batch_size = device, batch_size
+        self.schedule = NoiseSchedule()
+        self.model = checkpoint.build_model("lift", hidden_dims).to(device)
+        for module in self.model.modules():
+            if isinstance(module, AttentionBlock):
+                module.forward = types.MethodType(attention_that_stores_its_matrix, module)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=WEIGHT_DECAY, foreach=False)
+        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.files = []
+        for image in images:
+            buffer = io.BytesIO()
+            Image.fromarray(image.transpose(1, 2, 0)).save(buffer, format="PNG")
+            self.files.append(buffer.getvalue())
+
+    def forward(self):
+        chosen = np.random.randint(len(self.files), size=self.batch_size)
+        decoded = [np.asarray(Image.open(io.BytesIO(self.files[k])).convert("RGB")) for k in chosen]
+        x_0 = torch.stack([torch.from_numpy(image.transpose(2, 0, 1) / 127.5 - 1).float() for image in decoded])
+        x_0_64 = x_0.to(self.device)
+        x_0_32 = downsample_to_32(x_0_64)
+        t_64, t_32 = torch.randint(NUM_TIMESTEPS, (2, self.batch_size), device=self.device)
+        noise_64, noise_32 = torch.randn_like(x_0_64), torch.randn_like(x_0_32)
+        eps_64, eps_32 = self.model(self.schedule.add_noise(x_0_64, noise_64, t_64),
+                                    self.schedule.add_noise(x_0_32, noise_32, t_32), t_64, t_32)
+        return ((eps_64 - noise_64) ** 2).mean() + ((eps_32 - noise_32) ** 2).mean()
+
+    def step(self):
+        loss = self.forward()
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM_MAX, foreach=False)
+        self.optimizer.step()
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                self.average[name].mul_(0.9999).add_(parameter, alpha=1 - 0.9999)
+        return loss.item()
+
+
+class OurStep:
+    """The same step as `training.Trainer.run_step` takes it."""
+
+    def __init__(self, hidden_dims, images, batch_size, device, precision, compile_model):
+        self.device, self.batch_size, self.precision = device, batch_size, precision
+        self.schedule, self.rule, self.count = NoiseSchedule(), objective.TimestepRule(), 0
+        self.model = checkpoint.build_model("lift", hidden_dims)
+        self.model.to(device, memory_format=devices.training_memory_format(device))
+        self.network = torch.compile(self.model) if compile_model else self.model
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=WEIGHT_DECAY, fused=True)
+        self.average = ExponentialMovingAverage(self.model, 0.9999)
+        self.images = torch.from_numpy(images).to(device)
+
+    def forward(self):
+        indices = torch.randint(len(self.images), (self.batch_size,))
+        batch = objective.training_batch(self.images, indices, self.rule, 0, self.count, slice(0, self.batch_size),
+                                         False, self.schedule, self.device)
+        errors = objective.errors_per_image(self.network, True, batch, self.schedule, self.precision)
+        return objective.total_loss([error.mean() for error in errors])
+
+    def step(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        self.forward().backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM_MAX, foreach=True)
+        self.optimizer.step()
+        self.average.update(self.count)
+        self.count += 1
+
+
+def seconds_per_step(step, num_steps: int, device) -> float:
+    """Mean wall time of `num_steps` steps."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    for _ in range(num_steps):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / num_steps
+
+
+def activation_megabytes(variant) -> float:
+    """Memory that a forward pass keeps for the backward pass, without the parameters, each storage counted once."""
+    parameters = {p.untyped_storage().data_ptr() for p in variant.model.parameters()}
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)       # held, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = variant.forward()
+    del loss
+    return sum(size for size, _ in kept.values()) / 1e6
+
+
+def product_peak_gflops(device, precision: str) -> float:
+    """Matrix-product rate of the machine at that precision: the best of several 4096 x 4096 products."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device).to(torch.bfloat16 if precision == "bf16" else torch.float32)
+            for _ in range(2))
+    seconds = min(seconds_per_step(lambda: a @ b, 5, device) for _ in range(5))
+    return 2 * size**3 / seconds / 1e9
+
+
+def main():
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--hidden_dims", type=whole_number(8), nargs="+", default=[64, 128, 256, 512])
+    parser.add_argument("--batch_size", type=whole_number(1), default=None, help="16 on a CPU, 64 on a GPU")
+    parser.add_argument("--rounds", type=whole_number(1), default=None, help="alternations; 3 on a CPU, 10 on a GPU")
+    parser.add_argument("--steps", type=whole_number(1), default=None, help="steps a turn; 1 on a CPU, 20 on a GPU")
+    parser.add_argument("--compile", action="store_true", help="torch.compile this repository's model")
+    add_device_options(parser)
+    args = parser.parse_args()
+    device = start_device(args)
+    on_gpu = device.type == "cuda"
+    batch_size = args.batch_size or (64 if on_gpu else 16)
+    rounds, steps = args.rounds or (10 if on_gpu else 3), args.steps or (20 if on_gpu else 1)
+
+    torch.manual_seed(0)
+    images = synthetic.draw_images(range(256))
+    ours = OurStep(args.hidden_dims, images, batch_size, device, args.precision, args.compile)
+    plain = PlainStep(args.hidden_dims, images, batch_size, device)
+    memory = {"ours": activation_megabytes(ours) if not args.compile else math.nan,
+              "plain": activation_megabytes(plain)}
+    seconds = {"ours": [], "plain": []}
+    for variant in (ours, plain):
+        variant.step()                                          # warm-up: allocation, autotuning, compilation
+    for _ in tqdm(range(rounds), unit="round", desc="train_step"):
+        for name, variant in (("ours", ours), ("plain", plain)):
+            seconds[name].append(seconds_per_step(variant.step, steps, device))
+
+    rate = {name: batch_size / statistics.median(values) for name, values in seconds.items()}
+    ratio = statistics.median(p / o for p, o in zip(seconds["plain"], seconds["ours"]))
+    peak = product_peak_gflops(device, args.precision)
+    target, memory_target = TARGETS[device.type]
+    memory_ratio = memory["ours"] / memory["plain"]
+    is_default_size = args.hidden_dims == [64, 128, 256, 512]
+    used = 3 * GFLOP_PER_IMAGE_FORWARD * rate["ours"] if is_default_size else None
+    for name in ("plain", "ours"):
+        print(f"{name:>5}: {rate[name]:8.2f} images/s, {memory[name]:8.0f} MB kept for backward")
+    print(json.dumps({
+        "benchmark": "train_step", "ratio": round(ratio, 3), "target": target,
+        "memory_ratio": round(memory_ratio, 3), "memory_target": memory_target,
+        "ok": ratio >= target and (math.isnan(memory_ratio) or memory_ratio <= memory_target),
+        "images_per_second": {name: round(value, 3) for name, value in rate.items()},
+        "activation_megabytes": {name: round(value, 1) for name, value in memory.items()},
+        "gflops_used": used and round(used, 1), "gflops_peak": round(peak, 1),
+        "fraction_of_peak": used and round(used / peak, 3), "device": devices.describe(device),
+        "precision": args.precision, "batch_size": batch_size, "hidden_dims": args.hidden_dims,
+        "compile": args.compile, "rounds": rounds}))
+
+
+if __name__ == "__main__":
+    run_script(main)
