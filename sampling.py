@@ -34,7 +34,12 @@ def start_noise(seed: int, indices, device="cpu") -> tuple[torch.Tensor, torch.T
         generator = seeded_generator(seed, seeds.SAMPLE_START, index)
         noises.append((torch.randn(3, 64, 64, generator=generator), torch.randn(3, 32, 32, generator=generator)))
     x_64, x_32 = (torch.stack(noise) for noise in zip(*noises))
-    return x_64.to(device), x_32.to(device)
+    return to_device(x_64, device), to_device(x_32, device)
+
+
+def to_device(x: torch.Tensor, device) -> torch.Tensor:
+    """Copy from the CPU without waiting for work that the device has still to do."""
+    return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else x.to(device)
 
 
 def check_path(path) -> np.ndarray:
@@ -114,7 +119,7 @@ def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: floa
     step_generators = [seeded_generator(seed, seeds.SAMPLE_STEP, index) for index in indices]
 
     def step_noise(x):
-        return torch.stack([torch.randn(x.shape[1:], generator=g) for g in step_generators]).to(x)
+        return to_device(torch.stack([torch.randn(x.shape[1:], generator=g) for g in step_generators]), x.device)
 
     return denoise_along(model, path, starts, solver=solver, eta=eta, x32_mode=x32_mode, precision=precision,
                          step_noise=step_noise, on_step=on_step)

@@ -126,9 +126,8 @@ def profile(images, *, patches_per_image: int = PATCHES_PER_IMAGE, num_projectio
             random = np.random.default_rng([seed, size])
             patches = torch.empty(len(images) * patches_per_image, 3, PATCH_SIZE, PATCH_SIZE, device=device)
             for start in starts:
-                chunk = torch.as_tensor(np.asarray(images[start:start + IMAGES_PER_CHUNK])
-                                        if not isinstance(images, torch.Tensor)
-                                        else images[start:start + IMAGES_PER_CHUNK])
+                chunk = images[start:start + IMAGES_PER_CHUNK]
+                chunk = chunk if isinstance(chunk, torch.Tensor) else torch.from_numpy(np.array(chunk))
                 level = laplacian_pyramid(chunk.to(device).float())[depth]
                 corners = random.integers(0, size - PATCH_SIZE + 1, (len(chunk), patches_per_image, 2))
                 first = start * patches_per_image

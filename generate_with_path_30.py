@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Generate images along a path and write them as PNG files, and a sample grid of the first of them.
+
+Image k depends on --seed and k alone: not on --batch_size, nor on the number of processes (torchrun).
+"""
+import re
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision.utils import make_grid
+
+import checkpoint
+import distributed
+import generation
+from command_line import Parser, add_device_options, run_script, start_device, whole_number, write_run_record
+from errors import InputError
+from files import refuse_existing, save_png
+
+
+def parse_options():
+    parser = Parser(__doc__)
+    group = parser.add_argument_group("model")
+    group.add_argument("--checkpoint", type=Path, default=None, metavar="FILE",
+                       help="checkpoint; left out: the one of --epochs and --name in --checkpoint_dir")
+    group.add_argument("--epochs", type=whole_number(0), default=100, help="epoch of the checkpoint")
+    group.add_argument("--name", default="lift_dual_timestep", help="name of the checkpoint")
+    group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER", help="its folder")
+    generation.add_generation_options(parser)
+    parser.add_argument("--path", default=None, metavar="PATH",
+                        choices=[name for names in generation.PATH_NAMES.values() for name in names],
+                        help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp; left out: "
+                             "diagonal or uniform")
+    parser.add_argument("--seed", type=whole_number(0), default=42, help="with an image's number, decides that image")
+    parser.add_argument("--num_images", type=whole_number(1), default=64, metavar="IMAGES", help="how many")
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_dir", type=Path, default=None, metavar="FOLDER",
+                       help="for the PNG files; left out: generated/CHECKPOINT_PATH_STEPSsteps_seedSEED")
+    group.add_argument("--grid_png", type=Path, default=None, metavar="FILE",
+                       help="sample grid; left out: results/samples_CHECKPOINT_PATH_STEPSsteps_seedSEED.png")
+    group.add_argument("--grid_images", type=whole_number(1), default=64, metavar="IMAGES", help="images in the grid")
+    group.add_argument("--overwrite", action="store_true", help="replace images that are there")
+    add_device_options(parser)
+    return parser.parse_args()
+
+
+def clear_folder(folder: Path, overwrite: bool) -> None:
+    """Raises InputError if images lie in `folder`, unless `overwrite`, which removes them."""
+    old = sorted(folder.glob("*.png")) if folder.is_dir() else []
+    if old and not overwrite:
+        raise InputError(f"{folder}: holds {len(old)} PNG files already; add --overwrite to replace them, or choose "
+                         "another --output_dir")
+    for path in old:
+        if re.fullmatch(r"\d{5,}\.png", path.name):
+            path.unlink()
+
+
+def main():
+    args = parse_options()
+    args.device = distributed.local_gpu(args.device)
+    device = start_device(args)
+    file = args.checkpoint or checkpoint.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
+    loaded = checkpoint.load_model(file, None, args.weights, device)
+    args.path = args.path or generation.DEFAULT_PATHS[loaded.model_type][0]
+    path = generation.find_path(loaded, args.path, args)
+    label = f"{file.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}"
+    args.output_dir = args.output_dir or Path("generated") / label
+    args.grid_png = args.grid_png or Path("results") / f"samples_{label}.png"
+
+    group = distributed.join(device)
+    if group.is_main:
+        refuse_existing(args.grid_png, args.overwrite)
+        clear_folder(args.output_dir, args.overwrite)
+    group.wait()
+    if group.is_main:
+        print(f"{loaded.path.name} ({loaded.model_type}, {loaded.weights}), path {args.path}: "
+              + " ".join(f"({t_64},{t_32})" for t_64, t_32 in path.tolist()), flush=True)
+
+    start, num_broken, num_model_calls = time.perf_counter(), 0, len(path) - 1
+    kept, kept_indices = [torch.empty(0, 3, 64, 64, dtype=torch.uint8, device=device)], []
+    for indices, images, broken, num_model_calls in generation.generate_uint8(
+            loaded.model, path, args.seed, args.num_images, args, group, "generating"):
+        num_broken = num_broken + broken
+        for index, image in zip(indices, images.permute(0, 2, 3, 1).cpu().numpy()):
+            save_png(args.output_dir / f"{index:05d}.png", Image.fromarray(image))
+        in_grid = sum(index < args.grid_images for index in indices)
+        kept.append(images[:in_grid])
+        kept_indices += indices[:in_grid]
+    seconds = time.perf_counter() - start
+
+    num_broken = int(group.sum(torch.as_tensor(num_broken, device=device)))
+    in_grid = generation.gather(torch.cat(kept), kept_indices, min(args.grid_images, args.num_images), group)
+    group.wait()
+    if group.is_main:
+        generation.check_finite(num_broken, args.num_images, f"{file}, path {args.path}")
+        grid = make_grid(in_grid, nrow=8, padding=2, pad_value=255)
+        save_png(args.grid_png, Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
+        results = {"num_model_calls": num_model_calls, "images_per_second": args.num_images / seconds,
+                   "timesteps": path.tolist(), "path_hash": generation.path_hash(path),
+                   "checkpoint_hash": loaded.fingerprint}
+        write_run_record(args.output_dir / "run.json", args, device, **results)
+        write_run_record(args.grid_png.with_suffix(".json"), args, device, **results)
+        print(f"{args.num_images} images in {args.output_dir}, grid in {args.grid_png}: {num_model_calls} model calls "
+              f"per image, {args.num_images / seconds:.2f} images/s")
+    distributed.leave()
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,140 @@
+"""From a checkpoint and the name of a path to uint8 images: what the scripts that generate have in common."""
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import checkpoint
+import error_map
+import paths
+from command_line import real_number, whole_number
+from errors import InputError
+from files import load_torch
+from sampling import SOLVERS, X32_MODES, check_path, generate, to_uint8, uniform_diagonal
+
+PATH_NAMES = {"baseline": ("uniform", "dp"), "lift": paths.PATH_TYPES}
+DEFAULT_PATHS = {"baseline": ["uniform"], "lift": ["diagonal", "dp_64", "dp_total"]}
+SCHEDULE_COSTS = ("dp_step", "dp_directional")     # which edge costs --path dp of the baseline takes, first found
+
+
+def add_generation_options(parser) -> None:
+    """How images are generated: --weights, --num_steps, --solver, --heatmap and the like."""
+    group = parser.add_argument_group("generation")
+    group.add_argument("--weights", choices=checkpoint.WEIGHTS, default="ema", help="averaged or raw weights")
+    group.add_argument("--num_steps", type=whole_number(1), default=18, metavar="STEPS", help="network calls per image")
+    group.add_argument("--solver", choices=SOLVERS, default="ddim", help="first or second order")
+    group.add_argument("--eta", type=real_number(0, 1), default=0.0,
+                       help="noise added at each step: 0 deterministic, 1 ancestral (ddim only)")
+    group.add_argument("--x32", choices=X32_MODES, default="joint",
+                       help="the 32 branch: denoised jointly, drawn anew at random every step, or held fixed")
+    group.add_argument("--batch_size", type=whole_number(1), default=64, metavar="IMAGES",
+                       help="images generated at once; does not change them")
+    group = parser.add_argument_group("path")
+    group.add_argument("--heatmap", type=Path, default=None, metavar="FILE",
+                       help="error map for the dp paths; left out: the one of this checkpoint in --heatmap_dir")
+    group.add_argument("--heatmap_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where heatmaps lie")
+    group.add_argument("--grid", type=whole_number(2), default=30, metavar="POINTS", help="grid points of the heatmap")
+    group.add_argument("--allow_mismatch", action="store_true", help="take another checkpoint's heatmap")
+    group.add_argument("--step_size", choices=paths.STEP_SIZES, default="index",
+                       help="what the error maps are weighted with along a path")
+    group.add_argument("--max_jump", type=whole_number(1), default=5, metavar="CELLS",
+                       help="how far one step may go in each direction")
+
+
+def name_of(path) -> str:
+    """The run's name in a checkpoint's file name: checkpoints/baseline_20ep.pth -> baseline."""
+    return re.sub(r"_\d+ep$", "", Path(path).stem)
+
+
+def load_schedule(path) -> dict:
+    """A baseline's heatmap: at least timesteps [n] and one-dimensional edge costs [n, J + 1]. Raises InputError."""
+    heatmap = load_torch(path, "heatmap")
+    needed = ("timesteps", "edge_costs", "checkpoint", "checkpoint_fingerprint", "weights")
+    missing = [key for key in needed if not isinstance(heatmap, dict) or key not in heatmap]
+    if missing:
+        raise InputError(f"{path}: has no {missing[0]} in it, expected a baseline's heatmap by compute_heatmap_30.py")
+    return heatmap
+
+
+def find_path(loaded: checkpoint.LoadedModel, path_type: str, args) -> np.ndarray:
+    """The timesteps of a path for a checkpoint, int64 [num_steps + 1, 2]. args: those of `add_generation_options`.
+
+    Raises InputError for a path of the other model type, a heatmap that is missing, of another grid or of another
+    checkpoint, and a number of steps that the grid does not allow.
+    """
+    if path_type not in PATH_NAMES[loaded.model_type]:
+        raise InputError(f"path {path_type!r}: {loaded.path} is a {loaded.model_type} checkpoint, expected one of "
+                         f"{', '.join(PATH_NAMES[loaded.model_type])}")
+    if path_type in ("uniform", "diagonal"):
+        return uniform_diagonal(args.num_steps)
+    file = args.heatmap or error_map.heatmap_path(args.heatmap_dir, args.grid, name_of(loaded.path), loaded.epochs,
+                                                  loaded.weights)
+    if path_type == "lead" and args.heatmap is None and not file.is_file():
+        return paths.path_from_heatmap(None, path_type, args.num_steps)
+    if not file.is_file():
+        raise InputError(f"{file}: no such heatmap, needed for path {path_type} of {loaded.path.name}; make it with "
+                         f"compute_heatmap_30.py --checkpoint {loaded.path}, or give --heatmap FILE")
+    heatmap = load_schedule(file) if loaded.model_type == "baseline" else error_map.load_heatmap(file, args.grid)
+    error_map.check_heatmap_matches(heatmap, loaded, args.allow_mismatch)
+    if loaded.model_type == "lift":
+        return check_path(paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,
+                                                  max_jump=args.max_jump))
+    costs = next((np.asarray(heatmap["edge_costs"][name]) for name in SCHEDULE_COSTS
+                  if np.ndim(heatmap["edge_costs"].get(name)) == 2), None)
+    if costs is None:
+        raise InputError(f"{file}: has no edge costs of a single scale ({' or '.join(SCHEDULE_COSTS)}), needed for path "
+                         f"dp; compute them with compute_heatmap_30.py --checkpoint {loaded.path}")
+    timesteps = np.asarray(heatmap["timesteps"])
+    return check_path(paths.schedule_path(paths.limit_jump(costs, args.max_jump), timesteps, args.num_steps))
+
+
+def path_hash(path: np.ndarray) -> str:
+    """What identifies a path in the table of results: first 12 hex digits of the SHA-256 of its int64 timesteps."""
+    return hashlib.sha256(np.ascontiguousarray(path, dtype="<i8").tobytes()).hexdigest()[:12]
+
+
+def reads_step_size(path_type: str) -> bool:
+    """Whether --step_size has a meaning for a path: only those found on the error maps themselves."""
+    return path_type.endswith(("_64", "_total"))
+
+
+def solver_name(args) -> str:
+    """The solver as the table of results names it; eta is part of it where it is not 0."""
+    return args.solver if args.eta == 0 else f"{args.solver}_eta{args.eta:g}"
+
+
+def generate_uint8(model, path: np.ndarray, seed: int, num_images: int, args, group=None, progress: str | None = None):
+    """This process's share of images 0...num_images - 1, batch by batch, on the model's device without waiting for it.
+
+    Yields (indices, uint8 [B, 3, 64, 64], number of images [] that are not finite, network calls). Process r of a
+    distributed.Group takes images r, r + size, ...; no image depends on the batch size or the number of processes.
+    """
+    mine = range(group.rank, num_images, group.size) if group else range(num_images)
+    is_main = group is None or group.is_main
+    with tqdm(total=len(mine), desc=progress, unit="image", disable=progress is None or not is_main) as bar:
+        for start in range(0, len(mine), args.batch_size):
+            indices = mine[start:start + args.batch_size]
+            samples = generate(model, path, seed, indices, solver=args.solver, eta=args.eta, x32_mode=args.x32,
+                               precision=args.precision)
+            num_broken = (~samples.x_64.flatten(1).isfinite().all(1)).sum()
+            yield list(indices), to_uint8(samples.x_64), num_broken, samples.num_model_calls
+            bar.update(len(indices))
+
+
+def check_finite(num_broken: int, num_images: int, what: str) -> None:
+    """Raises InputError if any generated image is not finite."""
+    if num_broken:
+        raise InputError(f"{what}: {int(num_broken)} of {num_images} generated images are not finite; use an earlier "
+                         "checkpoint or --precision float32")
+
+
+def gather(values: torch.Tensor, indices: list[int], num_images: int, group=None) -> torch.Tensor:
+    """All processes' rows in order: values [len(indices), ...] of this process -> [num_images, ...] on every one."""
+    if group is None or group.size == 1:
+        return values
+    whole = torch.zeros(num_images, *values.shape[1:], dtype=values.dtype, device=values.device)
+    whole[torch.tensor(indices, device=values.device, dtype=torch.long)] = values
+    return group.sum(whole)
