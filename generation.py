@@ -17,7 +17,7 @@ from sampling import SOLVERS, X32_MODES, check_path, generate, to_uint8, uniform
 
 PATH_NAMES = {"baseline": ("uniform", "dp"), "lift": paths.PATH_TYPES}
 DEFAULT_PATHS = {"baseline": ["uniform"], "lift": ["diagonal", "dp_64", "dp_total"]}
-SCHEDULE_COSTS = ("dp_step", "dp_directional")     # which edge costs --path dp of the baseline takes, first found
+SCHEDULE_COSTS = ("step_doubling", "directional")    # which edge costs --path dp of the baseline takes, first found
 
 
 def add_generation_options(parser) -> None:
