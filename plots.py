@@ -4,6 +4,7 @@ import itertools
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -123,13 +124,6 @@ def metric_by_epoch(panels: list[dict], metric_label: str):
     return fig
 
 
-def timestep_axes(ax, timesteps) -> None:
-    """Label axes in grid cells with the timesteps of t_32 (across) and t_64 (down)."""
-    cells = np.unique(np.rint(np.linspace(0, len(timesteps) - 1, 3)).astype(int))
-    ax.set_xticks(cells, [str(int(timesteps[c])) for c in cells])
-    ax.set_yticks(cells, [str(int(timesteps[c])) for c in cells])
-
-
 def path_evolution(columns: list[dict]):
     """Paths over their error maps, epoch by epoch: the 64 error above, the total below, one colour scale per row.
 
@@ -145,15 +139,14 @@ def path_evolution(columns: list[dict]):
         finite = np.concatenate([m[np.isfinite(m) & (m > -299)] for m in maps] + [np.zeros(0)])
         low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
         for ax, column, log_error in zip(axes[row], columns, maps):
-            image = ax.imshow(log_error, cmap="Greys", vmin=low, vmax=high + 0.35 * (high - low), aspect="equal",
-                              interpolation="nearest")
+            image = ax.imshow(log_error, cmap=MAP_COLORS, vmin=low, vmax=high, aspect="equal", interpolation="nearest")
             for path_type, points in column[paths_key].items():
-                line, = ax.plot(points[:, 1], points[:, 0], "-o", color=PATH_COLORS.get(path_type, "#000000"),
-                                markersize=2.6, linewidth=1.8,
-                                path_effects=[Stroke(linewidth=3.2, foreground="white"), Normal()])
-                handles.setdefault(PATH_LABELS.get(path_type, path_type), line)
-            timestep_axes(ax, column["timesteps"])
-            ax.tick_params(labelsize=8)
+                style = style_of_path(path_type)
+                line, = ax.plot(points[:, 1], points[:, 0], "-o", color=style["color"], markersize=3, linewidth=1.6,
+                                markeredgecolor="black", markeredgewidth=0.5,
+                                path_effects=[Stroke(linewidth=2.6, foreground="black"), Normal()])
+                handles.setdefault(style["label"], line)
+            grid_ticks(ax, column["timesteps"], 3)
             if row == 0:
                 ax.set_title(column["title"], fontsize=10)
                 ax.tick_params(labelbottom=False)
@@ -167,28 +160,41 @@ def path_evolution(columns: list[dict]):
     return fig
 
 
-def show_image(ax, image) -> None:
-    """One uint8 image [3, H, W] in its axes, pixels as they are, without ticks or frame."""
-    ax.imshow(np.moveaxis(np.asarray(image), 0, -1), interpolation="nearest", vmin=0, vmax=255)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+CELL = 128              # pixels that an image of 64x64 or 32x32 is enlarged to in a picture of many
+CELL_GAP = 6
+LABEL_WIDTH, LABEL_HEIGHT, LINE_HEIGHT = 150, 34, 24
+
+
+def picture(width: int, height: int, images: list, texts: list):
+    """Images and words at places counted in pixels. Returns a Figure of width x height pixels.
+
+    images: (x, y, uint8 [3, H, W]), enlarged to CELL by repeating pixels. texts: (x, y, words, ha, va, font size).
+    """
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    for x, y, image in images:
+        image = np.moveaxis(np.asarray(image), 0, -1)
+        canvas[y:y + CELL, x:x + CELL] = image.repeat(CELL // image.shape[0], 0).repeat(CELL // image.shape[1], 1)
+    fig = Figure(figsize=(width / FIGURE_DPI, height / FIGURE_DPI), dpi=FIGURE_DPI)
+    ax = fig.add_axes([0, 0, 1, 1])
+    ax.imshow(canvas, interpolation="nearest", aspect="auto")
+    ax.set_axis_off()
+    for x, y, words, ha, va, size in texts:
+        ax.text(x - 0.5, y - 0.5, words, ha=ha, va=va, fontsize=size, linespacing=1.05)
+    return fig
 
 
 def image_rows(rows: dict, column_labels=()):
     """Images side by side: a row per label, a column per image. rows: label -> uint8 [n, 3, H, W], same n."""
+    step = CELL + CELL_GAP
     num_columns = max(len(images) for images in rows.values())
-    fig, axes = figure(1.0 + 1.0 * num_columns, 0.15 + 1.03 * len(rows) + (0.25 if len(column_labels) else 0),
-                       nrows=len(rows), ncols=num_columns, squeeze=False)
-    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    for row_axes, (label, images) in zip(axes, rows.items()):
-        for ax, image in zip(row_axes, images):
-            show_image(ax, image)
-        row_axes[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
-    for ax, label in zip(axes[0], column_labels):
-        ax.set_title(label, fontsize=9)
-    return fig
+    top = LABEL_HEIGHT if len(column_labels) else 0
+    images = [(LABEL_WIDTH + step * c, top + step * r, image)
+              for r, row in enumerate(rows.values()) for c, image in enumerate(row)]
+    texts = [(LABEL_WIDTH - 10, top + step * r + CELL / 2, label, "right", "center", 10)
+             for r, label in enumerate(rows)]
+    texts += [(LABEL_WIDTH + step * c + CELL / 2, LABEL_HEIGHT / 2, label, "center", "center", 9)
+              for c, label in enumerate(column_labels)]
+    return picture(LABEL_WIDTH + step * num_columns, top + step * len(rows), images, texts)
 
 
 def denoising_strip(path, rows: dict, title: str = "", columns_per_band: int = 10):
@@ -196,31 +202,23 @@ def denoising_strip(path, rows: dict, title: str = "", columns_per_band: int = 1
 
     path: int [N + 1, 2]; rows: label -> list of N + 1 images, uint8 [3, H, W], or None where there is none.
     """
-    num_points = len(path)
-    num_bands = -(-num_points // columns_per_band)
-    per_band = -(-num_points // num_bands)
-    fig, axes = figure(1.1 + 0.8 * per_band, 0.3 + num_bands * (0.45 + 0.82 * len(rows)),
-                       nrows=num_bands * len(rows), ncols=per_band, squeeze=False)
-    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    for point in range(num_points):
-        band, column = divmod(point, per_band)
-        for r, (label, images) in enumerate(rows.items()):
-            ax = axes[band * len(rows) + r, column]
-            if images[point] is not None:
-                ax.set_axis_on()
-                show_image(ax, images[point])
-            if r == 0:
-                ax.set_title(f"{path[point][0]}\n{path[point][1]}", fontsize=8, linespacing=1.05, pad=2)
-            if column == 0 and r == 0:
-                ax.text(-0.08, 1.03, "t_64\nt_32", transform=ax.transAxes, ha="right", va="bottom", fontsize=8,
-                        linespacing=1.05)
-            if column == 0:
-                ax.text(-0.08, 0.5, label, transform=ax.transAxes, ha="right", va="center", fontsize=8)
-    if title:
-        fig.suptitle(title, fontsize=10)
-    return fig
+    step = CELL + CELL_GAP
+    num_bands = -(-len(path) // columns_per_band)
+    per_band = -(-len(path) // num_bands)
+    top = LABEL_HEIGHT if title else 0
+    head = 2 * LINE_HEIGHT + 8                                  # two lines of timesteps above each band
+    band_height = head + step * len(rows) + CELL_GAP
+    images, texts = [], [(8, top / 2, title, "left", "center", 10)] if title else []
+    for band in range(num_bands):
+        y = top + band * band_height + head
+        texts.append((LABEL_WIDTH - 10, y - 4, "t_64\nt_32", "right", "bottom", 9))
+        texts += [(LABEL_WIDTH - 10, y + step * r + CELL / 2, label, "right", "center", 9)
+                  for r, label in enumerate(rows)]
+        for column, point in enumerate(range(band * per_band, min((band + 1) * per_band, len(path)))):
+            x = LABEL_WIDTH + step * column
+            texts.append((x + CELL / 2, y - 4, f"{path[point][0]}\n{path[point][1]}", "center", "bottom", 9))
+            images += [(x, y + step * r, row[point]) for r, row in enumerate(rows.values()) if row[point] is not None]
+    return picture(LABEL_WIDTH + step * per_band, top + band_height * num_bands, images, texts)
 
 
 def error_bars(groups: dict, ylabel: str, title: str = ""):
@@ -271,13 +269,14 @@ def model_error_curves(t, baseline, curves: dict):
 
 # --- error maps -----------------------------------------------------------------------------------------------------
 
-MORE_PATH_COLORS = ("#D55E00", "#009E73", "#F0E442", "#E69F00")
+OTHER_PATH_COLORS = {"unconstrained_64": "#D55E00", "unconstrained_total": "#D55E00", "greedy_64": "#FFFFFF",
+                     "greedy_total": "#FFFFFF"}
 MAP_COLORS = "viridis"
 
 
-def style_of_path(path_type: str, position: int) -> dict:
-    """Colour and label of a path; path types without a colour of their own take one by their position."""
-    color = PATH_COLORS.get(path_type, MORE_PATH_COLORS[position % len(MORE_PATH_COLORS)])
+def style_of_path(path_type: str) -> dict:
+    """Colour and label of a path."""
+    color = PATH_COLORS.get(path_type) or OTHER_PATH_COLORS.get(path_type, "#FFFFFF")
     return {"color": color, "label": PATH_LABELS.get(path_type, path_type.replace("_", " "))}
 
 
@@ -309,38 +308,43 @@ def error_maps(timesteps, error_64, error_total, paths_64: dict, paths_total: di
     {"path": points [N + 1, 2] in grid cells, "identity": the same or None (drawn dashed), "band": two lines [S, 2] in
     grid cells or None}. Returns a Figure.
     """
-    fig, axes = figure(10, 5.2, ncols=2)
-    handles = {}
+    fig, axes = figure(10, 5.3, ncols=2)
+    handles, notes = {}, {}
     for ax, values, drawn, name in zip(axes, (error_64, error_total), (paths_64, paths_total), ("64 error", "total error")):
         log_map(fig, ax, values, timesteps, f"log10 {name}")
-        outline = [Stroke(linewidth=3.6, foreground="white"), Normal()]
-        for position, (path_type, parts) in enumerate(drawn.items()):
-            style = style_of_path(path_type, position)
-            if parts.get("band") is not None:
+        for path_type, parts in drawn.items():
+            style = style_of_path(path_type)
+            if parts["band"] is not None:
                 low, high = parts["band"]
                 outer = np.concatenate([low, high[::-1]])
-                # Outlined, since a fill that is thinner than its outline would vanish on the map.
-                ax.fill(outer[:, 1], outer[:, 0], facecolor=style["color"], edgecolor=style["color"], alpha=0.38,
-                        linewidth=3, zorder=2)
-            if parts.get("identity") is not None:
-                points = parts["identity"]
-                line, = ax.plot(points[:, 1], points[:, 0], color=style["color"], linewidth=1.8, linestyle=(0, (4, 2.2)),
-                                zorder=3, path_effects=[Stroke(linewidth=3, foreground="black"), Normal()])
-                handles[f"{style['label']}, identity Jacobian"] = line
-        for position, (path_type, parts) in enumerate(drawn.items()):
-            style = style_of_path(path_type, position)
+                # Outlined, since a band that is thinner than a line would vanish on the map.
+                ax.fill(outer[:, 1], outer[:, 0], facecolor=style["color"], edgecolor=style["color"], alpha=0.4,
+                        linewidth=4, zorder=2)
+                notes["band"] = "band: 90% of the paths over resampled images"
+        for rank, (path_type, parts) in enumerate(drawn.items()):
+            style = style_of_path(path_type)
             points = parts["path"]
-            line, = ax.plot(points[:, 1], points[:, 0], marker="o", markersize=4.2, linewidth=2, zorder=4,
-                            markeredgecolor="white", markeredgewidth=0.5, path_effects=outline, clip_on=False,
-                            color=style["color"])
-            handles[style["label"]] = line
+            # Solid below dashed: an identity path may lie exactly on the diagonal.
+            ax.plot(points[:, 1], points[:, 0], color=style["color"], linewidth=2.2, zorder=3 + 0.1 * rank,
+                    path_effects=[Stroke(linewidth=3.6, foreground="black"), Normal()], clip_on=False)
+            ax.plot(points[:, 1], points[:, 0], linestyle="none", marker="o", markersize=5, color=style["color"],
+                    markeredgecolor="black", markeredgewidth=0.6, zorder=5 + 0.1 * rank, clip_on=False)
+            handles[style["label"]] = Line2D([], [], color=style["color"], linewidth=2.2, marker="o", markersize=5,
+                                             markeredgecolor="black", markeredgewidth=0.6)
+            if parts["identity"] is not None:
+                points = parts["identity"]
+                ax.plot(points[:, 1], points[:, 0], color="black", linewidth=3.2, zorder=4 + 0.1 * rank)
+                ax.plot(points[:, 1], points[:, 0], color=style["color"], linewidth=2, linestyle=(0, (2.5, 1.8)),
+                        zorder=4.05 + 0.1 * rank)
+                notes["dashed"] = "dashed: the same optimiser on an identity Jacobian"
         ax.set_title(name, fontsize=12)
         ax.set_xlabel("t_32", fontsize=11)
         ax.set_ylabel("t_64", fontsize=11)
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)), fontsize=10,
-               frameon=False, handlelength=2.4, columnspacing=1.4)
-    if title:
-        fig.suptitle(title, fontsize=11)
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, min(6, len(handles))),
+               fontsize=11, frameon=False, handlelength=2.4, columnspacing=1.6)
+    lines = [line for line in (title, "; ".join(notes.values())) if line]
+    if lines:
+        fig.suptitle("\n".join(lines), fontsize=10.5)
     return fig
 
 
@@ -358,9 +362,13 @@ def jacobian_blocks(timesteps, blocks: dict, title: str = ""):
             ax.set_title(f"{output_scale} ← {input_scale}", fontsize=11)
         tiny = np.finfo(np.float64).tiny
         share = np.maximum(values[cross], tiny) / np.maximum(values[own], tiny)
-        reach = max(np.abs(np.log10(share)).max(), 0.1)
-        # Diverging around equal parts: blue where the scale's own input rules, red where the other one does.
-        log_map(fig, row[2], share, timesteps, "log10 ratio", cmap="RdBu_r", limits=(-reach, reach))
+        logs = np.log10(share)
+        if logs.min() < 0 < logs.max():
+            # Diverging around equal parts: blue where the scale's own input rules, red where the other one does.
+            reach = np.abs(logs).max()
+            log_map(fig, row[2], share, timesteps, "log10 ratio", cmap="RdBu_r", limits=(-reach, reach))
+        else:
+            log_map(fig, row[2], share, timesteps, "log10 ratio", cmap="cividis")
         row[2].set_title(f"ratio ({cross.replace('<-', ' ← ')}) / ({own.replace('<-', ' ← ')})", fontsize=11)
     for ax in axes.flat:
         grid_ticks(ax, timesteps, 4)
@@ -385,12 +393,11 @@ def step_error_bars(errors: dict, ylabel: str = "error of the step", title: str 
         ax.set_axis_off()
     for k, (ax, (path_type, values)) in enumerate(zip(axes.flat, errors.items())):
         ax.set_axis_on()
-        style, values = style_of_path(path_type, k), np.asarray(values, dtype=np.float64)
+        style, values = style_of_path(path_type), np.asarray(values, dtype=np.float64)
         steps = np.arange(1, len(values) + 1)
         ax.bar(steps, values[:, 0], width=0.78, color="#0072B2", label="64 error")
         ax.bar(steps, values[:, 1], width=0.78, bottom=values[:, 0], color="#E69F00", label="32 error")
         ax.set_title(f"{style['label']}: sum {values.sum():.4g}, of it 64: {values[:, 0].sum():.4g}", fontsize=10, loc="left")
-        ax.set_ylim(bottom=0)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.tick_params(labelsize=9, labelleft=k % columns == 0)
         ax.grid(True, axis="y", color="0.9", linewidth=0.6)
