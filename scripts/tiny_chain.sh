@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Every script once, seconds each, in a temporary folder: does the chain hold together?
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+folder=$(mktemp -d)
+trap 'rm -rf "$folder" generated/tiny_chain' EXIT        # quickstart.sh names the folder of PNG files by $OUTPUT
+export DEVICE=cpu DATASET=synthetic:64 HIDDEN_DIMS="8 16" EPOCHS=2 BATCH_SIZE=16 NUM_STEPS=6 NUM_IMAGES=16 GRID=8 \
+    MAP_IMAGES=2 SEEDS="42 43" METRICS=swd OUTPUT="$folder/tiny_chain" CHECKPOINTS="$folder/checkpoints"
+TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard" ./scripts/quickstart.sh
+
+lift="$CHECKPOINTS/lift_dual_timestep_2ep.pth"
+baseline="$CHECKPOINTS/baseline_2ep.pth"
+small=(--dataset synthetic:64 --num_images 8 --device cpu)
+"$PYTHON" plot_heatmap.py "$OUTPUT/heatmap_8_2ep.pth" --paths greedy_total unconstrained_64 --num_steps 6 \
+    --num_resamples 3 --output "$OUTPUT/again.png"
+"$PYTHON" eval_mse.py --checkpoint "$lift" "${small[@]}" --output "$OUTPUT/mse"
+"$PYTHON" eval_mse.py --checkpoint "$lift" --compare_baseline "$baseline" --num_timesteps 3 "${small[@]}" \
+    --output "$OUTPUT/model_error"
+"$PYTHON" super_resolve.py --checkpoint "$lift" "${small[@]}" --num_steps 4 --num_shown 4 --output "$OUTPUT/super_resolution"
+"$PYTHON" generate_with_path_30.py --checkpoint "$lift" --path lead --num_steps 4 --num_images 4 --solver multistep \
+    --x32 fixed --output_dir "$folder/images" --grid_png "$folder/grid.png" --device cpu
+for file in fid_results.csv report.html heatmap_8_2ep.png samples_dp_total.png baseline_loss.png mse.png model_error.png \
+    super_resolution.png again.png; do
+    [ -s "$OUTPUT/$file" ] || { echo "tiny_chain.sh: $file is missing or empty" >&2; exit 1; }
+done
+echo "tiny chain: every script ran"
