@@ -142,9 +142,9 @@ def path_evolution(columns: list[dict]):
             image = ax.imshow(log_error, cmap=MAP_COLORS, vmin=low, vmax=high, aspect="equal", interpolation="nearest")
             for path_type, points in column[paths_key].items():
                 style = style_of_path(path_type)
-                line, = ax.plot(points[:, 1], points[:, 0], "-o", color=style["color"], markersize=3, linewidth=1.6,
-                                markeredgecolor="black", markeredgewidth=0.5,
-                                path_effects=[Stroke(linewidth=2.6, foreground="black"), Normal()])
+                ax.plot(points[:, 1], points[:, 0], color="black", linewidth=2.6)
+                line, = ax.plot(points[:, 1], points[:, 0], "-o", color=style["color"], markersize=3.6, linewidth=1.6,
+                                markeredgecolor="black", markeredgewidth=0.5)
                 handles.setdefault(style["label"], line)
             grid_ticks(ax, column["timesteps"], 3)
             if row == 0:

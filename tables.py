@@ -142,7 +142,7 @@ class Comparison:
     has_earlier: bool
 
 
-def column_label(column: dict, all_columns: list[dict], model_type: str, rank: int) -> str:
+def column_label(column: dict, all_columns: list[dict], model_type: str) -> str:
     """What a column is called: the path, and what tells it from the other columns."""
     words = [PATH_LABELS.get(column["path"], column["path"])]
     if column["name"] != DEFAULT_NAMES.get(model_type):
@@ -153,9 +153,14 @@ def column_label(column: dict, all_columns: list[dict], model_type: str, rank: i
         words.append(column["step_size"])
     if column["x32_mode"] not in ("joint", ""):
         words.append(f"32 {column['x32_mode']}")
-    if rank:
-        words.append(f"earlier {rank}")
     return ", ".join(words)
+
+
+def unique_labels(labels: list[str], columns: list[dict]) -> list[str]:
+    """Labels that tell any two columns apart: where some are alike, everything about the column is said."""
+    return [label if labels.count(label) == 1 else
+            f"{label} ({', '.join(f'{name} {value or None}' for name, value in column.items() if name != 'path')})"
+            for label, column in zip(labels, columns)]
 
 
 def compare(rows: list[dict], metric: str) -> list[Comparison]:
@@ -171,15 +176,17 @@ def compare(rows: list[dict], metric: str) -> list[Comparison]:
         column_keys = sorted({(row["model_type"], *take(row, COLUMN)) for row in members}, key=lambda key: (
             key[0] != "baseline", order.index(key[2]) if key[2] in order else len(order), key[1:]))
         columns = [dict(zip(COLUMN, key[1:])) for key in column_keys]
+        names = unique_labels([column_label(column, columns, key[0]) for key, column in zip(column_keys, columns)],
+                              columns)
         ranked = {}                                             # label -> {row key: Spread}, in column order
         paths = {}
-        for column_key, column in zip(column_keys, columns):
+        for column_key, column, name in zip(column_keys, columns, names):
             own = [row for row in members if (row["model_type"], *take(row, COLUMN)) == column_key]
             for row_key, in_cell in grouped(own, lambda row: take(row, ROW)).items():
                 variants = grouped(in_cell, lambda row: (row["checkpoint_hash"], row["path_hash"])).values()
                 latest_first = sorted(variants, key=lambda v: max(str(row["finished"]) for row in v), reverse=True)
                 for rank, variant in enumerate(latest_first):
-                    label = column_label(column, columns, column_key[0], rank)
+                    label = f"{name}, earlier {rank}" if rank else name
                     ranked.setdefault(label, {})[row_key] = spread_over_seeds(variant)
                     paths[label] = column["path"]
         cells = {(row_key, label): spread for label, spreads in ranked.items() for row_key, spread in spreads.items()}

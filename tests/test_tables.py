@@ -103,6 +103,12 @@ def test_other_settings_are_another_column(changes, label):
     assert sorted(cell.value for cell in table.rows[0][1:]) == [1.0, 3.0]
 
 
+def test_columns_with_like_names_are_still_two():
+    table, = tables.metric_tables([row(value=1.0), row(value=3.0, x32_mode="")], "fid")
+    assert len(set(table.header)) == 3
+    assert sorted(cell.value for cell in table.rows[0][1:]) == [1.0, 3.0]
+
+
 def test_another_number_of_steps_is_another_row():
     table, = tables.metric_tables([row(value=1.0), row(value=3.0, num_steps=9, num_model_calls=9)], "fid")
     assert table.header == ["epoch", "steps", "calls", "diagonal"]
