@@ -91,6 +91,26 @@ class GaussianMixture:
                 + torch.einsum("ugk,ugkd,ugke->ugde", weights, centred, centred))
 
 
+def own_scale_jacobians(mixture: GaussianMixture, x_64, x_32, log_snr: torch.Tensor) -> dict:
+    """What error maps are made of, in closed form: ||J||_F^2 / (H W) of each scale's prediction by its own noised image.
+
+    x_64: [U * G, 1, 8, 8] and x_32: [U * G, 1, 4, 4], G images at each of U pairs; log_snr: [U, 2]. Returns eps_64,
+    eps_32, x0_64, x0_32: float64 [U], averaged over images. An identity Jacobian scores 1, there being one channel.
+    """
+    snr, abar = log_snr.exp(), log_snr.sigmoid()
+    z_64, z_32 = (x.reshape(len(snr), -1, x[0].numel()) / abar[:, s, None, None].sqrt()
+                  for s, x in enumerate((x_64, x_32)))
+    covariance = mixture.posterior_covariance(z_64, z_32, snr[:, 0], snr[:, 1])                 # [U, G, D, D]
+    A, maps = mixture.downsample, {}
+    for s, (name, block) in enumerate((("64", covariance), ("32", A @ covariance @ A.T))):
+        # d x^ / d z = SNR Cov, x_t = sqrt(abar) z, and eps = (x_t - sqrt(abar) x^) / sqrt(1 - abar).
+        jacobian = snr[:, s, None, None, None] * block
+        identity = torch.eye(block.shape[-1], dtype=torch.float64)
+        maps[f"x0_{name}"] = jacobian.square().sum((2, 3)).mean(1) / block.shape[-1] / abar[:, s]
+        maps[f"eps_{name}"] = (identity - jacobian).square().sum((2, 3)).mean(1) / block.shape[-1] / (1 - abar[:, s])
+    return maps
+
+
 def random_mixture(seed: int, num_components: int = 6, falloff: float = 1.0) -> GaussianMixture:
     """A mixture with some traits of photographs: smooth means, spectra that fall with frequency, uneven contrast.
 

@@ -9,7 +9,6 @@ Everything is measured on real images with real noise, the same for all cells, a
 """
 import contextlib
 import itertools
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +31,14 @@ class Measurement:
 
     model: BaselineModel, LIFTDualTimestepModel or anything called like them, which also takes fractional timesteps;
     model.model_type tells the number of scales. x_0: clean images [M, C, H, W] in [-1, 1], whose precision and device
-    are kept. timesteps: int64 [n]. clip: as in the sampler. batch_size: images per network call.
+    are kept. timesteps: int64 [n]. clip: as in the sampler. batch_size: images per network call. transform: what a
+    difference of 64 images [B, C, H, W] goes through before its length is taken, such as a whitening.
     """
 
     def __init__(self, model, x_0: torch.Tensor, timesteps, *, seed: int = 0, batch_size: int = 64, clip: bool = True,
-                 precision: str = "float32", progress: bool = False):
+                 precision: str = "float32", progress: bool = False, transform=None):
         self.model, self.clip, self.precision = model, clip, precision
-        self.batch_size, self.progress = batch_size, progress
+        self.batch_size, self.progress, self.transform = batch_size, progress, transform or (lambda x: x)
         self.num_scales = 2 if model.model_type == "lift" else 1
         self.clean = [x_0, downsample_to_32(x_0)][:self.num_scales]                     # per scale [M, C, H, W]
         self.noise = [torch.stack([
@@ -227,7 +227,7 @@ def step_doubling_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray) -
             once, twice = (at.predictions([x[images] for x in states], at.log_snr[end[goes_on]])[0]
                            for states in (ends_once, ends_twice))
             difference[images] = once - twice
-        costs[chosen] = at.lengths(difference)
+        costs[chosen] = at.lengths(at.transform(difference))
     return costs
 
 
@@ -259,32 +259,214 @@ def flow_derivatives(at: Measurement, cells: np.ndarray):
         tangents[axis] = (abars[axis].sqrt() * x_0[axis] - abars[axis] * states[axis]) / 2
         tangents[at.num_scales + axis] = torch.as_tensor(t_by_log_snr[:, axis]).repeat_interleave(
             at.num_images).to(times[axis])
-        eps_tangents = noise_derivative(at, states, times, tangents)
+        eps_tangents = noise_derivative(at, states, times, tangents)[1]
         derivatives.append([-((1 - abar) / abar).sqrt() * tangent * mask
                             for abar, tangent, mask in zip(abars, eps_tangents, inside)])
     return states, x_0, derivatives
 
 
 def noise_derivative(at: Measurement, states, times, tangents) -> tuple:
-    """Jacobian-vector product of the network's outputs, per scale."""
+    """The network's outputs and their derivative along a direction, each per scale: one Jacobian-vector product."""
     # The fused attention kernels have no forward-mode derivative; the plain one does.
     plain_attention = sdpa_kernel(SDPBackend.MATH) if states[0].dtype != torch.float64 else contextlib.nullcontext()
     with plain_attention, torch.no_grad():
         def network(*inputs):
             return at.noise_predictions(inputs[:at.num_scales], inputs[at.num_scales:])
-        return torch.func.jvp(network, (*states, *times), tuple(tangents))[1]
+        return torch.func.jvp(network, (*states, *times), tuple(tangents))
 
 
 def propagate_to_image(at: Measurement, cells: np.ndarray, directions) -> torch.Tensor:
-    """J_64,64 dz_64 + J_64,32 dz_32 at cells [E, S]; directions: per scale [E * M, ...] or None."""
+    """J_64,64 dz_64 + J_64,32 dz_32 at cells [E, S], 0 where x^_64 is clipped. directions: dz per scale [E * M, ...]."""
     states = at.noised(cells)
     log_snr = at.log_snr[cells]
     times = [at.times(log_snr[:, s]) for s in range(at.num_scales)]
     abars = [per_image(at.abar(log_snr[:, s]), states[s]) for s in range(at.num_scales)]
-    tangents = [torch.zeros_like(x) if d is None else abar.sqrt() * d
-                for x, d, abar in zip(states, directions, abars)] + [torch.zeros_like(t) for t in times]
-    eps_tangent = noise_derivative(at, states, times, tangents)[0]
-    change = (0 if directions[0] is None else directions[0]) - ((1 - abars[0]) / abars[0]).sqrt() * eps_tangent
+    tangents = [abar.sqrt() * d for d, abar in zip(directions, abars)] + [torch.zeros_like(t) for t in times]
+    eps, eps_tangents = noise_derivative(at, states, times, tangents)
+    change = directions[0] - ((1 - abars[0]) / abars[0]).sqrt() * eps_tangents[0]
     if at.clip:
-        change = change * (at.predictions(states, log_snr)[0].abs() < 1)
+        change = change * (predict_x_0(states[0], eps[0], abars[0], clip=False).abs() < 1)
     return change
+
+
+def directional_num_calls(plan: EdgePlan, num_images: int, propagate: bool) -> int:
+    """Model calls of `directional_costs`, a Jacobian-vector product counted as two: per image 1 + 2 S a start cell, and
+    if `propagate` two an edge that does not bring the 64 scale to the clean image."""
+    last = plan.num_points - 1
+    moving = plan.starts[:, 0] != last
+    cells = len(np.unique(plan.starts[moving], axis=0))
+    num_edges = int((moving & (plan.ends[:, 0] != last)).sum()) if propagate else 0
+    return num_images * (cells * (1 + 2 * plan.starts.shape[1]) + 2 * num_edges)
+
+
+def directional_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray, cross_terms: bool = True,
+                      propagate: bool = True) -> np.ndarray:
+    """Local error of a DDIM step, from the flow's derivatives at its start: float64 [E] for edges [E, S].
+
+    dz_s = 1/4 Dlambda_s sum_s' Dlambda_s' D_s' x^_s. If `propagate`, its length is taken after the denoiser at the
+    arrival point, |J_64,64 dz_64 + J_64,32 dz_32|, one more Jacobian-vector product an edge; where the 64 scale arrives
+    at the clean image, and everywhere if not `propagate`, it is |dz_64|, a quadratic form in (Dlambda_64, Dlambda_32)
+    with the Gram matrix of D_64 x^_64 and D_32 x^_64 in the middle. cross_terms: whether the terms s != s' count, the
+    arrival point's J_64,32 among them. Once the 64 scale is clean, edges cost 0.
+    """
+    last = len(at.timesteps) - 1
+    costs = np.zeros(len(starts))
+    rows = np.flatnonzero(starts[:, 0] != last)
+    for block in at.blocks(starts[rows], "directional"):
+        chosen = rows[block]
+        start, end = starts[chosen], ends[chosen]
+        cells, cell_of = np.unique(start, axis=0, return_inverse=True)
+        derivatives = flow_derivatives(at, cells)[2]
+        seen = [at.transform(derivative[0]).double() for derivative in derivatives]     # D_s' x^_64
+        steps = at.log_snr[end] - at.log_snr[start]                                     # [E, S]
+        gram = np.array([[(a * b).reshape(len(cells), -1).mean(1).cpu().numpy() for a in seen]
+                         for b in seen])[:, :, cell_of.ravel()]                         # [S, S, E]
+        if not cross_terms:
+            gram[1:], gram[:, 1:] = 0, 0
+        costs[chosen] = steps[:, 0] / 4 * np.sqrt(np.einsum("es,ste,et->e", steps, gram, steps).clip(min=0))
+        goes_on = np.flatnonzero(end[:, 0] != last)
+        size = max(at.batch_size // at.num_images, 1)
+        for first in range(0, len(goes_on) if propagate else 0, size):
+            edges = goes_on[first:first + size]
+            images = at.rows_of(cell_of.ravel()[edges])
+            lengths = [per_image(torch.as_tensor(steps[edges, s]).repeat_interleave(at.num_images), x).to(x)
+                       for s, x in enumerate(at.clean)]
+            errors = [lengths[s] / 4 * sum(lengths[axis] * derivatives[axis][s][images] for axis in range(at.num_scales)
+                                           if cross_terms or axis == s) for s in range(at.num_scales)]
+            if not cross_terms:
+                errors[1:] = [torch.zeros_like(error) for error in errors[1:]]
+            costs[chosen[edges]] = at.lengths(at.transform(propagate_to_image(at, end[edges], errors)))
+    return costs
+
+
+# Model error and the documented cost, for any edges
+
+def squared_errors(at: Measurement, cells: np.ndarray) -> np.ndarray:
+    """The model's own squared error in x_0, summed over a scale's values and averaged over images: [E, S] at cells."""
+    errors = np.zeros(cells.shape)
+    for rows in at.blocks(cells, "losses"):
+        x_0 = at.predictions(at.noised(cells[rows]), at.log_snr[cells[rows]])
+        for s, (prediction, clean) in enumerate(zip(x_0, at.clean)):
+            difference = prediction - clean.repeat(len(rows), 1, 1, 1)
+            errors[rows, s] = at.lengths(difference)**2 * clean[0].numel()
+    return errors
+
+
+def loss_map_costs(errors: np.ndarray, log_snr_start: np.ndarray, log_snr_end: np.ndarray) -> np.ndarray:
+    """What an edge adds to a bound on the Kullback-Leibler divergence of a stochastic sampler: 1/2 sum_s m_s DSNR_s.
+
+    errors: m_s at the start, [E, S], as `squared_errors` gives; log SNRs: [E, S]. Returns float64 [E].
+    """
+    return (errors * (np.exp(log_snr_end) - np.exp(log_snr_start))).sum(1) / 2
+
+
+def trapezoid_costs(error_start: np.ndarray, error_end: np.ndarray, step_sizes: np.ndarray) -> np.ndarray:
+    """The documented cost of any edges, also off a grid: (error at start + at end) / 2 times the step size: [E]."""
+    return (error_start + error_end) / 2 * step_sizes
+
+
+# Edge costs of a network, as a heatmap keeps them
+
+def measure(model, images, timesteps, num_steps, max_jump, max_images, seed, batch_size, precision, clip, progress,
+            diagonal_only, max_lead, jumps):
+    """The measurement and the plan of edges that both kinds of edge costs share."""
+    if len(images) == 0:
+        raise InputError("edge costs: found no images, expected at least one; choose another --dataset or split")
+    at = Measurement.of_images(model, images[:max_images], timesteps, seed=seed, batch_size=batch_size, clip=clip,
+                               precision=precision, progress=progress)
+    plan = plan_edges(timesteps, max_jump, num_steps, num_scales=at.num_scales, diagonal_only=diagonal_only,
+                      max_lead=max_lead, jumps=jumps)
+    return at, plan
+
+
+def step_doubling_edge_costs(model, images, timesteps, *, num_steps: int = 18, max_jump: int = 5, max_images: int = 4,
+                             seed: int = 0, batch_size: int = 64, precision: str = "float32", clip: bool = True,
+                             diagonal_only: bool = False, max_lead: float | None = None, jumps=None,
+                             progress: bool = False) -> np.ndarray:
+    """Edge costs by step doubling: float64 [n, n, J + 1, J + 1] for LIFT, [n, J + 1] for the baseline.
+
+    images: uint8 [.., 3, 64, 64], of which the first `max_images` are used. Prints the number of model calls first.
+    diagonal_only, max_lead, jumps: which edges are measured, see `plan_edges`; a full 30-point grid with max jump 5
+    takes about 80,000 calls an image.
+    """
+    at, plan = measure(model, images, timesteps, num_steps, max_jump, max_images, seed, batch_size, precision, clip,
+                       progress, diagonal_only, max_lead, jumps)
+    print(f"step doubling: {len(plan.starts)} edges, {at.num_images} images, "
+          f"{step_doubling_num_calls(plan, at.num_images)} model calls", flush=True)
+    return plan.fill(step_doubling_costs(at, plan.starts, plan.ends))
+
+
+def directional_edge_costs(model, images, timesteps, *, num_steps: int = 18, max_jump: int = 5, max_images: int = 8,
+                           seed: int = 0, batch_size: int = 64, precision: str = "float32", clip: bool = True,
+                           cross_terms: bool = True, propagate: bool = False, diagonal_only: bool = False,
+                           max_lead: float | None = None, jumps=None, progress: bool = False) -> np.ndarray:
+    """Edge costs by local error: float64 [n, n, J + 1, J + 1] for LIFT, [n, J + 1] for the baseline.
+
+    Without `propagate` the cells alone are measured, two Jacobian-vector products each, about 4,500 calls an image on a
+    30-point grid; with it every edge takes one more (see `directional_costs`). The rest as in
+    `step_doubling_edge_costs`.
+    """
+    at, plan = measure(model, images, timesteps, num_steps, max_jump, max_images, seed, batch_size, precision, clip,
+                       progress, diagonal_only, max_lead, jumps)
+    print(f"directional: {len(plan.starts)} edges, {at.num_images} images, "
+          f"{directional_num_calls(plan, at.num_images, propagate)} model calls", flush=True)
+    return plan.fill(directional_costs(at, plan.starts, plan.ends, cross_terms, propagate))
+
+
+def loss_map_edge_costs(errors_64, errors_32, timesteps, max_jump: int) -> np.ndarray:
+    """Edge costs by the loss bound, from maps [n, n] of squared errors in x_0 summed over each scale's values."""
+    log_snr = paths.log_snr_of(paths.cells_to_timesteps(np.arange(len(timesteps)), timesteps))
+    errors = [paths.check_map(error, "loss map") for error in (errors_64, errors_32)]
+    snr = np.exp(log_snr)
+
+    def edge_cost(start, end, di, dj):
+        return (errors[0][start] * (snr[end[0]] - snr[start[0]])[:, None]
+                + errors[1][start] * (snr[end[1]] - snr[start[1]])[None, :]) / 2
+
+    return paths.edge_costs_from(edge_cost, len(log_snr), max_jump)
+
+
+# The lead family
+
+RHOS = (1.5, 2.0, 3.0, 5.0, 8.0)
+LEADS = (-1.0, 0.7, 1.4, 2.5, 4.0)
+ONSETS = (0.1, 0.35, 0.7)
+
+
+def lead_candidates(num_scales: int = 2) -> list[paths.Lead]:
+    """The candidates of the search: 80 for two scales; for one, as many spacing exponents and no lead."""
+    both = [paths.Lead(rho, 0.0, 0.0) for rho in RHOS] + [
+        paths.Lead(rho, lead, onset) for rho, lead, onset in itertools.product(RHOS, LEADS, ONSETS)]
+    if num_scales == 2:
+        return both
+    return [paths.Lead(float(rho), 0.0, 0.0) for rho in np.geomspace(1.0, 30.0, len(both))]
+
+
+def step_doubling_of_path(at: Measurement, path: np.ndarray) -> float:
+    """The step-doubling cost of any path of timesteps [N + 1, 2]; `at` must be over all timesteps (999, 998, ... 0)."""
+    cells = NUM_TIMESTEPS - 1 - np.asarray(path)[:, :at.num_scales]
+    return float(step_doubling_costs(at, cells[:-1], cells[1:]).sum())
+
+
+def search_lead(model, x_0: torch.Tensor, num_steps: int, *, candidates=None, sample_metric=None,
+                num_finalists: int = 4, **options) -> tuple[paths.Lead, list[dict]]:
+    """The best parameters of the lead family, and what every candidate scored, best first.
+
+    model, x_0, options: as in `Measurement`, x_0 [M, C, H, W] in [-1, 1]. Every candidate's path is scored by step
+    doubling; then, if sample_metric(path [N + 1, 2]) -> float is given, the `num_finalists` cheapest by that, less being
+    better (generate on held-out seeds there). For a single scale only the spacing exponent is searched, among as many
+    candidates, so that both models get the same budget. Rows: rho, lead, onset, step_doubling, sample_metric, path.
+    """
+    at = Measurement(model, x_0, np.arange(NUM_TIMESTEPS - 1, -1, -1), **options)
+    rows = []
+    candidates = lead_candidates(at.num_scales) if candidates is None else candidates
+    for candidate in tqdm(candidates, desc="lead", unit="candidate", disable=not at.progress, leave=False):
+        path = paths.lead_path(num_steps, candidate)
+        rows.append({"rho": candidate.rho, "lead": candidate.lead, "onset": candidate.onset,
+                     "step_doubling": step_doubling_of_path(at, path), "sample_metric": None, "path": path})
+    rows.sort(key=lambda row: row["step_doubling"])
+    if sample_metric is not None:
+        for row in rows[:num_finalists]:
+            row["sample_metric"] = float(sample_metric(row["path"]))
+        rows[:num_finalists] = sorted(rows[:num_finalists], key=lambda row: row["sample_metric"])
+    return paths.Lead(rows[0]["rho"], rows[0]["lead"], rows[0]["onset"]), rows
