@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Generation, from noise to what Inception is fed: sampling.generate against a plain loop.
+
+The plain loop: float32, default memory layout, attention that stores its matrix, start noise and steps the same, every
+image written as a PNG file and read back. Ours: the precision chosen, channels-last, fused attention, uint8 images that
+stay on the device. Measured in alternation; the last line is JSON: ratio (our images per second over theirs, medians),
+target, ok.
+"""
+import json
+import statistics
+import sys
+import tempfile
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import checkpoint                                                                       # noqa: E402
+from command_line import Parser, add_device_options, run_script, start_device, whole_number     # noqa: E402
+from sampling import generate, start_noise, to_uint8, uniform_diagonal                   # noqa: E402
+from scheduler import CLEAN, NoiseSchedule, ddim_step                                    # noqa: E402
+from unet import NUM_HEADS, AttentionBlock                                               # noqa: E402
+
+TARGETS = {"cpu": 3.0, "cuda": 5.0}
+
+
+def explicit_attention(self, x):
+    """AttentionBlock.forward with the whole matrix of weights in memory."""
+    B, C, H, W = x.shape
+    q, k, v = self.qkv(self.norm(x)).reshape(B, 3, NUM_HEADS, C // NUM_HEADS, H * W).unbind(1)
+    weights = torch.softmax(torch.einsum("bhci,bhcj->bhij", q, k) / (C // NUM_HEADS) ** 0.5, dim=-1)
+    h = torch.einsum("bhij,bhcj->bhci", weights, v).reshape(B, C, H, W)
+    return x + self.proj(h)
+
+
+def plain_model(model):
+    """A copy in the default memory layout, with explicit attention."""
+    plain = checkpoint.build_model(model.model_type, model.hidden_dims)
+    plain.load_state_dict(model.state_dict())
+    for module in plain.modules():
+        if isinstance(module, AttentionBlock):
+            module.forward = types.MethodType(explicit_attention, module)
+    return plain.eval().to(next(model.parameters()).device)
+
+
+@torch.no_grad()
+def plain_images(model, path, seed: int, indices, folder: Path, device) -> torch.Tensor:
+    """The same images as `generate`, by way of PNG files -> what Inception is fed, float32 [B, 3, 64, 64]."""
+    schedule = NoiseSchedule()
+    xs = [x.to(device) for x in start_noise(seed, indices)][:1 + (model.model_type == "lift")]
+    for step in range(len(path) - 1):
+        ts = [torch.full((len(indices),), int(path[step, s]), device=device) for s in range(len(xs))]
+        predictions = model(*xs, *ts)
+        for s, eps in enumerate(predictions if len(xs) == 2 else [predictions]):
+            if path[step, s] != path[step + 1, s]:
+                arrival = int(path[step + 1, s]) or CLEAN
+                xs[s] = ddim_step(xs[s], eps, schedule.alpha_cumprod(ts[s]),
+                                  schedule.alpha_cumprod(torch.full_like(ts[s], arrival)))
+    for index, image in zip(indices, to_uint8(xs[0]).permute(0, 2, 3, 1).cpu().numpy()):
+        Image.fromarray(image).save(folder / f"{index:05d}.png")
+    read_back = [np.asarray(Image.open(folder / f"{index:05d}.png").convert("RGB")) for index in indices]
+    return torch.from_numpy(np.stack(read_back)).permute(0, 3, 1, 2).to(device).float() / 255
+
+
+def our_images(model, path, seed: int, indices, precision: str) -> torch.Tensor:
+    """What Inception is fed, float32 [B, 3, 64, 64] on the device."""
+    return to_uint8(generate(model, path, seed, indices, precision=precision).x_64).float() / 255
+
+
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument("--model_type", choices=list(checkpoint.MODELS), default="lift", help="which model")
+    parser.add_argument("--hidden_dims", type=whole_number(8), nargs="+", default=[64, 128, 256, 512],
+                        help="channels per level")
+    parser.add_argument("--num_images", type=whole_number(1), default=None, help="per measurement; left out: 8 on a CPU, "
+                        "256 on a GPU")
+    parser.add_argument("--batch_size", type=whole_number(1), default=None, help="left out: 8 on a CPU, 64 on a GPU")
+    parser.add_argument("--num_steps", type=whole_number(1), default=18, help="network calls per image")
+    parser.add_argument("--repeats", type=whole_number(1), default=3, help="measurements of each, after a first one that "
+                        "does not count")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of weights and images")
+    add_device_options(parser)
+    args = parser.parse_args()
+    device = start_device(args)
+    on_gpu = device.type == "cuda"
+    batch_size = args.batch_size or (64 if on_gpu else 8)
+    num_images = args.num_images or (256 if on_gpu else 8)
+
+    torch.manual_seed(args.seed)
+    model = checkpoint.build_model(args.model_type, args.hidden_dims).eval()
+    model.to(device, memory_format=torch.channels_last)
+    plain, path = plain_model(model), uniform_diagonal(args.num_steps)
+    batches = [range(start, min(start + batch_size, num_images)) for start in range(0, num_images, batch_size)]
+    rates, last = {"plain": [], "ours": []}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        makers = {"plain": lambda indices: plain_images(plain, path, args.seed, indices, Path(folder), device),
+                  "ours": lambda indices: our_images(model, path, args.seed, indices, args.precision)}
+        for repeat in range(args.repeats + 1):
+            for name, make in makers.items():
+                start = time.perf_counter()
+                last[name] = [make(indices) for indices in batches]
+                if on_gpu:
+                    torch.cuda.synchronize(device)
+                rate = num_images / (time.perf_counter() - start)
+                print(f"{name:>6}: {rate:8.2f} images/s{'' if repeat else ' (warm-up)'}", flush=True)
+                if repeat:
+                    rates[name].append(rate)
+    ratio = statistics.median(rates["ours"]) / statistics.median(rates["plain"])
+    difference = float((torch.cat(last["ours"]) - torch.cat(last["plain"])).abs().mean()) * 255
+    target = TARGETS[device.type]
+    print(json.dumps({"ratio": round(ratio, 2), "target": target, "ok": ratio >= target, "precision": args.precision,
+                      "device": device.type, "mean_difference_in_grey_levels": round(difference, 3),
+                      **{f"{name}_images_per_second": round(statistics.median(r), 3) for name, r in rates.items()}}))
+
+
+if __name__ == "__main__":
+    run_script(main)
