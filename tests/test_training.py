@@ -2,12 +2,10 @@
 import json
 import math
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -176,72 +174,24 @@ def test_stopped_by_a_signal_and_resumed_equals_straight(run, monkeypatch, capsy
     assert losses[0] == losses[1]
 
 
-KILLED_RUNS = """
-import os, random, runpy, signal, sys, time
-sys.path.insert(0, {root!r})
-sys.argv = {command!r}
-import files, train_lift                        # imported once; every run below is a fork of this process
-generator, kills, saves_hit = random.Random({seed}), 0, 0
-while kills < {num_kills}:
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1), os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        if kills % 2:                           # every other one dies while it writes a file: after n bytes of it
-            real_open, left = open, generator.randrange(1, 14)
-            def failing_sync(number, sync=os.fsync, left=[left]):
-                left[0] -= 1
-                if left[0] == 0:
-                    os.ftruncate(number, os.fstat(number).st_size // 2)
-                    os.kill(os.getpid(), signal.SIGKILL)
-                sync(number)
-            os.fsync = failing_sync
-        train_lift.main()
-        os._exit(0)
-    generator.random(), generator.randrange(1, 14)
-    if kills % 2 == 0:
-        time.sleep(generator.uniform(0.05, {longest}))
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        kills += 1
-        saves_hit += bool(list(__import__("pathlib").Path({checkpoints!r}).glob("*.tmp*")))
-    elif os.WEXITSTATUS(status) == 0:
-        break                                   # the run got to its end in spite of us
-    else:
-        sys.exit("a run failed")
-print("survived", kills, "kills,", saves_hit, "with a half-written file left behind")
-"""
-
-
-def train_through_kills(folder, cache, num_kills, seed, max_steps, longest):
-    """Start, kill and resume a run again and again, then let it finish; returns what the driver printed."""
-    options = ["--max_steps", max_steps, "--state_every", 2, "--save_every", 1, "--resume"]
-    command = command_of("lift", folder, cache, options)
-    driver = KILLED_RUNS.format(root=str(ROOT), command=command, num_kills=num_kills, seed=seed, longest=longest,
-                                checkpoints=str(folder / "checkpoints"))
-    done = subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True)
+def kill_and_compare(*options):
+    """The benchmark's verdict: {"ok", "num_kills", ...}."""
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks/resume_after_kills.py"), *map(str, options)],
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    last = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], capture_output=True, text=True)
-    assert last.returncode == 0, last.stderr
-    return done.stdout
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def check_kills(run, tmp_path, cache, num_kills, max_steps, longest):
-    straight = final_weights(run("lift", "--max_steps", max_steps, "--save_every", 1, to="straight"))
-    printed = train_through_kills(tmp_path / "killed", cache, num_kills, 0, max_steps, longest)
-    print(printed)
-    assert int(re.search(r"survived (\d+) kills", printed).group(1)) >= min(num_kills, 4), printed
-    assert_same_weights(straight, final_weights(tmp_path / "killed"))
-    assert not list((tmp_path / "killed/checkpoints").glob("*.tmp*"))
-
-
-def test_killed_at_random_moments_and_resumed_equals_straight(run, tmp_path, cache):
-    check_kills(run, tmp_path, cache, num_kills=5, max_steps=20, longest=1.2)
+def test_killed_at_random_moments_and_while_saving_and_resumed_equals_straight():
+    verdict = kill_and_compare("--kills", 5, "--max_steps", 20, "--longest", 1.2)
+    assert verdict["num_kills"] >= 4 and verdict["num_half_written"] >= 1, verdict
+    assert verdict["num_different_tensors"] == 0 and verdict["ok"], verdict
 
 
 @pytest.mark.slow
-def test_many_kills(run, tmp_path, cache):
-    check_kills(run, tmp_path, cache, num_kills=40, max_steps=200, longest=3.0)
+def test_many_kills():
+    verdict = kill_and_compare("--kills", 40, "--max_steps", 200)
+    assert verdict["num_kills"] == 40 and verdict["ok"], verdict
 
 
 def test_resume_with_nothing_there_starts_anew_and_finished_runs_stay_finished(run, capsys):
