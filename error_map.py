@@ -343,9 +343,8 @@ def load_heatmap(path, expect_grid: int | None = None) -> dict:
             for block in BLOCKS:
                 found = heatmap[group].get(prediction, {}).get(block) if isinstance(heatmap[group], dict) else None
                 check_shape(found, (n, n), f"{group} {prediction} {block}", path)
-    frobenius = heatmap["frobenius"]
-    check_shape(frobenius, (len(PREDICTIONS), len(BLOCKS), n, n, frobenius.shape[-1] if frobenius.ndim else 0),
-                "frobenius", path)
+    num_images = getattr(heatmap["frobenius"], "shape", [0])[-1:]
+    check_shape(heatmap["frobenius"], (len(PREDICTIONS), len(BLOCKS), n, n, *num_images), "frobenius", path)
     cells = np.argwhere(np.ones((n, n)))
     for key in ("error_64", "error_32"):
         check_cells(heatmap[key].numpy().reshape(-1, 1), cells, timesteps.numpy(), f"{path}: {key}")
@@ -353,6 +352,9 @@ def load_heatmap(path, expect_grid: int | None = None) -> dict:
         for block in BLOCKS:
             check_cells(heatmap["blocks"][prediction][block].numpy().reshape(-1, 1), cells, timesteps.numpy(),
                         f"{path}: block {prediction} {block}")
+    if not isinstance(heatmap["edge_costs"], dict) or not isinstance(heatmap["options"], dict):
+        raise InputError(f"{path}: its edge_costs or options are no dictionary; compute it again with "
+                         "compute_heatmap_30.py")
     for name, costs in heatmap["edge_costs"].items():
         if not isinstance(costs, torch.Tensor) or costs.ndim != 4 or costs.shape[:2] != (n, n) or costs.isnan().any():
             raise InputError(f"{path}: edge costs {name} are damaged; compute them again with compute_heatmap_30.py")

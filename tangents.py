@@ -137,6 +137,16 @@ def propagate_sum(function, args, kwargs):
     return propagate_any(function, args, kwargs)
 
 
+def propagate_scaling(function, args, kwargs):
+    """a * b and a / b with b constant: the tangents are scaled alike, where b does not enlarge a."""
+    a, b = args[:2]
+    if isinstance(a, Dual) and not isinstance(b, Dual) and not kwargs:
+        primal = function(a.primal, b)
+        if primal.shape == a.primal.shape:
+            return Dual(primal, function(a.tangents, b))
+    return propagate_any(function, args, kwargs)
+
+
 def propagate_affine(function, args, kwargs):
     """Convolutions and linear layers, called as (input, weight, bias, ...): the bias has no derivative."""
     x, weight, *rest = args
@@ -203,6 +213,7 @@ RULES = {
                      Tensor.neg, Tensor.contiguous), propagate_linear),
     **dict.fromkeys((Tensor.add, Tensor.sub, Tensor.__add__, Tensor.__radd__, Tensor.__sub__, torch.add, torch.sub),
                     propagate_sum),
+    **dict.fromkeys((Tensor.mul, Tensor.div), propagate_scaling),
     torch.cat: propagate_cat,
     F.group_norm: propagate_group_norm,
     F.silu: propagate_silu,
