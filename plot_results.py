@@ -41,28 +41,32 @@ SIDE_FIGURES = {"mse": "Noise-prediction error with both scales noisy, or only o
 def parse_args(argv=None):
     """The command line."""
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=Path("results/fid_results.csv"), help="the table of results; "
-                        "heat maps, training logs and other measurements are looked for beside it")
+    parser.add_argument("--results", type=Path, default=Path("results/fid_results.csv"), metavar="CSV",
+                        help="the table of results; heat maps, training logs and other measurements are looked for "
+                             "beside it")
     parser.add_argument("--output_dir", type=Path, default=None, metavar="FOLDER",
                         help="for figures; left out: `figures` beside the CSV")
-    parser.add_argument("--html", type=Path, default=None, help="the report; left out: `report.html` beside the CSV")
-    parser.add_argument("--readme", type=Path, default=None,
+    parser.add_argument("--html", type=Path, default=None, metavar="FILE",
+                        help="the report; left out: `report.html` beside the CSV")
+    parser.add_argument("--readme", type=Path, default=None, metavar="FILE",
                         help="text whose tables between <!-- table:NAME --> and <!-- end:NAME --> are written anew; "
                              "left out: none, with --check README.md")
     parser.add_argument("--check", action="store_true",
                         help="only compare README and CSV: exit status 1 if they differ; nothing is written")
     parser.add_argument("--title", default="LIFT: results", help="heading of the report")
-    parser.add_argument("--grid", type=whole_number(2), default=30, help="points per axis of the heat maps used")
+    parser.add_argument("--grid", type=whole_number(2), default=30, metavar="POINTS",
+                        help="points per axis of the heat maps used")
 
     group = parser.add_argument_group("samples (drawn when both checkpoints are given)")
-    group.add_argument("--baseline_checkpoint", type=Path, default=None, help="for sample grids")
-    group.add_argument("--lift_checkpoint", type=Path, default=None, help="for sample grids and denoising strips")
+    group.add_argument("--baseline_checkpoint", type=Path, default=None, metavar="CHECKPOINT", help="for sample grids")
+    group.add_argument("--lift_checkpoint", type=Path, default=None, metavar="CHECKPOINT",
+                       help="for sample grids and denoising strips")
     group.add_argument("--weights", choices=checkpoint.WEIGHTS, default="ema", help="averaged or last weights")
-    group.add_argument("--heatmap", type=Path, default=None,
+    group.add_argument("--heatmap", type=Path, default=None, metavar="FILE",
                        help="of the LIFT checkpoint; left out: found beside the CSV by its name")
     group.add_argument("--allow_mismatch", action="store_true", help="use a heat map of another checkpoint")
     group.add_argument("--paths", nargs="+", choices=paths.PATH_TYPES, default=["diagonal", "dp_64", "dp_total"],
-                       help="LIFT's paths to show")
+                       metavar="PATH", help=f"LIFT's paths to show, of {', '.join(paths.PATH_TYPES)}")
     group.add_argument("--step_size", choices=paths.STEP_SIZES, default="index", help="of the optimised paths")
     group.add_argument("--num_steps", type=whole_number(1), default=18, help="steps of every path shown")
     group.add_argument("--solver", choices=sampling.SOLVERS, default="ddim", help="first or second order")

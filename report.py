@@ -29,7 +29,7 @@ a { color: var(--accent); }
 .scroll { overflow-x: auto; max-width: 100%; }
 .scroll:has(> table) { max-height: 40rem; overflow-y: auto; }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .25rem 0 .75rem; }
+table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .25rem 0 .75rem; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 .number { text-align: right; }
 td.number:first-child, th.number:first-child { position: sticky; left: 0; background: var(--page); }
