@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Everything after training of the README's small run: error maps, scores, side measurements, figures, tables.
+# Finished parts are not measured again. DATASET, EPOCHS ("2 6 10", the last one with all seeds), DEVICE, NUM_IMAGES.
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+DATASET="${DATASET:-../shared/data/animals64}"
+NUM_IMAGES="${NUM_IMAGES:-1000}"
+read -r -a epochs <<< "${EPOCHS:-2 6 10}"
+read -r -a seeds <<< "${SEEDS:-42 43 44}"
+read -r -a where <<< "${DEVICE:+--device $DEVICE}"
+last="${epochs[-1]}"
+lift="checkpoints/lift_dual_timestep_${last}ep.pth"
+baseline="checkpoints/baseline_${last}ep.pth"
+common=(--dataset "$DATASET" "${where[@]}")
+
+evaluate() { "$PYTHON" eval_fid_batch.py "${common[@]}" --num_images "$NUM_IMAGES" "$@"; }
+evaluate --model_type baseline --epochs "${epochs[@]}" --seeds "${seeds[0]}"
+evaluate --model_type baseline --epochs "$last" --seeds "${seeds[@]}"
+if [ "${1:-}" = baseline ]; then exit 0; fi     # while LIFT is still training
+
+for epoch in "${epochs[@]}"; do
+    [ -e "results/heatmap_30_${epoch}ep.pth" ] || "$PYTHON" compute_heatmap_30.py "${common[@]}" --epochs "$epoch" \
+        --K 1 --batch_size 8 --target_error 0
+done
+evaluate --model_type lift --epochs "${epochs[@]}" --seeds "${seeds[0]}"
+evaluate --model_type lift --epochs "$last" --seeds "${seeds[@]}"
+
+[ -e results/mse.csv ] || "$PYTHON" eval_mse.py "${common[@]}" --checkpoint "$lift"
+[ -e results/model_error.csv ] || "$PYTHON" eval_mse.py "${common[@]}" --checkpoint "$lift" --compare_baseline "$baseline"
+[ -e results/super_resolution.csv ] || "$PYTHON" super_resolve.py "${common[@]}" --checkpoint "$lift"
+"$PYTHON" plot_results.py --readme README.md --baseline_checkpoint "$baseline" --lift_checkpoint "$lift" "${where[@]}" \
+    --title "LIFT: small models on photographs"
