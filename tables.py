@@ -4,6 +4,7 @@ A table holds one metric under one protocol (data set, split, reference, number 
 that only numbers that can be compared stand beside each other: epochs are rows, ways of sampling are columns.
 """
 import csv
+import json
 import math
 import re
 import statistics
@@ -303,6 +304,49 @@ def super_resolution_table(rows: list[dict]) -> Table:
 
 SIDE_TABLES = {"mse": mse_table, "super_resolution": super_resolution_table}
 
+# What each benchmark's ratio is, and whether it should be at least or at most its target.
+BENCHMARKS = {
+    "train_step": ("training step, images/s over a plain step", "≥"),
+    "sampling": ("generation, images/s over a plain loop", "≥"),
+    "error_map": ("error map, time of a plain loop over ours at equal standard error", "≥"),
+    "dynamic_program": ("dynamic program on 100×100 points, time of nested loops over ours", "≥"),
+    "frechet": ("Fréchet distance at 2048 dimensions, time of pytorch-fid over ours", "≥"),
+    "resume_after_kills": ("share of weights that equal those of a run never killed, bit for bit", "≥"),
+    "two_processes": ("largest relative difference of a loss, two processes from one", "≤"),
+    "precision": ("loss gap of bf16 from float32 over that between two seeds", "≤"),
+}
+BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "memory_ratio", "gflops_used",
+                     "gflops_peak", "fraction_of_peak", "seconds", "seconds_30", "num_kills", "num_half_written",
+                     "max_steps", "relative_difference", "plain_images_per_second", "ours_images_per_second")
+
+
+def benchmarks_table(folder) -> Table:
+    """The last lines of the benchmarks that `scripts/bench.sh` kept in `{folder}/benchmarks/`."""
+    table = Table("benchmarks", "Benchmarks", "The last line of each, as `scripts/bench.sh` kept it.",
+                  ["claim", "script", "measured", "target", "met", "figures"])
+    for name, (claim, direction) in BENCHMARKS.items():
+        path = Path(folder) / "benchmarks" / f"{name}.json"
+        if not path.exists():
+            continue
+        try:
+            found = json.loads(path.read_text())
+            details = "; ".join(f"{key.replace('_', ' ')} {short(found[key])}" for key in BENCHMARK_DETAILS
+                                if found.get(key) is not None)
+            table.rows.append([Cell(claim), Cell(f"`benchmarks/{name}.py`"),
+                               Cell(f"{found['ratio']:.3g}", found["ratio"]),
+                               Cell(f"{direction} {found['target']:g}", found["target"]),
+                               Cell("yes" if found["ok"] else "no"), Cell(details)])
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path}: is no benchmark's last line ({error}); run scripts/bench.sh {name}") from error
+    return table
+
+
+def short(value) -> str:
+    """A number with three digits, a dictionary of numbers, or text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {short(item)}" for key, item in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
 
 def side_table(folder, name: str) -> Table | None:
     """The table of `{folder}/{name}.csv`, None where there is no such file or it has no rows."""
@@ -327,7 +371,7 @@ def select(rows: list[dict], name: str) -> tuple[str, list[dict]]:
     metric, *conditions = name.split() or [""]
     if metric not in METRICS:
         raise InputError(f"table:{name}: found {metric!r}, expected one of {', '.join(METRICS)}, "
-                         f"{', '.join(SIDE_TABLES)}")
+                         f"benchmarks, {', '.join(SIDE_TABLES)}")
     for condition in conditions:
         column, equals, value = condition.partition("=")
         if not equals or column not in COLUMNS:
@@ -340,6 +384,8 @@ def select(rows: list[dict], name: str) -> tuple[str, list[dict]]:
 
 def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
     """The tables that a marker's name stands for. rows: of the results CSV; folder: where the other CSVs lie."""
+    if name == "benchmarks":
+        return [benchmarks_table(folder)]
     if name in SIDE_TABLES:
         table = side_table(folder, name)
         return [table] if table else []

@@ -266,3 +266,16 @@ def test_a_damaged_csv_is_named(content, tmp_path):
 
 def test_no_file_no_table(tmp_path):
     assert tables.side_table(tmp_path, "mse") is None
+
+
+def test_benchmarks_come_from_their_last_lines(tmp_path):
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    (folder / "frechet.json").write_text('{"ratio": 12.345, "target": 3.0, "ok": true, "device": "cpu"}')
+    (folder / "precision.json").write_text('{"ratio": 1.5, "target": 1.0, "ok": false}')
+    table = tables.benchmarks_table(tmp_path)
+    assert [[cell.text for cell in row][1:5] for row in table.rows] == [
+        ["`benchmarks/frechet.py`", "12.3", "≥ 3", "yes"], ["`benchmarks/precision.py`", "1.5", "≤ 1", "no"]]
+    (folder / "frechet.json").write_text('{"target": 3.0}')
+    with pytest.raises(InputError, match="frechet.json: is no benchmark's last line"):
+        tables.benchmarks_table(tmp_path)
