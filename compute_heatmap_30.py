@@ -6,6 +6,7 @@ import torch
 import checkpoint
 import error_map
 import heatmap_figures
+import path_costs
 import paths
 from command_line import Parser, add_device_options, real_number, run_script, start_device, whole_number, write_run_record
 from data import add_data_options, load_images
@@ -47,6 +48,11 @@ def parse_args(argv=None):
                        help="whose Jacobian DP-64 and DP-Total read; both are kept")
     group.add_argument("--edge_costs", nargs="*", choices=EDGE_COSTS, default=[], metavar="COST",
                        help=f"also measure edge costs for other paths, of {', '.join(EDGE_COSTS)}")
+    group.add_argument("--edge_images", type=whole_number(1), default=4, metavar="IMAGES",
+                       help="images that edge costs are measured on")
+    group.add_argument("--max_lead", type=real_number(0), default=None, metavar="LOG_SNR",
+                       help="measure edge costs only between cells whose scales are at most this far apart in log SNR; "
+                            "left out: all that a path can use")
     group.add_argument("--seed", type=whole_number(0), default=42, help="of images, noise and probes")
     heatmap_figures.add_path_options(parser)
     parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where outputs go")
@@ -136,11 +142,13 @@ def main(argv=None):
 
 def measure_edge_costs(name: str, model, images, timesteps, args) -> torch.Tensor:
     """Edge costs by `path_costs`: float64 [n, n, J + 1, J + 1]."""
-    import path_costs
     measure = {"directional": path_costs.directional_edge_costs,
                "step_doubling": path_costs.step_doubling_edge_costs}[name]
-    return torch.from_numpy(measure(model, images[:args.batch_size], timesteps, num_steps=args.num_steps,
-                                    max_jump=args.max_jump, seed=args.seed, precision=args.precision, progress=True))
+    # Contiguous weights: forward-mode derivatives of normalisation refuse channels-last tensors.
+    model = error_map.frozen_copy(model, "float32")
+    return torch.from_numpy(measure(model, images, timesteps, num_steps=args.num_steps, max_jump=args.max_jump,
+                                    max_images=args.edge_images, max_lead=args.max_lead, seed=args.seed,
+                                    precision=args.precision, progress=True))
 
 
 if __name__ == "__main__":
