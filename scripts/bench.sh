@@ -2,18 +2,20 @@
 # Run every benchmark (or the ones named) and keep the last line of each in results/benchmarks/NAME.json.
 #   ./scripts/bench.sh                      all
 #   ./scripts/bench.sh train_step frechet   these
+#   BENCHMARKS_DIR                          another folder than results/benchmarks
 # Exit status 1 if one failed or missed its target; the others are run all the same.
 set -uo pipefail
 source "$(dirname "$0")/environment.sh" || exit
 all="dynamic_program train_step error_map sampling frechet path_costs resume_after_kills two_processes precision"
-mkdir -p results/benchmarks
+folder="${BENCHMARKS_DIR:-results/benchmarks}"
+mkdir -p "$folder"
 status=0
 for name in ${@:-$all}; do
     printf '\n== benchmarks/%s.py ==\n' "$name"
     output=$(mktemp)
     if "$PYTHON" "benchmarks/$name.py" | tee "$output" && tail -n 1 "$output" | "$PYTHON" -m json.tool > "$output.json"; then
-        mv "$output.json" "results/benchmarks/$name.json"
-        grep -q '"ok": true' "results/benchmarks/$name.json" || { echo "bench.sh: $name missed its target" >&2; status=1; }
+        mv "$output.json" "$folder/$name.json"
+        grep -q '"ok": true' "$folder/$name.json" || { echo "bench.sh: $name missed its target" >&2; status=1; }
     else
         echo "bench.sh: $name failed" >&2; status=1
     fi
