@@ -8,7 +8,8 @@ import error_map
 import heatmap_figures
 import path_costs
 import paths
-from command_line import Parser, add_device_options, real_number, run_script, start_device, whole_number, write_run_record
+from command_line import (Parser, add_device_options, real_number, run_script, start_device, whole_number,
+                          write_run_record)
 from data import add_data_options, load_images
 from errors import InputError
 from files import refuse_existing, save_png, save_torch
@@ -29,10 +30,11 @@ def parse_args(argv=None):
     add_data_options(parser)
     parser.add_argument("--split", default="train", help="part of the data set, perhaps sliced: train[:500]")
     group = parser.add_argument_group("error map")
-    group.add_argument("--grid", type=whole_number(2), default=30, metavar="POINTS", help="points per axis: 15, 30, 100")
+    group.add_argument("--grid", type=whole_number(2), default=30, metavar="POINTS",
+                       help="points per axis: 15, 30, 100")
     group.add_argument("--grid_space", choices=paths.GRID_SPACES, default="timestep",
-                       help="evenly spaced timesteps 999...0, or evenly spaced log SNR from SNR 0.01 to 100 (paths then "
-                            "start at 999 and end at 0 in place of the grid's ends)")
+                       help="evenly spaced timesteps 999...0, or evenly spaced log SNR from SNR 0.01 to 100 (paths "
+                            "then start at 999 and end at 0 in place of the grid's ends)")
     group.add_argument("--K", type=whole_number(1), default=4, metavar="PROBES", help="probes per image and scale")
     group.add_argument("--batch_size", type=whole_number(2), default=16, metavar="IMAGES", help="images per round")
     group.add_argument("--target_error", type=real_number(0), default=0.02, metavar="SHARE",
@@ -42,8 +44,8 @@ def parse_args(argv=None):
     group.add_argument("--chain_rule", choices=tuple(error_map.CHAIN_RULES), default="localization",
                        help="factor by SNR: 1/(SNR(1+SNR)), 1, SNR/(4(1+SNR)^2) or 1/(4(1+SNR)^2)")
     group.add_argument("--normalization", choices=error_map.NORMALIZATIONS, default="per_pixel",
-                       help="per_pixel: an identity Jacobian scores 3 at both scales; both_sides: weighted by the number "
-                            "of pixels once more, as the earlier implementation does")
+                       help="per_pixel: an identity Jacobian scores 3 at both scales; both_sides: weighted by the "
+                            "number of pixels once more, as the earlier implementation does")
     group.add_argument("--prediction", choices=error_map.PREDICTIONS, default="eps",
                        help="whose Jacobian DP-64 and DP-Total read; both are kept")
     group.add_argument("--edge_costs", nargs="*", choices=EDGE_COSTS, default=[], metavar="COST",
@@ -98,15 +100,16 @@ def main(argv=None):
     for path_type in args.paths:
         names = paths.EDGE_COST_NAMES.get(path_type)
         if names and not set(names) & set(args.edge_costs):
-            raise InputError(f"--paths: found {path_type}, which needs --edge_costs {names[0]}; add it or drop the path")
+            raise InputError(f"--paths: found {path_type}, which needs --edge_costs {names[0]}; add it, or drop "
+                             "the path")
     was_auto = args.precision == "auto"
     device = start_device(args)
 
     loaded = checkpoint.load_model(args.checkpoint, "lift", args.weights, device)
     image_set = load_images(args.dataset, args.split, args.cache_dir)
     if len(image_set) < args.batch_size:
-        raise InputError(f"--batch_size: found {args.batch_size}, but --split {args.split} of --dataset {args.dataset} has "
-                         f"{len(image_set)} images; choose at most that, or more data")
+        raise InputError(f"--batch_size: found {args.batch_size}, but --split {args.split} of --dataset {args.dataset} "
+                         f"has {len(image_set)} images; choose at most that, or more data")
     checks = choose_precision(args, was_auto, loaded, image_set.images, timesteps)
     heatmap = error_map.estimate(
         loaded.model, image_set.images, timesteps, K=args.K, batch_size=args.batch_size, max_images=args.max_images,
@@ -130,7 +133,8 @@ def main(argv=None):
     write_run_record(output.with_suffix(".json"), args, device, content_hash=image_set.content_hash,
                      checkpoint_fingerprint=loaded.fingerprint, **checks, **spent, **errors,
                      paths=heatmap_figures.record(rows))
-    print(f"network evaluations: {spent['num_primals']:,} primals and {spent['num_tangents']:,} tangents, of one image each")
+    print(f"network evaluations: {spent['num_primals']:,} primals and {spent['num_tangents']:,} tangents, of one image "
+          "each")
     print("relative standard error: " + ", ".join(
         f"{s} median {float(value.median()):.2%}, largest {float(value.max()):.2%}" for s, value in relative.items()))
     if args.target_error > 0 and spent["num_cells_above_target"]:

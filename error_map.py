@@ -214,8 +214,8 @@ def estimate(model, images: np.ndarray, timesteps, *, K: int = 4, batch_size: in
     n = len(timesteps)
     limit = max(max_images, batch_size) if target_error > 0 else batch_size
     if len(images) < batch_size:
-        raise InputError(f"--batch_size: found {batch_size}, but the data has {len(images)} images; choose at most that, "
-                         "or more data")
+        raise InputError(f"--batch_size: found {batch_size}, but the data has {len(images)} images; choose at most "
+                         "that, or more data")
     limit = min(limit, len(images))
     device = next(iter(model.parameters()), torch.zeros(())).device
     model = frozen_copy(model, precision)
@@ -230,7 +230,7 @@ def estimate(model, images: np.ndarray, timesteps, *, K: int = 4, batch_size: in
             last = min(first + batch_size, limit)
             draws = Draws(images, range(first, last), K, seed, device)
             # Cell by cell, so that a chunk holds few images in many cells or many images in few, as it comes.
-            cell, which = (values.ravel() for values in np.divmod(np.arange(len(active) * (last - first)), last - first))
+            cell, which = np.divmod(np.arange(len(active) * (last - first)), last - first)
             bar.total += len(cell)
             bar.refresh()
             done = 0
@@ -325,8 +325,8 @@ def load_heatmap(path, expect_grid: int | None = None) -> dict:
     if missing:
         raise InputError(f"{path}: has no {missing[0]} in it, expected a heatmap written by compute_heatmap_30.py")
     if heatmap["format_version"] != FORMAT_VERSION:
-        raise InputError(f"{path}: found heatmap format {heatmap['format_version']}, expected {FORMAT_VERSION}; compute "
-                         "it again with compute_heatmap_30.py")
+        raise InputError(f"{path}: found heatmap format {heatmap['format_version']}, expected {FORMAT_VERSION}; "
+                         "compute it again with compute_heatmap_30.py")
     timesteps = heatmap["timesteps"]
     if not isinstance(timesteps, torch.Tensor) or timesteps.ndim != 1 or timesteps.dtype != torch.int64 or \
             len(timesteps) < 2 or (timesteps.diff() >= 0).any() or timesteps[-1] < 0 or timesteps[0] >= NUM_TIMESTEPS:
@@ -334,8 +334,8 @@ def load_heatmap(path, expect_grid: int | None = None) -> dict:
                          "compute it again with compute_heatmap_30.py")
     n = len(timesteps)
     if expect_grid is not None and n != expect_grid:
-        raise InputError(f"{path}: is a heatmap of {n}x{n} cells, expected {expect_grid}x{expect_grid}; use --grid {n} or "
-                         "another heatmap")
+        raise InputError(f"{path}: is a heatmap of {n}x{n} cells, expected {expect_grid}x{expect_grid}; use --grid {n} "
+                         "or another heatmap")
     for key in ("error_64", "error_32", "standard_error_64", "standard_error_32", "num_images"):
         check_shape(heatmap[key], (n, n), key, path)
     for group in ("blocks", "block_standard_errors"):
@@ -376,8 +376,8 @@ def check_heatmap_matches(heatmap: dict, loaded, allow_mismatch: bool = False) -
         return
     found = heatmap["checkpoint_fingerprint"], heatmap["weights"]
     if found != (loaded.fingerprint, loaded.weights):
-        raise InputError(f"--heatmap: was computed from {heatmap['checkpoint']} ({found[0]}, {found[1]} weights), expected "
-                         f"{loaded.path.name} ({loaded.fingerprint}, {loaded.weights} weights); give that checkpoint's "
+        raise InputError(f"--heatmap: was computed from {heatmap['checkpoint']} ({found[0]}, {found[1]} weights), "
+                         f"expected {loaded.path.name} ({loaded.fingerprint}, {loaded.weights} weights); give that checkpoint's "
                          "heatmap, or add --allow_mismatch")
 
 
@@ -437,7 +437,8 @@ def path_cost(heatmap: dict, path: np.ndarray, path_type: str, step_size: str = 
     return float(paths.path_edge_costs(costs, np.rint(cells).astype(np.int64)).sum())
 
 
-def summarize_paths(heatmap: dict, path_types, num_steps: int, step_size: str = "index", max_jump: int = 5) -> list[dict]:
+def summarize_paths(heatmap: dict, path_types, num_steps: int, step_size: str = "index",
+                    max_jump: int = 5) -> list[dict]:
     """A row per path: its timesteps, its cost, the identity path's cost on the same map, and how far apart they are.
 
     The identity path is what the same optimiser finds on the map of an identity Jacobian; the distance is
@@ -450,7 +451,8 @@ def summarize_paths(heatmap: dict, path_types, num_steps: int, step_size: str = 
                "identity_timesteps": None, "identity_cost": None, "distance": None, **paths.describe_path(path)}
         if path_type.split("_")[-1] in ("64", "total"):
             other = paths.path_from_heatmap(identity, path_type, num_steps, step_size=step_size, max_jump=max_jump)
-            row.update(identity_timesteps=other, identity_cost=path_cost(heatmap, other, path_type, step_size, max_jump),
+            row.update(identity_timesteps=other,
+                       identity_cost=path_cost(heatmap, other, path_type, step_size, max_jump),
                        distance=paths.path_distance(grid_position(path, timesteps), grid_position(other, timesteps)))
         rows.append(row)
     return rows

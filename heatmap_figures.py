@@ -43,8 +43,8 @@ def draw(heatmap: dict, rows: list[dict], step_size: str, max_jump: int, num_res
         if row["identity_timesteps"] is not None:
             parts["identity"] = error_map.grid_position(row["identity_timesteps"], timesteps)
         if row["identity_timesteps"] is not None and num_resamples:
-            resampled = error_map.bootstrap(heatmap, row["path"], len(points) - 1, step_size=step_size, max_jump=max_jump,
-                                            num_resamples=num_resamples, seed=heatmap["options"]["seed"])
+            resampled = error_map.bootstrap(heatmap, row["path"], len(points) - 1, step_size=step_size,
+                                            max_jump=max_jump, num_resamples=num_resamples, seed=heatmap["options"]["seed"])
             parts["band"] = paths.path_band(error_map.grid_position(resampled, timesteps))
         for panel in ("64", "total"):
             if row["path"] == "diagonal" or (panel == "64") == row["path"].endswith("64"):

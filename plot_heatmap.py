@@ -15,7 +15,8 @@ def parse_args(argv=None):
     group = parser.add_argument_group("error map")
     group.add_argument("--chain_rule", choices=tuple(error_map.CHAIN_RULES), default=None,
                        help="factor by SNR; left out: as in the file")
-    group.add_argument("--normalization", choices=error_map.NORMALIZATIONS, default=None, help="left out: as in the file")
+    group.add_argument("--normalization", choices=error_map.NORMALIZATIONS, default=None,
+                       help="left out: as in the file")
     group.add_argument("--prediction", choices=error_map.PREDICTIONS, default=None, help="left out: as in the file")
     parser.add_argument("--output", type=Path, default=None, metavar="FILE",
                         help="name of the map's PNG, the other figures beside it; left out: beside the heatmap")

@@ -310,7 +310,8 @@ def error_maps(timesteps, error_64, error_total, paths_64: dict, paths_total: di
     """
     fig, axes = figure(10, 5.3, ncols=2)
     handles, notes = {}, {}
-    for ax, values, drawn, name in zip(axes, (error_64, error_total), (paths_64, paths_total), ("64 error", "total error")):
+    panels = (error_64, paths_64, "64 error"), (error_total, paths_total, "total error")
+    for ax, (values, drawn, name) in zip(axes, panels):
         log_map(fig, ax, values, timesteps, f"log10 {name}")
         for path_type, parts in drawn.items():
             style = style_of_path(path_type)
@@ -388,7 +389,8 @@ def step_error_bars(errors: dict, ylabel: str = "error of the step", title: str 
     """
     columns = min(2, len(errors))
     rows = -(-len(errors) // columns)
-    fig, axes = figure(10 if columns > 1 else 6, 0.7 + 2.2 * rows, nrows=rows, ncols=columns, squeeze=False, sharey=True)
+    fig, axes = figure(10 if columns > 1 else 6, 0.7 + 2.2 * rows, nrows=rows, ncols=columns, squeeze=False,
+                       sharey=True)
     for ax in axes.flat:
         ax.set_axis_off()
     for k, (ax, (path_type, values)) in enumerate(zip(axes.flat, errors.items())):
@@ -397,7 +399,8 @@ def step_error_bars(errors: dict, ylabel: str = "error of the step", title: str 
         steps = np.arange(1, len(values) + 1)
         ax.bar(steps, values[:, 0], width=0.78, color="#0072B2", label="64 error")
         ax.bar(steps, values[:, 1], width=0.78, bottom=values[:, 0], color="#E69F00", label="32 error")
-        ax.set_title(f"{style['label']}: sum {values.sum():.4g}, of it 64: {values[:, 0].sum():.4g}", fontsize=10, loc="left")
+        ax.set_title(f"{style['label']}: sum {values.sum():.4g}, of it 64: {values[:, 0].sum():.4g}", fontsize=10,
+                     loc="left")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.tick_params(labelsize=9, labelleft=k % columns == 0)
         ax.grid(True, axis="y", color="0.9", linewidth=0.6)

@@ -120,10 +120,11 @@ def main():
     difference = float(np.max(np.abs(same.mean(-1) / plain.mean(-1) - 1)))
     figures = {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
     target = 15 if device.type == "cuda" else 6
-    print(json.dumps({**figures, "target": target, "ok": figures["ratio"] >= target, "largest_relative_difference": difference, "hidden_dims": list(dims),
-                      "precision": args.precision, "device": str(device), "num_threads": torch.get_num_threads(),
-                      "num_cells": len(cells), "K": args.K, "batch_size": args.batch_size, "fast_K": args.fast_K,
-                      "fast_images": args.fast_images}))
+    print(json.dumps({
+        **figures, "target": target, "ok": figures["ratio"] >= target, "largest_relative_difference": difference,
+        "hidden_dims": list(dims), "precision": args.precision, "device": str(device),
+        "num_threads": torch.get_num_threads(), "num_cells": len(cells), "K": args.K, "batch_size": args.batch_size,
+        "fast_K": args.fast_K, "fast_images": args.fast_images}))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ def test_linear_gaussian_denoiser_agrees_with_the_formula(chain_rule, prediction
     heatmap = error_map.estimate(BlockGaussian(), some_images(4), timesteps, K=2, batch_size=4, chain_rule=chain_rule,
                                  prediction=prediction)
     formula = {"localization": lambda snr: 1 / (snr * (1 + snr)), "none": lambda snr: 1.0,
-               "eps_ode": lambda snr: snr / (4 * (1 + snr)**2), "x0_ode": lambda snr: 1 / (4 * (1 + snr)**2)}[chain_rule]
+               "eps_ode": lambda snr: snr / (4 * (1 + snr)**2), "x0_ode": lambda snr: 1 / (4 * (1 + snr)**2)}
+    formula = formula[chain_rule]
     for i, t_64 in enumerate(timesteps):
         for j, t_32 in enumerate(timesteps):
             exact = BlockGaussian.exact(t_64, t_32)
@@ -307,7 +308,7 @@ def test_heatmap_belongs_to_its_checkpoint(heatmap, tmp_path):
 
 
 def test_file_names():
-    assert str(error_map.heatmap_path("results", 30, "lift_dual_timestep", 100, "ema")) == "results/heatmap_30_100ep.pth"
+    assert str(error_map.heatmap_path("a", 30, "lift_dual_timestep", 100, "ema")) == "a/heatmap_30_100ep.pth"
     assert error_map.heatmap_path("r", 15, "lift_dual_timestep", 2, "raw").name == "heatmap_15_2ep_raw.pth"
     assert error_map.heatmap_path("r", 30, "diagonal_lift", 2, "ema").name == "heatmap_30_diagonal_lift_2ep.pth"
 
@@ -317,7 +318,8 @@ def test_file_names():
 def test_step_errors_sum_to_what_the_dynamic_program_minimised():
     random = np.random.default_rng(0)
     n = 12
-    heatmap = {"timesteps": paths.timestep_grid(n), "error_64": random.random((n, n)), "error_32": random.random((n, n))}
+    heatmap = {"timesteps": paths.timestep_grid(n), "error_64": random.random((n, n)),
+               "error_32": random.random((n, n))}
     for path_type in ("dp_64", "dp_total"):
         for step_size in paths.STEP_SIZES:
             cells, cost = paths.cheapest_path(paths.edge_costs_of(heatmap, path_type, step_size, 4), 7)
