@@ -16,7 +16,7 @@ from command_line import (Parser, add_device_options, real_number, run_script, s
                           write_run_record)
 from data import add_data_options, load_images
 from errors import InputError
-from files import refuse_existing, save_png, write_csv
+from files import outputs_beside, save_png, write_csv
 from scheduler import NUM_TIMESTEPS, NoiseSchedule
 
 
@@ -100,9 +100,7 @@ def measure_beside_baseline(args, lift, baseline, images, device):
 
 def main(argv=None):
     args = parse_args(argv)
-    outputs = {kind: args.output.with_name(f"{args.output.name}.{kind}") for kind in ("csv", "json", "png")}
-    for path in outputs.values():
-        refuse_existing(path, args.overwrite)
+    outputs = outputs_beside(args.output, args.overwrite)
     device = start_device(args)
 
     lift = checkpoint.load_model(args.checkpoint, "lift", args.weights, device)

@@ -127,6 +127,14 @@ def refuse_existing(path, overwrite: bool) -> None:
         raise InputError(f"{path}: exists already; add --overwrite to replace it, or choose another output")
 
 
+def outputs_beside(prefix, overwrite: bool, kinds=("csv", "json", "png")) -> dict[str, Path]:
+    """{kind: PREFIX.kind} for a run's outputs. Raises InputError if one exists and `overwrite` is false."""
+    outputs = {kind: Path(prefix).with_name(f"{Path(prefix).name}.{kind}") for kind in kinds}
+    for path in outputs.values():
+        refuse_existing(path, overwrite)
+    return outputs
+
+
 def save_png(path, image) -> None:
     """Write a PIL image or a matplotlib figure as PNG, whole or not at all."""
     buffer = io.BytesIO()

@@ -9,7 +9,7 @@ import measurements
 import plots
 from command_line import Parser, add_device_options, run_script, start_device, whole_number, write_run_record
 from data import add_data_options, load_images
-from files import refuse_existing, save_png, write_csv
+from files import outputs_beside, save_png, write_csv
 from sampling import SOLVERS
 
 MEASURES = ("psnr", "ssim", "consistency")
@@ -37,9 +37,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    outputs = {kind: args.output.with_name(f"{args.output.name}.{kind}") for kind in ("csv", "json", "png")}
-    for path in outputs.values():
-        refuse_existing(path, args.overwrite)
+    outputs = outputs_beside(args.output, args.overwrite)
     device = start_device(args)
     lift = checkpoint.load_model(args.checkpoint, "lift", args.weights, device)
     image_set = load_images(args.dataset, args.split, args.cache_dir)

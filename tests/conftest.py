@@ -11,6 +11,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
 sys.path.insert(0, str(ROOT))
+
+import checkpoint                       # noqa: E402  found through the line above
+import files                            # noqa: E402
+
 torch.set_num_threads(1)
 
 
@@ -27,6 +31,17 @@ def with_reference_weights(model: torch.nn.Module) -> torch.nn.Module:
     model.load_state_dict({name: torch.from_numpy(reference_value(name, tuple(value.shape)).astype(np.float32))
                            for name, value in model.state_dict().items()})
     return model.eval()
+
+
+def write_tiny_checkpoints(folder: Path) -> Path:
+    """A baseline and a LIFT checkpoint of tiny random models, as after one epoch, in `folder`."""
+    torch.manual_seed(0)
+    for model_type, name in checkpoint.DEFAULT_NAMES.items():
+        state = checkpoint.build_model(model_type, [8, 8, 8]).state_dict()
+        files.save_torch(checkpoint.checkpoint_path(folder, name, 1), {
+            "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
+            "model_type": model_type, "epochs": 1, "step": 1, "losses": [], "options": {}})
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
 import eval_mse
-import files
 import measurements
+from conftest import write_tiny_checkpoints
 from errors import InputError
 from model import downsample_to_32
 from scheduler import CLEAN, NoiseSchedule
@@ -160,14 +159,7 @@ def test_comparison_with_a_baseline_that_does_the_same(images):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Checkpoints of tiny random models."""
-    folder = tmp_path_factory.mktemp("eval_mse")
-    torch.manual_seed(0)
-    for model_type, name in checkpoint.DEFAULT_NAMES.items():
-        state = checkpoint.build_model(model_type, [8, 8, 8]).state_dict()
-        files.save_torch(checkpoint.checkpoint_path(folder, name, 1), {
-            "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
-            "model_type": model_type, "epochs": 1, "step": 1, "losses": [], "options": {}})
-    return folder
+    return write_tiny_checkpoints(tmp_path_factory.mktemp("eval_mse"))
 
 
 def run(folder, output, *more):

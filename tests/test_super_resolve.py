@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
-import files
 import measurements
 import sampling
 import super_resolve
+from conftest import write_tiny_checkpoints
 from errors import InputError
 from sampling import from_uint8, to_uint8
 from scheduler import NoiseSchedule, predict_eps
@@ -130,15 +129,8 @@ def test_denoising_steps_of_the_baseline(images):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A LIFT and a baseline checkpoint of tiny random models."""
-    folder = tmp_path_factory.mktemp("super_resolve")
-    torch.manual_seed(0)
-    for model_type, name in checkpoint.DEFAULT_NAMES.items():
-        state = checkpoint.build_model(model_type, [8, 8, 8]).state_dict()
-        files.save_torch(checkpoint.checkpoint_path(folder, name, 1), {
-            "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
-            "model_type": model_type, "epochs": 1, "step": 1, "losses": [], "options": {}})
-    return folder
+    """Checkpoints of tiny random models."""
+    return write_tiny_checkpoints(tmp_path_factory.mktemp("super_resolve"))
 
 
 def run(folder, output, *more):
