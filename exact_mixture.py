@@ -62,7 +62,8 @@ class GaussianMixture:
         precision = self.precisions + (snr_64[:, None, None] * identity + snr_32[:, None, None] * self.coarse)[:, None]
         factor = torch.linalg.cholesky(precision)
         log_determinant = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return torch.cholesky_inverse(factor), self.constants - log_determinant / 2
+        # Not torch.cholesky_inverse, whose forward-mode derivative is wrong (torch 2.13).
+        return torch.linalg.inv(precision), self.constants - log_determinant / 2
 
     def posterior(self, z_64: torch.Tensor, z_32: torch.Tensor | None, snr_64: torch.Tensor, snr_32: torch.Tensor):
         """Component weights [U, G, K], means [U, G, K, D] and covariances [U, K, D, D] given both views.

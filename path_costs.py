@@ -65,6 +65,12 @@ class Measurement:
         t = self.schedule.log_snr_to_t(torch.as_tensor(log_snr)).repeat_interleave(self.num_images)
         return t.to(self.clean[0])
 
+    def times_at(self, cells: np.ndarray) -> list[torch.Tensor]:
+        """The timesteps of cells [E, S], whole numbers: per scale [E * M]. Through log SNR they might come out a rounding
+        below, where the interpolation between timesteps has another slope."""
+        return [torch.as_tensor(self.timesteps[cells[:, s]]).repeat_interleave(self.num_images).to(self.clean[0])
+                for s in range(self.num_scales)]
+
     def noised(self, cells: np.ndarray) -> list[torch.Tensor]:
         """All images at every cell [E, S]: per scale [E * M, C, H, W], cell by cell."""
         states = []
@@ -242,7 +248,7 @@ def flow_derivatives(at: Measurement, cells: np.ndarray):
     """
     states = at.noised(cells)
     log_snr = at.log_snr[cells]
-    times = [at.times(log_snr[:, s]) for s in range(at.num_scales)]
+    times = at.times_at(cells)
     abars = [per_image(at.abar(log_snr[:, s]), states[s]) for s in range(at.num_scales)]
     below = np.minimum(at.timesteps[cells], NUM_TIMESTEPS - 2)
     log_snr_table = at.schedule.log_snrs.numpy()
@@ -279,7 +285,7 @@ def propagate_to_image(at: Measurement, cells: np.ndarray, directions) -> torch.
     """J_64,64 dz_64 + J_64,32 dz_32 at cells [E, S], 0 where x^_64 is clipped. directions: dz per scale [E * M, ...]."""
     states = at.noised(cells)
     log_snr = at.log_snr[cells]
-    times = [at.times(log_snr[:, s]) for s in range(at.num_scales)]
+    times = at.times_at(cells)
     abars = [per_image(at.abar(log_snr[:, s]), states[s]) for s in range(at.num_scales)]
     tangents = [abar.sqrt() * d for d, abar in zip(directions, abars)] + [torch.zeros_like(t) for t in times]
     eps, eps_tangents = noise_derivative(at, states, times, tangents)
