@@ -65,10 +65,11 @@ def test_missing_truncated_and_foreign_files_are_told_apart(tmp_path):
     torch.save({"weights": torch.zeros(3)}, foreign)
     with pytest.raises(InputError, match="no model_state and no hidden_dims"):
         checkpoint.load_model(foreign)
-    picture = tmp_path / "picture.pth"
-    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    with pytest.raises(InputError, match="picture.pth"):
-        checkpoint.load_model(picture)
+    for name, content in (("picture", b"\x89PNG\r\n\x1a\n" + bytes(100)), ("text", b"hello, this is text\n"),
+                          ("table", b"a,b\n1,2\n"), ("random", np.random.RandomState(0).bytes(500))):
+        (tmp_path / f"{name}.pth").write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}.pth: is (truncated, )?damaged or no checkpoint"):
+            checkpoint.load_model(tmp_path / f"{name}.pth")
 
 
 def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path):
