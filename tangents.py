@@ -209,8 +209,8 @@ Tensor = torch.Tensor
 RULES = {
     **dict.fromkeys((torch.conv2d, F.conv2d, F.conv_transpose2d, F.linear), propagate_affine),
     **dict.fromkeys((F.avg_pool2d, F.interpolate, torch.chunk, Tensor.chunk, Tensor.reshape,
-                     Tensor.transpose, Tensor.permute, Tensor.unbind, Tensor.float, Tensor.to, Tensor.flatten, Tensor.unflatten,
-                     Tensor.neg, Tensor.contiguous), propagate_linear),
+                     Tensor.transpose, Tensor.permute, Tensor.unbind, Tensor.float, Tensor.to, Tensor.flatten,
+                     Tensor.unflatten, Tensor.neg, Tensor.contiguous), propagate_linear),
     **dict.fromkeys((Tensor.add, Tensor.sub, Tensor.__add__, Tensor.__radd__, Tensor.__sub__, torch.add, torch.sub),
                     propagate_sum),
     **dict.fromkeys((Tensor.mul, Tensor.div), propagate_scaling),
