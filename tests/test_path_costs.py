@@ -108,13 +108,13 @@ def test_derivatives_of_a_network_by_finite_differences(lift):
     for axis in range(2):
         # Backwards, to the side on which a whole timestep's slope in log SNR is taken.
         before = log_snr.copy()
-        before[:, axis] -= 0.002
+        before[:, axis] -= 0.0005
         moved = at.advance([x.double() for x in states], [x.double() for x in predictions], log_snr, before)
         with torch.no_grad():
             eps = lift(*(x.float() for x in moved), *(at.times(before[:, s]).float() for s in range(2)))
         for s in range(2):
             prediction = predict_x_0(moved[s], eps[s].double(), at.abar(before[:, s]), clip=False)
-            expected, found = (predictions[s].double() - prediction) / 0.002, derivatives[axis][s].double()
+            expected, found = (predictions[s].double() - prediction) / 0.0005, derivatives[axis][s].double()
             assert (found - expected).norm() < 0.03 * expected.norm()
 
 
