@@ -33,7 +33,7 @@ def parse_options():
     group.add_argument("--model_type", choices=list(checkpoint.MODELS), default="lift", help="kind of the checkpoints")
     group.add_argument("--epochs", type=whole_number(0), nargs="+", default=None, metavar="EPOCH",
                        help="epochs of --name; left out with --checkpoints too: all there are in --checkpoint_dir")
-    group.add_argument("--checkpoints", type=Path, nargs="+", default=None, metavar="FILE", help="checkpoint files")
+    group.add_argument("--checkpoints", nargs="+", default=None, metavar="FILE", help="checkpoint files")
     group.add_argument("--name", default=None, help="name of the checkpoints; left out: the default of --model_type")
     group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER", help="their folder")
     group.add_argument("--paths", nargs="+", default=None, metavar="PATH",
@@ -63,7 +63,7 @@ def find_checkpoints(args) -> list[Path]:
     if args.checkpoints and args.epochs:
         raise InputError("--epochs: found together with --checkpoints, expected one of the two")
     if args.checkpoints:
-        return args.checkpoints
+        return [Path(file) for file in args.checkpoints]
     name = args.name or checkpoint.DEFAULT_NAMES[args.model_type]
     if args.epochs:
         return [checkpoint.checkpoint_path(args.checkpoint_dir, name, epoch) for epoch in args.epochs]

@@ -1,7 +1,8 @@
 """generate_with_path_30.py and eval_fid_batch.py: what they write, what they skip, and what they refuse."""
 import json
+import multiprocessing
 import os
-import subprocess
+import socket
 import sys
 
 import numpy as np
@@ -64,6 +65,28 @@ def fails(monkeypatch, capsys, script, *arguments):
     return lines[0]
 
 
+def process_of_two(rank, port, script, arguments):
+    """What torchrun would start: a process that finds its place in the environment."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                   "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    sys.argv = [script.__name__ + ".py", *map(str, arguments)]
+    run_script(script.main)
+
+
+def run_divided(script, *arguments):
+    """Run a script in two processes that share the work, as under torchrun (forked, to save their imports)."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=process_of_two, args=(rank, port, script, arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+
+
 def table():
     return results_table.read("results/fid_results.csv")
 
@@ -112,15 +135,10 @@ def test_weights_x32_solver_and_seed_make_other_images(work, monkeypatch):
     assert len(set(images.values())) == len(variants)
 
 
-def test_torchrun_gives_the_same_images(work, monkeypatch):
-    arguments = [*COMMON, "--epochs", "3", "--num_images", "5"]
-    assert run(monkeypatch, generate_with_path_30, *arguments, "--batch_size", 1, "--output_dir", "alone",
-               "--grid_png", "alone.png") == 0
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-                           "--standalone", str(ROOT / "generate_with_path_30.py"), *arguments, "--batch_size", "1",
-                           "--output_dir", "together", "--grid_png", "together.png"], capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
-    assert done.returncode == 0, done.stderr
+def test_two_processes_give_the_same_images(work, monkeypatch):
+    arguments = [*COMMON, "--epochs", "3", "--num_images", "5", "--batch_size", 1]
+    assert run(monkeypatch, generate_with_path_30, *arguments, "--output_dir", "alone", "--grid_png", "alone.png") == 0
+    run_divided(generate_with_path_30, *arguments, "--output_dir", "together", "--grid_png", "together.png")
     for name in [f"alone/{k:05d}.png" for k in range(5)] + ["alone.png"]:
         assert (work / name).read_bytes() == (work / name.replace("alone", "together")).read_bytes()
 
@@ -210,9 +228,9 @@ def test_all_metrics_from_one_generation(work, monkeypatch, capsys, accept_stand
     calls = []
     original = generation.generate
     monkeypatch.setattr(generation, "generate", lambda *a, **k: calls.append(1) or original(*a, **k))
-    arguments = [*EVAL, "--model_type", "baseline"]
+    arguments = [*EVAL, "--model_type", "baseline", "--dataset", "synthetic:8", "--batch_size", 3]
     assert run(monkeypatch, eval_fid_batch, *arguments, "--metrics", "fid", "kid", "precision_recall", "swd") == 0
-    assert len(calls) == 2                                          # 5 images in batches of 4
+    assert len(calls) == 2                                          # 5 images in batches of 3
     rows = {row["metric"]: row for row in table()}
     assert set(rows) == set(results_table.METRICS)
     assert rows["fid"]["value"] > 0 and rows["kid"]["standard_error"] > 0
@@ -273,15 +291,17 @@ def test_a_kill_between_two_rows_loses_neither(work, monkeypatch):
     assert [row["seed"] for row in table()] == [1] * 4 + [2] * 4 + [3] * 4 and set(jobs) == {1, 2}
 
 
-def test_eval_under_torchrun_gives_the_same_row(work, monkeypatch):
-    arguments = [*map(str, EVAL), "--model_type", "baseline", "--metrics", "swd", "--batch_size", "1"]
+def test_two_processes_give_the_same_rows(work, monkeypatch, accept_stand_in):              # noqa: F811
+    arguments = [*EVAL, "--checkpoints", "checkpoints/baseline_3ep.pth", "--model_type", "baseline", "--metrics", "swd",
+                 "fid", "kid", "--dataset", "synthetic:8", "--num_images", 4, "--batch_size", 1]
     assert run(monkeypatch, eval_fid_batch, *arguments) == 0
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone",
-                           str(ROOT / "eval_fid_batch.py"), *arguments, "--results", "two.csv"], capture_output=True,
-                          text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert [(row["metric"], row["value"]) for row in results_table.read("two.csv")] == [
+    run_divided(eval_fid_batch, *arguments, "--results", "two.csv")
+    divided = results_table.read("two.csv")
+    assert [(row["metric"], row["value"]) for row in divided] == [
         (row["metric"], pytest.approx(row["value"], rel=1e-6)) for row in table()]
+    assert {row["metric"] for row in divided} == {"fid", "kid", "swd", "swd_64", "swd_32", "swd_16"}
+    [record] = (work / "runs").glob("eval_fid_batch_*.json")        # one, from the main process
+    assert json.loads(record.read_text())["options"]["checkpoints"] == ["checkpoints/baseline_3ep.pth"]
 
 
 # Wrong input
@@ -330,7 +350,8 @@ def test_images_that_are_not_finite_are_no_result(work, monkeypatch, capsys):
     assert "2 of 5 generated images are not finite" in message and not (work / "results/fid_results.csv").exists()
 
 
-@pytest.mark.parametrize("script", ["generate_with_path_30.py", "eval_fid_batch.py"])
-def test_help_shows_every_default(script):
-    done = subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "(default: 18)" in done.stdout and "(default: joint)" in done.stdout
+@pytest.mark.parametrize("script", [generate_with_path_30, eval_fid_batch])
+def test_help_shows_every_default(monkeypatch, capsys, script):
+    assert run(monkeypatch, script, "--help") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "(default: 18)" in printed and "(default: joint)" in printed and "(default: False)" in printed
