@@ -223,18 +223,20 @@ def check_claims(correlations: list[dict], table: list[dict], num_mixtures: int)
 def main():
     parser = Parser(__doc__.partition("\n")[0])
     parser.add_argument("--num_mixtures", type=whole_number(1), default=5, help="random mixtures")
-    parser.add_argument("--falloff", type=real_number(0.2), default=1.0,
-                        help="of the mixtures' spectra, f^(-2 falloff); photographs have about 1")
+    parser.add_argument("--falloff", type=real_number(0.2), default=0.5,
+                        help="of the mixtures' spectra, f^(-2 falloff): photographs have about 1; at 0.5 both distances "
+                             "see fine detail")
     parser.add_argument("--num_paths", type=whole_number(3), default=60, help="random paths per mixture")
     parser.add_argument("--path_steps", type=whole_number(3), default=10, help="steps of a random path")
-    parser.add_argument("--path_samples", type=whole_number(2), default=4096, help="samples per random path")
-    parser.add_argument("--num_images", type=whole_number(1), default=32, help="true images that costs are measured on")
+    parser.add_argument("--path_samples", type=whole_number(2), default=2048, help="samples per random path")
+    parser.add_argument("--num_images", type=whole_number(1), default=8, help="true images that costs are measured on")
     parser.add_argument("--num_steps", type=whole_number(1), default=18, help="steps of the named paths")
-    parser.add_argument("--num_samples", type=whole_number(2), default=16384, help="samples per named path")
+    parser.add_argument("--num_samples", type=whole_number(2), default=8192, help="samples per named path")
     parser.add_argument("--grid", type=whole_number(2), default=30, help="grid points of the named paths")
     parser.add_argument("--max_jump", type=whole_number(1), default=5, help="cells a step may cross per axis")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of mixtures, paths and noise")
     parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where tables go")
+    parser.add_argument("--output_name", default="path_costs", metavar="NAME", help="of NAME.csv and NAME.json")
     parser.add_argument("--num_threads", type=whole_number(1), default=1, metavar="THREADS", help="CPU threads")
     args = parser.parse_args()
     torch.set_num_threads(args.num_threads)
@@ -268,8 +270,8 @@ def main():
     for path in dict.fromkeys(row["path"] for row in table):
         means = [np.mean([row[norm] for row in table if row["path"] == path]) for norm in NORMS]
         print(f"  {path:34s} {means[0]:.4f} {means[1]:.4f}")
-    write_csv(args.output_dir / "path_costs.csv", table, list(table[0]))
-    write_run_record(args.output_dir / "path_costs.json", args, seconds=round(time.perf_counter() - start, 1),
+    write_csv(args.output_dir / f"{args.output_name}.csv", table, list(table[0]))
+    write_run_record(args.output_dir / f"{args.output_name}.json", args, seconds=round(time.perf_counter() - start, 1),
                      correlations=correlations, random_path_distances=spreads, paths=table, claims=claims)
     print(json.dumps({"ok": all(claim["ok"] for claim in claims.values()), "claims": claims}))
 
