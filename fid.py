@@ -167,18 +167,32 @@ class FeatureStatistics:
         return statistics
 
 
+def square_root(covariance: torch.Tensor) -> torch.Tensor:
+    """R [D, rank] with R R^T = covariance, float64 [D, D], positive semidefinite.
+
+    Cholesky where the matrix is safely regular; else from the eigenvectors, without those whose eigenvalue is zero up
+    to rounding.
+    """
+    negligible = len(covariance) * torch.finfo(torch.float64).eps
+    root, failed = torch.linalg.cholesky_ex(covariance)
+    pivots = root.diagonal().square()
+    if not failed and pivots.min() > negligible * pivots.max():
+        return root
+    values, vectors = torch.linalg.eigh(covariance)
+    keep = values > negligible * values[-1].clamp(min=0)
+    return vectors[:, keep] * values[keep].sqrt()
+
+
 def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> float:
     """|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), the squared distance of two Gaussians (Dowson and Landau
     1982). Arrays or tensors [D] and [D, D], symmetric and positive semidefinite; computed in float64 on the CPU.
 
-    With C_a = R R^T, the trace of the root is that of (R^T C_b R)^(1/2), a symmetric matrix. R comes from the
-    eigenvectors of C_a; eigenvalues that are zero up to rounding are left out, so a singular C_a costs less time.
+    With C_a = R R^T, the trace of the root is that of (R^T C_b R)^(1/2), a symmetric matrix, and so the sum of the roots
+    of its eigenvalues.
     """
     mean_a, covariance_a, mean_b, covariance_b = (torch.as_tensor(value, dtype=torch.float64, device="cpu")
                                                   for value in (mean_a, covariance_a, mean_b, covariance_b))
-    values, vectors = torch.linalg.eigh(covariance_a)
-    keep = values > values[-1].clamp(min=0) * len(values) * torch.finfo(torch.float64).eps
-    root = vectors[:, keep] * values[keep].sqrt()                                           # [D, rank]
+    root = square_root(covariance_a)
     trace_of_root = torch.linalg.eigvalsh(root.T @ covariance_b @ root).clamp(min=0).sqrt().sum()
     difference = mean_a - mean_b
     return float(difference @ difference + covariance_a.trace() + covariance_b.trace() - 2 * trace_of_root)

@@ -96,6 +96,14 @@ def test_frechet_distance_is_zero_for_equal_and_symmetric():
     assert fid.frechet_distance(mean, 0 * a, mean, 0 * a) == 0
 
 
+@pytest.mark.parametrize("rank", [None, 39, 5, 1])
+def test_square_root_of_regular_and_singular_covariances(rank):
+    covariance = torch.from_numpy(random_covariance(40, 0, rank))
+    root = fid.square_root(covariance)
+    assert root.shape == (40, rank or 40)
+    assert torch.allclose(root @ root.T, covariance, atol=1e-13)
+
+
 @pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
 @pytest.mark.parametrize("size, rank_a, rank_b", [(200, None, None), (200, 60, None), (200, None, 60), (200, 60, 45),
                                                   (3, None, None)])
