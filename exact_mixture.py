@@ -115,9 +115,10 @@ def own_scale_jacobians(mixture: GaussianMixture, x_64, x_32, log_snr: torch.Ten
 def random_mixture(seed: int, num_components: int = 6, falloff: float = 0.5) -> GaussianMixture:
     """A mixture with some traits of photographs: smooth means, spectra that fall with frequency, uneven contrast.
 
-    Each component's spectrum falls as (0.5 + f^2)^-a with its own a within 0.2 of `falloff` (1 is the f^-2 of
-    photographs, in which fine detail hardly counts in a distance of pixels), roughened by log-normal factors; a smooth contrast field per component makes neighbouring frequencies
-    depend on each other, across scales too. Pixels have a standard deviation of 0.4 about an overall mean of 0.
+    Each component's spectrum falls as (0.5 + f^2)^-a with its own a within 0.2 of `falloff`, roughened by log-normal
+    factors. At 1 it is the f^-2 of photographs, in which fine detail hardly counts in a distance of pixels; at 0.5
+    coarse and fine both count. A smooth contrast field per component makes neighbouring frequencies depend on each
+    other, across scales too. Pixels have a standard deviation of 0.4 about an overall mean of 0.
     """
     random = np.random.default_rng([seed, 8])
     n = np.arange(SIZE)

@@ -153,7 +153,7 @@ def test_every_path_gives_the_same_law_as_steps_grow(mixture):
               "32 first": lambda n: l_shaped(n, 1), "64 first": lambda n: l_shaped(n, 0)}
     images = {}
     for name, route in routes.items():
-        coarse, fine = (exact_mixture.sample_along(denoiser, route(n), starts, "multistep").x_64 for n in (10, 40))
+        coarse, fine = (exact_mixture.sample_along(denoiser, route(n), starts, "multistep").x_64 for n in (6, 40))
         raw, whitened = (exact_mixture.distance_to_truth(fine, mixture, w) for w in (False, True))
         assert raw < 1.1 * floors[:, 0].max() and whitened < 1.02 * floors[:, 1].max(), name
         assert exact_mixture.distance_to_truth(coarse, mixture, True) > 1.02 * floors[:, 1].max(), name
