@@ -100,6 +100,15 @@ def git_revision() -> str:
         return "unknown"
 
 
+def plain_options(args: argparse.Namespace) -> dict:
+    """The options as plain types: paths as text, also inside lists."""
+    def plain(value):
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+    return {key: plain(value) for key, value in vars(args).items()}
+
+
 def write_run_record(path, args: argparse.Namespace, device: torch.device | None = None, **results) -> None:
     """JSON beside an output: the command, every option, versions, git revision, seed, machine, and `results`."""
     versions = {"python": platform.python_version()}
@@ -110,7 +119,7 @@ def write_run_record(path, args: argparse.Namespace, device: torch.device | None
             versions[package] = None
     write_json(path, {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
+        "options": plain_options(args),
         "seed": getattr(args, "seed", None),
         "git_revision": git_revision(),
         "versions": versions,

@@ -15,7 +15,7 @@ from errors import InputError
 from files import load_torch
 from sampling import SOLVERS, X32_MODES, check_path, generate, to_uint8, uniform_diagonal
 
-PATH_NAMES = {"baseline": ("uniform", "dp"), "lift": paths.PATH_TYPES}
+PATH_NAMES = {"baseline": ("uniform", "dp", "lead"), "lift": paths.PATH_TYPES}
 DEFAULT_PATHS = {"baseline": ["uniform"], "lift": ["diagonal", "dp_64", "dp_total"]}
 SCHEDULE_COSTS = ("step_doubling", "directional")    # which edge costs --path dp of the baseline takes, first found
 
@@ -50,12 +50,12 @@ def name_of(path) -> str:
 
 
 def load_schedule(path) -> dict:
-    """A baseline's heatmap: at least timesteps [n] and one-dimensional edge costs [n, J + 1]. Raises InputError."""
+    """What compute_schedule.py wrote: timesteps [n] and one-dimensional edge costs [n, J + 1]. Raises InputError."""
     heatmap = load_torch(path, "heatmap")
     needed = ("timesteps", "edge_costs", "checkpoint", "checkpoint_fingerprint", "weights")
     missing = [key for key in needed if not isinstance(heatmap, dict) or key not in heatmap]
     if missing:
-        raise InputError(f"{path}: has no {missing[0]} in it, expected a baseline's heatmap by compute_heatmap_30.py")
+        raise InputError(f"{path}: has no {missing[0]} in it, expected a schedule written by compute_schedule.py")
     return heatmap
 
 
@@ -75,18 +75,19 @@ def find_path(loaded: checkpoint.LoadedModel, path_type: str, args) -> np.ndarra
     if path_type == "lead" and args.heatmap is None and not file.is_file():
         return paths.path_from_heatmap(None, path_type, args.num_steps)
     if not file.is_file():
+        script = "compute_heatmap_30.py" if loaded.model_type == "lift" else "compute_schedule.py"
         raise InputError(f"{file}: no such heatmap, needed for path {path_type} of {loaded.path.name}; make it with "
-                         f"compute_heatmap_30.py --checkpoint {loaded.path}, or give --heatmap FILE")
+                         f"{script} --checkpoint {loaded.path}, or give --heatmap FILE")
     heatmap = load_schedule(file) if loaded.model_type == "baseline" else error_map.load_heatmap(file, args.grid)
     error_map.check_heatmap_matches(heatmap, loaded, args.allow_mismatch)
-    if loaded.model_type == "lift":
+    if loaded.model_type == "lift" or path_type == "lead":
         return check_path(paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,
                                                   max_jump=args.max_jump))
     costs = next((np.asarray(heatmap["edge_costs"][name]) for name in SCHEDULE_COSTS
                   if np.ndim(heatmap["edge_costs"].get(name)) == 2), None)
     if costs is None:
         raise InputError(f"{file}: has no edge costs of a single scale ({' or '.join(SCHEDULE_COSTS)}), needed for path "
-                         f"dp; compute them with compute_heatmap_30.py --checkpoint {loaded.path}")
+                         f"dp; compute them with compute_schedule.py --checkpoint {loaded.path}")
     timesteps = np.asarray(heatmap["timesteps"])
     return check_path(paths.schedule_path(paths.limit_jump(costs, args.max_jump), timesteps, args.num_steps))
 

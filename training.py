@@ -23,13 +23,13 @@ import devices
 import distributed
 import objective
 import plots
-from command_line import start_device, write_run_record
+from command_line import plain_options, start_device, write_run_record
 from data import load_images, to_device
 from errors import InputError
 from files import remove_leftovers, save_png, save_torch, write_csv, write_json
 from optimization import ExponentialMovingAverage, learning_rate_at, on_cpu
 from scheduler import NoiseSchedule
-from training_options import check_same_run, plain_options, timestep_rule
+from training_options import check_same_run, timestep_rule
 
 GRADIENT_NORM_MAX = 1.0
 WEIGHT_DECAY = 0.01

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 import checkpoint
-from command_line import add_device_options, real_number, whole_number
+from command_line import add_device_options, plain_options, real_number, whole_number
 from data import add_data_options
 from errors import InputError
 from objective import TimestepRule
@@ -70,11 +70,6 @@ def timestep_rule(args) -> TimestepRule:
         raise InputError(f"--band_noise_share and --band_independent_share: found {args.band_noise_share:g} and "
                          f"{args.band_independent_share:g}, expected a sum of at most 1")
     return TimestepRule(args.timesteps, low, high, args.band_noise_share, args.band_independent_share)
-
-
-def plain_options(args) -> dict:
-    """The options as plain types."""
-    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
 
 
 def check_same_run(path, state: dict, args, content_hash: str, num_steps: int) -> None:

@@ -11,41 +11,29 @@ import statistics
 import sys
 import tempfile
 import time
-import types
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from plain_attention import store_attention_matrices
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import checkpoint                                                                       # noqa: E402
+import devices                                                                          # noqa: E402
 from command_line import Parser, add_device_options, run_script, start_device, whole_number     # noqa: E402
 from sampling import generate, start_noise, to_uint8, uniform_diagonal                   # noqa: E402
 from scheduler import CLEAN, NoiseSchedule, ddim_step                                    # noqa: E402
-from unet import NUM_HEADS, AttentionBlock                                               # noqa: E402
 
 TARGETS = {"cpu": 3.0, "cuda": 5.0}
-
-
-def explicit_attention(self, x):
-    """AttentionBlock.forward with the whole matrix of weights in memory."""
-    B, C, H, W = x.shape
-    q, k, v = self.qkv(self.norm(x)).reshape(B, 3, NUM_HEADS, C // NUM_HEADS, H * W).unbind(1)
-    weights = torch.softmax(torch.einsum("bhci,bhcj->bhij", q, k) / (C // NUM_HEADS) ** 0.5, dim=-1)
-    h = torch.einsum("bhij,bhcj->bhci", weights, v).reshape(B, C, H, W)
-    return x + self.proj(h)
 
 
 def plain_model(model):
     """A copy in the default memory layout, with explicit attention."""
     plain = checkpoint.build_model(model.model_type, model.hidden_dims)
     plain.load_state_dict(model.state_dict())
-    for module in plain.modules():
-        if isinstance(module, AttentionBlock):
-            module.forward = types.MethodType(explicit_attention, module)
-    return plain.eval().to(next(model.parameters()).device)
+    return store_attention_matrices(plain).eval().to(next(model.parameters()).device)
 
 
 @torch.no_grad()
@@ -77,10 +65,11 @@ def main():
     parser.add_argument("--model_type", choices=list(checkpoint.MODELS), default="lift", help="which model")
     parser.add_argument("--hidden_dims", type=whole_number(8), nargs="+", default=[64, 128, 256, 512],
                         help="channels per level")
-    parser.add_argument("--num_images", type=whole_number(1), default=None, help="per measurement; left out: 8 on a CPU, "
-                        "256 on a GPU")
-    parser.add_argument("--batch_size", type=whole_number(1), default=None, help="left out: 8 on a CPU, 64 on a GPU")
-    parser.add_argument("--num_steps", type=whole_number(1), default=18, help="network calls per image")
+    parser.add_argument("--num_images", type=whole_number(1), default=None,
+                        help="per measurement; left out: 32 on a CPU, 256 on a GPU")
+    parser.add_argument("--batch_size", type=whole_number(1), default=None, help="left out: 32 on a CPU, 64 on a GPU")
+    parser.add_argument("--num_steps", type=whole_number(1), default=None,
+                        help="network calls per image; left out: 4 on a CPU, 18 on a GPU")
     parser.add_argument("--repeats", type=whole_number(1), default=3, help="measurements of each, after a first one that "
                         "does not count")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of weights and images")
@@ -88,13 +77,14 @@ def main():
     args = parser.parse_args()
     device = start_device(args)
     on_gpu = device.type == "cuda"
-    batch_size = args.batch_size or (64 if on_gpu else 8)
-    num_images = args.num_images or (256 if on_gpu else 8)
+    batch_size = args.batch_size or (64 if on_gpu else 32)
+    num_images = args.num_images or (256 if on_gpu else 32)
+    num_steps = args.num_steps or (18 if on_gpu else 4)
 
     torch.manual_seed(args.seed)
     model = checkpoint.build_model(args.model_type, args.hidden_dims).eval()
     model.to(device, memory_format=torch.channels_last)
-    plain, path = plain_model(model), uniform_diagonal(args.num_steps)
+    plain, path = plain_model(model), uniform_diagonal(num_steps)
     batches = [range(start, min(start + batch_size, num_images)) for start in range(0, num_images, batch_size)]
     rates, last = {"plain": [], "ours": []}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +104,8 @@ def main():
     difference = float((torch.cat(last["ours"]) - torch.cat(last["plain"])).abs().mean()) * 255
     target = TARGETS[device.type]
     print(json.dumps({"ratio": round(ratio, 2), "target": target, "ok": ratio >= target, "precision": args.precision,
-                      "device": device.type, "mean_difference_in_grey_levels": round(difference, 3),
+                      "device": devices.describe(device), "batch_size": batch_size,
+                      "num_steps": num_steps, "hidden_dims": args.hidden_dims, "mean_difference_in_grey_levels": round(difference, 3),
                       **{f"{name}_images_per_second": round(statistics.median(r), 3) for name, r in rates.items()}}))
 
 

@@ -11,7 +11,6 @@ import math
 import statistics
 import sys
 import time
-import types
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -19,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 from PIL import Image
+from plain_attention import store_attention_matrices
 from tqdm import tqdm
 
 import checkpoint
@@ -30,18 +30,9 @@ from model import downsample_to_32
 from optimization import ExponentialMovingAverage
 from scheduler import NUM_TIMESTEPS, NoiseSchedule
 from training import GRADIENT_NORM_MAX, WEIGHT_DECAY
-from unet import NUM_HEADS, AttentionBlock
 
 GFLOP_PER_IMAGE_FORWARD = 16.45         # of LIFT at the default hidden dims; a training step does three times that
 TARGETS = {"cpu": (2.5, 0.5), "cuda": (6.0, 0.5)}
-
-
-def attention_that_stores_its_matrix(self, x):
-    """The plain form of AttentionBlock.forward."""
-    B, C, H, W = x.shape
-    q, k, v = self.qkv(self.norm(x)).reshape(B, 3, NUM_HEADS, C // NUM_HEADS, H * W).transpose(-1, -2).unbind(1)
-    weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(C // NUM_HEADS), dim=-1)
-    return x + self.proj((weights @ v).transpose(-1, -2).reshape(B, C, H, W))
 
 
 class PlainStep:
@@ -51,9 +42,7 @@ class PlainStep:
         self.device, self.batch_size = device, batch_size
         self.schedule = NoiseSchedule()
         self.model = checkpoint.build_model("lift", hidden_dims).to(device)
-        for module in self.model.modules():
-            if isinstance(module, AttentionBlock):
-                module.forward = types.MethodType(attention_that_stores_its_matrix, module)
+        store_attention_matrices(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=WEIGHT_DECAY, foreach=False)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.files = []
