@@ -1,0 +1,78 @@
+"""compute_schedule.py and search_lead.py: what they write is what generation then follows."""
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import checkpoint
+import compute_schedule
+import generation
+import path_costs
+import paths
+import search_lead
+from conftest import write_tiny_checkpoints
+from errors import InputError
+from files import load_torch
+
+GRID, NUM_STEPS = 8, 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Tiny checkpoints, and the baseline's schedule."""
+    folder = write_tiny_checkpoints(tmp_path_factory.mktemp("schedules"))
+    compute_schedule.main(options(folder, "--edge_images", "2"))
+    return folder
+
+
+def options(folder, *more):
+    return ["--checkpoint", str(folder / "baseline_1ep.pth"), "--dataset", "synthetic:40", "--cache_dir",
+            str(folder / "cache"), "--grid", str(GRID), "--num_steps", str(NUM_STEPS), "--output_dir", str(folder),
+            "--device", "cpu", "--num_threads", "1", "--precision", "float32", *more]
+
+
+def generation_args(folder, **more):
+    return SimpleNamespace(**{"heatmap": None, "heatmap_dir": folder, "grid": GRID, "num_steps": NUM_STEPS,
+                              "allow_mismatch": False, "step_size": "index", "max_jump": 5, **more})
+
+
+def test_the_schedule_is_the_cheapest_and_generation_follows_it(folder):
+    file = load_torch(folder / f"heatmap_{GRID}_baseline_1ep.pth")
+    loaded = checkpoint.load_model(folder / "baseline_1ep.pth")
+    path = generation.find_path(loaded, "dp", generation_args(folder))
+    assert path.shape == (NUM_STEPS + 1, 2) and path[0].tolist() == [999, 999] and path[-1].tolist() == [0, 0]
+    assert json.loads((folder / f"heatmap_{GRID}_baseline_1ep.json").read_text())["schedule"] == path[:, 0].tolist()
+    costs = np.asarray(file["edge_costs"]["step_doubling"])
+    cells = np.searchsorted(-np.asarray(file["timesteps"]), -path[:, 0])
+    _, cheapest = paths.cheapest_schedule(costs, NUM_STEPS)
+    assert costs[cells[:-1], np.diff(cells)].sum() == pytest.approx(cheapest, rel=1e-12)
+
+
+def test_the_same_command_twice_is_refused_and_another_checkpoint_too(folder, tmp_path):
+    with pytest.raises(InputError, match="exists already; add --overwrite"):
+        compute_schedule.main(options(folder))
+    other = write_tiny_checkpoints(tmp_path)
+    content = load_torch(other / "baseline_1ep.pth")
+    content["ema_state"]["shadow"]["init_conv.bias"] += 1
+    content["model_state"]["init_conv.bias"] += 1
+    checkpoint.save_torch(other / "baseline_1ep.pth", content)
+    with pytest.raises(InputError, match="--allow_mismatch"):
+        generation.find_path(checkpoint.load_model(other / "baseline_1ep.pth"), "dp", generation_args(folder))
+    with pytest.raises(InputError, match="is a lift checkpoint, expected a baseline checkpoint"):
+        compute_schedule.main(options(folder, "--checkpoint", str(folder / "lift_dual_timestep_1ep.pth")))
+
+
+def test_the_winner_of_the_search_is_the_lead_path(folder, monkeypatch):
+    candidates = [paths.Lead(2.0, 0.0, 0.0), paths.Lead(7.0, 0.0, 0.0), paths.Lead(20.0, 0.0, 0.0)]
+    monkeypatch.setattr(path_costs, "lead_candidates", lambda num_scales: candidates)
+    search_lead.main(options(folder, "--edge_images", "1", "--num_images", "4", "--num_finalists", "2"))
+    record = json.loads((folder / "lead_baseline_1ep_5steps.json").read_text())
+    rows = record["candidates"]
+    assert len(rows) == 3 and rows[0]["sample_metric"] <= rows[1]["sample_metric"]
+    assert rows[2]["sample_metric"] is None and rows[2]["step_doubling"] >= max(r["step_doubling"] for r in rows[:2])
+    loaded = checkpoint.load_model(folder / "baseline_1ep.pth")
+    path = generation.find_path(loaded, "lead", generation_args(folder))
+    assert path.tolist() == rows[0]["path"] == paths.lead_path(NUM_STEPS, paths.Lead(**record["winner"])).tolist()
+    with pytest.raises(InputError, match="holds a winner of an earlier search"):
+        search_lead.main(options(folder))
