@@ -295,50 +295,74 @@ def propagate_to_image(at: Measurement, cells: np.ndarray, directions) -> torch.
     return change
 
 
-def directional_num_calls(plan: EdgePlan, num_images: int, propagate: bool) -> int:
+PROPAGATIONS = ("arrival", "start", "none")
+
+
+def directional_num_calls(plan: EdgePlan, num_images: int, propagate: str) -> int:
     """Model calls of `directional_costs`, a Jacobian-vector product counted as two: per image 1 + 2 S a start cell, and
-    if `propagate` two an edge that does not bring the 64 scale to the clean image."""
-    last = plan.num_points - 1
+    S (S + 1) more a start cell for `start`, or two more an edge that leaves the 64 scale noised for `arrival`."""
+    last, num_scales = plan.num_points - 1, plan.starts.shape[1]
     moving = plan.starts[:, 0] != last
-    cells = len(np.unique(plan.starts[moving], axis=0))
-    num_edges = int((moving & (plan.ends[:, 0] != last)).sum()) if propagate else 0
-    return num_images * (cells * (1 + 2 * plan.starts.shape[1]) + 2 * num_edges)
+    calls_per_cell = 1 + 2 * num_scales + (num_scales * (num_scales + 1) if propagate == "start" else 0)
+    num_edges = int((moving & (plan.ends[:, 0] != last)).sum()) if propagate == "arrival" else 0
+    return num_images * (len(np.unique(plan.starts[moving], axis=0)) * calls_per_cell + 2 * num_edges)
 
 
 def directional_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray, cross_terms: bool = True,
-                      propagate: bool = True) -> np.ndarray:
+                      propagate: str = "arrival") -> np.ndarray:
     """Local error of a DDIM step, from the flow's derivatives at its start: float64 [E] for edges [E, S].
 
-    dz_s = 1/4 Dlambda_s sum_s' Dlambda_s' D_s' x^_s. If `propagate`, its length is taken after the denoiser at the
-    arrival point, |J_64,64 dz_64 + J_64,32 dz_32|, one more Jacobian-vector product an edge; where the 64 scale arrives
-    at the clean image, and everywhere if not `propagate`, it is |dz_64|, a quadratic form in (Dlambda_64, Dlambda_32)
-    with the Gram matrix of D_64 x^_64 and D_32 x^_64 in the middle. cross_terms: whether the terms s != s' count, the
-    arrival point's J_64,32 among them. Once the 64 scale is clean, edges cost 0.
+    dz_s = 1/4 Dlambda_s sum_s' Dlambda_s' D_s' x^_s; what counts is the length of |J_64,64 dz_64 + J_64,32 dz_32|, and
+    of dz_64 itself where the 64 scale arrives at the clean image. propagate: where the Jacobians are taken. arrival:
+    the arrival point, one more Jacobian-vector product an edge. start: the start, which makes the cost a quadratic form
+    in the products of (Dlambda_64, Dlambda_32) with one Gram matrix a cell. none: |dz_64| everywhere, the form with the
+    Gram matrix of D_64 x^_64 and D_32 x^_64; moves of the 32 scale alone then cost nothing, so that a dynamic program
+    makes them first. cross_terms: whether s != s' counts, J_64,32 included. Once the 64 scale is clean, edges cost 0.
     """
-    last = len(at.timesteps) - 1
+    if propagate not in PROPAGATIONS:
+        raise InputError(f"propagate: found {propagate!r}, expected one of {', '.join(PROPAGATIONS)}")
+    last, num_scales = len(at.timesteps) - 1, at.num_scales
     costs = np.zeros(len(starts))
     rows = np.flatnonzero(starts[:, 0] != last)
     for block in at.blocks(starts[rows], "directional"):
         chosen = rows[block]
         start, end = starts[chosen], ends[chosen]
         cells, cell_of = np.unique(start, axis=0, return_inverse=True)
+        cell_of = cell_of.ravel()
         derivatives = flow_derivatives(at, cells)[2]
-        seen = [at.transform(derivative[0]).double() for derivative in derivatives]     # D_s' x^_64
         steps = at.log_snr[end] - at.log_snr[start]                                     # [E, S]
-        gram = np.array([[(a * b).reshape(len(cells), -1).mean(1).cpu().numpy() for a in seen]
-                         for b in seen])[:, :, cell_of.ravel()]                         # [S, S, E]
-        if not cross_terms:
-            gram[1:], gram[:, 1:] = 0, 0
-        costs[chosen] = steps[:, 0] / 4 * np.sqrt(np.einsum("es,ste,et->e", steps, gram, steps).clip(min=0))
+        used = [[cross_terms or axis == s for s in range(num_scales)] for axis in range(num_scales)]
+
+        def form(vectors, lengths):
+            """|sum_p lengths_p vectors_p| per edge: vectors [P] of [cells * M, ...], lengths [E, P]."""
+            seen = [at.transform(vector).double() for vector in vectors]
+            gram = np.array([[(a * b).reshape(len(cells), -1).mean(1).cpu().numpy() for a in seen] for b in seen])
+            return np.sqrt(np.einsum("ep,pqe,eq->e", lengths, gram[:, :, cell_of], lengths).clip(min=0))
+
+        axes = [axis for axis in range(num_scales) if used[axis][0]]
+        costs[chosen] = steps[:, 0] / 4 * form([derivatives[axis][0] for axis in axes], steps[:, axes])
         goes_on = np.flatnonzero(end[:, 0] != last)
+        if propagate == "start" and len(goes_on):
+            scales = range(num_scales if cross_terms else 1)
+            pairs = [(s, axis) for s in scales for axis in range(s, num_scales) if used[axis][s]]
+            nothing = [torch.zeros_like(x) for x in derivatives[0]]
+            vectors = []
+            for s, axis in pairs:                   # dz_s by axis, and what goes with the same product of steps
+                directions = list(nothing)
+                directions[s] = derivatives[axis][s]
+                if axis != s:
+                    directions[axis] = derivatives[s][axis]
+                vectors.append(propagate_to_image(at, cells, directions))
+            lengths = np.stack([steps[:, s] * steps[:, axis] for s, axis in pairs], axis=1) / 4
+            costs[chosen[goes_on]] = form(vectors, lengths)[goes_on]
         size = max(at.batch_size // at.num_images, 1)
-        for first in range(0, len(goes_on) if propagate else 0, size):
+        for first in range(0, len(goes_on) if propagate == "arrival" else 0, size):
             edges = goes_on[first:first + size]
-            images = at.rows_of(cell_of.ravel()[edges])
+            images = at.rows_of(cell_of[edges])
             lengths = [per_image(torch.as_tensor(steps[edges, s]).repeat_interleave(at.num_images), x).to(x)
                        for s, x in enumerate(at.clean)]
-            errors = [lengths[s] / 4 * sum(lengths[axis] * derivatives[axis][s][images] for axis in range(at.num_scales)
-                                           if cross_terms or axis == s) for s in range(at.num_scales)]
+            errors = [lengths[s] / 4 * sum(lengths[axis] * derivatives[axis][s][images] for axis in range(num_scales)
+                                           if used[axis][s]) for s in range(num_scales)]
             if not cross_terms:
                 errors[1:] = [torch.zeros_like(error) for error in errors[1:]]
             costs[chosen[edges]] = at.lengths(at.transform(propagate_to_image(at, end[edges], errors)))
@@ -402,14 +426,14 @@ def step_doubling_edge_costs(model, images, timesteps, *, num_steps: int = 18, m
     return plan.fill(step_doubling_costs(at, plan.starts, plan.ends))
 
 
-def directional_edge_costs(model, images, timesteps, *, num_steps: int = 18, max_jump: int = 5, max_images: int = 8,
+def directional_edge_costs(model, images, timesteps, *, num_steps: int = 18, max_jump: int = 5, max_images: int = 4,
                            seed: int = 0, batch_size: int = 64, precision: str = "float32", clip: bool = True,
-                           cross_terms: bool = True, propagate: bool = False, diagonal_only: bool = False,
+                           cross_terms: bool = True, propagate: str = "arrival", diagonal_only: bool = False,
                            max_lead: float | None = None, jumps=None, progress: bool = False) -> np.ndarray:
     """Edge costs by local error: float64 [n, n, J + 1, J + 1] for LIFT, [n, J + 1] for the baseline.
 
-    Without `propagate` the cells alone are measured, two Jacobian-vector products each, about 4,500 calls an image on a
-    30-point grid; with it every edge takes one more (see `directional_costs`). The rest as in
+    propagate: see `directional_costs`; with `arrival` every edge takes a Jacobian-vector product, about 55,000 calls an
+    image on a 30-point grid; with `start` the cells alone are measured, about 9,000. The rest as in
     `step_doubling_edge_costs`.
     """
     at, plan = measure(model, images, timesteps, num_steps, max_jump, max_images, seed, batch_size, precision, clip,

@@ -27,6 +27,7 @@ from scheduler import NUM_TIMESTEPS, NoiseSchedule          # noqa: E402
 ALL_TIMESTEPS = np.arange(NUM_TIMESTEPS - 1, -1, -1)
 LAST_TIMESTEP = 34              # of paths with a common end: the 30-point grid's last point before the clean image
 NORMS = ("raw", "whitened")
+LAWS = ["common last step", "free last step"]
 DOCUMENTED = "documented: DP-Total, index"
 ORDER = [DOCUMENTED, "loss map", "directional, no cross terms", "directional"]
 
@@ -102,7 +103,8 @@ def correlate(mixture, args, common_end: bool, random) -> tuple[list[dict], dict
                                               log_snr[:, 1:].reshape(-1, 2)),
         "directional, no cross terms": path_costs.directional_costs(at, starts, ends, cross_terms=False),
         "directional": path_costs.directional_costs(at, starts, ends),
-        "directional, cells alone": path_costs.directional_costs(at, starts, ends, propagate=False),
+        "directional, Jacobians of the start": path_costs.directional_costs(at, starts, ends, propagate="start"),
+        "directional, no Jacobians": path_costs.directional_costs(at, starts, ends, propagate="none"),
         "directional, whitened norm": path_costs.directional_costs(at_whitened, starts, ends),
         "step doubling": path_costs.step_doubling_costs(at, starts, ends),
         "step doubling, whitened norm": path_costs.step_doubling_costs(at_whitened, starts, ends)}
@@ -117,7 +119,7 @@ def correlate(mixture, args, common_end: bool, random) -> tuple[list[dict], dict
 def named_paths(mixture, args) -> list[tuple]:
     """(name, path [N + 1, 2], solver, whether on the single scale) for the table."""
     timesteps, steps, jump = paths.timestep_grid(args.grid), args.num_steps, args.max_jump
-    images = mixture.sample(args.num_images, torch.Generator().manual_seed(args.seed + 2))
+    images = mixture.sample(args.num_grid_images, torch.Generator().manual_seed(args.seed + 2))
     both, single = (exact_mixture.ExactDenoiser(mixture, single_scale) for single_scale in (False, True))
     at, at_single = (path_costs.Measurement(denoiser, images, timesteps, seed=args.seed, clip=False, batch_size=2048)
                      for denoiser in (both, single))
@@ -136,15 +138,15 @@ def named_paths(mixture, args) -> list[tuple]:
         return paths.path_from_heatmap(content, path_type, steps, step_size=step_size, max_jump=jump)
 
     step_doubling = plan.fill(path_costs.step_doubling_costs(at, plan.starts, plan.ends))
-    directional = plan.fill(path_costs.directional_costs(at, plan.starts, plan.ends))
-    alone = plan.fill(path_costs.directional_costs(at, plan.starts, plan.ends, propagate=False))
+    directional, by_start, by_none = (plan.fill(path_costs.directional_costs(at, plan.starts, plan.ends, propagate=kind))
+                                      for kind in path_costs.PROPAGATIONS)
     loss_map = path_costs.loss_map_edge_costs(losses[..., 0], losses[..., 1], timesteps, jump)
     single_costs = plan_single.fill(path_costs.step_doubling_costs(at_single, plan_single.starts, plan_single.ends))
     identity = paths.identity_heatmap
     diagonal = uniform_diagonal(steps)
     dp_diagonal = find(heatmap(edge_costs={"step_doubling": step_doubling}), "dp_diagonal")
     dp_step = find(heatmap(edge_costs={"step_doubling": step_doubling}), "dp_step")
-    lead, lead_rows = path_costs.search_lead(both, images[:16], steps, clip=False, batch_size=2048)
+    lead, lead_rows = path_costs.search_lead(both, images, steps, clip=False, batch_size=2048)
     return [
         ("DP-Total, index, both sides", find(heatmap(weight_32=4.0), "dp_total"), "ddim", False),
         ("identity, index, both sides", find(identity(timesteps, factor, 4 * factor), "dp_total"), "ddim", False),
@@ -158,7 +160,10 @@ def named_paths(mixture, args) -> list[tuple]:
         ("single scale, uniform", diagonal, "ddim", True),
         ("diagonal, uniform", diagonal, "ddim", False),
         ("dp_directional", find(heatmap(edge_costs={"directional": directional}), "dp_directional"), "ddim", False),
-        ("dp_directional, cells alone", find(heatmap(edge_costs={"directional": alone}), "dp_directional"), "ddim", False),
+        ("dp_directional, Jacobians of the start", find(heatmap(edge_costs={"directional": by_start}), "dp_directional"),
+         "ddim", False),
+        ("dp_directional, no Jacobians", find(heatmap(edge_costs={"directional": by_none}), "dp_directional"), "ddim",
+         False),
         ("dp_step", dp_step, "ddim", False),
         ("dp_diagonal", dp_diagonal, "ddim", False),
         ("dp_diagonal's times, single scale", dp_diagonal, "ddim", True),
@@ -226,12 +231,16 @@ def main():
     parser.add_argument("--falloff", type=real_number(0.2), default=0.5,
                         help="of the mixtures' spectra, f^(-2 falloff): photographs have about 1; at 0.5 both distances "
                              "see fine detail")
+    parser.add_argument("--laws", nargs="+", choices=LAWS, default=LAWS[:1], metavar="LAW",
+                        help=f"of the random paths: {', '.join(LAWS)}")
     parser.add_argument("--num_paths", type=whole_number(3), default=60, help="random paths per mixture")
     parser.add_argument("--path_steps", type=whole_number(3), default=10, help="steps of a random path")
-    parser.add_argument("--path_samples", type=whole_number(2), default=2048, help="samples per random path")
-    parser.add_argument("--num_images", type=whole_number(1), default=8, help="true images that costs are measured on")
+    parser.add_argument("--path_samples", type=whole_number(2), default=1024, help="samples per random path")
+    parser.add_argument("--num_images", type=whole_number(1), default=16, help="true images that random paths' costs are measured on")
+    parser.add_argument("--num_grid_images", type=whole_number(1), default=8,
+                        help="true images that the named paths' costs are measured on")
     parser.add_argument("--num_steps", type=whole_number(1), default=18, help="steps of the named paths")
-    parser.add_argument("--num_samples", type=whole_number(2), default=8192, help="samples per named path")
+    parser.add_argument("--num_samples", type=whole_number(2), default=16384, help="samples per named path")
     parser.add_argument("--grid", type=whole_number(2), default=30, help="grid points of the named paths")
     parser.add_argument("--max_jump", type=whole_number(1), default=5, help="cells a step may cross per axis")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of mixtures, paths and noise")
@@ -245,19 +254,19 @@ def main():
     for k in range(args.num_mixtures):
         mixture = exact_mixture.random_mixture(args.seed + k, falloff=args.falloff)
         random = np.random.default_rng([args.seed + k, 1])
-        for law, common_end in (("common last step", True), ("free last step", False)):
-            rows, spread = correlate(mixture, args, common_end, random)
+        for law in args.laws:
+            rows, spread = correlate(mixture, args, law == "common last step", random)
             correlations += [{"mixture": k, "law": law, **row} for row in rows]
             spreads.append({"mixture": k, "law": law, **spread})
             print(f"\nmixture {k}, {args.num_paths} random paths of {args.path_steps} steps, {law}: distances "
                   f"{spread['distance_min']} to {spread['distance_max']}; rank correlation raw, whitened")
             for row in rows:
-                print(f"  {row['cost']:34s} {row['raw']:6.2f} {row['whitened']:6.2f}", flush=True)
+                print(f"  {row['cost']:38s} {row['raw']:6.2f} {row['whitened']:6.2f}", flush=True)
         rows = tabulate(mixture, args, k)
         table += rows
         print(f"\nmixture {k}, {args.num_steps} steps: distance raw, whitened, share of points where 32 leads, kind")
         for row in rows:
-            print(f"  {row['path']:34s} {row['raw']:.4f} {row['whitened']:.4f} {row['share_32_leads']!s:5} "
+            print(f"  {row['path']:38s} {row['raw']:.4f} {row['whitened']:.4f} {row['share_32_leads']!s:5} "
                   f"{row['kind']} {row['parameters']}", flush=True)
     claims = check_claims(correlations, table, args.num_mixtures)
     print("\nmean over the mixtures: rank correlation raw, whitened")
@@ -265,11 +274,11 @@ def main():
         for cost in dict.fromkeys(row["cost"] for row in correlations):
             means = [np.mean([row[norm] for row in correlations if (row["law"], row["cost"]) == (law, cost)])
                      for norm in NORMS]
-            print(f"  {law}: {cost:34s} {means[0]:6.2f} {means[1]:6.2f}")
+            print(f"  {law}: {cost:38s} {means[0]:6.2f} {means[1]:6.2f}")
     print("\nmean over the mixtures: distance raw, whitened")
     for path in dict.fromkeys(row["path"] for row in table):
         means = [np.mean([row[norm] for row in table if row["path"] == path]) for norm in NORMS]
-        print(f"  {path:34s} {means[0]:.4f} {means[1]:.4f}")
+        print(f"  {path:38s} {means[0]:.4f} {means[1]:.4f}")
     write_csv(args.output_dir / f"{args.output_name}.csv", table, list(table[0]))
     write_run_record(args.output_dir / f"{args.output_name}.json", args, seconds=round(time.perf_counter() - start, 1),
                      correlations=correlations, random_path_distances=spreads, paths=table, claims=claims)

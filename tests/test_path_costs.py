@@ -80,7 +80,7 @@ def test_derivative_along_the_flow_of_a_white_gaussian():
         z = states[0] * np.sqrt(1 + variance)                           # x_t = sqrt(abar) z, abar = 1 / (1 + variance)
         torch.testing.assert_close(x_0[0], c * z / (c + variance), rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(derivatives[0][0], c * variance * z / (2 * (c + variance)**2), rtol=1e-6, atol=1e-8)
-        step = path_costs.directional_costs(at, cells, cells_of([t - 40]), propagate=False)[0]
+        step = path_costs.directional_costs(at, cells, cells_of([t - 40]), propagate="none")[0]
         length = at.log_snr[cells_of([t - 40])[0, 0]] - at.log_snr[cells[0, 0]]
         assert step == pytest.approx(length**2 / 4 * derivatives[0][0].square().mean().sqrt().item(), rel=1e-9)
 
@@ -144,9 +144,19 @@ def test_gram_matrix_gives_every_direction(at):
     _, _, D = path_costs.flow_derivatives(at, starts[:1])
     steps = at.log_snr[ends] - at.log_snr[starts]
     by_hand = [at.lengths(a / 4 * (a * D[0][0] + b * D[1][0]))[0] for a, b in steps]
-    np.testing.assert_allclose(path_costs.directional_costs(at, starts, ends, propagate=False), by_hand, rtol=1e-9)
-    without = path_costs.directional_costs(at, starts, ends, cross_terms=False, propagate=False)
+    np.testing.assert_allclose(path_costs.directional_costs(at, starts, ends, propagate="none"), by_hand, rtol=1e-9)
+    without = path_costs.directional_costs(at, starts, ends, cross_terms=False, propagate="none")
     assert without[0] == pytest.approx(by_hand[0]) and without[1] == 0 and without[2] != pytest.approx(by_hand[2], rel=0.01)
+
+
+def test_jacobians_of_the_start_and_of_the_arrival_agree_for_short_steps(at):
+    starts = cells_of([500, 300], [300, 500], [400, 400], [200, 350])
+    ends = cells_of([496, 297], [297, 498], [396, 400], [200, 346])
+    for cross_terms in (True, False):
+        arrival, start = (path_costs.directional_costs(at, starts, ends, cross_terms, propagate)
+                          for propagate in ("arrival", "start"))
+        np.testing.assert_allclose(start, arrival, rtol=0.05)
+    assert start[3] == 0 and (start[:3] > 0).all()          # without cross terms the 32 scale does not reach the image
 
 
 def test_clean_arrivals_and_clean_starts(at):
@@ -232,7 +242,7 @@ def test_step_doubling_of_a_network(lift, images, options, capsys):
     check_path(paths.path_from_heatmap(content, "dp_diagonal" if options.get("diagonal_only") else "dp_step", 4, max_jump=2))
 
 
-@pytest.mark.parametrize("propagate", [False, True])
+@pytest.mark.parametrize("propagate", path_costs.PROPAGATIONS)
 def test_directional_of_a_network(lift, images, propagate, capsys):
     counted = Counted(lift)
     costs = path_costs.directional_edge_costs(counted, images, GRID, num_steps=4, max_jump=2, max_images=2,
