@@ -4,8 +4,8 @@ An image x (D = 64 pixels, one channel) comes from component k with probability 
 views of it are given, z_64 = x + sigma_64 eps of the image itself and z_32 = A x + sigma_32 eps' of its 2x2 mean
 (4x4), with sigma = SNR^(-1/2) each; the names 64 and 32 are those of the large system. Given both views, component k is
 Gaussian with precision P_k = C_k^-1 + SNR_64 I + SNR_32 A'A and mean x_k = P_k^-1 h_k, h_k = C_k^-1 m_k + SNR_64 z_64 +
-SNR_32 A' z_32, and has weight proportional to w_k exp(h_k' x_k / 2 - m_k' C_k^-1 m_k / 2) / sqrt(det C_k P_k). All of it
-is float64.
+SNR_32 A' z_32, and has weight proportional to w_k exp(h_k' x_k / 2 - m_k' C_k^-1 m_k / 2) / sqrt(det C_k P_k). All of
+it is float64.
 """
 import math
 
@@ -68,7 +68,7 @@ class GaussianMixture:
     def posterior(self, z_64: torch.Tensor, z_32: torch.Tensor | None, snr_64: torch.Tensor, snr_32: torch.Tensor):
         """Component weights [U, G, K], means [U, G, K, D] and covariances [U, K, D, D] given both views.
 
-        z_64: [U, G, D]; z_32: [U, G, D / 4], or None where there is no second view (snr_32 then 0); snr_64, snr_32: [U].
+        z_64: [U, G, D]; z_32: [U, G, D / 4], or None where there is no second view (snr_32 then 0); the SNRs: [U].
         """
         covariances, constants = self.factorise(snr_64, snr_32)
         evidence = snr_64[:, None, None] * z_64
@@ -93,7 +93,7 @@ class GaussianMixture:
 
 
 def own_scale_jacobians(mixture: GaussianMixture, x_64, x_32, log_snr: torch.Tensor) -> dict:
-    """What error maps are made of, in closed form: ||J||_F^2 / (H W) of each scale's prediction by its own noised image.
+    """What error maps are made of, in closed form: ||J||_F^2 / (H W) of a scale's prediction by its own noised image.
 
     x_64: [U * G, 1, 8, 8] and x_32: [U * G, 1, 4, 4], G images at each of U pairs; log_snr: [U, 2]. Returns eps_64,
     eps_32, x0_64, x0_32: float64 [U], averaged over images. An identity Jacobian scores 1, there being one channel.
@@ -129,7 +129,8 @@ def random_mixture(seed: int, num_components: int = 6, falloff: float = 0.5) -> 
     means, covariances = [], []
     for _ in range(num_components):
         means.append((random.standard_normal(SIZE**2) * (0.5 + frequency_sq)**-1.5) @ basis)
-        spectrum = (0.5 + frequency_sq)**-random.uniform(falloff - 0.2, falloff + 0.2) * np.exp(0.5 * random.standard_normal(SIZE**2))
+        exponent = random.uniform(falloff - 0.2, falloff + 0.2)
+        spectrum = (0.5 + frequency_sq)**-exponent * np.exp(0.5 * random.standard_normal(SIZE**2))
         contrast = np.exp(0.6 * (random.standard_normal(SIZE**2) * (0.5 + frequency_sq)**-1.0) @ basis)
         factor = contrast[:, None] * basis.T * np.sqrt(spectrum)
         covariance = factor @ factor.T
@@ -201,7 +202,7 @@ def start_noise(mixture: GaussianMixture, num_images: int, seed: int, exact: boo
 
 
 def sample_along(denoiser: ExactDenoiser, path, starts, solver: str = "ddim") -> Samples:
-    """The project's own sampler, without clipping. starts: [x_64, x_32] at timestep 999 (x_32 unused if single-scale)."""
+    """The project's own sampler, without clipping. starts: [x_64, x_32] at timestep 999; one scale ignores x_32."""
     num_scales = 1 if denoiser.model_type == "baseline" else 2
     return denoise_along(denoiser, path, starts[:num_scales], solver=solver, clip=False)
 
@@ -256,8 +257,9 @@ def mixture_distance_to_truth(samples: torch.Tensor, mixture: GaussianMixture, w
     present = [k for k in range(len(mixture.weights)) if (labels == k).sum() > 1]
     shares = np.array([(labels == k).double().mean().item() for k in present])
     true_covariances = transform @ mixture.covariances @ transform
-    costs = np.array([[gaussian_distance_sq(mean, covariance, x[labels == k].mean(0), torch.cov(x[labels == k].T)).item()
-                       for k in present] for mean, covariance in zip(mixture.means @ transform, true_covariances)])
+    pieces = [x[labels == k] for k in present]
+    costs = np.array([[gaussian_distance_sq(mean, covariance, piece.mean(0), torch.cov(piece.T)).item()
+                       for piece in pieces] for mean, covariance in zip(mixture.means @ transform, true_covariances)])
     num_true, num_found = costs.shape
     rows = np.kron(np.eye(num_true), np.ones(num_found))
     columns = np.kron(np.ones(num_true), np.eye(num_found))

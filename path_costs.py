@@ -1,4 +1,4 @@
-"""What an edge of a path costs, measured with the denoiser itself: local errors of the sampler's steps and a loss bound.
+"""What an edge of a path costs, measured with the denoiser itself: local errors of the sampler, a bound from losses.
 
 Notation: z_s = x_s / sqrt(abar_s) = A_s x + sigma_s eps with log SNR lambda_s, sigma_s = exp(-lambda_s / 2), A_64 the
 identity and A_32 the 2x2 mean; x^_s the prediction of the clean image at scale s, clipped to [-1, 1] where the sampler
@@ -66,8 +66,8 @@ class Measurement:
         return t.to(self.clean[0])
 
     def times_at(self, cells: np.ndarray) -> list[torch.Tensor]:
-        """The timesteps of cells [E, S], whole numbers: per scale [E * M]. Through log SNR they might come out a rounding
-        below, where the interpolation between timesteps has another slope."""
+        """The timesteps of cells [E, S], whole numbers: per scale [E * M]. By way of log SNR they might come out a
+        rounding below, where the interpolation between timesteps has another slope."""
         return [torch.as_tensor(self.timesteps[cells[:, s]]).repeat_interleave(self.num_images).to(self.clean[0])
                 for s in range(self.num_scales)]
 
@@ -119,7 +119,7 @@ class Measurement:
         return np.where(clean, np.inf, self.log_snr[ends])
 
     def blocks(self, cells: np.ndarray, what: str = ""):
-        """The rows of `cells` [E, S], in groups of about a batch that keep rows of one cell together: int64 [.] each."""
+        """The rows of `cells` [E, S], in groups of about a batch that keep rows of one cell together: int64 arrays."""
         _, cell_of = np.unique(cells, axis=0, return_inverse=True)
         order = np.argsort(cell_of.ravel(), kind="stable")
         bounds = np.flatnonzero(np.diff(cell_of.ravel()[order], prepend=-1))
@@ -142,7 +142,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class EdgePlan:
-    """The edges that are measured and what measuring them costs; the others cost infinity, so that no path uses them."""
+    """The edges that are measured; the others cost infinity, so that no path uses them."""
     starts: np.ndarray          # int64 [E, S] cells
     ends: np.ndarray            # int64 [E, S]
     num_points: int
@@ -207,8 +207,8 @@ def step_doubling_num_calls(plan: EdgePlan, num_images: int) -> int:
 def step_doubling_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Distance between the 64 predictions after one step and after two half steps: float64 [E] for edges [E, S].
 
-    The middle lies halfway in log SNR, scale by scale. Where the step brings the 64 scale to the clean image, the images
-    themselves are compared; once it is there, nothing changes it and edges cost 0. No derivative is taken.
+    The middle lies halfway in log SNR, scale by scale. Where the step brings the 64 scale to the clean image, the
+    images themselves are compared; once it is there, nothing changes it and edges cost 0. No derivative is taken.
     """
     last = len(at.timesteps) - 1
     costs = np.zeros(len(starts))
@@ -282,7 +282,7 @@ def noise_derivative(at: Measurement, states, times, tangents) -> tuple:
 
 
 def propagate_to_image(at: Measurement, cells: np.ndarray, directions) -> torch.Tensor:
-    """J_64,64 dz_64 + J_64,32 dz_32 at cells [E, S], 0 where x^_64 is clipped. directions: dz per scale [E * M, ...]."""
+    """J_64,64 dz_64 + J_64,32 dz_32 at cells [E, S], 0 where x^_64 is clipped. directions: dz_s, [E * M, ...] each."""
     states = at.noised(cells)
     log_snr = at.log_snr[cells]
     times = at.times_at(cells)
@@ -483,9 +483,9 @@ def search_lead(model, x_0: torch.Tensor, num_steps: int, *, candidates=None, sa
     """The best parameters of the lead family, and what every candidate scored, best first.
 
     model, x_0, options: as in `Measurement`, x_0 [M, C, H, W] in [-1, 1]. Every candidate's path is scored by step
-    doubling; then, if sample_metric(path [N + 1, 2]) -> float is given, the `num_finalists` cheapest by that, less being
-    better (generate on held-out seeds there). For a single scale only the spacing exponent is searched, among as many
-    candidates, so that both models get the same budget. Rows: rho, lead, onset, step_doubling, sample_metric, path.
+    doubling; then, if sample_metric(path [N + 1, 2]) -> float is given, the `num_finalists` cheapest by that, less
+    being better (generate on held-out seeds there). For a single scale only the spacing exponent is searched, among as
+    many candidates, so that both models get the same budget. Rows: rho, lead, onset, step_doubling, sample_metric, path.
     """
     at = Measurement(model, x_0, np.arange(NUM_TIMESTEPS - 1, -1, -1), **options)
     rows = []

@@ -1,8 +1,8 @@
-"""Paths through the plane of (t_64, t_32): edge costs on a grid, the cheapest path of exactly N steps, and its relatives.
+"""Paths through the plane of (t_64, t_32): edge costs on a grid, the cheapest path of exactly N steps, and others.
 
 A path on the grid is a list of cells, int64 [N + 1, 2], from (0, 0), the noisiest, to (n - 1, n - 1). Edge costs are
-float64 [n, n, J + 1, J + 1]: entry [i, j, di, dj] is the cost of one step from cell (i, j) to (i + di, j + dj), infinite
-where there is no such step. A one-dimensional schedule is a list of cells [N + 1] with edge costs [n, J + 1].
+float64 [n, n, J + 1, J + 1]: entry [i, j, di, dj] is the cost of one step from cell (i, j) to (i + di, j + dj),
+infinite where there is no such step. A one-dimensional schedule is a list of cells [N + 1] with edge costs [n, J + 1].
 """
 import math
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ def timestep_grid(num_points: int, grid_space: str = "timestep") -> np.ndarray:
         log_snr = torch.linspace(math.log(GRID_SNR_MIN), math.log(GRID_SNR_MAX), num_points, dtype=torch.float64)
         timesteps = NoiseSchedule().log_snr_to_t(log_snr).round().long().numpy()
     else:
-        raise InputError(f"--grid: found {num_points} points with --grid_space {grid_space}, expected at least 2 points "
-                         f"and one of {', '.join(GRID_SPACES)}")
+        raise InputError(f"--grid: found {num_points} points with --grid_space {grid_space}, expected at least 2 "
+                         f"points and one of {', '.join(GRID_SPACES)}")
     if (np.diff(timesteps) >= 0).any():
         raise InputError(f"--grid: found {num_points}, more points than distinct timesteps; choose fewer")
     return timesteps
@@ -96,7 +96,11 @@ def edge_costs_index(error, max_jump: int) -> np.ndarray:
     error: [n, n], error_64 for DP-64, error_64 + error_32 for DP-Total. Returns float64 [n, n, J + 1, J + 1].
     """
     half = check_map(error, "error map") / 2
-    return edge_costs_from(lambda start, end, di, dj: (half[start] + half[end]) * math.hypot(di, dj), len(half), max_jump)
+
+    def edge_cost(start, end, di, dj):
+        return (half[start] + half[end]) * math.hypot(di, dj)
+
+    return edge_costs_from(edge_cost, len(half), max_jump)
 
 
 def edge_costs_log_snr(error_64, error_32, log_snr, max_jump: int) -> np.ndarray:
@@ -121,8 +125,8 @@ def limit_jump(edge_costs: np.ndarray, max_jump: int) -> np.ndarray:
     """The same edge costs for a smaller max jump. Raises InputError for a larger one."""
     largest = edge_costs.shape[-1] - 1
     if not 1 <= max_jump <= largest:
-        raise InputError(f"--max_jump: found {max_jump}, but these edge costs were computed for jumps of 1...{largest}; "
-                         "choose one of those or compute them again")
+        raise InputError(f"--max_jump: found {max_jump}, but these edge costs were computed for jumps of 1...{largest};"
+                         " choose one of those or compute them again")
     jumps = slice(0, max_jump + 1)
     return edge_costs[..., jumps, jumps] if edge_costs.ndim == 4 else edge_costs[..., jumps]
 
@@ -130,7 +134,7 @@ def limit_jump(edge_costs: np.ndarray, max_jump: int) -> np.ndarray:
 # Dynamic programming
 
 def check_num_steps(num_steps: int, spans: tuple, jumps: tuple) -> None:
-    """Raises InputError unless a path of exactly `num_steps` steps can cross `spans` cells with at most `jumps` each."""
+    """Raises InputError unless exactly `num_steps` steps of at most `jumps` cells each can cross `spans` cells."""
     fewest = max([1] + [math.ceil(span / jump) for span, jump in zip(spans, jumps) if span])
     most = sum(spans)
     if not fewest <= num_steps <= most:
@@ -148,8 +152,8 @@ def cheapest_path(edge_costs: np.ndarray, num_steps: int) -> tuple[np.ndarray, f
     one with the most even steps, and of a mirrored pair the one on which the 32 scale leads. So if costs are symmetric,
     be it up to rounding, and the diagonal is among the cheapest, the diagonal is returned; and the answer never depends
     on rounding. The diagonal is the only path that is its own mirror image: where symmetric costs make it dearer than
-    a path beside it, that path's mirror image costs the same. Raises InputError for a number of steps that is impossible
-    and for costs that are not numbers.
+    a path beside it, that path's mirror image costs the same. Raises InputError for an impossible number of steps and
+    for costs that are not numbers.
     """
     n, m, J, K = (*edge_costs.shape[:2], edge_costs.shape[2] - 1, edge_costs.shape[3] - 1)
     check_num_steps(num_steps, (n - 1, m - 1), (J, K))
@@ -181,8 +185,8 @@ def cheapest_path(edge_costs: np.ndarray, num_steps: int) -> tuple[np.ndarray, f
                 np.add(before[top:bottom, left:right], costs[di, dj, top:bottom, left:right], out=cost)
                 np.minimum(arrival, cost, out=arrival)
     if not np.isfinite(values[-1, -1, -1]):
-        raise InputError(f"edge costs: no path of {num_steps} steps has a finite cost; compute them again for this number "
-                         "of steps")
+        raise InputError(f"edge costs: no path of {num_steps} steps has a finite cost; compute them again for this "
+                         "number of steps")
     cells = break_ties(costs, values)
     steps = np.diff(cells, axis=0)
     return cells, float(np.cumsum(edge_costs[cells[:-1, 0], cells[:-1, 1], steps[:, 0], steps[:, 1]])[-1])
@@ -190,7 +194,7 @@ def cheapest_path(edge_costs: np.ndarray, num_steps: int) -> tuple[np.ndarray, f
 
 def usable_edges(num_points: int, max_jump: int, num_steps: int, num_scales: int = 2,
                  diagonal_only: bool = False) -> np.ndarray:
-    """Which edges lie on some path of exactly `num_steps` steps: bool [n, n, J + 1, J + 1], or [n, J + 1] for one scale.
+    """Which edges some path of exactly `num_steps` steps uses: bool [n, n, J + 1, J + 1], or [n, J + 1] for one scale.
 
     diagonal_only: paths along the diagonal alone.
     """
@@ -339,7 +343,8 @@ def allocate_equal_cost(cells: np.ndarray, costs: np.ndarray, timesteps: np.ndar
     first = np.concatenate([[True], (np.diff(points, axis=0) != 0).any(1)])
     points, reached_there = points[first], np.interp(fine[first], length, reached)
     if num_steps > len(points) - 1 or num_steps < 1:
-        raise InputError(f"--num_steps: found {num_steps}, but this path has {len(points) - 1} distinct points to go to")
+        raise InputError(f"--num_steps: found {num_steps}, expected 1...{len(points) - 1}, the distinct points of this "
+                         "path")
     wanted = np.linspace(0, reached[-1], num_steps + 1)
     chosen = np.searchsorted(reached_there, wanted)
     order = np.arange(num_steps + 1)
@@ -365,8 +370,8 @@ class Lead:
 
     def check(self) -> "Lead":
         if not (self.rho > 0 and math.isfinite(self.rho) and math.isfinite(self.lead) and 0 <= self.onset <= 1):
-            raise InputError(f"--rho, --lead, --onset: found {self.rho}, {self.lead}, {self.onset}, expected rho above 0, "
-                             "a finite lead and an onset from 0 to 1")
+            raise InputError(f"--rho, --lead, --onset: found {self.rho}, {self.lead}, {self.onset}, expected rho above "
+                             "0, a finite lead and an onset from 0 to 1")
         return self
 
 
@@ -409,8 +414,8 @@ def lead_path(num_steps: int, parameters: Lead = Lead()) -> np.ndarray:
 def map_of(heatmap: dict | None, key: str, path_type: str):
     """heatmap[key] as float64. Raises InputError where there is no heatmap or nothing of that name in it."""
     if heatmap is None:
-        raise InputError(f"--path_type {path_type}: needs an error map; compute one with compute_heatmap_30.py and give "
-                         "it with --heatmap")
+        raise InputError(f"--path_type {path_type}: needs an error map; compute one with compute_heatmap_30.py and "
+                         "give it with --heatmap")
     if key not in heatmap:
         raise InputError(f"--path_type {path_type}: the heatmap holds no {key}; compute it again with "
                          "compute_heatmap_30.py")
@@ -423,7 +428,7 @@ EDGE_COST_NAMES = {"dp_directional": ("directional",), "dp_step": ("step_doublin
 
 
 def edge_costs_of(heatmap: dict | None, path_type: str, step_size: str = "index", max_jump: int = 5) -> np.ndarray:
-    """The edge costs that a path type minimises: float64 [n, n, J + 1, J + 1]. Raises InputError if they are not there."""
+    """The edge costs that a path type minimises: float64 [n, n, J + 1, J + 1]. Raises InputError if there are none."""
     if path_type in EDGE_COST_NAMES:
         there = heatmap.get("edge_costs", {}) if heatmap is not None else {}
         name = next((name for name in EDGE_COST_NAMES[path_type] if name in there), None)
@@ -557,7 +562,8 @@ def bootstrap_paths(maps_per_image: np.ndarray, find_path, num_resamples: int = 
     """
     maps = np.asarray(maps_per_image, dtype=np.float64)
     random = np.random.default_rng(seed)
-    flat, known = np.nan_to_num(maps.reshape(len(maps), -1)), np.isfinite(maps).reshape(len(maps), -1).astype(np.float64)
+    flat = maps.reshape(len(maps), -1)
+    flat, known = np.nan_to_num(flat), np.isfinite(flat).astype(np.float64)
     overall = flat.sum(0) / known.sum(0)
     paths = []
     for _ in range(num_resamples):

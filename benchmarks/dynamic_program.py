@@ -18,7 +18,7 @@ COST_TOLERANCE = 1e-12
 
 
 def cheapest_cost_by_loops(error: np.ndarray, num_steps: int, max_jump: int) -> float:
-    """The cheapest cost with `index` step sizes, one cell and one jump after another: what a first version looks like."""
+    """The cheapest cost with `index` step sizes, one cell and one jump after another, as a first version does it."""
     n = len(error)
     values = np.full((num_steps + 1, n, n), np.inf)
     values[0, 0, 0] = 0.0

@@ -59,7 +59,8 @@ def maps_at(mixture, at, cells: np.ndarray, timesteps) -> dict:
     factor = error_map.chain_rule_factor(timesteps, "localization")
     found = []
     for rows in at.blocks(cells):
-        maps = exact_mixture.own_scale_jacobians(mixture, *at.noised(cells[rows]), torch.from_numpy(at.log_snr[cells[rows]]))
+        log_snr = torch.from_numpy(at.log_snr[cells[rows]])
+        maps = exact_mixture.own_scale_jacobians(mixture, *at.noised(cells[rows]), log_snr)
         found.append((rows, maps))
     order = np.concatenate([rows for rows, _ in found])
     return {name: np.concatenate([maps[name].numpy() for _, maps in found])[np.argsort(order)]
@@ -138,8 +139,9 @@ def named_paths(mixture, args) -> list[tuple]:
         return paths.path_from_heatmap(content, path_type, steps, step_size=step_size, max_jump=jump)
 
     step_doubling = plan.fill(path_costs.step_doubling_costs(at, plan.starts, plan.ends))
-    directional, by_start, by_none = (plan.fill(path_costs.directional_costs(at, plan.starts, plan.ends, propagate=kind))
-                                      for kind in path_costs.PROPAGATIONS)
+    directional, by_start, by_none = (
+        plan.fill(path_costs.directional_costs(at, plan.starts, plan.ends, propagate=kind))
+        for kind in path_costs.PROPAGATIONS)
     loss_map = path_costs.loss_map_edge_costs(losses[..., 0], losses[..., 1], timesteps, jump)
     single_costs = plan_single.fill(path_costs.step_doubling_costs(at_single, plan_single.starts, plan_single.ends))
     identity = paths.identity_heatmap
@@ -160,10 +162,10 @@ def named_paths(mixture, args) -> list[tuple]:
         ("single scale, uniform", diagonal, "ddim", True),
         ("diagonal, uniform", diagonal, "ddim", False),
         ("dp_directional", find(heatmap(edge_costs={"directional": directional}), "dp_directional"), "ddim", False),
-        ("dp_directional, Jacobians of the start", find(heatmap(edge_costs={"directional": by_start}), "dp_directional"),
-         "ddim", False),
-        ("dp_directional, no Jacobians", find(heatmap(edge_costs={"directional": by_none}), "dp_directional"), "ddim",
-         False),
+        ("dp_directional, Jacobians of the start",
+         find(heatmap(edge_costs={"directional": by_start}), "dp_directional"), "ddim", False),
+        ("dp_directional, no Jacobians",
+         find(heatmap(edge_costs={"directional": by_none}), "dp_directional"), "ddim", False),
         ("dp_step", dp_step, "ddim", False),
         ("dp_diagonal", dp_diagonal, "ddim", False),
         ("dp_diagonal's times, single scale", dp_diagonal, "ddim", True),
@@ -229,14 +231,15 @@ def main():
     parser = Parser(__doc__.partition("\n")[0])
     parser.add_argument("--num_mixtures", type=whole_number(1), default=5, help="random mixtures")
     parser.add_argument("--falloff", type=real_number(0.2), default=0.5,
-                        help="of the mixtures' spectra, f^(-2 falloff): photographs have about 1; at 0.5 both distances "
-                             "see fine detail")
+                        help="of the mixtures' spectra, f^(-2 falloff): photographs have about 1; at 0.5 both "
+                             "distances see fine detail")
     parser.add_argument("--laws", nargs="+", choices=LAWS, default=LAWS[:1], metavar="LAW",
                         help=f"of the random paths: {', '.join(LAWS)}")
     parser.add_argument("--num_paths", type=whole_number(3), default=60, help="random paths per mixture")
     parser.add_argument("--path_steps", type=whole_number(3), default=10, help="steps of a random path")
     parser.add_argument("--path_samples", type=whole_number(2), default=1024, help="samples per random path")
-    parser.add_argument("--num_images", type=whole_number(1), default=16, help="true images that random paths' costs are measured on")
+    parser.add_argument("--num_images", type=whole_number(1), default=16,
+                        help="true images that random paths' costs are measured on")
     parser.add_argument("--num_grid_images", type=whole_number(1), default=8,
                         help="true images that the named paths' costs are measured on")
     parser.add_argument("--num_steps", type=whole_number(1), default=18, help="steps of the named paths")

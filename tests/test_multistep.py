@@ -30,7 +30,8 @@ def solve_with_diffusers(model, timesteps: np.ndarray, x: torch.Tensor) -> torch
 def schedules():
     rho = paths.rho_schedule(18, 5.0)
     return {"uniform, 18 steps": uniform_diagonal(18)[:, 0], "uniform, 7 steps": uniform_diagonal(7)[:, 0],
-            "rho, 18 steps": rho, "2 steps": np.array([999, 400, 0]), "uneven": np.array([999, 990, 600, 590, 100, 3, 0])}
+            "rho, 18 steps": rho, "2 steps": np.array([999, 400, 0]),
+            "uneven": np.array([999, 990, 600, 590, 100, 3, 0])}
 
 
 @pytest.mark.parametrize("name", schedules())
@@ -76,7 +77,7 @@ def test_a_scale_that_stands_still_is_left_untouched():
 
 
 def test_second_order_on_two_scales():
-    """Halving the steps' length divides the distance to the exact flow by about 4, by 2 for DDIM, off the diagonal too."""
+    """Halving the steps divides the distance to the exact flow by about 4, by 2 for DDIM, off the diagonal too."""
     mixture = exact_mixture.random_mixture(2)
     denoiser, starts = exact_mixture.ExactDenoiser(mixture), exact_mixture.start_noise(mixture, 64, 0)
     schedule = NoiseSchedule()

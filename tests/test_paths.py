@@ -43,7 +43,8 @@ def test_timestep_grid(golden):
     assert paths.timestep_grid(30, "logsnr")[[0, -1]].tolist() == [943, 54]
     steps = np.diff(paths.log_snr_of(paths.timestep_grid(15, "logsnr")))
     assert np.ptp(steps) < 0.03 * steps.mean()
-    assert paths.cells_to_timesteps(np.array([0, 7, 14]), paths.timestep_grid(15, "logsnr"))[[0, 2]].tolist() == [999, 0]
+    ends = paths.cells_to_timesteps(np.array([0, 14]), paths.timestep_grid(15, "logsnr"))
+    assert ends.tolist() == [999, 0]
 
 
 @pytest.mark.parametrize("grid", [1, 2000])
@@ -71,7 +72,8 @@ def test_brute_force(n, num_steps, max_jump):
     for costs in (paths.edge_costs_index(error_64, max_jump),
                   paths.edge_costs_log_snr(error_64, error_32, log_snr, max_jump)):
         cells, cost = paths.cheapest_path(costs, num_steps)
-        by_hand = [sum(costs[(*a, b[0] - a[0], b[1] - a[1])] for a, b in itertools.pairwise(path)) for path in candidates]
+        by_hand = [sum(costs[(*a, b[0] - a[0], b[1] - a[1])] for a, b in itertools.pairwise(path))
+                   for path in candidates]
         assert cost == pytest.approx(min(by_hand), rel=1e-12)
         assert tuple(map(tuple, cells.tolist())) == candidates[int(np.argmin(by_hand))]
 
@@ -149,12 +151,12 @@ def test_mirrored_maps_give_mirrored_paths():
 
 
 def test_ties_do_not_depend_on_rounding():
-    """Symmetric maps whose optimum lies beside the diagonal: one and the same of the mirrored pair, whatever rounding."""
+    """Symmetric maps whose optimum lies beside the diagonal: always the same one of the mirrored pair."""
     for seed in range(5):
         error = random_map(seed)
         error = error + error.T
-        found = [paths.cheapest_path(paths.edge_costs_index(error * (1 + 1e-15 * np.random.default_rng(k).standard_normal(
-            error.shape)), 5), 18)[0] for k in range(4)]
+        rounding = [1 + 1e-15 * np.random.default_rng(k).standard_normal(error.shape) for k in range(4)]
+        found = [paths.cheapest_path(paths.edge_costs_index(error * r, 5), 18)[0] for r in rounding]
         assert all(np.array_equal(found[0], other) for other in found[1:])
 
 
@@ -228,8 +230,9 @@ def test_every_path_type_is_a_valid_path(path_type, step_size):
 
 def test_path_types_read_what_they_name():
     content = heatmap()
+    log_snr = paths.log_snr_of(GRID)
     for step_size, costs in (("index", paths.edge_costs_index(content["error_64"], 5)),
-                             ("logsnr", paths.edge_costs_log_snr(content["error_64"], None, paths.log_snr_of(GRID), 5))):
+                             ("logsnr", paths.edge_costs_log_snr(content["error_64"], None, log_snr, 5))):
         expected = GRID[paths.cheapest_path(costs, 18)[0]]
         assert np.array_equal(paths.path_from_heatmap(content, "dp_64", 18, step_size=step_size), expected)
     step_doubling = paths.edge_costs_index(random_map(9), 5)
@@ -258,9 +261,14 @@ def test_cells_that_are_not_finite_are_named():
     costs[4, 5, 1, 1] = np.nan
     with pytest.raises(InputError, match=r"\(4, 5\)"):
         paths.cheapest_path(costs, 18)
+    with pytest.raises(InputError, match=r"\(4, 5\)"):
+        paths.path_from_heatmap(heatmap(edge_costs={"step_doubling": costs}), "dp_step", 18)
+
+
+def test_larger_jumps_than_were_measured():
+    content = heatmap(edge_costs={"step_doubling": paths.edge_costs_index(random_map(0), 5)})
     with pytest.raises(InputError, match="jumps of 1...5"):
-        paths.path_from_heatmap(heatmap(edge_costs={"step_doubling": costs}), "dp_step", 18, max_jump=6) \
-            if not np.isnan(costs[4, 5, 1, 1]) else paths.limit_jump(costs, 6)
+        paths.path_from_heatmap(content, "dp_step", 18, max_jump=6)
 
 
 def test_no_finite_path():
