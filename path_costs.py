@@ -483,8 +483,8 @@ def search_lead(model, x_0: torch.Tensor, num_steps: int, *, candidates=None, sa
     """The best parameters of the lead family, and what every candidate scored, best first.
 
     model, x_0, options: as in `Measurement`, x_0 [M, C, H, W] in [-1, 1]. Every candidate's path is scored by step
-    doubling; then, if sample_metric(path [N + 1, 2]) -> float is given, the `num_finalists` cheapest by that, less
-    being better (generate on held-out seeds there). For a single scale only the spacing exponent is searched, among as
+    doubling; then, if sample_metric(path [N + 1, 2]) -> float is given, the `num_finalists` cheapest by that, the
+    cheapest without a lead always among them, less being better (generate on held-out seeds there). For a single scale only the spacing exponent is searched, among as
     many candidates, so that both models get the same budget. Rows: rho, lead, onset, step_doubling, sample_metric, path.
     """
     at = Measurement(model, x_0, np.arange(NUM_TIMESTEPS - 1, -1, -1), **options)
@@ -496,6 +496,10 @@ def search_lead(model, x_0: torch.Tensor, num_steps: int, *, candidates=None, sa
                      "step_doubling": step_doubling_of_path(at, path), "sample_metric": None, "path": path})
     rows.sort(key=lambda row: row["step_doubling"])
     if sample_metric is not None:
+        # The step-doubling cost can favour a lead that the samples do not confirm: the best path without one is judged.
+        without_lead = next((k for k, row in enumerate(rows) if row["lead"] == 0), 0)
+        if without_lead >= num_finalists:
+            rows.insert(num_finalists - 1, rows.pop(without_lead))
         for row in rows[:num_finalists]:
             row["sample_metric"] = float(sample_metric(row["path"]))
         rows[:num_finalists] = sorted(rows[:num_finalists], key=lambda row: row["sample_metric"])

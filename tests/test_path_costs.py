@@ -289,6 +289,12 @@ def test_search_of_the_lead_family(mixture):
     chosen, rows = path_costs.search_lead(denoiser, x_0, 6, candidates=candidates, clip=False, num_finalists=2,
                                           sample_metric=lambda path: judged.append(path) or -len(judged))
     assert len(judged) == 2 and chosen != best and rows[0]["sample_metric"] == -2
+    # The best path without a lead is always judged, however many with one are cheaper by step doubling.
+    leading = [paths.Lead(4.0, lead, 0.3) for lead in (0.2, 0.4, 0.6)]
+    judged.clear()
+    path_costs.search_lead(denoiser, x_0, 6, candidates=[*leading, paths.Lead(0.5)], clip=False, num_finalists=2,
+                           sample_metric=lambda path: judged.append(path) or len(judged))
+    assert len(judged) == 2 and np.array_equal(judged[1], paths.lead_path(6, paths.Lead(0.5)))
     # The same budget for the opponent.
     assert len(path_costs.lead_candidates(1)) == len(path_costs.lead_candidates(2))
     assert all(candidate.lead == 0 for candidate in path_costs.lead_candidates(1))
