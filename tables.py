@@ -341,6 +341,37 @@ def benchmarks_table(folder) -> Table:
     return table
 
 
+def path_cost_tables(folder) -> list[Table]:
+    """What benchmarks/path_costs.py found: how well costs predict the error, and the error of the named paths."""
+    path = Path(folder) / "path_costs.json"
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(path.read_text())
+        num_mixtures = found["options"]["num_mixtures"]
+        over = f"Mean over {num_mixtures} random mixtures, in brackets the least and the greatest."
+        correlations = Table("path_costs", f"Rank correlation of a cost with the error of {found['options']['num_paths']} "
+                             f"random {found['options']['path_steps']}-step paths", over, ["cost", "raw", "whitened"])
+        for cost, rows in grouped(found["correlations"], lambda row: row["cost"]).items():
+            correlations.rows.append([Cell(cost), *(range_cell([row[norm] for row in rows], 2)
+                                                    for norm in ("raw", "whitened"))])
+        distances = Table("path_costs", f"Distance of the samples to the true law, {found['options']['num_steps']} steps",
+                          over, ["path", "raw", "whitened", "what it does"])
+        for name, rows in grouped(found["paths"], lambda row: row["path"]).items():
+            kinds = ", ".join(dict.fromkeys(row["kind"] for row in rows if row["kind"]))
+            distances.rows.append([Cell(name), *(range_cell([row[norm] for row in rows], 4)
+                                                 for norm in ("raw", "whitened")), Cell(kinds or "–")])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is not what benchmarks/path_costs.py writes ({error}); run it again") from error
+    return [correlations, distances]
+
+
+def range_cell(values: list[float], digits: int) -> Cell:
+    """`mean [least, greatest]`."""
+    mean = statistics.fmean(values)
+    return Cell(f"{mean:.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]", mean)
+
+
 def short(value) -> str:
     """A number with three digits, a dictionary of numbers, or text."""
     if isinstance(value, dict):
@@ -371,7 +402,7 @@ def select(rows: list[dict], name: str) -> tuple[str, list[dict]]:
     metric, *conditions = name.split() or [""]
     if metric not in METRICS:
         raise InputError(f"table:{name}: found {metric!r}, expected one of {', '.join(METRICS)}, "
-                         f"benchmarks, {', '.join(SIDE_TABLES)}")
+                         f"benchmarks, path_costs, {', '.join(SIDE_TABLES)}")
     for condition in conditions:
         column, equals, value = condition.partition("=")
         if not equals or column not in COLUMNS:
@@ -386,6 +417,8 @@ def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
     """The tables that a marker's name stands for. rows: of the results CSV; folder: where the other CSVs lie."""
     if name == "benchmarks":
         return [benchmarks_table(folder)]
+    if name == "path_costs":
+        return path_cost_tables(folder)
     if name in SIDE_TABLES:
         table = side_table(folder, name)
         return [table] if table else []
