@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Everything after training of the README's small run: error maps, scores, side measurements, figures, tables.
-# Finished parts are not measured again. DATASET, EPOCHS ("2 6 10", the last one with all seeds), DEVICE, NUM_IMAGES.
+# Finished parts are not measured again. DATASET, EPOCHS ("10"; the last one with all seeds), DEVICE, NUM_IMAGES.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 DATASET="${DATASET:-../shared/data/animals64}"
 NUM_IMAGES="${NUM_IMAGES:-1000}"
-read -r -a epochs <<< "${EPOCHS:-2 6 10}"
+read -r -a epochs <<< "${EPOCHS:-10}"
 read -r -a seeds <<< "${SEEDS:-42 43 44}"
 read -r -a where <<< "${DEVICE:+--device $DEVICE}"
 last="${epochs[-1]}"
@@ -26,7 +26,8 @@ evaluate --model_type lift --epochs "${epochs[@]}" --seeds "${seeds[0]}"
 evaluate --model_type lift --epochs "$last" --seeds "${seeds[@]}"
 
 [ -e results/mse.csv ] || "$PYTHON" eval_mse.py "${common[@]}" --checkpoint "$lift"
-[ -e results/model_error.csv ] || "$PYTHON" eval_mse.py "${common[@]}" --checkpoint "$lift" --compare_baseline "$baseline"
+[ -e results/model_error.csv ] || "$PYTHON" eval_mse.py "${common[@]}" --checkpoint "$lift" --compare_baseline "$baseline" \
+    --num_images 128 --num_timesteps 14
 [ -e results/super_resolution.csv ] || "$PYTHON" super_resolve.py "${common[@]}" --checkpoint "$lift"
 "$PYTHON" plot_results.py --readme README.md --baseline_checkpoint "$baseline" --lift_checkpoint "$lift" "${where[@]}" \
     --title "LIFT: small models on photographs"
