@@ -484,8 +484,9 @@ def search_lead(model, x_0: torch.Tensor, num_steps: int, *, candidates=None, sa
 
     model, x_0, options: as in `Measurement`, x_0 [M, C, H, W] in [-1, 1]. Every candidate's path is scored by step
     doubling; then, if sample_metric(path [N + 1, 2]) -> float is given, the `num_finalists` cheapest by that, the
-    cheapest without a lead always among them, less being better (generate on held-out seeds there). For a single scale only the spacing exponent is searched, among as
-    many candidates, so that both models get the same budget. Rows: rho, lead, onset, step_doubling, sample_metric, path.
+    cheapest without a lead always among them, less being better (generate on held-out seeds there). For a single scale
+    only the spacing exponent is searched, among as many candidates, so that both models get the same budget. Rows:
+    rho, lead, onset, step_doubling, sample_metric, path.
     """
     at = Measurement(model, x_0, np.arange(NUM_TIMESTEPS - 1, -1, -1), **options)
     rows = []
