@@ -89,13 +89,13 @@ def load_torch(path, what: str = "file"):
         raise InputError(f"{path}: no such {what}; check the path, or make it first")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "unsupported GLOBAL" in str(error):
+    except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
+        if isinstance(error, pickle.UnpicklingError) and ("Unsupported global" in str(error)
+                                                          or "unsupported GLOBAL" in str(error)):
             raise InputError(f"{path}: holds a pickled object, expected a {what} of plain tensors and numbers; refused "
                              "without running it") from error
-        raise InputError(f"{path}: is damaged or no {what}; make it again") from error
-    except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
-        raise InputError(f"{path}: is truncated, damaged or no {what}; restore or make it again") from error
+        raise InputError(f"{path}: is truncated, damaged or foreign, expected a {what}; restore or make it "
+                         "again") from error
 
 
 def write_json(path, content) -> None:

@@ -68,7 +68,7 @@ def test_missing_truncated_and_foreign_files_are_told_apart(tmp_path):
     for name, content in (("picture", b"\x89PNG\r\n\x1a\n" + bytes(100)), ("text", b"hello, this is text\n"),
                           ("table", b"a,b\n1,2\n"), ("random", np.random.RandomState(0).bytes(500))):
         (tmp_path / f"{name}.pth").write_bytes(content)
-        with pytest.raises(InputError, match=f"{name}.pth: is (truncated, )?damaged or no checkpoint"):
+        with pytest.raises(InputError, match=f"{name}.pth: is truncated, damaged or foreign, expected a checkpoint"):
             checkpoint.load_model(tmp_path / f"{name}.pth")
 
 
