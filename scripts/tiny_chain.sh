@@ -19,8 +19,12 @@ small=(--dataset synthetic:64 --num_images 8 --device cpu)
 "$PYTHON" super_resolve.py --checkpoint "$lift" "${small[@]}" --num_steps 4 --num_shown 4 --output "$OUTPUT/super_resolution"
 "$PYTHON" generate_with_path_30.py --checkpoint "$lift" --path lead --num_steps 4 --num_images 4 --solver multistep \
     --x32 fixed --output_dir "$folder/images" --grid_png "$folder/grid.png" --device cpu
+"$PYTHON" compute_schedule.py --checkpoint "$baseline" --dataset synthetic:64 --grid 8 --num_steps 4 --edge_images 2 \
+    --output_dir "$OUTPUT" --device cpu
+"$PYTHON" search_lead.py --checkpoint "$baseline" --dataset synthetic:64 --grid 8 --num_steps 4 --edge_images 1 \
+    --num_images 8 --output_dir "$OUTPUT" --device cpu
 for file in fid_results.csv report.html heatmap_8_2ep.png samples_dp_total.png baseline_loss.png mse.png model_error.png \
-    super_resolution.png again.png; do
+    super_resolution.png again.png lead_baseline_2ep_4steps.json; do
     [ -s "$OUTPUT/$file" ] || { echo "tiny_chain.sh: $file is missing or empty" >&2; exit 1; }
 done
 echo "tiny chain: every script ran"
