@@ -61,7 +61,8 @@ def loss_curves(logs: dict[str, list[dict]]):
         for color, (name, (steps, losses)) in zip(itertools.cycle(CURVE_COLORS), curves.items()):
             if len(steps):
                 ax.plot(steps, losses, ".", color=color, alpha=0.25, markersize=3, markeredgewidth=0)
-                ax.plot(steps, smoothed(losses, max(1, len(losses) // 20)), color=color, linewidth=1.6, label=name)
+                ax.plot(steps, smoothed(losses, max(1, len(losses) // 20)), color=color, linewidth=1.6, label=name,
+                        marker="o" if len(steps) < 20 else None, markersize=3)      # one point draws no line
         ax.set(yscale="log", xlabel="optimizer step", ylabel="mean squared noise error", title=f"{scale} scale")
         plain_log_axis(ax.yaxis)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -282,7 +283,10 @@ def style_of_path(path_type: str) -> dict:
 
 def grid_ticks(ax, timesteps, count: int = 6) -> None:
     """Axes in timesteps for a map of equal cells: t_32 across, t_64 down, the noisiest corner at the upper left."""
-    cells = np.unique(np.rint(np.linspace(0, len(timesteps) - 1, count)).astype(int))
+    last = len(timesteps) - 1
+    if last <= 9:
+        count = last + 1                        # a small grid: every cell, rather than some of them unevenly
+    cells = np.unique(np.rint(np.linspace(0, last, count)).astype(int))
     names = [str(int(timesteps[cell])) for cell in cells]
     ax.set_xticks(cells, names, fontsize=9)
     ax.set_yticks(cells, names, fontsize=9)
