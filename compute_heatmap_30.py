@@ -145,14 +145,13 @@ def main(argv=None):
 
 
 def measure_edge_costs(name: str, model, images, timesteps, args) -> torch.Tensor:
-    """Edge costs by `path_costs`: float64 [n, n, J + 1, J + 1]."""
+    """Edge costs by `path_costs`: float64 [n, n, J + 1, J + 1]. Always in float32: their differences are small."""
     measure = path_costs.directional_edge_costs if name == "directional" else path_costs.step_doubling_edge_costs
     # Contiguous weights: forward-mode derivatives of normalisation refuse channels-last tensors.
     model = error_map.frozen_copy(model, "float32")
     return torch.from_numpy(measure(model, images, timesteps, num_steps=args.num_steps, max_jump=args.max_jump,
                                     max_images=args.edge_images, max_lead=args.max_lead, seed=args.seed,
-                                    diagonal_only=name.endswith("diagonal"), precision=args.precision,
-                                    progress=True))
+                                    diagonal_only=name.endswith("diagonal"), progress=True))
 
 
 if __name__ == "__main__":

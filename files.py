@@ -35,7 +35,8 @@ def written_whole(path, mode: str = "wb"):
         raise InputError(f"{path}: could not be written ({reason}); nothing was changed, earlier files are intact; "
                          "free some space or choose another folder") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):      # no folder to write into: no temporary file either
+            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder, pattern: str) -> None:

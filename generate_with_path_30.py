@@ -29,8 +29,8 @@ def parse_options():
     group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER", help="its folder")
     generation.add_generation_options(parser)
     parser.add_argument("--path", default=None, metavar="PATH",
-                        choices=[name for names in generation.PATH_NAMES.values() for name in names],
-                        help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp; left out: "
+                        choices=sorted({name for names in generation.PATH_NAMES.values() for name in names}),
+                        help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left out: "
                              "diagonal or uniform")
     parser.add_argument("--seed", type=whole_number(0), default=42, help="with an image's number, decides that image")
     parser.add_argument("--num_images", type=whole_number(1), default=64, metavar="IMAGES", help="how many")

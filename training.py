@@ -385,7 +385,11 @@ class Events:
 @contextlib.contextmanager
 def name_held(args):
     """Hold the run's name; the lock goes with the process, however it ends. Raises InputError if another has it."""
-    args.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        args.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--checkpoint_dir: {args.checkpoint_dir} cannot be made ({error.strerror}); choose another "
+                         "folder") from error
     with open(args.checkpoint_dir / f".{args.name}.lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

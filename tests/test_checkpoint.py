@@ -146,3 +146,9 @@ def test_damaged_newest_state_is_named_and_passed_over(tmp_path, capsys):
     with pytest.raises(InputError, match="all 2 training states of run are damaged"):
         checkpoint.newest_good_state(tmp_path, "run")
     assert checkpoint.newest_good_state(tmp_path, "other") is None
+
+
+def test_a_folder_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file/sub/x.pth: could not be written"):
+        save_torch(tmp_path / "file/sub/x.pth", {})

@@ -269,7 +269,7 @@ def test_full_disk_is_one_clear_line_and_leaves_the_earlier_files(run, tmp_path,
     (["--grad_accum", "3"], "--batch_size: found 8, expected a multiple of 3"),
     (["--learning_rate", "nan"], "--learning_rate: found 'nan'"), (["--ema_decay", "2"], "--ema_decay: found '2'"),
     (["--band_lead", "5", "1"], "--band_lead: found 5 1"), (["--dataset", "nowhere/nothing"], "nowhere/nothing"),
-    (["--split", "night"], "night")])
+    (["--split", "night"], "night"), (["--checkpoint_dir", "/dev/null/x"], "--checkpoint_dir: /dev/null/x cannot")])
 def test_wrong_input_is_one_line(tmp_path, cache, options, message, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", command_of("lift", tmp_path / "run", cache, ["--max_steps", "1", *options]))
