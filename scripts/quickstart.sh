@@ -2,7 +2,7 @@
 # The whole chain: train a baseline and LIFT, map the error, find paths, generate, score, draw.
 # As it stands: a small run on procedural images, on a CPU, without network after the set-up, under ten minutes.
 # The real run is the same script:
-#   DATASET=huggan/AFHQv2 HIDDEN_DIMS="64 128 256 512" EPOCHS=100 BATCH_SIZE=64 NUM_IMAGES=5000 K=4 MAP_IMAGES=16 \
+#   DATASET=huggan/AFHQv2 HIDDEN_DIMS="64 128 256 512" EPOCHS=100 BATCH_SIZE=64 LEARNING_RATE=1e-4 NUM_IMAGES=5000 K=4 MAP_IMAGES=16 \
 #   OUTPUT=results/afhq CHECKPOINTS=checkpoints/afhq ./scripts/quickstart.sh
 # Training resumes where it was stopped; finished rows of the table are not measured again. OVERWRITE=1 starts anew.
 set -euo pipefail
@@ -12,9 +12,9 @@ DATASET="${DATASET:-synthetic:2000}"            # synthetic[:N], a folder, or a 
 OUTPUT="${OUTPUT:-results/quickstart}"
 CHECKPOINTS="${CHECKPOINTS:-checkpoints/quickstart}"
 HIDDEN_DIMS="${HIDDEN_DIMS:-16 32 64}"
-EPOCHS="${EPOCHS:-4}"
-BATCH_SIZE="${BATCH_SIZE:-32}"
-LEARNING_RATE="${LEARNING_RATE:-5e-4}"
+EPOCHS="${EPOCHS:-5}"
+BATCH_SIZE="${BATCH_SIZE:-8}"                      # small, so that a short run takes many steps
+LEARNING_RATE="${LEARNING_RATE:-1e-3}"
 NUM_STEPS="${NUM_STEPS:-18}"                    # network calls per image
 NUM_IMAGES="${NUM_IMAGES:-256}"                 # generated per path
 GRID="${GRID:-30}"                              # points per axis of the error map
