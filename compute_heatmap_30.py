@@ -51,7 +51,9 @@ def parse_args(argv=None):
     group.add_argument("--edge_costs", nargs="*", choices=EDGE_COSTS, default=[], metavar="COST",
                        help=f"also measure edge costs for other paths, of {', '.join(EDGE_COSTS)}")
     group.add_argument("--edge_images", type=whole_number(1), default=4, metavar="IMAGES",
-                       help="images that edge costs are measured on")
+                       help="images that edge costs over the plane are measured on")
+    group.add_argument("--diagonal_edge_images", type=whole_number(1), default=32, metavar="IMAGES",
+                       help="the same for edge costs on the diagonal alone, which are two hundred times cheaper")
     group.add_argument("--max_lead", type=real_number(0), default=None, metavar="LOG_SNR",
                        help="measure edge costs only between cells whose scales are at most this far apart in log SNR; "
                             "left out: all that a path can use")
@@ -147,11 +149,12 @@ def main(argv=None):
 def measure_edge_costs(name: str, model, images, timesteps, args) -> torch.Tensor:
     """Edge costs by `path_costs`: float64 [n, n, J + 1, J + 1]. Always in float32: their differences are small."""
     measure = path_costs.directional_edge_costs if name == "directional" else path_costs.step_doubling_edge_costs
+    diagonal_only = name.endswith("diagonal")
     # Contiguous weights: forward-mode derivatives of normalisation refuse channels-last tensors.
     model = error_map.frozen_copy(model, "float32")
     return torch.from_numpy(measure(model, images, timesteps, num_steps=args.num_steps, max_jump=args.max_jump,
-                                    max_images=args.edge_images, max_lead=args.max_lead, seed=args.seed,
-                                    diagonal_only=name.endswith("diagonal"), progress=True))
+                                    max_images=args.diagonal_edge_images if diagonal_only else args.edge_images,
+                                    max_lead=args.max_lead, seed=args.seed, diagonal_only=diagonal_only, progress=True))
 
 
 if __name__ == "__main__":

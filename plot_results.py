@@ -12,12 +12,14 @@ from tqdm import tqdm
 
 import checkpoint
 import error_map
+import marked_tables
 import measurements
 import paths
 import plots
 import report
 import results_table
 import sampling
+import study
 import tables
 from command_line import Parser, add_device_options, git_revision, run_script, start_device, whole_number
 from errors import InputError
@@ -30,6 +32,8 @@ FIGURE_CAPTIONS = (
     (r"training_loss", "Training loss: logged values, and their moving average."),
     (r"by_epoch_(.+)", "{0} against the epoch; bands are one sample standard deviation over seeds."),
 )
+STUDY_CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's", "heatmap": "Error map and paths",
+                  "samples": "Samples from the same seeds"}
 MAX_EPOCHS_SHOWN = 5           # more would not be legible side by side
 SIDE_FIGURES = {"mse": "Noise-prediction error with both scales noisy, or only one.",
                 "model_error": "Error of LIFT's 64 prediction beside the baseline's, on the same images and noise: the "
@@ -96,7 +100,7 @@ def read_text(path: Path) -> str:
 def check_readme(readme: Path, rows, folder) -> None:
     """Exit with status 1, naming the tables, if `readme` differs from what the results give."""
     text = read_text(readme)
-    expected = tables.with_tables(text, rows, folder, str(readme))
+    expected = marked_tables.with_tables(text, rows, folder, str(readme))
     if text != expected:
         different = next(k for k, (a, b) in enumerate(zip(text.splitlines() + [""], expected.splitlines() + [""]), 1)
                          if a != b)
@@ -109,7 +113,7 @@ def check_readme(readme: Path, rows, folder) -> None:
 def update_readme(readme: Path, rows, folder) -> None:
     """Write the tables into `readme`, if that changes it."""
     text = read_text(readme)
-    new_text = tables.with_tables(text, rows, folder, str(readme))
+    new_text = marked_tables.with_tables(text, rows, folder, str(readme))
     if new_text != text:
         with written_whole(readme, "w") as file:
             file.write(new_text)
@@ -210,6 +214,12 @@ def caption_of(name: str) -> str:
     return name.replace("_", " ")
 
 
+def study_caption(name: str) -> str:
+    """What a figure of the study shows, by its file name."""
+    kind = next((text for start, text in STUDY_CAPTIONS.items() if name.startswith(start)), "")
+    return f"{kind}: {name.replace('_', ' ')}."
+
+
 # --- report ---------------------------------------------------------------------------------------------------------
 
 def raw_rows_table(rows) -> tables.Table:
@@ -233,10 +243,15 @@ def report_sections(rows, folder: Path, figure_dir: Path) -> list[report.Section
         taken.update(chosen)
         return [(path, caption_of(path.stem)) for path in chosen]
 
-    metrics = [metric for metric in results_table.METRICS if any(row["metric"] == metric for row in rows)]
+    ours = study.others(rows)
+    metrics = [metric for metric in results_table.METRICS if any(row["metric"] == metric for row in ours)]
     results = report.Section("Results", "Each table holds one metric under one protocol; click a heading to sort.",
-                             [table for metric in metrics for table in tables.metric_tables(rows, metric)],
+                             [table for metric in metrics for table in tables.metric_tables(ours, metric)],
                              pick(*(f"by_epoch_{metric}" for metric in metrics)))
+    of_study = report.Section("Study", "Does a dual-scale model pay, and which path?",
+                              [table for name in study.NAMES for table in study.tables_named(name, rows, folder)],
+                              [(path, study_caption(path.stem)) for path in sorted((folder / "study").glob("*.png"))
+                               if path.stem.startswith(("model_error", "samples")) or path.stem.endswith("ep")])
     samples = report.Section("Samples", "", [], pick("samples", "denoising_.+"))
     heatmaps = [(path, f"Error map and paths: {path.stem.replace('_', ' ')}.")
                 for path in sorted(folder.glob("heatmap_*.png"))]
@@ -252,7 +267,7 @@ def report_sections(rows, folder: Path, figure_dir: Path) -> list[report.Section
     others += [(path, caption_of(path.stem)) for path in figures if path not in taken]
     more = report.Section("More figures", "", [], others)
     raw = report.Section("Data", "", [raw_rows_table(rows)] if rows else [])
-    return [results, samples, map_section, side, training, more, raw]
+    return [of_study, results, samples, map_section, side, training, more, raw]
 
 
 def write_report(args, rows) -> None:
@@ -279,11 +294,13 @@ def main(argv=None):
 
     figures = {}
     for metric in results_table.METRICS:
-        found = tables.metric_tables(rows, metric)
+        found = tables.metric_tables(study.others(rows), metric)
         for table in found:
             print(f"\n{table.markdown()}")
         if found:
-            figures[f"by_epoch_{metric}"] = metric_figure(rows, metric)
+            figures[f"by_epoch_{metric}"] = metric_figure(study.others(rows), metric)
+    for table in (table for name in study.NAMES for table in study.tables_named(name, rows, folder)):
+        print(f"\n{table.markdown()}")
     for name in tables.SIDE_TABLES:
         if table := tables.side_table(folder, name):
             print(f"\n{table.markdown()}")

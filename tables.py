@@ -18,6 +18,7 @@ from results_table import COLUMNS, METRICS, WHOLE_NUMBERS
 
 HIGHER_IS_BETTER = ("precision", "recall")
 METRIC_LABELS = {"fid": "FID", "kid": "KID", "precision": "Precision", "recall": "Recall",
+                 "fd_tiny": "Fréchet distance of a small classifier's features (fd_tiny, not FID)",
                  "swd": "Sliced Wasserstein distance, mean of the levels",
                  "swd_64": "Sliced Wasserstein distance, level 64", "swd_32": "Sliced Wasserstein distance, level 32",
                  "swd_16": "Sliced Wasserstein distance, level 16"}
@@ -74,14 +75,18 @@ class Spread:
     standard_deviation: float | None        # of the sample (n - 1); None for a single seed
 
 
+def spread_of(values: list[float], seeds: list[int]) -> Spread:
+    """Mean and sample standard deviation of values measured under these seeds, each once."""
+    return Spread(sorted(seeds), statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
 def spread_over_seeds(rows: list[dict]) -> Spread:
     """Mean and sample standard deviation of rows that differ in their seed alone. Raises InputError if one recurs."""
     seeds = sorted(row["seed"] for row in rows)
     if len(set(seeds)) < len(seeds):
         raise InputError(f"results of {rows[0]['checkpoint']}, {rows[0]['path']}, {rows[0]['metric']}: a seed occurs "
                          f"twice among {seeds}, expected each once; delete one of the rows")
-    values = [row["value"] for row in rows]
-    return Spread(seeds, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    return spread_of([row["value"] for row in rows], seeds)
 
 
 def format_value(metric: str, value: float) -> str:
@@ -387,65 +392,3 @@ def side_table(folder, name: str) -> Table | None:
         return SIDE_TABLES[name](rows) if rows else None
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: no column or no number where expected ({error}); make it again") from error
-
-
-# --- tables in a text ------------------------------------------------------------------------------------------------
-
-MARKER = re.compile(r"^<!-- (table|end):(.*?) -->$", re.MULTILINE)     # on a line of its own
-
-
-def select(rows: list[dict], name: str) -> tuple[str, list[dict]]:
-    """A marker's metric and its rows: `fid`, or `fid num_images=1000 weights=ema` for rows that agree.
-
-    Raises InputError for an unknown metric or column.
-    """
-    metric, *conditions = name.split() or [""]
-    if metric not in METRICS:
-        raise InputError(f"table:{name}: found {metric!r}, expected one of {', '.join(METRICS)}, "
-                         f"benchmarks, path_costs, {', '.join(SIDE_TABLES)}")
-    for condition in conditions:
-        column, equals, value = condition.partition("=")
-        if not equals or column not in COLUMNS:
-            raise InputError(f"table:{name}: found {condition!r}, expected column=value with a column of "
-                             "results/fid_results.csv")
-        wanted = int(value) if column in WHOLE_NUMBERS and value.isdigit() else value
-        rows = [row for row in rows if row[column] == wanted]
-    return metric, rows
-
-
-def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
-    """The tables that a marker's name stands for. rows: of the results CSV; folder: where the other CSVs lie."""
-    if name == "benchmarks":
-        return [benchmarks_table(folder)]
-    if name == "path_costs":
-        return path_cost_tables(folder)
-    if name in SIDE_TABLES:
-        table = side_table(folder, name)
-        return [table] if table else []
-    metric, selected = select(rows, name)
-    return metric_tables(selected, metric, name)
-
-
-def with_tables(text: str, rows: list[dict], folder, source: str) -> str:
-    """`text` with what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->` replaced by the tables.
-
-    source: the text's file name, for messages. Raises InputError for markers that do not pair up.
-    """
-    pieces, position, opened = [], 0, None
-    for match in MARKER.finditer(text):
-        kind, name = match.groups()
-        if kind == "table":
-            if opened is not None:
-                raise InputError(f"{source}: table:{opened} has no end:{opened} before table:{name}; add it")
-            opened = name
-            found = tables_named(name, rows, folder)
-            body = "\n\n".join(table.markdown() for table in found) or "_No results yet._"
-            pieces += [text[position:match.end()], "\n", body, "\n"]
-        else:
-            if opened != name:
-                raise InputError(f"{source}: found end:{name}, expected "
-                                 + (f"end:{opened}" if opened is not None else f"table:{name} before it"))
-            position, opened = match.start(), None
-    if opened is not None:
-        raise InputError(f"{source}: table:{opened} has no end:{opened}; add it")
-    return "".join(pieces) + text[position:]

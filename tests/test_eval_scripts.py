@@ -224,12 +224,13 @@ def test_value_is_that_of_the_images_themselves(work, monkeypatch):
                                                                 for name, value in expected.items()}
 
 
-def test_all_metrics_from_one_generation(work, monkeypatch, capsys, accept_stand_in):       # noqa: F811
+def test_all_metrics_from_one_generation(work, monkeypatch, capsys, accept_stand_in, tiny_folder):       # noqa: F811
     calls = []
     original = generation.generate
     monkeypatch.setattr(generation, "generate", lambda *a, **k: calls.append(1) or original(*a, **k))
     arguments = [*EVAL, "--model_type", "baseline", "--dataset", "synthetic:8", "--batch_size", 3]
-    assert run(monkeypatch, eval_fid_batch, *arguments, "--metrics", "fid", "kid", "precision_recall", "swd") == 0
+    assert run(monkeypatch, eval_fid_batch, *arguments, "--metrics", "fid", "kid", "precision_recall", "swd", "fd_tiny",
+               "--fd_tiny", tiny_folder) == 0
     assert len(calls) == 2                                          # 5 images in batches of 3
     rows = {row["metric"]: row for row in table()}
     assert set(rows) == set(results_table.METRICS)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+import marked_tables
 import plot_results
 import results_table
 import tables
@@ -159,22 +160,22 @@ README = "# Head\n\n<!-- table:fid -->\nold\n<!-- end:fid -->\ntail <!-- table:n
 
 def test_tables_between_markers_and_nothing_else(tmp_path):
     rows = [row(value=10.0), baseline_row(value=12.0)]
-    text = tables.with_tables(README, rows, tmp_path, "README.md")
+    text = marked_tables.with_tables(README, rows, tmp_path, "README.md")
     assert text.startswith("# Head\n\n<!-- table:fid -->\n**FID, 1,000 images.**")
     assert text.endswith("\n<!-- end:fid -->\ntail <!-- table:no --> inline\n")
     assert "| 20 | 12.00 | **10.00** |" in text and "\nold\n" not in text
-    assert tables.with_tables(text, rows, tmp_path, "README.md") == text       # a second time changes nothing
+    assert marked_tables.with_tables(text, rows, tmp_path, "README.md") == text       # a second time changes nothing
 
 
 def test_a_marker_can_choose_rows(tmp_path):
     text = "<!-- table:fid num_images=5000 weights=raw -->\n<!-- end:fid num_images=5000 weights=raw -->\n"
     rows = [row(value=1.0), row(value=2.0, num_images=5000), row(value=3.0, num_images=5000, weights="raw")]
-    filled = tables.with_tables(text, rows, tmp_path, "README.md")
+    filled = marked_tables.with_tables(text, rows, tmp_path, "README.md")
     assert "| 20 | 3.00 |" in filled and "1.00" not in filled and "2.00" not in filled
 
 
 def test_no_results_yet(tmp_path):
-    assert "_No results yet._" in tables.with_tables(README, [], tmp_path, "README.md")
+    assert "_No results yet._" in marked_tables.with_tables(README, [], tmp_path, "README.md")
 
 
 @pytest.mark.parametrize("text, words", [
@@ -185,7 +186,7 @@ def test_no_results_yet(tmp_path):
     ("<!-- table:fid colour=red -->\n<!-- end:fid colour=red -->\n", "found 'colour=red'")])
 def test_wrong_markers(text, words, tmp_path):
     with pytest.raises(InputError, match=words) as caught:
-        tables.with_tables(text, [row()], tmp_path, "README.md")
+        marked_tables.with_tables(text, [row()], tmp_path, "README.md")
     assert "\n" not in str(caught.value)
 
 
@@ -194,7 +195,7 @@ def folder(tmp_path):
     """A README that agrees with a CSV of two rows."""
     results_table.add(tmp_path / "results" / "fid_results.csv", [row(value=10.0), baseline_row(value=12.0)])
     rows = results_table.read(tmp_path / "results" / "fid_results.csv")
-    (tmp_path / "README.md").write_text(tables.with_tables(README, rows, tmp_path, "README.md"))
+    (tmp_path / "README.md").write_text(marked_tables.with_tables(README, rows, tmp_path, "README.md"))
     return tmp_path
 
 

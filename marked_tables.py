@@ -1,0 +1,68 @@
+"""Tables inside a text, the README above all: what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->`."""
+import re
+
+import study
+from errors import InputError
+from results_table import COLUMNS, METRICS, WHOLE_NUMBERS
+from tables import SIDE_TABLES, Table, benchmarks_table, metric_tables, path_cost_tables, side_table
+
+MARKER = re.compile(r"^<!-- (table|end):(.*?) -->$", re.MULTILINE)     # on a line of its own
+
+
+def select(rows: list[dict], name: str) -> tuple[str, list[dict]]:
+    """A marker's metric and its rows: `fid`, or `fid num_images=1000 weights=ema` for rows that agree.
+
+    Raises InputError for an unknown metric or column.
+    """
+    metric, *conditions = name.split() or [""]
+    if metric not in METRICS:
+        raise InputError(f"table:{name}: found {metric!r}, expected one of {', '.join(METRICS)}, "
+                         f"benchmarks, path_costs, {', '.join((*SIDE_TABLES, *study.NAMES))}")
+    for condition in conditions:
+        column, equals, value = condition.partition("=")
+        if not equals or column not in COLUMNS:
+            raise InputError(f"table:{name}: found {condition!r}, expected column=value with a column of "
+                             "results/fid_results.csv")
+        wanted = int(value) if column in WHOLE_NUMBERS and value.isdigit() else value
+        rows = [row for row in rows if row[column] == wanted]
+    return metric, rows
+
+
+def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
+    """The tables that a marker's name stands for. rows: of the results CSV; folder: where the other CSVs lie."""
+    if name == "benchmarks":
+        return [benchmarks_table(folder)]
+    if name == "path_costs":
+        return path_cost_tables(folder)
+    if name in SIDE_TABLES:
+        table = side_table(folder, name)
+        return [table] if table else []
+    if name in study.NAMES:
+        return study.tables_named(name, rows, folder)
+    metric, selected = select(study.others(rows), name)
+    return metric_tables(selected, metric, name)
+
+
+def with_tables(text: str, rows: list[dict], folder, source: str) -> str:
+    """`text` with what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->` replaced by the tables.
+
+    source: the text's file name, for messages. Raises InputError for markers that do not pair up.
+    """
+    pieces, position, opened = [], 0, None
+    for match in MARKER.finditer(text):
+        kind, name = match.groups()
+        if kind == "table":
+            if opened is not None:
+                raise InputError(f"{source}: table:{opened} has no end:{opened} before table:{name}; add it")
+            opened = name
+            found = tables_named(name, rows, folder)
+            body = "\n\n".join(table.markdown() for table in found) or "_No results yet._"
+            pieces += [text[position:match.end()], "\n", body, "\n"]
+        else:
+            if opened != name:
+                raise InputError(f"{source}: found end:{name}, expected "
+                                 + (f"end:{opened}" if opened is not None else f"table:{name} before it"))
+            position, opened = match.start(), None
+    if opened is not None:
+        raise InputError(f"{source}: table:{opened} has no end:{opened}; add it")
+    return "".join(pieces) + text[position:]

@@ -1,0 +1,195 @@
+#!/usr/bin/env bash
+# The study of the README: does a dual-scale model pay, and which path? All of it, or the phases that are named:
+#   ./scripts/study.sh [train] [maps] [floor] [error] [training] [paths] [scale32] [gate] [tables]
+# Every setting can be given from outside. As it stands it is the GPU's: default-size models.
+#   DEVICES    where jobs run, one process each: "0 1", or "cpu cpu" with THREADS=1; left out: all GPUs, else one CPU
+# Finished parts are not done again, stopped trainings resume: start it again after any stop. Logs: logs/study/.
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+DATASET="${DATASET:-../shared/data/animals64}"
+HIDDEN_DIMS="${HIDDEN_DIMS:-64 128 256 512}"
+EPOCHS="${EPOCHS:-100}"
+BATCH_SIZE="${BATCH_SIZE:-64}"
+LEARNING_RATE="${LEARNING_RATE:-1e-4}"
+WARMUP_STEPS="${WARMUP_STEPS:-100}"
+TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options of every training
+SEEDS="${SEEDS:-0 1}"                           # of training; ablations, paths and gate have the first
+COMPARED="${COMPARED:-baseline lift_independent lift_band}"         # trained with every seed
+ABLATIONS="${ABLATIONS:-lift_diagonal lift_loss64}"                 # trained with the first seed
+NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
+GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
+GATE_STEPS="${GATE_STEPS:-18 50 250}"
+STEPS="${STEPS:-9 18 36}"                       # of the comparison of paths
+SAMPLING_SEEDS="${SAMPLING_SEEDS:-42}"
+METRICS="${METRICS:-fd_tiny swd}"
+FD_TINY="${FD_TINY:-../shared/tools}"           # folder of the classifier behind fd_tiny
+GRID="${GRID:-40}"                              # 36 steps on the diagonal need 37 points
+K="${K:-2}"                                     # probes per image of the error maps
+MAP_IMAGES="${MAP_IMAGES:-8}"
+EDGE_IMAGES="${EDGE_IMAGES:-4}"                 # for step doubling over the plane, a hundred thousand calls each
+SCHEDULE_IMAGES="${SCHEDULE_IMAGES:-32}"        # for step doubling on the diagonal and of the baseline, 500 calls each
+LEAD_EDGE_IMAGES="${LEAD_EDGE_IMAGES:-8}"       # for the search for a lead, 4,000 calls each
+MAX_LEAD="${MAX_LEAD:-8}"                       # only between cells whose scales are so close in log SNR
+LEAD_IMAGES="${LEAD_IMAGES:-256}"               # generated per finalist of the search for a lead
+ERROR_IMAGES="${ERROR_IMAGES:-512}"             # held out, for the error beside the baseline's
+ERROR_TIMESTEPS="${ERROR_TIMESTEPS:-28}"
+THREADS="${THREADS:-0}"
+PRECISION="${PRECISION:-auto}"
+CHECKPOINTS="${CHECKPOINTS:-checkpoints/study}"
+OUTPUT="${OUTPUT:-results/study}"
+RESULTS="${RESULTS:-results/fid_results.csv}"
+if [ -z "${DEVICES:-}" ]; then
+    DEVICES=$("$PYTHON" -c "import torch; print(*range(torch.cuda.device_count()) or ['cpu'])")
+fi
+read -r -a hidden_dims <<< "$HIDDEN_DIMS"
+read -r -a seeds <<< "$SEEDS"
+read -r -a compared <<< "$COMPARED"
+read -r -a ablations <<< "$ABLATIONS"
+read -r -a devices <<< "$DEVICES"
+first="${seeds[0]}"
+data="--dataset $DATASET"
+mkdir -p "$OUTPUT" logs/study
+
+# Jobs: a line each, its name and a command; as many at once as there are devices. All run; a failure is the status.
+run_jobs() {
+    export PYTHON THREADS DEVICES
+    xargs -r -d '\n' -n 1 -P "${#devices[@]}" --process-slot-var=SLOT bash -c '
+        read -r name command <<< "$0"
+        devices=($DEVICES)
+        echo "$(date +%T) $name"
+        $PYTHON $command --device "${devices[SLOT]}" --num_threads "$THREADS" >> "logs/study/$name.log" 2>&1 || {
+            echo "study.sh: $name failed, see logs/study/$name.log: $(tail -n 1 "logs/study/$name.log")" >&2; exit 1; }'
+}
+
+checkpoint() { echo "$CHECKPOINTS/${1}_${EPOCHS}ep.pth"; }
+runs() {    # every training as NAME_seedS
+    local name seed
+    for name in "${compared[@]}"; do for seed in "${seeds[@]}"; do echo "${name}_seed$seed"; done; done
+    for name in "${ablations[@]}"; do echo "${name}_seed$first"; done
+}
+lift_runs() { runs | grep -v '^baseline'; }
+here() { while read -r run; do if [ -e "$(checkpoint "$run")" ]; then echo "$run"; fi; done; }     # those trained
+model_type() { case "$1" in baseline*) echo baseline ;; *) echo lift ;; esac; }
+
+train_jobs() {
+    local run options again
+    runs | while read -r run; do
+        [ -e "$(checkpoint "$run")" ] && continue
+        case "$run" in
+            baseline_*) options="train_baseline.py" ;;
+            lift_independent_*) options="train_lift.py --timesteps independent" ;;
+            lift_band_*) options="train_lift.py --timesteps band" ;;
+            lift_diagonal_*) options="train_lift.py --timesteps diagonal" ;;
+            lift_loss64_*) options="train_lift.py --loss_scales 64" ;;
+            *) echo "study.sh: COMPARED, ABLATIONS: found $run, expected baseline, lift_independent, lift_band," \
+                   "lift_diagonal or lift_loss64" >&2; return 2 ;;
+        esac
+        again=""; if compgen -G "$CHECKPOINTS/${run}_step*" >/dev/null; then again="--resume"; fi
+        echo "train_$run $options $data --hidden_dims $HIDDEN_DIMS --epochs $EPOCHS --batch_size $BATCH_SIZE" \
+            "--learning_rate $LEARNING_RATE --warmup_steps $WARMUP_STEPS --flip --val_every 1 --save_epochs $EPOCHS" \
+            "--seed ${run##*_seed} --name $run --checkpoint_dir $CHECKPOINTS --output_dir $OUTPUT/training" \
+            "--precision $PRECISION $TRAIN_OPTIONS $again"
+    done
+}
+
+map_jobs() {
+    local run heatmap edges
+    for run in $(lift_runs | here); do
+        heatmap="$OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep"
+        edges=""; if [ "$run" = "lift_independent_seed$first" ]; then edges="--edge_costs step_doubling step_doubling_diagonal"; fi
+        [ -e "$heatmap.pth" ] || echo "map_$run compute_heatmap_30.py $data --checkpoint $(checkpoint "$run") --grid $GRID" \
+            "--K $K --batch_size $MAP_IMAGES --target_error 0 --edge_images $EDGE_IMAGES --max_lead $MAX_LEAD" \
+            "--diagonal_edge_images $SCHEDULE_IMAGES --output_dir $OUTPUT $edges"
+    done
+    run="baseline_seed$first"
+    [ -e "$OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep.pth" ] || [ ! -e "$(checkpoint "$run")" ] || echo "schedule_$run" \
+        "compute_schedule.py $data --checkpoint $(checkpoint "$run") --grid $GRID --edge_images $SCHEDULE_IMAGES" \
+        "--output_dir $OUTPUT"
+}
+lead_jobs() {       # they add to the files of map_jobs
+    local run
+    for run in $(printf '%s\n' "baseline_seed$first" "lift_independent_seed$first" | here); do
+        [ -e "$OUTPUT/lead_${run}_${EPOCHS}ep_18steps.json" ] || echo "lead_$run search_lead.py $data" \
+            "--checkpoint $(checkpoint "$run") --grid $GRID --edge_images $LEAD_EDGE_IMAGES --num_images $LEAD_IMAGES" \
+            "--output_dir $OUTPUT"
+    done
+}
+draw_logsnr_paths() {   # the same maps, each scale's error times its own change in log SNR
+    local run
+    for run in $(lift_runs | here); do
+        [ -e "$OUTPUT/logsnr_${run}_plot.json" ] || "$PYTHON" plot_heatmap.py --step_size logsnr \
+            "$OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep.pth" --output "$OUTPUT/logsnr_$run.png" --overwrite
+    done
+}
+
+evaluate() {    # RUN STEPS IMAGES "PATHS" [OPTION...]
+    local run=$1 steps=$2 images=$3 paths=$4; shift 4
+    [ -e "$(checkpoint "$run")" ] || return 0
+    echo "eval_${run}_${steps} eval_fid_batch.py $data --model_type $(model_type "$run") --checkpoints $(checkpoint "$run")" \
+        "--paths $paths --num_steps $steps --num_images $images --seeds $SAMPLING_SEEDS --metrics $METRICS" \
+        "--fd_tiny $FD_TINY --heatmap_dir $OUTPUT --grid $GRID --results $RESULTS --precision $PRECISION $*"
+}
+gate_jobs() {
+    local steps
+    for steps in $GATE_STEPS; do
+        evaluate "baseline_seed$first" "$steps" "$GATE_IMAGES" uniform
+        evaluate "lift_independent_seed$first" "$steps" "$GATE_IMAGES" diagonal
+        evaluate "lift_band_seed$first" "$steps" "$GATE_IMAGES" diagonal
+    done
+}
+training_jobs() {
+    local run
+    for run in $(runs | here); do
+        case "$run" in
+            baseline*) evaluate "$run" 18 "$NUM_IMAGES" uniform ;;
+            *) evaluate "$run" 18 "$NUM_IMAGES" "diagonal dp_total" ;;
+        esac
+    done
+}
+path_jobs() {
+    local steps solver on_diagonal schedule
+    for steps in $STEPS; do for solver in ddim multistep; do
+        on_diagonal=""; schedule=""
+        if [ "$steps" -lt "$GRID" ]; then on_diagonal="dp_diagonal"; schedule="dp"; fi     # else no such path on this grid
+        evaluate "baseline_seed$first" "$steps" "$NUM_IMAGES" "uniform $schedule lead" --solver "$solver"
+        evaluate "lift_independent_seed$first" "$steps" "$NUM_IMAGES" "diagonal $on_diagonal dp_64 dp_total dp_step lead" \
+            --solver "$solver"
+        evaluate "lift_independent_seed$first" "$steps" "$NUM_IMAGES" "dp_64 dp_total" --solver "$solver" --step_size logsnr
+    done; done
+}
+scale32_jobs() {
+    local x32
+    for x32 in joint random fixed; do evaluate "lift_independent_seed$first" 18 "$NUM_IMAGES" diagonal --x32 "$x32"; done
+    evaluate "lift_loss64_seed$first" 18 "$NUM_IMAGES" diagonal
+}
+floor_jobs() {
+    echo "floor eval_noise_floor.py $data --num_images $NUM_IMAGES $GATE_IMAGES ${FLOOR_IMAGES:-} --metrics $METRICS" \
+        "--fd_tiny $FD_TINY --results $RESULTS"
+}
+error_jobs() {
+    local run
+    for run in $(lift_runs | here); do
+        [ -e "$OUTPUT/model_error_$run.csv" ] || echo "error_$run eval_mse.py $data --checkpoint $(checkpoint "$run")" \
+            "--compare_baseline $(checkpoint "baseline_seed${run##*_seed}") --num_images $ERROR_IMAGES" \
+            "--num_timesteps $ERROR_TIMESTEPS --output $OUTPUT/model_error_$run"
+    done
+}
+
+phases=("$@")
+[ $# -gt 0 ] || phases=(train maps floor error training paths scale32 gate tables)
+for phase in "${phases[@]}"; do
+    printf '\n== %s ==\n' "$phase"
+    case "$phase" in
+        train) train_jobs | run_jobs ;;
+        maps) map_jobs | run_jobs; lead_jobs | run_jobs; draw_logsnr_paths ;;
+        gate) gate_jobs | run_jobs ;;
+        training) training_jobs | run_jobs ;;
+        paths) path_jobs | run_jobs ;;
+        scale32) scale32_jobs | run_jobs ;;
+        floor) floor_jobs | run_jobs ;;
+        error) error_jobs | run_jobs ;;
+        tables) "$PYTHON" plot_results.py --results "$RESULTS" --readme "${README:-README.md}" --grid 30 ;;
+        *) echo "study.sh: found phase $phase, expected train, maps, floor, error, training, paths, scale32, gate or tables" >&2
+           exit 2 ;;
+    esac
+done

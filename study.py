@@ -1,0 +1,285 @@
+"""The tables of the study: training runs, paths and numbers of steps side by side, from the table of results.
+
+Runs of the study are named NAME_seedS, S being the seed of training. A table puts one thing in its rows and another in
+its columns, each metric in columns of its own; whatever else could differ is fixed by the rows it takes.
+"""
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+from errors import InputError
+from tables import (Cell, METRIC_LABELS, PATH_LABELS, PROTOCOL, Spread, Table, format_spread, grouped, mark_best,
+                    number_cell, read_csv, run_name, spread_of, take, HIGHER_IS_BETTER)
+
+RUN = re.compile(r"(?P<name>baseline|lift_\w+?)_seed(?P<seed>\d+)$")
+MAP_FILE = re.compile(r"(?:heatmap_\d+|logsnr)_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?:\d+ep|plot)$")
+RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
+              "lift_diagonal": "LIFT, diagonal timesteps", "lift_loss64": "LIFT, loss on 64 only"}
+METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured
+SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD"}
+PATH_STEPS = (9, 18, 36)
+NUM_STEPS = 18                                          # where steps are not compared
+SHARED = ("metric", "dataset", "split", "reference_hash", "num_images")         # with the noise floor
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which rows of the results a table takes, and what it calls its own rows and columns."""
+    title: str
+    heading: str                                        # over the first column
+    takes: Callable[[dict], bool]                       # row of results -> whether it belongs here
+    row: Callable[[dict], str]
+    column: Callable[[dict], str]
+    needs: Callable[[list[dict]], bool] = lambda rows: any(row["path"] not in ("uniform", "diagonal") for row in rows)
+                                                        # whether rows of one protocol are what it is about
+
+
+def run_of(row: dict) -> tuple[str, int] | None:
+    """(name, seed of training) of a row of results, None where it is not a run of the study."""
+    match = RUN.match(run_name(row["checkpoint"]))
+    return (match["name"], int(match["seed"])) if match else None
+
+
+def others(rows: list[dict]) -> list[dict]:
+    """The rows that are neither of the study nor of real images."""
+    return [row for row in rows if row["model_type"] != "real" and not run_of(row)]
+
+
+def run_label(row: dict) -> str:
+    """What the tables call the run of a row."""
+    name = run_of(row)[0]
+    return RUN_LABELS.get(name, name)
+
+
+def steps_label(row: dict) -> str:
+    """The number of steps in words."""
+    return f"{row['num_steps']} steps"
+
+
+def path_label(row: dict) -> str:
+    """The way of sampling: model, path, step size and solver."""
+    words = [PATH_LABELS.get(row["path"], row["path"]), row["step_size"]]
+    words += [row["solver"]] if row["solver"] != "ddim" else []
+    return ", ".join(word for word in words if word)
+
+
+def is_plain(row: dict) -> bool:
+    """DDIM with the 32 branch denoised jointly."""
+    return row["solver"] == "ddim" and row["x32_mode"] == "joint"
+
+
+def is_one_of(row: dict, *names: str) -> bool:
+    """Whether a row is of one of these runs."""
+    return run_of(row)[0] in names
+
+
+def gate_path(row: dict) -> bool:
+    """Evenly spaced timesteps, the same for both scales."""
+    return row["path"] in ("uniform", "diagonal")
+
+
+def branch_label(row: dict) -> str:
+    """What happens to the 32 scale, in training or in sampling."""
+    if is_one_of(row, "lift_loss64"):
+        return "loss on 64 only, joint"
+    return {"joint": "as it is", "random": "32 branch drawn anew at every step", "fixed": "32 branch held fixed"}[
+        row["x32_mode"]]
+
+
+COMPARISONS = {
+    "study_gate": Comparison(
+        "Is it the path or the model? Evenly spaced steps, 18 to 250", "model",
+        lambda row: gate_path(row) and is_plain(row) and is_one_of(row, "baseline", "lift_independent", "lift_band"),
+        run_label, steps_label, lambda rows: any(row["num_steps"] > max(PATH_STEPS) for row in rows)),
+    "study_paths": Comparison(
+        "Paths and solvers", "path",
+        lambda row: row["num_steps"] in PATH_STEPS and row["x32_mode"] == "joint"
+        and is_one_of(row, "baseline", "lift_independent"), path_label, steps_label),
+    "study_training": Comparison(
+        f"Training timesteps, {NUM_STEPS} steps", "model",
+        lambda row: row["num_steps"] == NUM_STEPS and is_plain(row) and row["step_size"] in ("", "index")
+        and row["path"] in ("uniform", "diagonal", "dp_total"), run_label,
+        lambda row: "evenly spaced" if gate_path(row) else PATH_LABELS[row["path"]]),
+    "study_branch": Comparison(
+        f"The 32 branch, on the diagonal, {NUM_STEPS} steps", "LIFT",
+        lambda row: row["num_steps"] == NUM_STEPS and row["path"] == "diagonal" and row["solver"] == "ddim"
+        and is_one_of(row, "lift_independent", "lift_loss64"), branch_label, lambda row: "",
+        lambda rows: any(row["x32_mode"] != "joint" for row in rows)),
+}
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+def spread_over_runs(rows: list[dict]) -> Spread:
+    """Mean and spread over the seeds of training; where there is one, over the seeds of sampling.
+
+    Raises InputError where a checkpoint or path of one name was measured in two versions.
+    """
+    by_seed = grouped(rows, lambda row: run_of(row)[1])
+    for members in by_seed.values():
+        versions = {(row["checkpoint_hash"], row["path_hash"]) for row in members}
+        if len(versions) > 1:
+            raise InputError(f"results of {members[0]['checkpoint']}, {members[0]['path']}, {members[0]['num_steps']} "
+                             "steps: found rows of two checkpoints or paths under one name, expected one; delete those "
+                             "that are out of date")
+    of_each = {seed: spread_of([row["value"] for row in members], [row["seed"] for row in members])
+               for seed, members in by_seed.items()}
+    if len(of_each) == 1:
+        return next(iter(of_each.values()))
+    return spread_of([spread.mean for spread in of_each.values()], list(of_each))
+
+
+def noise_floors(all_rows: list[dict], protocol: dict) -> list[str]:
+    """In words, what real images score under that protocol, a phrase for each metric measured."""
+    phrases = []
+    for metric in METRICS:
+        wanted = {**protocol, "metric": metric}
+        rows = [row for row in all_rows if row["model_type"] == "real"
+                and all(row[column] == wanted[column] for column in SHARED)]
+        if rows:
+            spread = spread_of([row["value"] for row in rows], [row["seed"] for row in rows])
+            phrases.append(f"{SHORT_LABELS[metric]} {format_spread(metric, spread)}")
+    return phrases
+
+
+def note_of(protocol: dict, members: list[dict], floors: list[str]) -> str:
+    """What was measured, on what, and how the spread is to be read."""
+    of_training = {run_of(row) for row in members}
+    most = max(sum(run[0] == name for run in of_training) for name, _ in of_training)
+    spread = (f"mean ± sample standard deviation over up to {most} seeds of training" if most > 1 else
+              "one seed of training" + (", ± over the seeds of sampling" if len({r["seed"] for r in members}) > 1 else
+                                        ", so no spread"))
+    weights = "EMA" if protocol["weights"] == "ema" else protocol["weights"]
+    floor = f"Real images in place of generated ones score {', '.join(floors)}." if floors else "Noise floor not measured."
+    return (f"Lower is better. {protocol['num_images']:,} images a cell, {weights} weights, {protocol['precision']}, "
+            f"against {protocol['dataset']}, split {protocol['split']}; {spread}; best per column in bold. {floor}")
+
+
+def order_of(rows: list[dict], label: Callable[[dict], str]) -> list[str]:
+    """The labels in the order in which runs and paths are named above, then by number."""
+    runs, paths = list(RUN_LABELS), list(PATH_LABELS)
+
+    def place(row):
+        name = run_of(row)[0]
+        return (row["solver"] != "ddim", runs.index(name) if name in runs else len(runs),
+                paths.index(row["path"]) if row["path"] in paths else len(paths), row["step_size"], row["num_steps"])
+    return list(dict.fromkeys(label(row) for row in sorted(rows, key=place)))
+
+
+def comparison_tables(rows: list[dict], name: str) -> list[Table]:
+    """One table per protocol, of those in which there is something to compare."""
+    comparison = COMPARISONS[name]
+    taken = [row for row in rows if row["metric"] in METRICS and run_of(row) and comparison.takes(row)]
+    tables = []
+    protocol_columns = [column for column in PROTOCOL if column != "metric"]
+    for key, members in sorted(grouped(taken, lambda row: take(row, protocol_columns)).items(), key=str):
+        protocol = dict(zip(protocol_columns, key))
+        metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in members)]
+        row_labels = order_of(members, comparison.row)
+        columns = [(metric, label) for metric in metrics
+                   for label in order_of(sorted(members, key=lambda row: row["num_steps"]), comparison.column)]
+        if len(row_labels) < 2 or not comparison.needs(members):
+            continue
+        table = Table(name, comparison.title, note_of(protocol, members, noise_floors(rows, protocol)),
+                      [comparison.heading, *(", ".join(filter(None, (SHORT_LABELS[metric], label)))
+                                             for metric, label in columns)],
+                      [[Cell(label)] for label in row_labels])
+        for metric, column_label in columns:
+            cells = []
+            for row_label in row_labels:
+                found = [row for row in members if row["metric"] == metric and comparison.row(row) == row_label
+                         and comparison.column(row) == column_label]
+                spread = spread_over_runs(found) if found else None
+                cells.append(Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–"))
+            mark_best(cells, metric in HIGHER_IS_BETTER)
+            for line, cell in zip(table.rows, cells):
+                line.append(cell)
+        tables.append(table)
+    return tables
+
+
+# --- beside the table of results --------------------------------------------------------------------------------------
+
+def noise_floor_table(rows: list[dict]) -> list[Table]:
+    """Real images against the others of their split, by their number."""
+    rows = [row for row in rows if row["model_type"] == "real" and row["metric"] in METRICS]
+    tables = []
+    for (dataset, split, _), members in grouped(rows, lambda row: take(row, ("dataset", "split", "reference_hash"))).items():
+        metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in members)]
+        table = Table("study_floor", "Noise floor: real images against the rest of their split",
+                      f"{dataset}, split {split}; mean ± sample standard deviation over draws.",
+                      ["images drawn", *(SHORT_LABELS[metric] for metric in metrics)])
+        for number, drawn in sorted(grouped(members, lambda row: row["num_images"]).items()):
+            cells = []
+            for metric in metrics:
+                of_metric = [row for row in drawn if row["metric"] == metric]
+                spread = spread_of([r["value"] for r in of_metric], [r["seed"] for r in of_metric]) if of_metric else None
+                cells.append(Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–"))
+            table.rows.append([Cell(f"{number:,}", number), *cells])
+        tables.append(table)
+    return tables
+
+
+def identity_table(folder) -> list[Table]:
+    """How far each optimised path is from the one that the same optimiser finds for an identity Jacobian."""
+    found = []
+    for path in sorted(Path(folder).glob("*.json")):
+        content = json.loads(path.read_text())
+        match = MAP_FILE.match(path.stem)
+        if match:
+            found += [(match["name"], int(match["seed"]), content["options"]["step_size"], row)
+                      for row in content["paths"] if row["distance"] is not None]
+    if not found:
+        return []
+    order = list(RUN_LABELS)
+    found.sort(key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[1], item[2]))
+    table = Table("study_identity", "How much of a path came from the model",
+                  "Mean distance in grid cells between the path found on the model's error map and the one that the same "
+                  "optimiser finds for an identity Jacobian; what the path does, and the share of its points where the 32 "
+                  "scale leads in log SNR.", ["model", "seed", "path", "step size", "distance (cells)", "32 leads", "what it does"])
+    for name, seed, step_size, row in found:
+        table.rows.append([Cell(RUN_LABELS.get(name, name)), Cell(str(seed), seed), Cell(PATH_LABELS[row["path"]]),
+                           Cell(step_size), Cell(f"{row['distance']:.2f}", row["distance"]),
+                           Cell(f"{row['share_32_leads']:.0%}", row["share_32_leads"]), Cell(row["kind"])])
+    return [table]
+
+
+def model_error_table(folder) -> list[Table]:
+    """LIFT's 64 error over the baseline's, mean over the timesteps, for every run: what eval_mse.py wrote."""
+    lines, curves, first = [], [], None
+    for path in sorted(Path(folder).glob("model_error_*.csv")):
+        match = RUN.search(path.stem.removeprefix("model_error_"))
+        rows = read_csv(path)
+        if match and rows:
+            first = first or rows[0]
+            ratios = {curve: [float(row["ratio"]) for row in members]
+                      for curve, members in grouped(rows, lambda row: row["curve"]).items()}
+            curves += [curve for curve in ratios if curve not in curves]
+            lines.append((match["name"], int(match["seed"]), ratios))
+    if not lines:
+        return []
+    order = list(RUN_LABELS)
+    lines.sort(key=lambda line: (order.index(line[0]) if line[0] in order else len(order), line[1]))
+    table = Table("study_model_error", "Error of LIFT's 64 prediction over the baseline's",
+                  f"Ratio of mean squared noise errors, mean over t_64 from 0 to 999, on {first['num_images']} held-out "
+                  f"images ({first['dataset']}, split {first['split']}) with the same noise; the baseline has the same seed "
+                  "of training. Columns: what t_32 is. Below 1, LIFT predicts better.", ["model", "seed", *curves])
+    for name, seed, ratios in lines:
+        means = {curve: sum(values) / len(values) for curve, values in ratios.items()}
+        table.rows.append([Cell(RUN_LABELS.get(name, name)), Cell(str(seed), seed),
+                           *(Cell(f"{means[curve]:.3f}", means[curve]) if curve in means else Cell("–") for curve in curves)])
+    return [table]
+
+
+def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
+    """The tables that a marker's name stands for, of NAMES. rows: of the results; folder: where those lie."""
+    if name in COMPARISONS:
+        return comparison_tables(rows, name)
+    if name == "study_floor":
+        return noise_floor_table(rows)
+    return {"study_identity": identity_table, "study_model_error": model_error_table}[name](Path(folder) / "study")
+
+
+NAMES = ("study_floor", *COMPARISONS, "study_identity", "study_model_error")

@@ -1,0 +1,134 @@
+"""Tables of the study from made-up rows: what stands where, over which seeds, and what is left out."""
+import json
+
+import pytest
+
+import marked_tables
+import study
+from errors import InputError
+from results_table import COLUMNS
+from test_tables import row, texts
+
+
+def run(name, training_seed=0, **changes) -> dict:
+    """A row of a training run of the study, on the diagonal unless told otherwise."""
+    is_baseline = name == "baseline"
+    known = {"checkpoint": f"{name}_seed{training_seed}_3ep.pth", "checkpoint_hash": f"{name}{training_seed}", "metric": "fd_tiny",
+             "model_type": "baseline" if is_baseline else "lift", "path": "uniform" if is_baseline else "diagonal",
+             "path_hash": "p", "step_size": ""}
+    return row(**{**known, **changes})
+
+
+def real(metric, value, seed, **changes) -> dict:
+    return row(checkpoint="real images", model_type="real", path="real", metric=metric, value=value, seed=seed, epochs=0,
+               num_steps=0, num_model_calls=0, weights="", precision="", solver="", x32_mode="", step_size="", **changes)
+
+
+def test_rows_have_the_columns_of_the_table():
+    assert set(run("baseline")) == set(COLUMNS)
+
+
+def test_which_rows_are_of_the_study():
+    assert study.run_of(run("lift_loss64", 3)) == ("lift_loss64", 3)
+    assert study.run_of(run("baseline", 12)) == ("baseline", 12)
+    plain, of_real = row(), real("swd", 1.0, 42)
+    assert study.run_of(plain) is None and study.run_of(of_real) is None
+    assert study.others([plain, of_real, run("lift_band")]) == [plain]
+
+
+def gate_rows(**changes):
+    return [run(name, num_steps=steps, value=value + 10 / steps, **changes)
+            for name, value in (("baseline", 20.0), ("lift_independent", 30.0)) for steps in (250, 18, 50)]
+
+
+def test_gate_has_models_down_and_steps_across():
+    [table] = study.tables_named("study_gate", gate_rows(), "nowhere")
+    assert table.header == ["model", "fd_tiny, 18 steps", "fd_tiny, 50 steps", "fd_tiny, 250 steps"]
+    assert texts(table) == [["baseline", "20.56", "20.20", "20.04"],
+                            ["LIFT, independent timesteps", "30.56", "30.20", "30.04"]]
+    assert [cell.best for cell in table.rows[0]] == [False, True, True, True]       # best of the column
+    assert "Noise floor not measured" in table.note
+
+
+def test_gate_needs_more_steps_than_the_paths_have():
+    assert study.tables_named("study_gate", [r for r in gate_rows() if r["num_steps"] == 18], "nowhere") == []
+
+
+def test_noise_floor_of_the_same_number_of_images_only():
+    floors = [real("fd_tiny", 1.9, 42), real("fd_tiny", 2.1, 43), real("fd_tiny", 9.9, 42, num_images=7)]
+    [table] = study.tables_named("study_gate", gate_rows() + floors, "nowhere")
+    assert "fd_tiny 2.000 ± 0.141." in table.note and "9.9" not in table.note
+    [floor] = study.tables_named("study_floor", floors, "nowhere")
+    assert texts(floor) == [["7", "9.900"], ["1,000", "2.000 ± 0.141"]]
+
+
+def test_spread_is_over_seeds_of_training():
+    rows = [run("baseline", 0, value=1.0), run("baseline", 1, value=3.0),
+            run("lift_band", 0, value=4.0, seed=42), run("lift_band", 0, value=6.0, seed=43),
+            run("lift_band", 1, value=7.0, seed=42), run("lift_band", 1, value=7.0, seed=43),
+            run("lift_band", 0, value=9.0, path="dp_total", step_size="index", path_hash="q")]
+    [table] = study.tables_named("study_training", rows, "nowhere")
+    assert table.header == ["model", "fd_tiny, evenly spaced", "fd_tiny, DP-Total"]
+    assert texts(table) == [["baseline", "2.000 ± 1.414", "–"], ["LIFT, band", "6.000 ± 1.414", "9.000"]]
+    assert "up to 2 seeds of training" in table.note
+
+
+def test_two_versions_of_a_checkpoint_are_never_averaged():
+    rows = gate_rows() + [run("baseline", num_steps=18, seed=43, checkpoint_hash="another")]
+    with pytest.raises(InputError, match="two checkpoints or paths under one name"):
+        study.tables_named("study_gate", rows, "nowhere")
+
+
+def test_paths_tell_solver_and_step_size_apart():
+    rows = [run("lift_independent", path="dp_total", step_size="logsnr", value=5.0),
+            run("lift_independent", path="dp_total", step_size="index", value=6.0),
+            run("lift_independent", solver="multistep", value=3.0), run("baseline", path="dp", value=4.0),
+            run("lift_independent", x32_mode="fixed", value=0.0), run("lift_band", value=0.0)]
+    [table] = study.tables_named("study_paths", rows, "nowhere")
+    assert texts(table) == [["baseline DP", "4.000"], ["DP-Total, index", "6.000"], ["DP-Total, logsnr", "5.000"],
+                            ["diagonal, multistep", "3.000"]]
+
+
+def test_branch():
+    rows = [run("lift_independent", value=1.0), run("lift_independent", x32_mode="random", value=2.0),
+            run("lift_independent", x32_mode="fixed", value=3.0), run("lift_loss64", value=4.0)]
+    [table] = study.tables_named("study_branch", rows, "nowhere")
+    assert table.header == ["LIFT", "fd_tiny"]
+    assert {line[0]: line[1] for line in texts(table)} == {
+        "as it is": "1.000", "32 branch drawn anew at every step": "2.000", "32 branch held fixed": "3.000",
+        "loss on 64 only, joint": "4.000"}
+
+
+def test_identity_distances_come_from_the_records(tmp_path):
+    (tmp_path / "study").mkdir()
+    record = {"options": {"step_size": "index"}, "paths": [
+        {"path": "diagonal", "distance": None},
+        {"path": "dp_64", "distance": 0.891, "share_32_leads": 0.25, "kind": "32 at noise"}]}
+    (tmp_path / "study" / "heatmap_30_lift_band_seed1_3ep.json").write_text(json.dumps(record))
+    (tmp_path / "study" / "logsnr_lift_independent_seed0_plot.json").write_text(
+        json.dumps({**record, "options": {"step_size": "logsnr"}}))
+    (tmp_path / "study" / "lead_lift_band_seed1_3ep_18steps.json").write_text("{}")
+    [table] = study.tables_named("study_identity", [], tmp_path)
+    assert texts(table) == [["LIFT, independent timesteps", "0", "DP-64", "logsnr", "0.89", "25%", "32 at noise"],
+                            ["LIFT, band", "1", "DP-64", "index", "0.89", "25%", "32 at noise"]]
+
+
+def test_model_error_is_the_mean_over_timesteps(tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "model_error_lift_band_seed0.csv").write_text(
+        "dataset,split,num_images,curve,t_64,ratio\nd,validation,8,32 pure noise,0,1.5\nd,validation,8,32 pure noise,999,2.5\n"
+        "d,validation,8,diagonal,0,0.5\nd,validation,8,diagonal,999,1.0\n")
+    [table] = study.tables_named("study_model_error", [], tmp_path)
+    assert table.header == ["model", "seed", "32 pure noise", "diagonal"]
+    assert texts(table) == [["LIFT, band", "0", "2.000", "0.750"]]
+
+
+def test_no_results_no_tables(tmp_path):
+    for name in study.NAMES:
+        assert study.tables_named(name, [], tmp_path) == []
+
+
+def test_markers_of_the_study_and_of_the_rest_share_no_rows(tmp_path):
+    text = "<!-- table:study_gate -->\n<!-- end:study_gate -->\n<!-- table:fd_tiny -->\n<!-- end:fd_tiny -->\n"
+    filled = marked_tables.with_tables(text, gate_rows(), tmp_path, "README.md")
+    assert "20.56" in filled and filled.count("_No results yet._") == 1
