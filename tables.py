@@ -321,8 +321,9 @@ BENCHMARKS = {
     "precision": ("loss gap of bf16 from float32 over that between two seeds", "≤"),
 }
 BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "memory_ratio", "gflops_used",
-                     "gflops_peak", "fraction_of_peak", "convolution_gflops", "seconds", "seconds_30", "num_kills", "num_half_written",
-                     "max_steps", "relative_difference", "plain_images_per_second", "ours_images_per_second")
+                     "gflops_peak", "fraction_of_peak", "convolution_gflops", "seconds", "seconds_30", "num_kills",
+                     "num_half_written", "max_steps", "relative_difference", "plain_images_per_second", "ours_images_per_second",
+                     "mean_difference_in_grey_levels")
 
 
 def benchmarks_table(folder) -> Table:

@@ -85,16 +85,22 @@ def pair_up(primals, tangents):
     return type(primals)(pair_up(primal, tangent) for primal, tangent in zip(primals, tangents))
 
 
-def propagate_any(function, args, kwargs):
-    """Any differentiable operation: its derivative by torch.func.jvp, all tangents at once."""
+def open_call(function, args, kwargs):
+    """(the Duals among a call's arguments, the call as a function of what stands in their places)."""
     duals = []
     map_duals(args, kwargs, duals.append)
 
-    def call(*primals):
-        values = iter(primals)
+    def call(*values):
+        values = iter(values)
         plain_args, plain_kwargs = map_duals(args, kwargs, lambda dual: next(values))
         return function(*plain_args, **plain_kwargs)
 
+    return duals, call
+
+
+def propagate_any(function, args, kwargs):
+    """Any differentiable operation: its derivative by torch.func.jvp, all tangents at once."""
+    duals, call = open_call(function, args, kwargs)
     primals = tuple(dual.primal for dual in duals)
     if all(primal.is_floating_point() for primal in primals):
         tangents = torch.func.vmap(lambda *directions: torch.func.jvp(call, primals, directions)[1])(
@@ -105,14 +111,7 @@ def propagate_any(function, args, kwargs):
 
 def propagate_linear(function, args, kwargs):
     """Linear in all its Duals taken together, and without a constant part: the same operation on the tangents."""
-    duals = []
-    map_duals(args, kwargs, duals.append)
-
-    def call(*values):
-        values = iter(values)
-        plain_args, plain_kwargs = map_duals(args, kwargs, lambda dual: next(values))
-        return function(*plain_args, **plain_kwargs)
-
+    duals, call = open_call(function, args, kwargs)
     return pair_up(call(*(dual.primal for dual in duals)),
                    torch.func.vmap(call)(*(dual.tangents for dual in duals)))
 

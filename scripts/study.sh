@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The study of the README: does a dual-scale model pay, and which path? All of it, or the phases that are named:
-#   ./scripts/study.sh [train] [maps] [floor] [error] [training] [paths] [scale32] [gate] [tables]
+#   ./scripts/study.sh [train] [maps] [samples] [floor] [error] [training] [paths] [scale32] [gate] [tables]
 # Every setting can be given from outside. As it stands it is the GPU's: default-size models.
 #   DEVICES    where jobs run, one process each: "0 1", or "cpu cpu" with THREADS=1; left out: all GPUs, else one CPU
 # Finished parts are not done again, stopped trainings resume: start it again after any stop. Logs: logs/study/.
@@ -19,7 +19,9 @@ ABLATIONS="${ABLATIONS:-lift_diagonal lift_loss64}"                 # trained wi
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
 GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
 GATE_STEPS="${GATE_STEPS:-18 50 250}"
+GATED="${GATED:-baseline lift_independent lift_band}"               # runs compared with so many steps
 STEPS="${STEPS:-9 18 36}"                       # of the comparison of paths
+SOLVERS="${SOLVERS:-ddim multistep}"
 SAMPLING_SEEDS="${SAMPLING_SEEDS:-42}"
 METRICS="${METRICS:-fd_tiny swd}"
 FD_TINY="${FD_TINY:-../shared/tools}"           # folder of the classifier behind fd_tiny
@@ -130,12 +132,11 @@ evaluate() {    # RUN STEPS IMAGES "PATHS" [OPTION...]
         "--fd_tiny $FD_TINY --heatmap_dir $OUTPUT --grid $GRID --results $RESULTS --precision $PRECISION $*"
 }
 gate_jobs() {
-    local steps
-    for steps in $GATE_STEPS; do
-        evaluate "baseline_seed$first" "$steps" "$GATE_IMAGES" uniform
-        evaluate "lift_independent_seed$first" "$steps" "$GATE_IMAGES" diagonal
-        evaluate "lift_band_seed$first" "$steps" "$GATE_IMAGES" diagonal
-    done
+    local steps run path
+    for steps in $GATE_STEPS; do for run in $GATED; do
+        path=diagonal; if [ "$run" = baseline ]; then path=uniform; fi
+        evaluate "${run}_seed$first" "$steps" "$GATE_IMAGES" "$path"
+    done; done
 }
 training_jobs() {
     local run
@@ -148,7 +149,7 @@ training_jobs() {
 }
 path_jobs() {
     local steps solver on_diagonal schedule
-    for steps in $STEPS; do for solver in ddim multistep; do
+    for steps in $STEPS; do for solver in $SOLVERS; do
         on_diagonal=""; schedule=""
         if [ "$steps" -lt "$GRID" ]; then on_diagonal="dp_diagonal"; schedule="dp"; fi     # else no such path on this grid
         evaluate "baseline_seed$first" "$steps" "$NUM_IMAGES" "uniform $schedule lead" --solver "$solver"
@@ -175,8 +176,18 @@ error_jobs() {
     done
 }
 
+sample_jobs() {
+    local run path
+    for run in $(runs | here); do
+        path=diagonal; case "$run" in baseline*) path=uniform ;; esac
+        [ -e "$OUTPUT/samples_$run.png" ] || echo "samples_$run generate_with_path_30.py --checkpoint $(checkpoint "$run")" \
+            "--path $path --num_images 24 --grid_images 24 --output_dir generated/study/$run --grid_png" \
+            "$OUTPUT/samples_$run.png --precision $PRECISION --overwrite"
+    done
+}
+
 phases=("$@")
-[ $# -gt 0 ] || phases=(train maps floor error training paths scale32 gate tables)
+[ $# -gt 0 ] || phases=(train maps samples floor error training paths scale32 gate tables)
 for phase in "${phases[@]}"; do
     printf '\n== %s ==\n' "$phase"
     case "$phase" in
@@ -186,10 +197,12 @@ for phase in "${phases[@]}"; do
         training) training_jobs | run_jobs ;;
         paths) path_jobs | run_jobs ;;
         scale32) scale32_jobs | run_jobs ;;
+        samples) sample_jobs | run_jobs ;;
         floor) floor_jobs | run_jobs ;;
         error) error_jobs | run_jobs ;;
         tables) "$PYTHON" plot_results.py --results "$RESULTS" --readme "${README:-README.md}" --grid 30 ;;
-        *) echo "study.sh: found phase $phase, expected train, maps, floor, error, training, paths, scale32, gate or tables" >&2
+        *) echo "study.sh: found phase $phase, expected train, maps, samples, floor, error, training," \
+               "paths, scale32, gate or tables" >&2
            exit 2 ;;
     esac
 done
