@@ -100,7 +100,7 @@ COMPARISONS = {
     "study_training": Comparison(
         f"Training timesteps, {NUM_STEPS} steps", "model",
         lambda row: row["num_steps"] == NUM_STEPS and is_plain(row) and row["step_size"] in ("", "index")
-        and row["path"] in ("uniform", "diagonal", "dp_total"), run_label,
+        and row["path"] in ("uniform", "diagonal", "dp_64", "dp_total"), run_label,
         lambda row: "evenly spaced" if gate_path(row) else PATH_LABELS[row["path"]]),
     "study_branch": Comparison(
         f"The 32 branch, on the diagonal, {NUM_STEPS} steps", "LIFT",

@@ -143,7 +143,7 @@ training_jobs() {
     for run in $(runs | here); do
         case "$run" in
             baseline*) evaluate "$run" 18 "$NUM_IMAGES" uniform ;;
-            *) evaluate "$run" 18 "$NUM_IMAGES" "diagonal dp_total" ;;
+            *) evaluate "$run" 18 "$NUM_IMAGES" "diagonal dp_64 dp_total" ;;
         esac
     done
 }
