@@ -70,13 +70,14 @@ def real_number(minimum: float, maximum: float = math.inf, open_below: bool = Fa
     return parse
 
 
-def add_device_options(parser: argparse.ArgumentParser, precision: str = "auto") -> None:
-    """--device, --precision and --num_threads."""
+def add_device_options(parser: argparse.ArgumentParser, precision: str | None = "auto") -> None:
+    """--device, --precision (left out if `precision`, its default, is None) and --num_threads."""
     group = parser.add_argument_group("device")
     group.add_argument("--device", default=None, metavar="{cpu,0,1,cuda:1}",
                        help="where to run; left out: the first GPU, else the CPU")
-    group.add_argument("--precision", choices=devices.PRECISIONS, default=precision,
-                       help="arithmetic of convolutions and matrix products; auto: bf16 where the device has it")
+    if precision is not None:
+        group.add_argument("--precision", choices=devices.PRECISIONS, default=precision,
+                           help="arithmetic of convolutions and matrix products; auto: bf16 where the device has it")
     group.add_argument("--num_threads", type=whole_number(0), default=0, metavar="THREADS",
                        help="CPU threads; 0: as many as this process may use")
 
@@ -85,17 +86,17 @@ def start_device(args: argparse.Namespace) -> torch.device:
     """Choose and configure the device; fixes args.precision to what `auto` meant; says which, in one line."""
     device = devices.choose_device(args.device)
     devices.configure(device, args.num_threads)
-    args.precision = devices.choose_precision(args.precision, device)
+    args.precision = devices.choose_precision(getattr(args, "precision", "float32"), device)
     print(f"device: {devices.describe(device)}, precision: {args.precision}", flush=True)
     return device
 
 
 def git_revision() -> str:
-    """The commit this code is at, with `+changes` if files differ from it; `unknown` outside git."""
+    """The commit this code is at, with `+changes` if other files than results differ; `unknown` outside git."""
     def git(*words):
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
     try:
-        return git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain", "-uno").strip() else "")
+        return git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain", "-uno", ":!results").strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

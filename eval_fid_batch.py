@@ -17,7 +17,7 @@ import fid
 import generation
 import results_table
 import scoring
-from command_line import Parser, add_device_options, run_script, start_device, whole_number
+from command_line import Parser, add_device_options, git_revision, run_script, start_device, whole_number
 from errors import InputError
 
 
@@ -112,7 +112,7 @@ def main():
             if "fid" in metrics and fid.warning_for_few(count, what):
                 print(fid.warning_for_few(count, what), flush=True)
     networks = references = None
-    num_added = num_skipped = 0
+    revision, num_added, num_skipped = git_revision(), 0, 0
 
     for file in files:
         loaded = checkpoint.load_model(file, args.model_type, args.weights, device)
@@ -140,7 +140,7 @@ def main():
             generation.check_finite(num_broken, args.num_images, f"{file}, path {path_type}, seed {seed}")
             scores = scorer.scores(args.num_images, references, group)
             if group.is_main:
-                new = scoring.result_rows(key, scores)
+                new = scoring.result_rows(key, scores, revision)
                 num_added += results_table.add(args.results, new, replace=args.force)
                 for row in new:
                     scoring.print_row(row, "new")
@@ -149,7 +149,7 @@ def main():
     if group.is_main:
         print(f"{args.results}: {num_added} rows added, {num_skipped} jobs were finished already")
         if num_added:
-            scoring.write_evaluation_record(args, device, num_added, metrics, image_set.content_hash)
+            scoring.write_evaluation_record(args, device, num_added, metrics, image_set.content_hash, networks)
     distributed.leave()
 
 

@@ -14,7 +14,7 @@ import data
 import distributed
 import results_table
 import scoring
-from command_line import Parser, add_device_options, run_script, start_device, whole_number
+from command_line import Parser, add_device_options, git_revision, run_script, start_device, whole_number
 from errors import InputError
 
 NO_MODEL = {"checkpoint": "real images", "model_type": "real", "path": "real", "epochs": 0, "num_steps": 0,
@@ -33,7 +33,7 @@ def parse_options():
     parser.add_argument("--results", type=Path, default=Path("results/fid_results.csv"), metavar="CSV",
                         help="table of results that rows are added to")
     parser.add_argument("--force", action="store_true", help="measure finished rows again and replace them")
-    add_device_options(parser, precision="float32")
+    add_device_options(parser, precision=None)
     return parser.parse_args()
 
 
@@ -50,16 +50,17 @@ def main():
     args = parse_options()
     device = start_device(args)
     metrics, weights_file = scoring.choose_metrics(args)
-    rows = results_table.read(args.results)
+    results_table.read(args.results)                            # complains before any work is done
     image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir)
     for num_images in args.num_images:
         if num_images > len(image_set) // 2:
             raise InputError(f"--num_images: found {num_images}, expected at most {len(image_set) // 2}, half of the "
                              f"{len(image_set)} images in {args.dataset}, {args.reference_split}")
-    networks, num_added = None, 0
+    networks, num_added, revision = None, 0, git_revision()
     for num_images, seed in ((number, seed) for number in args.num_images for seed in args.seeds):
         key = NO_MODEL | {"seed": seed, "num_images": num_images, "dataset": str(args.dataset),
                           "split": args.reference_split, "reference_hash": image_set.content_hash}
+        rows = results_table.read(args.results, warn=False)     # another process may have added to it
         wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force)
         if wanted:
             networks = networks or scoring.Networks(metrics, weights_file, args.fd_tiny, device)
@@ -67,13 +68,13 @@ def main():
             scorer = scoring.Scorer(wanted, networks, device)
             scorer.take(list(range(num_images)), torch.from_numpy(images).to(device))
             references = scoring.References(wanted, others, networks, args.cache_dir, device)
-            new = scoring.result_rows(key, scorer.scores(num_images, references, distributed.Group(0, 1)))
+            new = scoring.result_rows(key, scorer.scores(num_images, references, distributed.Group(0, 1)), revision)
             num_added += results_table.add(args.results, new, replace=args.force)
             for row in new:
                 scoring.print_row(row, "new")
     print(f"{args.results}: {num_added} rows added")
     if num_added:
-        scoring.write_evaluation_record(args, device, num_added, metrics, image_set.content_hash)
+        scoring.write_evaluation_record(args, device, num_added, metrics, image_set.content_hash, networks)
 
 
 if __name__ == "__main__":

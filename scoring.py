@@ -10,7 +10,7 @@ import fid
 import generation
 import sliced_wasserstein
 import tiny_classifier
-from command_line import git_revision, write_run_record
+from command_line import write_run_record
 
 METRIC_ROWS = {"fid": ("fid",), "kid": ("kid",), "precision_recall": ("precision", "recall"),
                "swd": ("swd", "swd_64", "swd_32", "swd_16"), "fd_tiny": ("fd_tiny",)}
@@ -131,9 +131,12 @@ class Scorer:
         return values
 
 
-def result_rows(key: dict, scores: dict) -> list[dict]:
-    """Rows for the table of results: `key` (its identifying columns but the metric) with every score of `Scorer`."""
-    now, revision = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), git_revision()
+def result_rows(key: dict, scores: dict, revision: str) -> list[dict]:
+    """Rows for the table of results: `key` (its identifying columns but the metric) with every score of `Scorer`.
+
+    revision: of the code that measured them, so taken when the run began.
+    """
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return [{**key, "metric": metric, "value": value, "standard_error": standard_error, "git_revision": revision,
              "finished": now} for metric, (value, standard_error) in scores.items()]
 
@@ -155,8 +158,8 @@ def unfinished(metrics: list[str], finished_rows: list[dict], force: bool, say: 
     return wanted
 
 
-def write_evaluation_record(args, device, num_added: int, metrics: list[str], reference_hash: str) -> None:
+def write_evaluation_record(args, device, num_added: int, metrics: list[str], reference_hash: str, networks) -> None:
     """What a script that added rows did, in `runs` beside the table."""
     name = f"{Path(sys.argv[0]).stem}_{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}_{os.getpid()}.json"
     write_run_record(args.results.parent / "runs" / name, args, device, rows_added=num_added, metrics=metrics,
-                     reference_hash=reference_hash)
+                     reference_hash=reference_hash, fd_tiny_hash=networks.tiny.files_hash if networks.tiny else None)

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Callable
 
 from errors import InputError
-from tables import (Cell, METRIC_LABELS, PATH_LABELS, PROTOCOL, Spread, Table, format_spread, grouped, mark_best,
-                    number_cell, read_csv, run_name, spread_of, take, HIGHER_IS_BETTER)
+from tables import (HIGHER_IS_BETTER, PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, grouped, mark_best,
+                    read_csv, run_name, spread_of, spread_over_seeds, take)
 
 RUN = re.compile(r"(?P<name>baseline|lift_\w+?)_seed(?P<seed>\d+)$")
-MAP_FILE = re.compile(r"(?:heatmap_\d+|logsnr)_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?:\d+ep|plot)$")
+MAP_FILE = re.compile(r"(heatmap|logsnr)_(?P<grid>\d+)_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep(_plot)?$")
+ERROR_FILE = re.compile(r"model_error_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep$")
 RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
               "lift_diagonal": "LIFT, diagonal timesteps", "lift_loss64": "LIFT, loss on 64 only"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD"}
-PATH_STEPS = (9, 18, 36)
+MANY_STEPS = 50                                         # a protocol without so many says nothing about the gate
 NUM_STEPS = 18                                          # where steps are not compared
 SHARED = ("metric", "dataset", "split", "reference_hash", "num_images")         # with the noise floor
 
@@ -39,7 +40,7 @@ class Comparison:
 def run_of(row: dict) -> tuple[str, int] | None:
     """(name, seed of training) of a row of results, None where it is not a run of the study."""
     match = RUN.match(run_name(row["checkpoint"]))
-    return (match["name"], int(match["seed"])) if match else None
+    return (match["name"], int(match["seed"])) if match and match["name"] in RUN_LABELS else None
 
 
 def others(rows: list[dict]) -> list[dict]:
@@ -49,8 +50,7 @@ def others(rows: list[dict]) -> list[dict]:
 
 def run_label(row: dict) -> str:
     """What the tables call the run of a row."""
-    name = run_of(row)[0]
-    return RUN_LABELS.get(name, name)
+    return RUN_LABELS[run_of(row)[0]]
 
 
 def steps_label(row: dict) -> str:
@@ -60,7 +60,10 @@ def steps_label(row: dict) -> str:
 
 def path_label(row: dict) -> str:
     """The way of sampling: model, path, step size and solver."""
-    words = [PATH_LABELS.get(row["path"], row["path"]), row["step_size"]]
+    label = PATH_LABELS.get(row["path"], row["path"])
+    if is_one_of(row, "baseline") and not label.startswith("baseline"):
+        label = f"baseline {label}"
+    words = [label, row["step_size"]]
     words += [row["solver"]] if row["solver"] != "ddim" else []
     return ", ".join(word for word in words if word)
 
@@ -84,18 +87,18 @@ def branch_label(row: dict) -> str:
     """What happens to the 32 scale, in training or in sampling."""
     if is_one_of(row, "lift_loss64"):
         return "loss on 64 only, joint"
-    return {"joint": "as it is", "random": "32 branch drawn anew at every step", "fixed": "32 branch held fixed"}[
-        row["x32_mode"]]
+    return {"joint": "as it is", "random": "32 branch drawn anew at every step",
+            "fixed": "32 branch held fixed"}.get(row["x32_mode"], row["x32_mode"])
 
 
 COMPARISONS = {
     "study_gate": Comparison(
-        "Is it the path or the model? Evenly spaced steps, 18 to 250", "model",
+        "Is it the path or the model? Evenly spaced steps", "model",
         lambda row: gate_path(row) and is_plain(row) and is_one_of(row, "baseline", "lift_independent", "lift_band"),
-        run_label, steps_label, lambda rows: any(row["num_steps"] > max(PATH_STEPS) for row in rows)),
+        run_label, steps_label, lambda rows: any(row["num_steps"] >= MANY_STEPS for row in rows)),
     "study_paths": Comparison(
         "Paths and solvers", "path",
-        lambda row: row["num_steps"] in PATH_STEPS and row["x32_mode"] == "joint"
+        lambda row: row["num_steps"] < MANY_STEPS and row["x32_mode"] == "joint"
         and is_one_of(row, "baseline", "lift_independent"), path_label, steps_label),
     "study_training": Comparison(
         f"Training timesteps, {NUM_STEPS} steps", "model",
@@ -105,30 +108,33 @@ COMPARISONS = {
     "study_branch": Comparison(
         f"The 32 branch, on the diagonal, {NUM_STEPS} steps", "LIFT",
         lambda row: row["num_steps"] == NUM_STEPS and row["path"] == "diagonal" and row["solver"] == "ddim"
-        and is_one_of(row, "lift_independent", "lift_loss64"), branch_label, lambda row: "",
+        and (is_one_of(row, "lift_independent") or is_one_of(row, "lift_loss64") and row["x32_mode"] == "joint"), branch_label, lambda row: "",
         lambda rows: any(row["x32_mode"] != "joint" for row in rows)),
 }
 
 
 # --- comparisons ------------------------------------------------------------------------------------------------------
 
-def spread_over_runs(rows: list[dict]) -> Spread:
-    """Mean and spread over the seeds of training; where there is one, over the seeds of sampling.
+def latest(rows: list[dict]) -> list[dict]:
+    """Of rows of one run, those of the checkpoint and path that were measured last: other versions are out of date."""
+    versions = grouped(rows, lambda row: (row["checkpoint_hash"], row["path_hash"])).values()
+    return max(versions, key=lambda members: max(str(row["finished"]) for row in members))
 
-    Raises InputError where a checkpoint or path of one name was measured in two versions.
+
+def spread_over_runs(rows: list[dict], of_training: bool) -> Spread:
+    """Mean of the runs' means over the seeds of sampling.
+
+    Its spread is over the seeds of training if `of_training`, and then none for a single run; else there must be one
+    run, and the spread is over the seeds of sampling. Raises InputError for rows of runs that differ in more than the
+    seed, or for a seed of sampling that recurs.
     """
-    by_seed = grouped(rows, lambda row: run_of(row)[1])
-    for members in by_seed.values():
-        versions = {(row["checkpoint_hash"], row["path_hash"]) for row in members}
-        if len(versions) > 1:
-            raise InputError(f"results of {members[0]['checkpoint']}, {members[0]['path']}, {members[0]['num_steps']} "
-                             "steps: found rows of two checkpoints or paths under one name, expected one; delete those "
-                             "that are out of date")
-    of_each = {seed: spread_of([row["value"] for row in members], [row["seed"] for row in members])
-               for seed, members in by_seed.items()}
-    if len(of_each) == 1:
-        return next(iter(of_each.values()))
-    return spread_of([spread.mean for spread in of_each.values()], list(of_each))
+    by_run = grouped(rows, run_of)
+    if len({name for name, _ in by_run}) > 1:
+        raise InputError(f"study: rows of {', '.join(sorted({name for name, _ in by_run}))} share a cell, expected one run's")
+    spreads = {seed: spread_over_seeds(latest(members)) for (_, seed), members in by_run.items()}
+    if not of_training:
+        return next(iter(spreads.values()))
+    return spread_of([spread.mean for spread in spreads.values()], list(spreads))
 
 
 def noise_floors(all_rows: list[dict], protocol: dict) -> list[str]:
@@ -139,32 +145,39 @@ def noise_floors(all_rows: list[dict], protocol: dict) -> list[str]:
         rows = [row for row in all_rows if row["model_type"] == "real"
                 and all(row[column] == wanted[column] for column in SHARED)]
         if rows:
-            spread = spread_of([row["value"] for row in rows], [row["seed"] for row in rows])
+            spread = spread_over_seeds(rows)
             phrases.append(f"{SHORT_LABELS[metric]} {format_spread(metric, spread)}")
     return phrases
 
 
+def has_seeds_of_training(rows: list[dict]) -> bool:
+    """Whether any run was trained with more than one seed."""
+    runs = {run_of(row) for row in rows}
+    return len({name for name, _ in runs}) < len(runs)
+
+
 def note_of(protocol: dict, members: list[dict], floors: list[str]) -> str:
     """What was measured, on what, and how the spread is to be read."""
-    of_training = {run_of(row) for row in members}
-    most = max(sum(run[0] == name for run in of_training) for name, _ in of_training)
-    spread = (f"mean ± sample standard deviation over up to {most} seeds of training" if most > 1 else
-              "one seed of training" + (", ± over the seeds of sampling" if len({r["seed"] for r in members}) > 1 else
-                                        ", so no spread"))
+    if has_seeds_of_training(members):
+        spread = "mean ± sample standard deviation over the seeds of training, without ± a single one"
+    elif len({row["seed"] for row in members}) > 1:
+        spread = "one seed of training, mean ± sample standard deviation over the seeds of sampling"
+    else:
+        spread = "one seed of training and of sampling, so no spread"
     weights = "EMA" if protocol["weights"] == "ema" else protocol["weights"]
     floor = f"Real images in place of generated ones score {', '.join(floors)}." if floors else "Noise floor not measured."
-    return (f"Lower is better. {protocol['num_images']:,} images a cell, {weights} weights, {protocol['precision']}, "
-            f"against {protocol['dataset']}, split {protocol['split']}; {spread}; best per column in bold. {floor}")
+    return (f"Lower is better. {protocol['epochs']} epochs of training, {protocol['num_images']:,} images a cell, {weights} "
+            f"weights, {protocol['precision']}, against {protocol['dataset']}, split {protocol['split']}; {spread}; best per "
+            f"column in bold. {floor}")
 
 
-def order_of(rows: list[dict], label: Callable[[dict], str]) -> list[str]:
-    """The labels in the order in which runs and paths are named above, then by number."""
+def order_of(rows: list[dict], label: Callable[[dict], str], by_steps: bool = False) -> list[str]:
+    """The labels in the order in which runs and paths are named above; `by_steps`: in that of the number of steps."""
     runs, paths = list(RUN_LABELS), list(PATH_LABELS)
 
     def place(row):
-        name = run_of(row)[0]
-        return (row["solver"] != "ddim", runs.index(name) if name in runs else len(runs),
-                paths.index(row["path"]) if row["path"] in paths else len(paths), row["step_size"], row["num_steps"])
+        return (row["num_steps"] if by_steps else 0, row["solver"] != "ddim", runs.index(run_of(row)[0]),
+                paths.index(row["path"]) if row["path"] in paths else len(paths), row["step_size"])
     return list(dict.fromkeys(label(row) for row in sorted(rows, key=place)))
 
 
@@ -173,13 +186,13 @@ def comparison_tables(rows: list[dict], name: str) -> list[Table]:
     comparison = COMPARISONS[name]
     taken = [row for row in rows if row["metric"] in METRICS and run_of(row) and comparison.takes(row)]
     tables = []
-    protocol_columns = [column for column in PROTOCOL if column != "metric"]
+    protocol_columns = ["epochs", *(column for column in PROTOCOL if column != "metric")]
     for key, members in sorted(grouped(taken, lambda row: take(row, protocol_columns)).items(), key=str):
         protocol = dict(zip(protocol_columns, key))
         metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in members)]
         row_labels = order_of(members, comparison.row)
         columns = [(metric, label) for metric in metrics
-                   for label in order_of(sorted(members, key=lambda row: row["num_steps"]), comparison.column)]
+                   for label in order_of(members, comparison.column, by_steps=True)]
         if len(row_labels) < 2 or not comparison.needs(members):
             continue
         table = Table(name, comparison.title, note_of(protocol, members, noise_floors(rows, protocol)),
@@ -191,7 +204,7 @@ def comparison_tables(rows: list[dict], name: str) -> list[Table]:
             for row_label in row_labels:
                 found = [row for row in members if row["metric"] == metric and comparison.row(row) == row_label
                          and comparison.column(row) == column_label]
-                spread = spread_over_runs(found) if found else None
+                spread = spread_over_runs(found, has_seeds_of_training(members)) if found else None
                 cells.append(Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–"))
             mark_best(cells, metric in HIGHER_IS_BETTER)
             for line, cell in zip(table.rows, cells):
@@ -215,60 +228,74 @@ def noise_floor_table(rows: list[dict]) -> list[Table]:
             cells = []
             for metric in metrics:
                 of_metric = [row for row in drawn if row["metric"] == metric]
-                spread = spread_of([r["value"] for r in of_metric], [r["seed"] for r in of_metric]) if of_metric else None
+                spread = spread_over_seeds(of_metric) if of_metric else None
                 cells.append(Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–"))
             table.rows.append([Cell(f"{number:,}", number), *cells])
         tables.append(table)
     return tables
 
 
+def files_of_runs(folder, pattern: re.Pattern, suffix: str) -> list[tuple[re.Match, Path]]:
+    """(match, file) of the files whose name is of a run of the study, by run, seed, epochs, and name."""
+    order = list(RUN_LABELS)
+    found = [(match, path) for path in Path(folder).glob(f"*{suffix}")
+             if (match := pattern.match(path.stem)) and match["name"] in RUN_LABELS]
+    return sorted(found, key=lambda item: (order.index(item[0]["name"]), int(item[0]["seed"]), int(item[0]["epochs"]),
+                                           item[1].name))
+
+
+def run_cells(match: re.Match) -> list[Cell]:
+    """Model, seed of training, epochs."""
+    return [Cell(RUN_LABELS[match["name"]]), *(Cell(match[part], int(match[part])) for part in ("seed", "epochs"))]
+
+
 def identity_table(folder) -> list[Table]:
     """How far each optimised path is from the one that the same optimiser finds for an identity Jacobian."""
-    found = []
-    for path in sorted(Path(folder).glob("*.json")):
-        content = json.loads(path.read_text())
-        match = MAP_FILE.match(path.stem)
-        if match:
-            found += [(match["name"], int(match["seed"]), content["options"]["step_size"], row)
-                      for row in content["paths"] if row["distance"] is not None]
-    if not found:
-        return []
-    order = list(RUN_LABELS)
-    found.sort(key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[1], item[2]))
     table = Table("study_identity", "How much of a path came from the model",
                   "Mean distance in grid cells between the path found on the model's error map and the one that the same "
-                  "optimiser finds for an identity Jacobian; what the path does, and the share of its points where the 32 "
-                  "scale leads in log SNR.", ["model", "seed", "path", "step size", "distance (cells)", "32 leads", "what it does"])
-    for name, seed, step_size, row in found:
-        table.rows.append([Cell(RUN_LABELS.get(name, name)), Cell(str(seed), seed), Cell(PATH_LABELS[row["path"]]),
-                           Cell(step_size), Cell(f"{row['distance']:.2f}", row["distance"]),
-                           Cell(f"{row['share_32_leads']:.0%}", row["share_32_leads"]), Cell(row["kind"])])
-    return [table]
+                  "optimiser finds for an identity Jacobian; the share of its points where the 32 scale leads in log SNR, "
+                  "and what the path does.",
+                  ["model", "seed", "epochs", "grid", "path", "step size", "distance (cells)", "32 leads", "what it does"])
+    for match, path in files_of_runs(folder, MAP_FILE, ".json"):
+        try:
+            content = json.loads(path.read_text())
+            for row in content["paths"]:
+                if row["distance"] is not None:
+                    table.rows.append([*run_cells(match), Cell(match["grid"], int(match["grid"])),
+                                       Cell(PATH_LABELS.get(row["path"], row["path"])), Cell(content["options"]["step_size"]),
+                                       Cell(f"{row['distance']:.2f}", row["distance"]),
+                                       Cell(f"{row['share_32_leads']:.0%}", row["share_32_leads"]), Cell(row["kind"])])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: is no record of an error map ({type(error).__name__}: {error}); make it again") from error
+    return [table] if table.rows else []
 
 
 def model_error_table(folder) -> list[Table]:
     """LIFT's 64 error over the baseline's, mean over the timesteps, for every run: what eval_mse.py wrote."""
-    lines, curves, first = [], [], None
-    for path in sorted(Path(folder).glob("model_error_*.csv")):
-        match = RUN.search(path.stem.removeprefix("model_error_"))
+    lines, shared = [], None
+    for match, path in files_of_runs(folder, ERROR_FILE, ".csv"):
         rows = read_csv(path)
-        if match and rows:
-            first = first or rows[0]
+        try:
             ratios = {curve: [float(row["ratio"]) for row in members]
                       for curve, members in grouped(rows, lambda row: row["curve"]).items()}
-            curves += [curve for curve in ratios if curve not in curves]
-            lines.append((match["name"], int(match["seed"]), ratios))
+            about = tuple(rows[0][column] for column in ("num_images", "dataset", "split"))
+        except (IndexError, KeyError, ValueError) as error:
+            raise InputError(f"{path}: no column, number or row where expected ({error}); make it again") from error
+        if about != (shared or about):
+            raise InputError(f"{path}: found {', '.join(about)}, expected {', '.join(shared)} as in the other files; make "
+                             "it again")
+        shared = about
+        lines.append((match, rows[0].get("baseline", ""), ratios))
     if not lines:
         return []
-    order = list(RUN_LABELS)
-    lines.sort(key=lambda line: (order.index(line[0]) if line[0] in order else len(order), line[1]))
+    curves = list(dict.fromkeys(curve for *_, ratios in lines for curve in ratios))
     table = Table("study_model_error", "Error of LIFT's 64 prediction over the baseline's",
-                  f"Ratio of mean squared noise errors, mean over t_64 from 0 to 999, on {first['num_images']} held-out "
-                  f"images ({first['dataset']}, split {first['split']}) with the same noise; the baseline has the same seed "
-                  "of training. Columns: what t_32 is. Below 1, LIFT predicts better.", ["model", "seed", *curves])
-    for name, seed, ratios in lines:
+                  f"Ratio of mean squared noise errors, mean over t_64 from 0 to 999, on {shared[0]} images ({shared[1]}, "
+                  f"split {shared[2]}) with the same noise. Columns: what t_32 is. Below 1, LIFT predicts better.",
+                  ["model", "seed", "epochs", "beside", *curves])
+    for match, baseline, ratios in lines:
         means = {curve: sum(values) / len(values) for curve, values in ratios.items()}
-        table.rows.append([Cell(RUN_LABELS.get(name, name)), Cell(str(seed), seed),
+        table.rows.append([*run_cells(match), Cell(baseline),
                            *(Cell(f"{means[curve]:.3f}", means[curve]) if curve in means else Cell("–") for curve in curves)])
     return [table]
 

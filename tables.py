@@ -14,7 +14,6 @@ from pathlib import Path
 import plots
 from checkpoint import DEFAULT_NAMES
 from errors import InputError
-from results_table import COLUMNS, METRICS, WHOLE_NUMBERS
 
 HIGHER_IS_BETTER = ("precision", "recall")
 METRIC_LABELS = {"fid": "FID", "kid": "KID", "precision": "Precision", "recall": "Recall",

@@ -29,7 +29,11 @@ class TinyClassifier:
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [B, 3, 64, 64] on any device -> float64 [B, 320] on the CPU, by the code's own `features`."""
-        return torch.from_numpy(self.code.features(images, self.network, BATCH_SIZE))
+        try:
+            return torch.from_numpy(self.code.features(images, self.network, BATCH_SIZE))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{self.code.__file__}: its features could not be used ({first_line(error)}); expected "
+                             "features(images, net, batch_size) -> numpy array [N, D]") from error
 
     def statistics(self, images) -> FeatureStatistics:
         """Statistics of uint8 images [N, 3, 64, 64], array or tensor."""
@@ -39,6 +43,11 @@ class TinyClassifier:
             features = self.features(batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.array(batch)))
             statistics = (statistics or FeatureStatistics(features.shape[1])).add(features)
         return statistics
+
+
+def first_line(error: Exception) -> str:
+    """An exception's kind and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def find_files(folder) -> tuple[Path, Path]:
@@ -60,7 +69,7 @@ def load(folder, device="cpu") -> TinyClassifier:
         spec.loader.exec_module(code)
         network = code.load_net(device)
     except Exception as error:                      # whatever a foreign file may raise
-        raise InputError(f"{code_file}: could not be used ({type(error).__name__}: {str(error).splitlines()[0]}); "
+        raise InputError(f"{code_file}: could not be used ({first_line(error)}); "
                          f"expected load_net(device) with weights that fit") from error
     return TinyClassifier(code, network, f"{sha256_of_file(code_file)[:8]}{sha256_of_file(weights_file)[:8]}")
 

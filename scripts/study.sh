@@ -3,7 +3,7 @@
 #   ./scripts/study.sh [train] [maps] [samples] [floor] [error] [training] [paths] [scale32] [gate] [tables]
 # Every setting can be given from outside. As it stands it is the GPU's: default-size models.
 #   DEVICES    where jobs run, one process each: "0 1", or "cpu cpu" with THREADS=1; left out: all GPUs, else one CPU
-# Finished parts are not done again, stopped trainings resume: start it again after any stop. Logs: logs/study/.
+# Finished parts are not done again, stopped trainings resume: start it again after any stop. Logs: $LOGS.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 DATASET="${DATASET:-../shared/data/animals64}"
@@ -15,7 +15,7 @@ WARMUP_STEPS="${WARMUP_STEPS:-100}"
 TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options of every training
 SEEDS="${SEEDS:-0 1}"                           # of training; ablations, paths and gate have the first
 COMPARED="${COMPARED:-baseline lift_independent lift_band}"         # trained with every seed
-ABLATIONS="${ABLATIONS:-lift_diagonal lift_loss64}"                 # trained with the first seed
+ABLATIONS="${ABLATIONS-lift_diagonal lift_loss64}"                  # trained with the first seed; may be empty
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
 GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
 GATE_STEPS="${GATE_STEPS:-18 50 250}"
@@ -37,9 +37,13 @@ ERROR_IMAGES="${ERROR_IMAGES:-512}"             # held out, for the error beside
 ERROR_TIMESTEPS="${ERROR_TIMESTEPS:-28}"
 THREADS="${THREADS:-0}"
 PRECISION="${PRECISION:-auto}"
+FLOOR_IMAGES="${FLOOR_IMAGES:-}"                # further numbers of real images to score against the others
 CHECKPOINTS="${CHECKPOINTS:-checkpoints/study}"
-OUTPUT="${OUTPUT:-results/study}"
-RESULTS="${RESULTS:-results/fid_results.csv}"
+OUTPUT="${OUTPUT:-results/study}"               # maps, training logs and side measurements; must be named study
+LOGS="${LOGS:-logs/study}"
+[ "$(basename "$OUTPUT")" = study ] || {
+    echo "study.sh: OUTPUT: found $OUTPUT, expected a folder named study: the tables look for it beside the results" >&2; exit 2; }
+RESULTS="$(dirname "$OUTPUT")/fid_results.csv"
 if [ -z "${DEVICES:-}" ]; then
     DEVICES=$("$PYTHON" -c "import torch; print(*range(torch.cuda.device_count()) or ['cpu'])")
 fi
@@ -50,17 +54,24 @@ read -r -a ablations <<< "$ABLATIONS"
 read -r -a devices <<< "$DEVICES"
 first="${seeds[0]}"
 data="--dataset $DATASET"
-mkdir -p "$OUTPUT" logs/study
+mkdir -p "$OUTPUT" "$LOGS"
+for name in "${compared[@]}" "${ablations[@]}"; do
+    case "$name" in
+        baseline|lift_independent|lift_band|lift_diagonal|lift_loss64) ;;
+        *) echo "study.sh: COMPARED, ABLATIONS: found $name, expected baseline, lift_independent, lift_band, lift_diagonal" \
+               "or lift_loss64" >&2; exit 2 ;;
+    esac
+done
 
 # Jobs: a line each, its name and a command; as many at once as there are devices. All run; a failure is the status.
 run_jobs() {
-    export PYTHON THREADS DEVICES
+    export PYTHON THREADS DEVICES LOGS
     xargs -r -d '\n' -n 1 -P "${#devices[@]}" --process-slot-var=SLOT bash -c '
         read -r name command <<< "$0"
         devices=($DEVICES)
         echo "$(date +%T) $name"
-        $PYTHON $command --device "${devices[SLOT]}" --num_threads "$THREADS" >> "logs/study/$name.log" 2>&1 || {
-            echo "study.sh: $name failed, see logs/study/$name.log: $(tail -n 1 "logs/study/$name.log")" >&2; exit 1; }'
+        $PYTHON $command --device "${devices[SLOT]}" --num_threads "$THREADS" >> "$LOGS/$name.log" 2>&1 || {
+            echo "study.sh: $name failed, see $LOGS/$name.log: $(tail -n 1 "$LOGS/$name.log")" >&2; exit 1; }'
 }
 
 checkpoint() { echo "$CHECKPOINTS/${1}_${EPOCHS}ep.pth"; }
@@ -83,8 +94,6 @@ train_jobs() {
             lift_band_*) options="train_lift.py --timesteps band" ;;
             lift_diagonal_*) options="train_lift.py --timesteps diagonal" ;;
             lift_loss64_*) options="train_lift.py --loss_scales 64" ;;
-            *) echo "study.sh: COMPARED, ABLATIONS: found $run, expected baseline, lift_independent, lift_band," \
-                   "lift_diagonal or lift_loss64" >&2; return 2 ;;
         esac
         again=""; if compgen -G "$CHECKPOINTS/${run}_step*" >/dev/null; then again="--resume"; fi
         echo "train_$run $options $data --hidden_dims $HIDDEN_DIMS --epochs $EPOCHS --batch_size $BATCH_SIZE" \
@@ -99,35 +108,36 @@ map_jobs() {
     for run in $(lift_runs | here); do
         heatmap="$OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep"
         edges=""; if [ "$run" = "lift_independent_seed$first" ]; then edges="--edge_costs step_doubling step_doubling_diagonal"; fi
-        [ -e "$heatmap.pth" ] || echo "map_$run compute_heatmap_30.py $data --checkpoint $(checkpoint "$run") --grid $GRID" \
+        [ -e "$heatmap.json" ] || echo "map_$run compute_heatmap_30.py $data --checkpoint $(checkpoint "$run") --grid $GRID" \
             "--K $K --batch_size $MAP_IMAGES --target_error 0 --edge_images $EDGE_IMAGES --max_lead $MAX_LEAD" \
-            "--diagonal_edge_images $SCHEDULE_IMAGES --output_dir $OUTPUT $edges"
+            "--diagonal_edge_images $SCHEDULE_IMAGES --output_dir $OUTPUT --overwrite $edges"
     done
     run="baseline_seed$first"
-    [ -e "$OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep.pth" ] || [ ! -e "$(checkpoint "$run")" ] || echo "schedule_$run" \
+    [ -e "$OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep.json" ] || [ ! -e "$(checkpoint "$run")" ] || echo "schedule_$run" \
         "compute_schedule.py $data --checkpoint $(checkpoint "$run") --grid $GRID --edge_images $SCHEDULE_IMAGES" \
-        "--output_dir $OUTPUT"
+        "--output_dir $OUTPUT --overwrite"
 }
 lead_jobs() {       # they add to the files of map_jobs
     local run
     for run in $(printf '%s\n' "baseline_seed$first" "lift_independent_seed$first" | here); do
-        [ -e "$OUTPUT/lead_${run}_${EPOCHS}ep_18steps.json" ] || echo "lead_$run search_lead.py $data" \
+        [ -e "$OUTPUT/lead_$GRID/lead_${run}_${EPOCHS}ep_18steps.json" ] || echo "lead_$run search_lead.py $data" \
             "--checkpoint $(checkpoint "$run") --grid $GRID --edge_images $LEAD_EDGE_IMAGES --num_images $LEAD_IMAGES" \
-            "--output_dir $OUTPUT"
+            "--heatmap $OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep.pth --output_dir $OUTPUT/lead_$GRID --overwrite"
     done
 }
 draw_logsnr_paths() {   # the same maps, each scale's error times its own change in log SNR
-    local run
+    local run drawn
     for run in $(lift_runs | here); do
-        [ -e "$OUTPUT/logsnr_${run}_plot.json" ] || "$PYTHON" plot_heatmap.py --step_size logsnr \
-            "$OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep.pth" --output "$OUTPUT/logsnr_$run.png" --overwrite
+        drawn="$OUTPUT/logsnr_${GRID}_${run}_${EPOCHS}ep"
+        [ -e "${drawn}_plot.json" ] || "$PYTHON" plot_heatmap.py --step_size logsnr \
+            "$OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep.pth" --output "$drawn.png" --overwrite
     done
 }
 
 evaluate() {    # RUN STEPS IMAGES "PATHS" [OPTION...]
     local run=$1 steps=$2 images=$3 paths=$4; shift 4
     [ -e "$(checkpoint "$run")" ] || return 0
-    echo "eval_${run}_${steps} eval_fid_batch.py $data --model_type $(model_type "$run") --checkpoints $(checkpoint "$run")" \
+    echo "eval_${run}_${steps}_$(tr -c 'a-z0-9\n' _ <<< "$images $*") eval_fid_batch.py $data --model_type $(model_type "$run") --checkpoints $(checkpoint "$run")" \
         "--paths $paths --num_steps $steps --num_images $images --seeds $SAMPLING_SEEDS --metrics $METRICS" \
         "--fd_tiny $FD_TINY --heatmap_dir $OUTPUT --grid $GRID --results $RESULTS --precision $PRECISION $*"
 }
@@ -164,15 +174,15 @@ scale32_jobs() {
     evaluate "lift_loss64_seed$first" 18 "$NUM_IMAGES" diagonal
 }
 floor_jobs() {
-    echo "floor eval_noise_floor.py $data --num_images $NUM_IMAGES $GATE_IMAGES ${FLOOR_IMAGES:-} --metrics $METRICS" \
+    echo "floor eval_noise_floor.py $data --num_images $NUM_IMAGES $GATE_IMAGES $FLOOR_IMAGES --metrics $METRICS" \
         "--fd_tiny $FD_TINY --results $RESULTS"
 }
 error_jobs() {
     local run
     for run in $(lift_runs | here); do
-        [ -e "$OUTPUT/model_error_$run.csv" ] || echo "error_$run eval_mse.py $data --checkpoint $(checkpoint "$run")" \
+        [ -e "$OUTPUT/model_error_${run}_${EPOCHS}ep.json" ] || echo "error_$run eval_mse.py $data --checkpoint $(checkpoint "$run")" \
             "--compare_baseline $(checkpoint "baseline_seed${run##*_seed}") --num_images $ERROR_IMAGES" \
-            "--num_timesteps $ERROR_TIMESTEPS --output $OUTPUT/model_error_$run"
+            "--num_timesteps $ERROR_TIMESTEPS --output $OUTPUT/model_error_${run}_${EPOCHS}ep --overwrite"
     done
 }
 
@@ -180,9 +190,9 @@ sample_jobs() {
     local run path
     for run in $(runs | here); do
         path=diagonal; case "$run" in baseline*) path=uniform ;; esac
-        [ -e "$OUTPUT/samples_$run.png" ] || echo "samples_$run generate_with_path_30.py --checkpoint $(checkpoint "$run")" \
+        [ -e "$OUTPUT/samples_${run}_${EPOCHS}ep.json" ] || echo "samples_$run generate_with_path_30.py --checkpoint $(checkpoint "$run")" \
             "--path $path --num_images 24 --grid_images 24 --output_dir generated/study/$run --grid_png" \
-            "$OUTPUT/samples_$run.png --precision $PRECISION --overwrite"
+            "$OUTPUT/samples_${run}_${EPOCHS}ep.png --precision $PRECISION --overwrite"
     done
 }
 

@@ -23,14 +23,15 @@ small=(--dataset synthetic:64 --num_images 8 --device cpu)
     --output_dir "$OUTPUT" --device cpu
 "$PYTHON" search_lead.py --checkpoint "$baseline" --dataset synthetic:64 --grid 8 --num_steps 4 --edge_images 1 \
     --num_images 8 --output_dir "$OUTPUT" --device cpu
-OUTPUT="$folder/study" RESULTS="$folder/study_results.csv" README="$folder/README.md"
-printf '<!-- table:study_training -->\n<!-- end:study_training -->\n' > "$README"
-env OUTPUT="$OUTPUT" RESULTS="$RESULTS" README="$README" CHECKPOINTS="$folder/study_checkpoints" SEEDS=0 EPOCHS=1 ABLATIONS= \
-    COMPARED="baseline lift_independent" GRID=12 K=1 EDGE_IMAGES=1 MAX_LEAD=0.5 SCHEDULE_IMAGES=1 ERROR_IMAGES=4 \
-    ERROR_TIMESTEPS=2 GATE_IMAGES=8 DEVICES=cpu THREADS=1 TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard --val_images 4" \
-    ./scripts/study.sh train maps floor error training tables
-grep -q "LIFT, independent timesteps" "$README" || { echo "tiny_chain.sh: study.sh filled no table" >&2; exit 1; }
-OUTPUT="$folder/tiny_chain"
+readme="$folder/README.md"
+printf '<!-- table:study_%s -->\n<!-- end:study_%s -->\n' training training paths paths > "$readme"
+env OUTPUT="$folder/study" LOGS="$folder/logs" README="$readme" CHECKPOINTS="$folder/study_checkpoints" SEEDS=0 EPOCHS=1 \
+    ABLATIONS="" COMPARED="baseline lift_independent" GRID=20 K=1 EDGE_IMAGES=1 MAX_LEAD=1 SCHEDULE_IMAGES=1 \
+    LEAD_EDGE_IMAGES=1 LEAD_IMAGES=4 ERROR_IMAGES=4 ERROR_TIMESTEPS=2 STEPS=18 SOLVERS=ddim GATE_IMAGES=8 GATE_STEPS=50 \
+    DEVICES="cpu cpu" THREADS=1 TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard --val_images 4" \
+    ./scripts/study.sh
+grep -q "| LIFT, independent timesteps |" "$readme" && grep -q "| baseline lead |" "$readme" \
+    || { echo "tiny_chain.sh: study.sh filled no table" >&2; exit 1; }
 for file in fid_results.csv report.html heatmap_8_2ep.png samples_dp_total.png baseline_loss.png mse.png model_error.png \
     super_resolution.png again.png lead_baseline_2ep_4steps.json; do
     [ -s "$OUTPUT/$file" ] || { echo "tiny_chain.sh: $file is missing or empty" >&2; exit 1; }

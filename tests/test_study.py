@@ -33,7 +33,8 @@ def test_which_rows_are_of_the_study():
     assert study.run_of(run("baseline", 12)) == ("baseline", 12)
     plain, of_real = row(), real("swd", 1.0, 42)
     assert study.run_of(plain) is None and study.run_of(of_real) is None
-    assert study.others([plain, of_real, run("lift_band")]) == [plain]
+    of_user = row(checkpoint="lift_dual_timestep_seed1_20ep.pth")
+    assert study.others([plain, of_real, of_user, run("lift_band")]) == [plain, of_user]
 
 
 def gate_rows(**changes):
@@ -70,23 +71,61 @@ def test_spread_is_over_seeds_of_training():
     [table] = study.tables_named("study_training", rows, "nowhere")
     assert table.header == ["model", "fd_tiny, evenly spaced", "fd_tiny, DP-Total"]
     assert texts(table) == [["baseline", "2.000 ± 1.414", "–"], ["LIFT, band", "6.000 ± 1.414", "9.000"]]
-    assert "up to 2 seeds of training" in table.note
+    assert "over the seeds of training" in table.note
 
 
-def test_two_versions_of_a_checkpoint_are_never_averaged():
-    rows = gate_rows() + [run("baseline", num_steps=18, seed=43, checkpoint_hash="another")]
-    with pytest.raises(InputError, match="two checkpoints or paths under one name"):
-        study.tables_named("study_gate", rows, "nowhere")
+def test_of_two_versions_of_a_checkpoint_the_latest_counts():
+    later = run("baseline", num_steps=18, value=1.0, checkpoint_hash="another", finished="2027-01-01T00:00:00Z")
+    earlier = {**later, "value": 2.0, "finished": "2025-01-01T00:00:00Z"}
+    assert texts(study.tables_named("study_gate", gate_rows() + [later], "nowhere")[0])[0][1] == "1.000"
+    assert texts(study.tables_named("study_gate", gate_rows() + [earlier], "nowhere")[0])[0][1] == "20.56"
+
+
+def test_a_seed_that_recurs_is_refused():
+    with pytest.raises(InputError, match="a seed occurs twice"):
+        study.tables_named("study_gate", gate_rows() + [run("baseline", num_steps=18, split="train")], "nowhere")
+
+
+def test_other_epochs_are_another_table():
+    tables = study.tables_named("study_gate", gate_rows() + gate_rows(epochs=90), "nowhere")
+    assert [table.note.partition(" epochs")[0] for table in tables] == ["Lower is better. 20", "Lower is better. 90"]
+
+
+def test_a_single_seed_has_no_spread_beside_several():
+    rows = [run("baseline", 0, value=1.0), run("baseline", 1, value=3.0),
+            run("lift_band", value=4.0, seed=42), run("lift_band", value=6.0, seed=43),
+            run("lift_band", value=6.0, path="dp_64")]
+    [table] = study.tables_named("study_training", rows, "nowhere")
+    assert texts(table)[1][1] == "5.000"
+
+
+def test_steps_in_order_where_cells_are_missing():
+    rows = [run("baseline", num_steps=50), run("lift_band", num_steps=18), run("lift_band", num_steps=50)]
+    [table] = study.tables_named("study_gate", rows, "nowhere")
+    assert table.header[1:] == ["fd_tiny, 18 steps", "fd_tiny, 50 steps"] and texts(table)[0][1] == "–"
+
+
+@pytest.mark.parametrize("name, content", [("model_error_lift_band_seed0_3ep.csv", "curve,t_64\nd,0\n"),
+                                           ("model_error_lift_band_seed0_3ep.csv", "curve,ratio\nd,\n"),
+                                           ("heatmap_30_lift_band_seed0_3ep.json", "{"),
+                                           ("heatmap_30_lift_band_seed0_3ep.json", "[]")])
+def test_a_damaged_file_is_named(name, content, tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / name).write_text(content)
+    with pytest.raises(InputError, match=name):
+        for table in study.NAMES:
+            study.tables_named(table, [], tmp_path)
 
 
 def test_paths_tell_solver_and_step_size_apart():
     rows = [run("lift_independent", path="dp_total", step_size="logsnr", value=5.0),
             run("lift_independent", path="dp_total", step_size="index", value=6.0),
             run("lift_independent", solver="multistep", value=3.0), run("baseline", path="dp", value=4.0),
+            run("lift_independent", path="lead", value=2.0), run("baseline", path="lead", value=1.0),
             run("lift_independent", x32_mode="fixed", value=0.0), run("lift_band", value=0.0)]
     [table] = study.tables_named("study_paths", rows, "nowhere")
-    assert texts(table) == [["baseline DP", "4.000"], ["DP-Total, index", "6.000"], ["DP-Total, logsnr", "5.000"],
-                            ["diagonal, multistep", "3.000"]]
+    assert texts(table) == [["baseline DP", "4.000"], ["baseline lead", "1.000"], ["DP-Total, index", "6.000"],
+                            ["DP-Total, logsnr", "5.000"], ["lead", "2.000"], ["diagonal, multistep", "3.000"]]
 
 
 def test_branch():
@@ -105,22 +144,23 @@ def test_identity_distances_come_from_the_records(tmp_path):
         {"path": "diagonal", "distance": None},
         {"path": "dp_64", "distance": 0.891, "share_32_leads": 0.25, "kind": "32 at noise"}]}
     (tmp_path / "study" / "heatmap_30_lift_band_seed1_3ep.json").write_text(json.dumps(record))
-    (tmp_path / "study" / "logsnr_lift_independent_seed0_plot.json").write_text(
+    (tmp_path / "study" / "logsnr_30_lift_independent_seed0_3ep_plot.json").write_text(
         json.dumps({**record, "options": {"step_size": "logsnr"}}))
-    (tmp_path / "study" / "lead_lift_band_seed1_3ep_18steps.json").write_text("{}")
+    (tmp_path / "study" / "lead_lift_band_seed1_3ep_18steps.json").write_text("{")
     [table] = study.tables_named("study_identity", [], tmp_path)
-    assert texts(table) == [["LIFT, independent timesteps", "0", "DP-64", "logsnr", "0.89", "25%", "32 at noise"],
-                            ["LIFT, band", "1", "DP-64", "index", "0.89", "25%", "32 at noise"]]
+    assert texts(table) == [["LIFT, independent timesteps", "0", "3", "30", "DP-64", "logsnr", "0.89", "25%", "32 at noise"],
+                            ["LIFT, band", "1", "3", "30", "DP-64", "index", "0.89", "25%", "32 at noise"]]
 
 
 def test_model_error_is_the_mean_over_timesteps(tmp_path):
     (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "model_error_lift_band_seed0.csv").write_text(
-        "dataset,split,num_images,curve,t_64,ratio\nd,validation,8,32 pure noise,0,1.5\nd,validation,8,32 pure noise,999,2.5\n"
-        "d,validation,8,diagonal,0,0.5\nd,validation,8,diagonal,999,1.0\n")
+    (tmp_path / "study" / "model_error_lift_band_seed0_3ep.csv").write_text(
+        "dataset,split,num_images,baseline,curve,t_64,ratio\n"
+        + "".join(f"d,validation,8,b.pth,{rest}\n" for rest in ("32 pure noise,0,1.5", "32 pure noise,999,2.5",
+                                                                "diagonal,0,0.5", "diagonal,999,1.0")))
     [table] = study.tables_named("study_model_error", [], tmp_path)
-    assert table.header == ["model", "seed", "32 pure noise", "diagonal"]
-    assert texts(table) == [["LIFT, band", "0", "2.000", "0.750"]]
+    assert table.header == ["model", "seed", "epochs", "beside", "32 pure noise", "diagonal"]
+    assert texts(table) == [["LIFT, band", "0", "3", "b.pth", "2.000", "0.750"]]
 
 
 def test_no_results_no_tables(tmp_path):

@@ -1,5 +1,5 @@
 """fd_tiny: statistics and distance with a stand-in classifier; and with the real one where it is at hand."""
-import sys
+import json
 from pathlib import Path
 
 import numpy as np
@@ -83,4 +83,5 @@ def test_noise_floor_rows(tmp_path, tiny_folder, monkeypatch, capsys):
     assert "--num_images: found 13, expected at most 12" in message
     message = fails(monkeypatch, capsys, eval_noise_floor, *arguments, "--fd_tiny", "nowhere")
     assert "--fd_tiny: found no nowhere/fd_tiny.py" in message
-    assert sys.argv[0] == "eval_noise_floor.py"
+    [record] = Path("results/runs").glob("eval_noise_floor_*.json")
+    assert json.loads(record.read_text())["fd_tiny_hash"] == classifier.files_hash
