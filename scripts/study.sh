@@ -41,6 +41,7 @@ FLOOR_IMAGES="${FLOOR_IMAGES:-}"                # further numbers of real images
 CHECKPOINTS="${CHECKPOINTS:-checkpoints/study}"
 OUTPUT="${OUTPUT:-results/study}"               # maps, training logs and side measurements; must be named study
 LOGS="${LOGS:-logs/study}"
+GENERATED="${GENERATED:-generated/study}"        # single images of the sample grids
 [ "$(basename "$OUTPUT")" = study ] || {
     echo "study.sh: OUTPUT: found $OUTPUT, expected a folder named study: the tables look for it beside the results" >&2; exit 2; }
 RESULTS="$(dirname "$OUTPUT")/fid_results.csv"
@@ -191,7 +192,7 @@ sample_jobs() {
     for run in $(runs | here); do
         path=diagonal; case "$run" in baseline*) path=uniform ;; esac
         [ -e "$OUTPUT/samples_${run}_${EPOCHS}ep.json" ] || echo "samples_$run generate_with_path_30.py --checkpoint $(checkpoint "$run")" \
-            "--path $path --num_images 24 --grid_images 24 --output_dir generated/study/$run --grid_png" \
+            "--path $path --num_images 24 --grid_images 24 --output_dir $GENERATED/$run --grid_png" \
             "$OUTPUT/samples_${run}_${EPOCHS}ep.png --precision $PRECISION --overwrite"
     done
 }
