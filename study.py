@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Callable
 
 from errors import InputError
-from tables import (HIGHER_IS_BETTER, PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, grouped, mark_best,
+from tables import (PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, grouped, mark_best,
                     read_csv, run_name, spread_of, spread_over_seeds, take)
 
 RUN = re.compile(r"(?P<name>baseline|lift_\w+?)_seed(?P<seed>\d+)$")
@@ -18,7 +18,7 @@ MAP_FILE = re.compile(r"(heatmap|logsnr)_(?P<grid>\d+)_(?P<name>lift_\w+?)_seed(
 ERROR_FILE = re.compile(r"model_error_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep$")
 RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
               "lift_diagonal": "LIFT, diagonal timesteps", "lift_loss64": "LIFT, loss on 64 only"}
-METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured
+METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD"}
 MANY_STEPS = 50                                         # a protocol without so many says nothing about the gate
 NUM_STEPS = 18                                          # where steps are not compared
@@ -108,7 +108,8 @@ COMPARISONS = {
     "study_branch": Comparison(
         f"The 32 branch, on the diagonal, {NUM_STEPS} steps", "LIFT",
         lambda row: row["num_steps"] == NUM_STEPS and row["path"] == "diagonal" and row["solver"] == "ddim"
-        and (is_one_of(row, "lift_independent") or is_one_of(row, "lift_loss64") and row["x32_mode"] == "joint"), branch_label, lambda row: "",
+        and (is_one_of(row, "lift_independent") or is_one_of(row, "lift_loss64") and row["x32_mode"] == "joint"),
+        branch_label, lambda row: "",
         lambda rows: any(row["x32_mode"] != "joint" for row in rows)),
 }
 
@@ -206,7 +207,7 @@ def comparison_tables(rows: list[dict], name: str) -> list[Table]:
                          and comparison.column(row) == column_label]
                 spread = spread_over_runs(found, has_seeds_of_training(members)) if found else None
                 cells.append(Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–"))
-            mark_best(cells, metric in HIGHER_IS_BETTER)
+            mark_best(cells, higher=False)
             for line, cell in zip(table.rows, cells):
                 line.append(cell)
         tables.append(table)

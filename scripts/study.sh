@@ -48,7 +48,6 @@ RESULTS="$(dirname "$OUTPUT")/fid_results.csv"
 if [ -z "${DEVICES:-}" ]; then
     DEVICES=$("$PYTHON" -c "import torch; print(*range(torch.cuda.device_count()) or ['cpu'])")
 fi
-read -r -a hidden_dims <<< "$HIDDEN_DIMS"
 read -r -a seeds <<< "$SEEDS"
 read -r -a compared <<< "$COMPARED"
 read -r -a ablations <<< "$ABLATIONS"
@@ -76,6 +75,7 @@ run_jobs() {
 }
 
 checkpoint() { echo "$CHECKPOINTS/${1}_${EPOCHS}ep.pth"; }
+heatmap() { echo "$OUTPUT/heatmap_${GRID}_${1}_${EPOCHS}ep"; }     # without its suffix
 runs() {    # every training as NAME_seedS
     local name seed
     for name in "${compared[@]}"; do for seed in "${seeds[@]}"; do echo "${name}_seed$seed"; done; done
@@ -105,16 +105,15 @@ train_jobs() {
 }
 
 map_jobs() {
-    local run heatmap edges
+    local run edges
     for run in $(lift_runs | here); do
-        heatmap="$OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep"
         edges=""; if [ "$run" = "lift_independent_seed$first" ]; then edges="--edge_costs step_doubling step_doubling_diagonal"; fi
-        [ -e "$heatmap.json" ] || echo "map_$run compute_heatmap_30.py $data --checkpoint $(checkpoint "$run") --grid $GRID" \
-            "--K $K --batch_size $MAP_IMAGES --target_error 0 --edge_images $EDGE_IMAGES --max_lead $MAX_LEAD" \
+        [ -e "$(heatmap "$run").json" ] || echo "map_$run compute_heatmap_30.py $data" \
+            "--checkpoint $(checkpoint "$run") --grid $GRID --K $K --batch_size $MAP_IMAGES --target_error 0 --edge_images $EDGE_IMAGES --max_lead $MAX_LEAD" \
             "--diagonal_edge_images $SCHEDULE_IMAGES --output_dir $OUTPUT --overwrite $edges"
     done
     run="baseline_seed$first"
-    [ -e "$OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep.json" ] || [ ! -e "$(checkpoint "$run")" ] || echo "schedule_$run" \
+    [ -e "$(heatmap "$run").json" ] || [ ! -e "$(checkpoint "$run")" ] || echo "schedule_$run" \
         "compute_schedule.py $data --checkpoint $(checkpoint "$run") --grid $GRID --edge_images $SCHEDULE_IMAGES" \
         "--output_dir $OUTPUT --overwrite"
 }
@@ -123,7 +122,7 @@ lead_jobs() {       # they add to the files of map_jobs
     for run in $(printf '%s\n' "baseline_seed$first" "lift_independent_seed$first" | here); do
         [ -e "$OUTPUT/lead_$GRID/lead_${run}_${EPOCHS}ep_18steps.json" ] || echo "lead_$run search_lead.py $data" \
             "--checkpoint $(checkpoint "$run") --grid $GRID --edge_images $LEAD_EDGE_IMAGES --num_images $LEAD_IMAGES" \
-            "--heatmap $OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep.pth --output_dir $OUTPUT/lead_$GRID --overwrite"
+            "--heatmap $(heatmap "$run").pth --output_dir $OUTPUT/lead_$GRID --overwrite"
     done
 }
 draw_logsnr_paths() {   # the same maps, each scale's error times its own change in log SNR
@@ -131,14 +130,16 @@ draw_logsnr_paths() {   # the same maps, each scale's error times its own change
     for run in $(lift_runs | here); do
         drawn="$OUTPUT/logsnr_${GRID}_${run}_${EPOCHS}ep"
         [ -e "${drawn}_plot.json" ] || "$PYTHON" plot_heatmap.py --step_size logsnr \
-            "$OUTPUT/heatmap_${GRID}_${run}_${EPOCHS}ep.pth" --output "$drawn.png" --overwrite
+            "$(heatmap "$run").pth" --output "$drawn.png" --overwrite
     done
 }
 
 evaluate() {    # RUN STEPS IMAGES "PATHS" [OPTION...]
-    local run=$1 steps=$2 images=$3 paths=$4; shift 4
+    local run=$1 steps=$2 images=$3 paths=$4 label; shift 4
     [ -e "$(checkpoint "$run")" ] || return 0
-    echo "eval_${run}_${steps}_$(tr -c 'a-z0-9\n' _ <<< "$images $*") eval_fid_batch.py $data --model_type $(model_type "$run") --checkpoints $(checkpoint "$run")" \
+    label=$(tr -c 'a-z0-9\n' _ <<< "$images $*")
+    echo "eval_${run}_${steps}_$label eval_fid_batch.py $data --model_type $(model_type "$run")" \
+        "--checkpoints $(checkpoint "$run")" \
         "--paths $paths --num_steps $steps --num_images $images --seeds $SAMPLING_SEEDS --metrics $METRICS" \
         "--fd_tiny $FD_TINY --heatmap_dir $OUTPUT --grid $GRID --results $RESULTS --precision $PRECISION $*"
 }
