@@ -13,6 +13,7 @@ from command_line import (Parser, add_device_options, real_number, run_script, s
 from data import add_data_options, load_images
 from errors import InputError
 from files import refuse_existing, save_png, save_torch
+from generation import name_of
 
 EDGE_COSTS = ("directional", "step_doubling", "step_doubling_diagonal")
 
@@ -70,11 +71,6 @@ def parse_args(argv=None):
     return args
 
 
-def name_of(path: Path) -> str:
-    """The first part of a checkpoint's file name: lift_dual_timestep of lift_dual_timestep_30ep.pth."""
-    return path.stem.removesuffix(f"_{checkpoint.epoch_of(path)}ep")
-
-
 def choose_precision(args, was_auto: bool, loaded, images, timesteps) -> dict:
     """Keep bf16 only where rounding changes the map by well under the standard error aimed at; says what it did."""
     if args.precision != "bf16":
@@ -121,6 +117,7 @@ def main(argv=None):
     heatmap["options"]["grid_space"] = args.grid_space
     for name in args.edge_costs:
         heatmap["edge_costs"][name] = measure_edge_costs(name, loaded.model, image_set.images, timesteps, args)
+    heatmap = error_map.keep_lead(heatmap, output)
     save_torch(output, heatmap)
 
     rows = error_map.summarize_paths(heatmap, args.paths, args.num_steps, args.step_size, args.max_jump)

@@ -51,9 +51,9 @@ def main(argv=None):
 
     options = {"grid": args.grid, "num_steps": args.num_steps, "max_jump": args.max_jump, "seed": args.seed,
                "edge_images": args.edge_images, "precision": args.precision}
-    save_torch(output, error_map.add_origin(
-        {"format_version": error_map.FORMAT_VERSION, "timesteps": torch.from_numpy(timesteps),
-         "edge_costs": {"step_doubling": torch.from_numpy(costs)}, "options": options}, loaded, image_set))
+    heatmap = {"format_version": error_map.FORMAT_VERSION, "timesteps": torch.from_numpy(timesteps),
+               "edge_costs": {"step_doubling": torch.from_numpy(costs)}, "options": options}
+    save_torch(output, error_map.keep_lead(error_map.add_origin(heatmap, loaded, image_set), output))
     write_run_record(output.with_suffix(".json"), args, device, content_hash=image_set.content_hash,
                      checkpoint_fingerprint=loaded.fingerprint, schedule=path[:, 0].tolist())
     print(f"{args.num_steps} steps: {' '.join(map(str, path[:, 0]))}")

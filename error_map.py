@@ -317,6 +317,20 @@ def add_origin(heatmap: dict, loaded, image_set) -> dict:
             "split": image_set.split, "content_hash": image_set.content_hash}
 
 
+def keep_lead(heatmap: dict, path) -> dict:
+    """The heatmap with the lead that search_lead.py added to an earlier file at `path`, if that was of the same weights.
+
+    A lead is found by step doubling and by samples, not on the map, so it outlives the map beside it.
+    """
+    try:
+        earlier = load_torch(path, "heatmap")
+    except InputError:              # there is none, or it is damaged and about to be replaced
+        return heatmap
+    same = isinstance(earlier, dict) and all(earlier.get(key) == heatmap[key]
+                                             for key in ("checkpoint_fingerprint", "weights"))
+    return {**heatmap, "lead": earlier["lead"]} if same and "lead" in earlier else heatmap
+
+
 def load_heatmap(path, expect_grid: int | None = None) -> dict:
     """A heatmap file, checked. Raises InputError if it is missing, damaged, no heatmap, of another grid than
     `expect_grid`, or holds cells that are not finite, which are named."""

@@ -99,10 +99,11 @@ def main():
     files = find_checkpoints(args)
     metrics, weights_file = scoring.choose_metrics(args)
     rows = results_table.read(args.results, warn=group.is_main)         # complains before any work is done
+    paths = {}
     for file in files:                                                  # so does a checkpoint or a path
         loaded = checkpoint.load_model(file, args.model_type, args.weights)
         for path_type in args.paths:
-            generation.find_path(loaded, path_type, args)
+            paths[file, path_type] = generation.find_path(loaded, path_type, args, say=group.is_main)
 
     image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir)
     if group.is_main:
@@ -117,7 +118,7 @@ def main():
     for file in files:
         loaded = checkpoint.load_model(file, args.model_type, args.weights, device)
         for path_type, seed in ((path_type, seed) for path_type in args.paths for seed in args.seeds):
-            path = generation.find_path(loaded, path_type, args)
+            path = paths[file, path_type]
             key = key_for(args, loaded, path_type, path, seed, image_set)
             if group.size == 1:
                 rows = results_table.read(args.results, warn=False)     # another process may have added to it

@@ -59,10 +59,10 @@ def load_schedule(path) -> dict:
     return heatmap
 
 
-def find_path(loaded: checkpoint.LoadedModel, path_type: str, args) -> np.ndarray:
+def find_path(loaded: checkpoint.LoadedModel, path_type: str, args, say: bool = True) -> np.ndarray:
     """The timesteps of a path for a checkpoint, int64 [num_steps + 1, 2]. args: those of `add_generation_options`.
 
-    Raises InputError for a path of the other model type, a heatmap that is missing, of another grid or of another
+    A lead that was never searched for is the family's default; that is printed, if `say`. Raises InputError for a path of the other model type, a heatmap that is missing, of another grid or of another
     checkpoint, and a number of steps that the grid does not allow.
     """
     if path_type not in PATH_NAMES[loaded.model_type]:
@@ -73,13 +73,15 @@ def find_path(loaded: checkpoint.LoadedModel, path_type: str, args) -> np.ndarra
     file = args.heatmap or error_map.heatmap_path(args.heatmap_dir, args.grid, name_of(loaded.path), loaded.epochs,
                                                   loaded.weights)
     if path_type == "lead" and args.heatmap is None and not file.is_file():
-        return paths.path_from_heatmap(None, path_type, args.num_steps)
+        return default_lead(args, loaded, say)
     if not file.is_file():
         script = "compute_heatmap_30.py" if loaded.model_type == "lift" else "compute_schedule.py"
         raise InputError(f"{file}: no such heatmap, needed for path {path_type} of {loaded.path.name}; make it with "
                          f"{script} --checkpoint {loaded.path}, or give --heatmap FILE")
     heatmap = load_schedule(file) if loaded.model_type == "baseline" else error_map.load_heatmap(file, args.grid)
     error_map.check_heatmap_matches(heatmap, loaded, args.allow_mismatch)
+    if path_type == "lead" and "lead" not in heatmap:
+        return default_lead(args, loaded, say)
     if loaded.model_type == "lift" or path_type == "lead":
         return check_path(paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,
                                                   max_jump=args.max_jump))
@@ -90,6 +92,14 @@ def find_path(loaded: checkpoint.LoadedModel, path_type: str, args) -> np.ndarra
                          f"dp; compute them with compute_schedule.py --checkpoint {loaded.path}")
     timesteps = np.asarray(heatmap["timesteps"])
     return check_path(paths.schedule_path(paths.limit_jump(costs, args.max_jump), timesteps, args.num_steps))
+
+
+def default_lead(args, loaded: checkpoint.LoadedModel, say: bool) -> np.ndarray:
+    """The lead family's path with its default parameters, and a line about it."""
+    if say:
+        print(f"path lead of {loaded.path.name}: no winner of a search was found, so {paths.Lead()} is used; "
+              "search_lead.py finds one", flush=True)
+    return paths.lead_path(args.num_steps)
 
 
 def path_hash(path: np.ndarray) -> str:

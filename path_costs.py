@@ -239,6 +239,13 @@ def step_doubling_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray) -
 
 # Local error by derivatives
 
+def inputs_at(at: Measurement, cells: np.ndarray) -> tuple[list, list, list]:
+    """Noised states, times and abar of cells [E, S], each a list over scales; abar is shaped to multiply the states."""
+    states = at.noised(cells)
+    abars = [per_image(at.abar(at.log_snr[cells][:, s]), states[s]) for s in range(at.num_scales)]
+    return states, at.times_at(cells), abars
+
+
 def flow_derivatives(at: Measurement, cells: np.ndarray):
     """States, predictions and the derivatives of the predictions along each scale's own flow, at cells [E, S].
 
@@ -246,10 +253,7 @@ def flow_derivatives(at: Measurement, cells: np.ndarray):
     derivative of x^_s is then -sigma_s times that of eps_s, at both scales; 0 where x^_s is clipped. Returns (states,
     predictions, D) with D[s'][s]: [E * M, ...]. One Jacobian-vector product per scale.
     """
-    states = at.noised(cells)
-    log_snr = at.log_snr[cells]
-    times = at.times_at(cells)
-    abars = [per_image(at.abar(log_snr[:, s]), states[s]) for s in range(at.num_scales)]
+    states, times, abars = inputs_at(at, cells)
     below = np.minimum(at.timesteps[cells], NUM_TIMESTEPS - 2)
     log_snr_table = at.schedule.log_snrs.numpy()
     t_by_log_snr = 1 / (log_snr_table[below + 1] - log_snr_table[below])                # [E, S], as interpolated
@@ -283,10 +287,7 @@ def noise_derivative(at: Measurement, states, times, tangents) -> tuple:
 
 def propagate_to_image(at: Measurement, cells: np.ndarray, directions) -> torch.Tensor:
     """J_64,64 dz_64 + J_64,32 dz_32 at cells [E, S], 0 where x^_64 is clipped. directions: dz_s, [E * M, ...] each."""
-    states = at.noised(cells)
-    log_snr = at.log_snr[cells]
-    times = at.times_at(cells)
-    abars = [per_image(at.abar(log_snr[:, s]), states[s]) for s in range(at.num_scales)]
+    states, times, abars = inputs_at(at, cells)
     tangents = [abar.sqrt() * d for d, abar in zip(directions, abars)] + [torch.zeros_like(t) for t in times]
     eps, eps_tangents = noise_derivative(at, states, times, tangents)
     change = directions[0] - ((1 - abars[0]) / abars[0]).sqrt() * eps_tangents[0]

@@ -209,3 +209,11 @@ def test_figures_draw_any_number_of_paths():
         assert sum(ax.axison for ax in bars.axes) == count
     blocks = plots.jacobian_blocks(timesteps, dict.fromkeys(error_map.BLOCKS, np.zeros((6, 6))))
     assert len(blocks.axes) == 12
+
+
+def test_a_map_made_anew_keeps_its_lead(folder, computed, tmp_path):
+    options_here = options(folder, "--output_dir", str(tmp_path), "--overwrite")
+    files.save_torch(tmp_path / computed.name, {**error_map.load_heatmap(computed), "lead": {"rho": 3.0}})
+    compute_heatmap_30.main(options_here)
+    heatmap = error_map.load_heatmap(tmp_path / computed.name)
+    assert heatmap["lead"] == {"rho": 3.0} and "directional" not in heatmap["edge_costs"]

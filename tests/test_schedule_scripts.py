@@ -13,7 +13,7 @@ import paths
 import search_lead
 from conftest import write_tiny_checkpoints
 from errors import InputError
-from files import load_torch
+from files import load_torch, save_torch
 
 GRID, NUM_STEPS = 8, 5
 
@@ -76,3 +76,25 @@ def test_the_winner_of_the_search_is_the_lead_path(folder, monkeypatch):
     assert path.tolist() == rows[0]["path"] == paths.lead_path(NUM_STEPS, paths.Lead(**record["winner"])).tolist()
     with pytest.raises(InputError, match="holds a winner of an earlier search"):
         search_lead.main(options(folder))
+
+
+def test_a_lead_outlives_the_file_made_anew_but_not_another_checkpoint(folder, tmp_path, capsys):
+    file = tmp_path / f"heatmap_{GRID}_baseline_1ep.pth"
+    loaded = checkpoint.load_model(folder / "baseline_1ep.pth")
+    anew = ["--edge_images", "1", "--output_dir", str(tmp_path), "--overwrite"]
+    lead = {"rho": 3.0, "lead": 0.0, "onset": 0.0}
+    compute_schedule.main(options(folder, *anew))
+    path = generation.find_path(loaded, "lead", generation_args(folder, heatmap=file))
+    assert path.tolist() == paths.lead_path(NUM_STEPS).tolist()
+    assert "no winner of a search was found" in capsys.readouterr().out
+    save_torch(file, {**load_torch(file), "lead": lead})
+    compute_schedule.main(options(folder, *anew))
+    path = generation.find_path(loaded, "lead", generation_args(folder, heatmap=file))
+    assert path.tolist() == paths.lead_path(NUM_STEPS, paths.Lead(**lead)).tolist()
+    assert "no winner" not in capsys.readouterr().out
+    save_torch(file, {**load_torch(file), "checkpoint_fingerprint": "another"})
+    compute_schedule.main(options(folder, *anew))
+    assert "lead" not in load_torch(file)
+    file.write_bytes(b"damaged")
+    compute_schedule.main(options(folder, *anew))
+    assert load_torch(file)["checkpoint_fingerprint"] == loaded.fingerprint
