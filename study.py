@@ -35,6 +35,8 @@ class Comparison:
     column: Callable[[dict], str]
     needs: Callable[[list[dict]], bool] = lambda rows: any(row["path"] not in ("uniform", "diagonal") for row in rows)
                                                         # whether rows of one protocol are what it is about
+    common_seeds: bool = True                           # whether a column keeps to the seeds of training that all its
+                                                        # cells have, so that no cell is ahead by another draw
 
 
 def run_of(row: dict) -> tuple[str, int] | None:
@@ -104,7 +106,7 @@ COMPARISONS = {
         f"Training timesteps, {NUM_STEPS} steps", "model",
         lambda row: row["num_steps"] == NUM_STEPS and is_plain(row) and row["step_size"] in ("", "index")
         and row["path"] in ("uniform", "diagonal", "dp_64", "dp_total"), run_label,
-        lambda row: "evenly spaced" if gate_path(row) else PATH_LABELS[row["path"]]),
+        lambda row: "evenly spaced" if gate_path(row) else PATH_LABELS[row["path"]], common_seeds=False),
     "study_branch": Comparison(
         f"The 32 branch, on the diagonal, {NUM_STEPS} steps", "LIFT",
         lambda row: row["num_steps"] == NUM_STEPS and row["path"] == "diagonal" and row["solver"] == "ddim"
@@ -136,6 +138,13 @@ def spread_over_runs(rows: list[dict], of_training: bool) -> Spread:
     if not of_training:
         return next(iter(spreads.values()))
     return spread_of([spread.mean for spread in spreads.values()], list(spreads))
+
+
+def of_common_seeds(cells: list[list[dict]]) -> list[list[dict]]:
+    """The rows of each cell whose seed of training every cell that has rows has; all rows where there is no such seed."""
+    seeds = [{run_of(row)[1] for row in rows} for rows in cells if rows]
+    common = set.intersection(*seeds) if seeds else set()
+    return [[row for row in rows if run_of(row)[1] in common] for rows in cells] if common else cells
 
 
 def noise_floors(all_rows: list[dict], protocol: dict) -> list[str]:
@@ -196,19 +205,21 @@ def comparison_tables(rows: list[dict], name: str) -> list[Table]:
                    for label in order_of(members, comparison.column, by_steps=True)]
         if len(row_labels) < 2 or not comparison.needs(members):
             continue
-        table = Table(name, comparison.title, note_of(protocol, members, noise_floors(rows, protocol)),
+        found = {}                                      # (metric, column) -> rows of results, a list for each row label
+        for metric, column_label in columns:
+            cells = [[row for row in members if (row["metric"], comparison.row(row), comparison.column(row))
+                      == (metric, row_label, column_label)] for row_label in row_labels]
+            found[metric, column_label] = of_common_seeds(cells) if comparison.common_seeds else cells
+        used = [row for cells in found.values() for cell in cells for row in cell]
+        table = Table(name, comparison.title, note_of(protocol, used, noise_floors(rows, protocol)),
                       [comparison.heading, *(", ".join(filter(None, (SHORT_LABELS[metric], label)))
                                              for metric, label in columns)],
                       [[Cell(label)] for label in row_labels])
-        for metric, column_label in columns:
-            cells = []
-            for row_label in row_labels:
-                found = [row for row in members if row["metric"] == metric and comparison.row(row) == row_label
-                         and comparison.column(row) == column_label]
-                spread = spread_over_runs(found, has_seeds_of_training(members)) if found else None
-                cells.append(Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–"))
-            mark_best(cells, higher=False)
-            for line, cell in zip(table.rows, cells):
+        for (metric, _), cells in found.items():
+            spreads = [spread_over_runs(cell, has_seeds_of_training(used)) if cell else None for cell in cells]
+            column = [Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–") for spread in spreads]
+            mark_best(column, higher=False)
+            for line, cell in zip(table.rows, column):
                 line.append(cell)
         tables.append(table)
     return tables

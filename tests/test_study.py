@@ -128,6 +128,18 @@ def test_paths_tell_solver_and_step_size_apart():
                             ["DP-Total, logsnr", "5.000"], ["lead", "2.000"], ["diagonal, multistep", "3.000"]]
 
 
+def test_a_column_of_paths_keeps_to_the_seeds_that_all_its_cells_have():
+    rows = [run("baseline", 0, value=1.0), run("baseline", 1, value=3.0),
+            run("lift_independent", 0, path="dp_step", value=2.0),
+            *(run(name, seed, num_steps=36, path=path, value=value + seed) for seed in (0, 1)
+              for name, path, value in (("baseline", "uniform", 1.0), ("lift_independent", "dp_step", 5.0)))]
+    [table] = study.tables_named("study_paths", rows, "nowhere")
+    assert table.header[1:] == ["fd_tiny, 18 steps", "fd_tiny, 36 steps"]
+    assert texts(table) == [["baseline", "1.000", "1.500 ± 0.707"], ["DP-step", "2.000", "5.500 ± 0.707"]]
+    [table] = study.tables_named("study_paths", [r for r in rows if r["num_steps"] == 18], "nowhere")
+    assert [line[1] for line in texts(table)] == ["1.000", "2.000"] and "so no spread" in table.note
+
+
 def test_branch():
     rows = [run("lift_independent", value=1.0), run("lift_independent", x32_mode="random", value=2.0),
             run("lift_independent", x32_mode="fixed", value=3.0), run("lift_loss64", value=4.0)]
