@@ -11,7 +11,7 @@ source "$(dirname "$0")/environment.sh"
 DATASET="${DATASET:-synthetic:2000}"            # synthetic[:N], a folder, or a hub name
 OUTPUT="${OUTPUT:-results/quickstart}"
 CHECKPOINTS="${CHECKPOINTS:-checkpoints/quickstart}"
-HIDDEN_DIMS="${HIDDEN_DIMS:-16 32 64}"
+HIDDEN_DIMS="${HIDDEN_DIMS:-8 16 32}"
 EPOCHS="${EPOCHS:-5}"
 BATCH_SIZE="${BATCH_SIZE:-8}"                      # small, so that a short run takes many steps
 LEARNING_RATE="${LEARNING_RATE:-1e-3}"
@@ -19,7 +19,7 @@ NUM_STEPS="${NUM_STEPS:-18}"                    # network calls per image
 NUM_IMAGES="${NUM_IMAGES:-256}"                 # generated per path
 GRID="${GRID:-30}"                              # points per axis of the error map
 K="${K:-1}"                                     # probes per image
-MAP_IMAGES="${MAP_IMAGES:-4}"                   # images per cell of the error map
+MAP_IMAGES="${MAP_IMAGES:-2}"                   # images per cell of the error map
 SEEDS="${SEEDS:-42}"
 TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options for both trainings
 METRICS="${METRICS:-}"                          # left out: fid where Inception weights are to be had, else swd
