@@ -139,7 +139,7 @@ def newest_good_state(folder, name: str) -> tuple[Path, dict] | None:
     paths = list_states(folder, name)
     for path in reversed(paths):
         try:
-            return path, load_torch(path, "training state")
+            return path, load_torch(path, "training state", check_sums=True)
         except InputError as error:
             print(f"passing over a damaged training state: {error}", flush=True)
     if paths:

@@ -88,7 +88,7 @@ def keep_freed_memory() -> None:
     except (AttributeError, OSError):
         return
     set_option(-4, 0)                   # M_MMAP_MAX: no block in a mapping of its own
-    set_option(-1, 2**31 - 1)           # M_TRIM_THRESHOLD: the heap never shrinks
+    set_option(-1, -1)                  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
 def training_memory_format(device: torch.device) -> torch.memory_format:

@@ -1,6 +1,7 @@
 """Processes started by torchrun: who this one is, and the few things they do together."""
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -49,7 +50,8 @@ def join(device: torch.device) -> Group:
     if not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # The main process may have a data set to fetch and decode while the others wait for it.
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     return Group(dist.get_rank(), dist.get_world_size())
 
 

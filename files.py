@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import torch
@@ -78,10 +79,11 @@ def save_torch(path, content) -> None:
             raise OSError(None, str(error).splitlines()[0]) from error
 
 
-def load_torch(path, what: str = "file"):
+def load_torch(path, what: str = "file", check_sums: bool = False):
     """torch.load of plain types, refusing code. `what`: the kind of file expected, for the messages.
 
-    Raises InputError if the file is missing, truncated, not written by torch, or holds pickled objects.
+    check_sums: compare every block with its CRC32 in the file, which torch.load itself does not. Raises InputError if
+    the file is missing, truncated, damaged, not written by torch, or holds pickled objects.
     """
     path = Path(path)
     if path.is_dir():
@@ -89,6 +91,8 @@ def load_torch(path, what: str = "file"):
     if not path.is_file():
         raise InputError(f"{path}: no such {what}; check the path, or make it first")
     try:
+        if check_sums and (damaged := zipfile.ZipFile(path).testzip()):
+            raise ValueError(f"checksum of {damaged}")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
         if isinstance(error, pickle.UnpicklingError) and ("Unsupported global" in str(error)

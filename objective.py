@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import devices
 import seeds
 from model import downsample_to_32
-from sampling import from_uint8
+from sampling import from_uint8, to_device
 from scheduler import NUM_TIMESTEPS, NoiseSchedule
 from seeds import seeded_generator
 
@@ -77,11 +77,11 @@ def training_batch(images, indices, rule, seed: int, step: int, part: slice, fli
     noise_generator = seeded_generator(seed, seeds.TRAIN_NOISE, step, device=device)
     noise_64 = torch.randn(len(indices), 3, 64, 64, generator=noise_generator, device=device)[part]
     noise_32 = torch.randn(len(indices), 3, 32, 32, generator=noise_generator, device=device)[part]
-    x_0_64 = from_uint8(images[indices[part].to(images.device)].to(device, non_blocking=True))
+    chosen = images[to_device(indices[part], images.device)]
+    x_0_64 = from_uint8(to_device(chosen, device) if chosen.device.type == "cpu" else chosen)
     if flip:
-        x_0_64 = torch.where(flipped[part].to(device)[:, None, None, None], x_0_64.flip(3), x_0_64)
-    return Batch(x_0_64, noise_64, noise_32, t_64[part].to(device, non_blocking=True),
-                 t_32[part].to(device, non_blocking=True))
+        x_0_64 = torch.where(to_device(flipped[part], device)[:, None, None, None], x_0_64.flip(3), x_0_64)
+    return Batch(x_0_64, noise_64, noise_32, to_device(t_64[part], device), to_device(t_32[part], device))
 
 
 def errors_per_image(model, is_lift: bool, batch: Batch, schedule, precision: str):
@@ -150,3 +150,11 @@ def validate(model, is_lift: bool, images: torch.Tensor, seed: int, schedule, pr
             result[name] = [[errors[scale][(bins[0] == i) & (bins[1] == j)].mean().item() for j in range(NUM_BINS)]
                             for i in range(NUM_BINS)]
     return result
+
+
+def bins_text(bins: list[list[float]]) -> str:
+    """`bins_64` of `validate` as a small table: t_64 downwards, t_32 across, each in fifths of 0...999."""
+    starts = [f"{bin * NUM_TIMESTEPS // NUM_BINS:>9}" for bin in range(NUM_BINS)]
+    lines = ["64 loss, t_64 from", "      t_32 from" + "".join(starts)]
+    lines += [f"{start:>15}" + "".join(f"{value:>9.4f}" for value in row) for start, row in zip(starts, bins)]
+    return "\n".join(lines)

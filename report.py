@@ -148,7 +148,7 @@ def read_records(folder) -> list[tuple[str, dict]]:
 
 def record_html(name: str, record: dict) -> str:
     """A run: its command, where and when it ran, and its options on demand."""
-    facts = [str(record[key]) for key in ("device", "finished") if record.get(key)]
+    facts = [record[key] for key in ("device", "finished") if isinstance(record.get(key), str)]
     facts += [f"revision {str(record['git_revision'])[:12]}"] if record.get("git_revision") else []
     facts += [f"{package} {version}" for package, version in (record.get("versions") or {}).items()
               if package in ("python", "torch") and version]

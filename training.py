@@ -32,6 +32,9 @@ from scheduler import NoiseSchedule
 from training_options import check_same_run, timestep_rule
 
 GRADIENT_NORM_MAX = 1.0
+REPORT_SECONDS = 60                     # between two writings of log and loss curve
+VALIDATION_SEED = 0                     # not the run's own, so that runs of other seeds can be compared
+STOP_POLL_STEPS = 10                    # between two questions to other processes on a GPU, which wait for it
 WEIGHT_DECAY = 0.01
 LOG_COLUMNS = ["step", "epoch", "loss", "loss_64", "loss_32", "learning_rate", "images_per_second", "seconds"]
 VALIDATION_COLUMNS = ["step", "epoch", "weights", "loss_64", "loss_32"]
@@ -121,7 +124,7 @@ class Trainer:
             self.network = DistributedDataParallel(self.network)
 
         self.step = 0                           # optimizer steps done
-        self.pending = []                       # losses of steps whose values the host has not asked for yet
+        self.pending = []                       # of steps that the host has not asked about yet: losses, gradient norm
         self.log, self.validations, self.epoch_losses = [], [], []
         self.interval_mean, self.epoch_mean = Mean(), Mean()
         self.seconds_before = 0.0               # spent in earlier parts of a resumed run
@@ -152,12 +155,14 @@ class Trainer:
             errors = objective.errors_per_image(self.network, self.is_lift, batch, self.schedule, args.precision)
             losses = [error.mean() for error in errors]
             loss = objective.total_loss(losses, args.loss_scales, args.loss_weight_32)
-            (loss / args.grad_accum).backward()
+            is_last = accumulation == args.grad_accum - 1
+            with contextlib.nullcontext() if is_last or self.group.size == 1 else self.network.no_sync():
+                (loss / args.grad_accum).backward()     # the processes' gradients are averaged in the last part only
             total = total + torch.stack([loss, *losses]).detach() / args.grad_accum
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM_MAX, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM_MAX, foreach=True)
         self.optimizer.step()
         self.average.update(self.step)
-        self.pending.append(total)
+        self.pending.append(torch.cat([total, norm.detach()[None]]))
         self.step += 1
 
     def batch_indices(self) -> torch.Tensor:
@@ -175,7 +180,10 @@ class Trainer:
     # --- what is known about the run ---
 
     def collect_losses(self) -> None:
-        """Fetch the losses of the last steps, over all processes; raises InputError if one is not finite."""
+        """Fetch the losses of the last steps, over all processes; raises InputError if one is not finite.
+
+        So must be the gradient's norm: a step along a broken gradient breaks the weights, which no loss has seen yet.
+        """
         if not self.pending:
             return
         first_step = self.step - len(self.pending)
@@ -183,9 +191,10 @@ class Trainer:
         self.pending = []
         for offset, row in enumerate(rows):
             if not torch.isfinite(row).all():
-                raise InputError(self.describe_divergence(first_step + offset, row[0].item()))
-            self.interval_mean.add(row.tolist())
-            self.epoch_mean.add(row.tolist())
+                raise InputError(self.describe_divergence(first_step + offset, row[0].item(), row[-1].item()))
+            losses = row[:-1].tolist()
+            self.interval_mean.add(losses)
+            self.epoch_mean.add(losses)
             done = first_step + offset + 1
             if done % self.steps_per_epoch == 0:
                 self.epoch_losses.append(self.epoch_mean.take()[0])
@@ -207,12 +216,13 @@ class Trainer:
                                        / max(seconds - previous["seconds"], 1e-9), 2),
             "seconds": round(seconds, 2)})
 
-    def describe_divergence(self, step: int, loss: float) -> str:
-        """What to say when the loss of a step is not finite; its timesteps are drawn again from the seed."""
+    def describe_divergence(self, step: int, loss: float, gradient_norm: float) -> str:
+        """What to say when a step is not finite; its timesteps are drawn again from the seed."""
         generator = objective.seeded_generator(self.args.seed, objective.seeds.TRAIN_BATCH, step)
         t_64, t_32 = objective.draw_timesteps(self.rule, self.args.batch_size, generator, self.schedule)
         times = f"t_64 {t_64.tolist()}" + (f", t_32 {t_32.tolist()}" if self.is_lift else "")
-        return (f"step {step + 1}: the loss is {loss}, expected a finite number; timesteps of the batch: {times}; "
+        found = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {gradient_norm}"
+        return (f"step {step + 1}: {found}, expected a finite number; timesteps of the batch: {times}; "
                 "nothing was overwritten; continue from the last saved state with --resume and --precision float32, "
                 "or start again with a lower --learning_rate")
 
@@ -255,9 +265,10 @@ class Trainer:
         self.interval_mean, self.epoch_mean = Mean(*state["interval_mean"]), Mean(*state["epoch_mean"])
         self.seconds_before = state["seconds"]
 
-    def write_reports(self, finished: bool = False) -> None:
+    def write_reports(self) -> None:
         """Log, loss curve and run record in the output folder."""
         args, folder = self.args, self.args.output_dir
+        self.reported = time.perf_counter()
         if not self.log:
             return
         write_csv(folder / f"{args.name}_training.csv", self.log, LOG_COLUMNS)
@@ -266,8 +277,8 @@ class Trainer:
             rows = [{column: row.get(column, "") for column in VALIDATION_COLUMNS} for row in self.validations]
             write_csv(folder / f"{args.name}_validation.csv", rows, VALIDATION_COLUMNS)
             write_json(folder / f"{args.name}_validation_bins.json", self.validations)
-        write_run_record(folder / f"{args.name}_run.json", args, self.device, finished=finished, step=self.step,
-                         num_steps=self.num_steps, epochs=self.epoch, num_images=self.num_images,
+        write_run_record(folder / f"{args.name}_run.json", args, self.device, is_finished=self.step == self.num_steps,
+                         step=self.step, num_steps=self.num_steps, epochs=self.epoch, num_images=self.num_images,
                          dataset_hash=self.content_hash, num_processes=self.group.size,
                          seconds=self.log[-1]["seconds"], last_loss=self.log[-1]["loss"])
 
@@ -279,11 +290,13 @@ class Trainer:
             def network(*inputs):
                 return torch.func.functional_call(self.model, parameters, inputs)
 
-            result = objective.validate(network, self.is_lift, self.held_out, self.args.seed, self.schedule,
+            result = objective.validate(network, self.is_lift, self.held_out, VALIDATION_SEED, self.schedule,
                                         self.args.precision, self.device)
             self.validations.append({"step": self.step, "epoch": round(self.epoch, 4), "weights": weights, **result})
             shown = ", ".join(f"{key} {result[key]:.5f}" for key in ("loss_64", "loss_32") if key in result)
             tqdm.write(f"validation at epoch {self.epoch:g}, {weights}: {shown}")
+            if self.is_lift and weights == "ema":
+                tqdm.write(objective.bins_text(result["bins_64"]))
 
     # --- the loop ---
 
@@ -317,32 +330,37 @@ class Trainer:
                 self.save_checkpoint()
             if state:
                 self.save_state()
-            if validate or state or self.step == self.num_steps:
-                self.write_reports(finished=self.step == self.num_steps)
+            if validate or state or self.step == self.num_steps or (
+                    self.step % self.args.log_every == 0 and time.perf_counter() - self.reported > REPORT_SECONDS):
+                self.write_reports()
 
     def stop_wanted(self, stop: StopRequest) -> bool:
-        """Whether any process was asked to stop; several processes ask each other once per log line."""
+        """Whether any process was asked to stop; several processes ask each other, on GPUs not after every step."""
         if self.group.size == 1:
             return stop.signal is not None
-        if self.step % self.args.log_every:
+        if self.device.type == "cuda" and self.step % STOP_POLL_STEPS:
             return False
         wish = torch.tensor([1.0 if stop.signal else 0.0], device=self.device)
         return self.group.sum(wish).item() > 0
 
     def run(self) -> None:
         """Train to the last step. Ctrl-C and SIGTERM save the state and exit, saying how to go on."""
-        self.started = time.perf_counter()
-        events = Events(self.args)
-        with StopRequest() as stop, tqdm(total=self.num_steps, initial=self.step, unit="step", desc=self.args.name,
-                                         disable=not self.group.is_main, dynamic_ncols=True,
-                                         mininterval=1 if sys.stderr.isatty() else 30) as progress:
+        self.started = self.reported = time.perf_counter()
+        was_done = self.step == self.num_steps
+        with contextlib.closing(Events(self.args, self.step, self.group.is_main)) as events, StopRequest() as stop, \
+                tqdm(total=self.num_steps, initial=self.step, unit="step", desc=self.args.name,
+                     disable=not self.group.is_main, dynamic_ncols=True,
+                     mininterval=1 if sys.stderr.isatty() else 30) as progress:
             while self.step < self.num_steps:
                 self.run_step()
                 progress.update()
                 self.after_step(progress, events)
                 if self.step < self.num_steps and self.stop_wanted(stop):
                     self.stop_now(stop.signal or signal.SIGTERM)
-        events.close()
+        if was_done and self.group.is_main:     # a run killed right after its last state may lack its last files
+            if not checkpoint.checkpoint_path(self.args.checkpoint_dir, self.args.name, math.ceil(self.epoch)).exists():
+                self.save_checkpoint()
+            self.write_reports()
 
     def stop_now(self, number: int) -> None:
         """Save the state, say how to go on, and exit as a process ended by that signal does."""
@@ -351,23 +369,26 @@ class Trainer:
             self.save_state()
             self.write_reports()
             words = [word for word in sys.argv if word not in ("--resume", "--overwrite")]
+            launcher = "python" if self.group.size == 1 else f"torchrun (for {self.group.size} processes, as before)"
             print(f"\nstopped by {signal.Signals(number).name} after step {self.step} of {self.num_steps}; the state "
-                  f"is saved; go on with: python {shlex.join(words)} --resume", file=sys.stderr, flush=True)
+                  f"is saved; go on with: {launcher} {shlex.join(words)} --resume", file=sys.stderr, flush=True)
         self.group.wait()
         sys.exit(128 + number)
 
 
 class Events:
-    """TensorBoard events, where TensorBoard is installed and wanted."""
+    """TensorBoard events of the main process, where TensorBoard is installed and wanted; those after `step` are void."""
 
-    def __init__(self, args):
+    def __init__(self, args, step: int, is_main: bool):
         self.writer = None
-        if not args.no_tensorboard:
+        if is_main and not args.no_tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
-                self.writer = SummaryWriter(Path("logs") / args.name)
+                self.writer = SummaryWriter(Path("logs") / args.name, purge_step=step + 1)
             except ImportError:
                 print("TensorBoard is not installed: no events are written", flush=True)
+            except OSError as error:
+                print(f"logs/{args.name}: no TensorBoard events are written ({error.strerror})", flush=True)
 
     def add(self, row: dict) -> None:
         """One log row."""
@@ -385,12 +406,16 @@ class Events:
 @contextlib.contextmanager
 def name_held(args):
     """Hold the run's name; the lock goes with the process, however it ends. Raises InputError if another has it."""
+    if not args.name or "/" in args.name:
+        raise InputError(f"--name: found {args.name!r}, expected the beginning of a file name; folders belong into "
+                         "--checkpoint_dir")
     try:
         args.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        file = open(args.checkpoint_dir / f".{args.name}.lock", "w")
     except OSError as error:
-        raise InputError(f"--checkpoint_dir: {args.checkpoint_dir} cannot be made ({error.strerror}); choose another "
-                         "folder") from error
-    with open(args.checkpoint_dir / f".{args.name}.lock", "w") as file:
+        raise InputError(f"--checkpoint_dir: {args.checkpoint_dir} cannot be made or written ({error.strerror}); choose "
+                         "another folder") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -411,17 +436,28 @@ def prepare_start(trainer: Trainer) -> None:
     found = existing_files(args)
     if args.resume:
         newest = checkpoint.newest_good_state(args.checkpoint_dir, args.name)
+        if found and not newest:
+            raise InputError(f"{found[-1]}: exists, but no training state that --resume could continue is beside it; add "
+                             "--overwrite without --resume to train anew, or choose another --name")
         if newest:
             trainer.load_state(*newest)
         if main:
             print(f"resuming {args.name} from {newest[0]} at step {trainer.step} of {trainer.num_steps}" if newest
                   else f"nothing to resume for {args.name}: starting at step 0", flush=True)
+            before = newest[1]["options"].get("precision") if newest else args.precision
+            if before != args.precision:
+                print(f"--precision: {args.precision} from here on, {before} so far", flush=True)
     elif found and not args.overwrite:
         raise InputError(f"{found[-1]}: exists already; add --resume to continue, --overwrite to train anew, or "
                          "choose another --name")
-    trainer.group.wait()
+    steps = torch.zeros(trainer.group.size, device=trainer.device)
+    steps[trainer.group.rank] = trainer.step
+    if len(set(trainer.group.sum(steps).tolist())) > 1:
+        raise InputError(f"--checkpoint_dir: the processes found states of steps {steps.long().tolist()} in "
+                         f"{args.checkpoint_dir}, expected the same; give a folder that all machines see")
     if main:
-        remove_leftovers(args.checkpoint_dir, f"{args.name}_*")
+        for pattern in ("[0-9]*ep.pth", "step[0-9]*.state.pth"):     # not those of a run whose name begins alike
+            remove_leftovers(args.checkpoint_dir, f"{args.name}_{pattern}")
         for path in found if args.overwrite and not args.resume else []:
             path.unlink()
 

@@ -8,10 +8,11 @@ from errors import InputError
 from objective import TimestepRule
 from optimization import LEARNING_RATE_MIN
 
-# A resumed run must agree with the run it continues on everything that decides its numbers.
+# A resumed run must agree with the run it continues on everything that decides its numbers, but for --precision: a run
+# that diverged in bf16 can only go on in float32. A change of it is printed.
 DECISIVE_OPTIONS = ("dataset", "split", "hidden_dims", "batch_size", "grad_accum", "learning_rate", "lr_schedule",
                     "warmup_steps", "ema_decay", "flip", "seed", "timesteps", "loss_scales", "loss_weight_32",
-                    "band_lead", "band_noise_share", "band_independent_share", "precision")
+                    "band_lead", "band_noise_share", "band_independent_share")
 
 
 def add_training_options(parser, model_type: str) -> None:

@@ -10,23 +10,28 @@ read -r -a LIFT_OPTIONS <<< "${LIFT_OPTIONS:-}"
 
 NUM_GPUS=$("$PYTHON" -c "import torch; print(torch.cuda.device_count())") || exit
 status=0
-report() {    # NAME STATUS
-    [ "$2" -eq 0 ] || { echo "train.sh: $1 failed with status $2" >&2; status=$2; }
+running=()
+# Ctrl-C or SIGTERM: every training saves its state, and none goes on alone.
+stop() { stopped=yes; kill -TERM "${running[@]}" 2>/dev/null; }
+trap stop INT TERM
+finish() {    # NAME PID: wait for it, also through a signal to this script
+    wait "$2"; local code=$?
+    while kill -0 "$2" 2>/dev/null; do wait "$2"; code=$?; done
+    [ "$code" -eq 0 ] || { echo "train.sh: $1 failed with status $code" >&2; status=$code; }
 }
 if [ -z "${DEVICE:-}" ] && [ "$NUM_GPUS" -ge 2 ]; then
     mkdir -p logs
     echo "baseline on GPU 0 (logs/train_baseline.log), LIFT on GPU 1"
-    "$PYTHON" train_baseline.py --device 0 "$@" "${BASELINE_OPTIONS[@]}" > logs/train_baseline.log 2>&1 &
-    baseline=$!
-    trap 'kill -TERM "$baseline" 2>/dev/null' INT TERM
-    "$PYTHON" train_lift.py --device 1 "$@" "${LIFT_OPTIONS[@]}"
-    report train_lift.py $?
-    wait "$baseline"
-    report "train_baseline.py (logs/train_baseline.log)" $?
+    "$PYTHON" train_baseline.py --device 0 "$@" "${BASELINE_OPTIONS[@]}" > logs/train_baseline.log 2>&1 & running+=($!)
+    "$PYTHON" train_lift.py --device 1 "$@" "${LIFT_OPTIONS[@]}" & running+=($!)
+    finish train_lift.py "${running[1]}"
+    finish "train_baseline.py (logs/train_baseline.log)" "${running[0]}"
 else
     where=(); [ -n "${DEVICE:-}" ] && where=(--device "$DEVICE")
-    "$PYTHON" train_baseline.py "${where[@]}" "$@" "${BASELINE_OPTIONS[@]}"; report train_baseline.py $?
-    [ "$status" -ge 128 ] && exit "$status"     # Ctrl-C means both
-    "$PYTHON" train_lift.py "${where[@]}" "$@" "${LIFT_OPTIONS[@]}"; report train_lift.py $?
+    "$PYTHON" train_baseline.py "${where[@]}" "$@" "${BASELINE_OPTIONS[@]}" & running=($!)
+    finish train_baseline.py "${running[0]}"
+    [ -n "${stopped:-}" ] && exit "$status"
+    "$PYTHON" train_lift.py "${where[@]}" "$@" "${LIFT_OPTIONS[@]}" & running=($!)
+    finish train_lift.py "${running[0]}"
 fi
 exit "$status"

@@ -104,3 +104,9 @@ def test_validation_is_the_same_at_every_call_and_batch_size_and_fills_its_bins(
         assert bins.shape == (5, 5) and np.isfinite(bins).all()
     # Predicting the input is right where all is noise and wrong where there is none.
     assert np.array(results[0]["bins_64"])[4].mean() < 0.1 < np.array(results[0]["bins_64"])[0].mean()
+
+
+def test_bins_as_a_table():
+    lines = objective.bins_text([[i + j / 10 for j in range(5)] for i in range(5)]).splitlines()
+    assert lines[1].split()[2:] == ["0", "200", "400", "600", "800"]
+    assert lines[3].split() == ["200", "1.0000", "1.1000", "1.2000", "1.3000", "1.4000"] and len(lines) == 7

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_a_run_leaves_what_it_should(run):
     assert lines[0].split(",") == training.LOG_COLUMNS and len(lines) == 1 + 12
     assert float(lines[-1].split(",")[5]) == pytest.approx(1e-6)
     record = json.loads((folder / "results/lift_dual_timestep_run.json").read_text())
-    assert record["finished"] and record["options"]["batch_size"] == 8 and record["versions"]["torch"]
+    assert record["is_finished"] is True and record["finished"].endswith("Z") and record["options"]["batch_size"] == 8 and record["versions"]["torch"]
     validations = json.loads((folder / "results/lift_dual_timestep_validation_bins.json").read_text())
     assert [(v["epoch"], v["weights"]) for v in validations] == [(2, "raw"), (2, "ema"), (4, "raw"), (4, "ema")]
 
@@ -223,10 +224,103 @@ def test_resume_refuses_another_run(run, options, message):
         run("lift", "--max_steps", 3, *options, "--resume")
 
 
-def test_a_loss_that_is_not_finite_stops_before_anything_is_overwritten(run):
-    with pytest.raises(InputError, match=r"step \d+: the loss is (nan|inf), .*t_64 \[\d.*t_32 \[\d.*--learning_rate"):
-        run("lift", "--epochs", 5, "--save_every", 1, "--learning_rate", "1e30", to="diverged")
+def breaking_from(step, break_it):
+    """objective.errors_per_image, but that from a step on `break_it` changes the errors."""
+    original, calls = training.objective.errors_per_image, []
 
+    def errors_per_image(model, *arguments):
+        calls.append(None)
+        errors = original(model, *arguments)
+        return errors if len(calls) <= step else tuple(break_it(error, model) for error in errors)
+    return errors_per_image
+
+
+@pytest.mark.parametrize("break_it, message", [
+    (lambda error, model: error * math.nan, "the loss is nan"),
+    (lambda error, model: error + (next(model.parameters()).sum() * 0).sqrt(), "the gradient's norm is nan")])
+def test_a_step_that_is_not_finite_stops_before_anything_is_overwritten(run, monkeypatch, break_it, message):
+    options = ("--max_steps", 12, "--epochs", 2, "--save_every", 1, "--state_every", 2)
+    straight = final_weights(run("lift", *options, to="straight"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training.objective, "errors_per_image", breaking_from(5, break_it))     # epoch 1 ends at step 6
+        with pytest.raises(InputError, match=rf"step 6: {message}, .*t_64 \[\d.*t_32 \[\d.*--resume"):
+            run("lift", *options, to="diverged")
+    folder = run("lift", "--max_steps", 12, "--epochs", 2, "--save_every", 1, "--state_every", 2, "--resume", to="diverged")
+    assert_same_weights(straight, final_weights(folder))
+
+
+def test_no_file_is_written_at_or_after_a_step_that_is_not_finite(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(training.objective, "errors_per_image", breaking_from(5, lambda error, model: error * math.inf))
+    with pytest.raises(InputError, match="step 6: the loss is inf"):
+        run("lift", "--epochs", 2, "--save_every", 1, "--state_every", 2)
+    states = checkpoint.list_states(tmp_path / "run/checkpoints", "lift_dual_timestep")
+    assert [p.name for p in states] == ["lift_dual_timestep_step00000002.state.pth", "lift_dual_timestep_step00000004.state.pth"]
+    assert checkpoint.list_checkpoints(tmp_path / "run/checkpoints", "lift_dual_timestep") == []
+    assert all(value.isfinite().all() for value in load_torch(states[-1])["model_state"].values())
+
+
+def test_precision_may_change_on_resuming_and_is_printed(run, capsys):
+    run("lift", "--max_steps", 3)
+    run("lift", "--max_steps", 3, "--resume", "--precision", "bf16")
+    assert "--precision: bf16 from here on, float32 so far" in capsys.readouterr().out
+
+
+def test_one_changed_byte_in_a_state_is_found(run, capsys):
+    folder = run("lift", "--max_steps", 4, "--state_every", 2)
+    straight = final_weights(folder)
+    newest = checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    load_torch(newest)                                  # torch itself does not notice
+    run("lift", "--max_steps", 4, "--state_every", 2, "--resume")
+    assert re.search(f"passing over a damaged training state: .*{newest.name}.*at step 2 of 4", capsys.readouterr().out, re.S)
+    assert_same_weights(straight, final_weights(folder))
+
+
+def test_checkpoints_without_a_state_are_not_trained_over_by_resume(run):
+    folder = run("lift", "--max_steps", 2)
+    before = final_weights(folder)
+    for path in checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep"):
+        path.unlink()
+    with pytest.raises(InputError, match="lift_dual_timestep_1ep.pth: exists, but no training state"):
+        run("lift", "--max_steps", 2, "--seed", 1, "--resume")
+    assert_same_weights(before, final_weights(folder))
+
+
+def test_killed_after_its_last_state_a_run_gets_its_last_files_on_resuming(run):
+    folder = run("lift", "--max_steps", 2)
+    outputs = [folder / "checkpoints/lift_dual_timestep_1ep.pth", *(folder / "results").iterdir()]
+    for path in outputs:
+        path.unlink()
+    run("lift", "--max_steps", 2, "--resume")
+    assert all(path.exists() for path in outputs)
+    assert json.loads((folder / "results/lift_dual_timestep_run.json").read_text())["is_finished"] is True
+
+
+def test_only_leftovers_of_the_same_name_are_removed(run, tmp_path):
+    folder = tmp_path / "run/checkpoints"
+    folder.mkdir(parents=True)
+    own = [folder / f"lift_dual_timestep_{end}.tmp7" for end in ("1ep.pth", "step00000002.state.pth")]
+    other = folder / "lift_dual_timestep_band_1ep.pth.tmp7"
+    for path in (*own, other):
+        path.touch()
+    run("lift", "--max_steps", 1)
+    assert other.exists() and not any(path.exists() for path in own)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_does_not_wait_for_the_gpu(run, monkeypatch):
+    original = training.Trainer.run_step
+
+    def watched(trainer):
+        torch.cuda.set_sync_debug_mode("error" if trainer.step >= 3 else "default")
+        try:
+            original(trainer)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    monkeypatch.setattr(training.Trainer, "run_step", watched)
+    run("lift", "--max_steps", 6, "--device", "cuda:0", "--precision", "bf16", "--flip")
 
 
 def test_two_runs_of_one_name_do_not_mix(run, tmp_path):
@@ -269,7 +363,7 @@ def test_full_disk_is_one_clear_line_and_leaves_the_earlier_files(run, tmp_path,
     (["--grad_accum", "3"], "--batch_size: found 8, expected a multiple of 3"),
     (["--learning_rate", "nan"], "--learning_rate: found 'nan'"), (["--ema_decay", "2"], "--ema_decay: found '2'"),
     (["--band_lead", "5", "1"], "--band_lead: found 5 1"), (["--dataset", "nowhere/nothing"], "nowhere/nothing"),
-    (["--split", "night"], "night"), (["--checkpoint_dir", "/dev/null/x"], "--checkpoint_dir: /dev/null/x cannot")])
+    (["--split", "night"], "night"), (["--name", "a/b"], "--name: found 'a/b'"), (["--checkpoint_dir", "/dev/null/x"], "--checkpoint_dir: /dev/null/x cannot")])
 def test_wrong_input_is_one_line(tmp_path, cache, options, message, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", command_of("lift", tmp_path / "run", cache, ["--max_steps", "1", *options]))
@@ -305,3 +399,18 @@ def test_train_script_trains_both_and_reports_a_failure(tmp_path, cache):
     done = subprocess.run([str(ROOT / "scripts/train.sh"), *options], capture_output=True, text=True, env=environment)
     assert done.returncode == 2 and "train.sh: train_lift.py failed with status 2" in done.stderr
     assert [p.name for p in (tmp_path / "checkpoints").glob("*ep.pth")] == ["baseline_1ep.pth"]
+
+
+def test_train_script_stopped_saves_the_state_and_leaves_no_training_behind(tmp_path, cache):
+    environment = {**os.environ, "VENV": "none", "PYTHON": sys.executable, "DEVICE": "cpu"}
+    options = [word for word in command_of("lift", tmp_path, cache, ["--max_steps", "100000", "--epochs", "100000"])[1:]
+               if word not in ("--device", "cpu")]
+    process = subprocess.Popen([str(ROOT / "scripts/train.sh"), *options, "--state_every", "3"], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, env=environment)
+    while process.poll() is None and not list((tmp_path / "checkpoints").glob("baseline_step*.state.pth")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output = process.stdout.read()                      # ends when the last process that holds the pipe does
+    assert process.wait() == 128 + signal.SIGTERM, output
+    assert "stopped by SIGTERM after step" in output and "train_baseline.py failed with status 143" in output
+    assert not list((tmp_path / "checkpoints").glob("lift*"))
