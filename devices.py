@@ -62,6 +62,22 @@ def autocast(device: torch.device, precision: str):
     return contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def exact_float32():
+    """Context, or decorator, in which a GPU computes float32 in full: no TF32, which rounds factors to 10 bits.
+
+    For what is compared with other machines, and for small differences of large numbers.
+    """
+    matmul, allow_tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = allow_tf32
+
+
 def configure(device: torch.device, num_threads: int) -> None:
     """Set the number of CPU threads and TF32 for float32 work on a GPU.
 

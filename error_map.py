@@ -287,6 +287,7 @@ def check_cells(values: np.ndarray, cells: np.ndarray, timesteps: np.ndarray, wh
                          "expected finite values everywhere; use --precision float32 or an earlier checkpoint")
 
 
+@devices.exact_float32()
 def precision_bias(model, images: np.ndarray, timesteps, *, prediction: str, seed: int, num_images: int = 8) -> float:
     """Largest relative difference that bf16 makes to error_64 and error_32, over the corners and the middle of the map.
 

@@ -96,6 +96,11 @@ def main():
     device = start_device(args)
     group = distributed.join(device)
     args.paths = args.paths or generation.DEFAULT_PATHS[args.model_type]
+    if args.model_type == "baseline" and args.x32 != "joint":
+        raise InputError(f"--x32: found {args.x32} with --model_type baseline, which has no 32 branch; leave it out")
+    if args.num_images < group.size:
+        raise InputError(f"--num_images: found {args.num_images}, expected at least one for each of the {group.size} "
+                         "processes")
     files = find_checkpoints(args)
     metrics, weights_file = scoring.choose_metrics(args)
     rows = results_table.read(args.results, warn=group.is_main)         # complains before any work is done
@@ -123,6 +128,9 @@ def main():
             if group.size == 1:
                 rows = results_table.read(args.results, warn=False)     # another process may have added to it
             wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force, say=group.is_main)
+            # Another program may have added rows between two processes' reading: the main one's decides for all.
+            marks = torch.tensor([float(group.is_main and metric in wanted) for metric in metrics], device=device)
+            wanted = [metric for metric, mark in zip(metrics, group.sum(marks).tolist()) if mark]
             if not wanted:
                 num_skipped += 1
                 continue
@@ -131,10 +139,14 @@ def main():
 
             if references is None:      # all processes ask, one computes, and the lock lets the others wait
                 networks = scoring.Networks(metrics, weights_file, args.fd_tiny, device)
+                scoring.claim_classifier(args.results, networks)
                 references = scoring.References(metrics, image_set, networks, args.cache_dir, device)
             scorer, num_broken, start = scoring.Scorer(wanted, networks, device), 0, time.time()
-            for indices, images, broken, _ in generation.generate_uint8(
+            for indices, images, broken, num_model_calls in generation.generate_uint8(
                     loaded.model, path, seed, args.num_images, args, group, f"{file.stem} {path_type} seed {seed}"):
+                if num_model_calls != key["num_model_calls"]:
+                    raise InputError(f"path {path_type}: {num_model_calls} network calls were counted, expected "
+                                     f"{key['num_model_calls']}; no row was added, for it would be wrong")
                 scorer.take(indices, images)
                 num_broken = num_broken + broken
             num_broken = int(group.sum(torch.as_tensor(num_broken, device=device)))
@@ -142,9 +154,9 @@ def main():
             scores = scorer.scores(args.num_images, references, group)
             if group.is_main:
                 new = scoring.result_rows(key, scores, revision)
-                num_added += results_table.add(args.results, new, replace=args.force)
                 for row in new:
                     scoring.print_row(row, "new")
+                num_added += results_table.add(args.results, new, replace=args.force)
                 print(f"          {args.num_images / (time.time() - start):.2f} images/s generated and scored", flush=True)
 
     if group.is_main:

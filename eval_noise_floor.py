@@ -64,14 +64,15 @@ def main():
         wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force)
         if wanted:
             networks = networks or scoring.Networks(metrics, weights_file, args.fd_tiny, device)
+            scoring.claim_classifier(args.results, networks)
             images, others = draw(image_set, num_images, seed)
             scorer = scoring.Scorer(wanted, networks, device)
             scorer.take(list(range(num_images)), torch.from_numpy(images).to(device))
             references = scoring.References(wanted, others, networks, args.cache_dir, device)
             new = scoring.result_rows(key, scorer.scores(num_images, references, distributed.Group(0, 1)), revision)
-            num_added += results_table.add(args.results, new, replace=args.force)
             for row in new:
                 scoring.print_row(row, "new")
+            num_added += results_table.add(args.results, new, replace=args.force)
     print(f"{args.results}: {num_added} rows added")
     if num_added:
         scoring.write_evaluation_record(args, device, num_added, metrics, image_set.content_hash, networks)

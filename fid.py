@@ -13,6 +13,7 @@ import pytorch_fid.inception
 import torch
 from tqdm import tqdm
 
+import devices
 import reference_cache
 from errors import InputError
 from files import load_torch, sha256_of_file
@@ -81,13 +82,8 @@ class Inception:
         Exact float32: no bfloat16 and no TF32, whatever the generating network uses.
         """
         device = next(self.network.parameters()).device
-        allow_tf32 = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = False
-        try:
-            with torch.autocast(device.type, enabled=False):
-                return self.network(images.to(device, non_blocking=True).float() / 255)[0].flatten(1)
-        finally:
-            torch.backends.cudnn.allow_tf32 = allow_tf32
+        with devices.exact_float32(), torch.autocast(device.type, enabled=False):
+            return self.network(images.to(device, non_blocking=True).float() / 255)[0].flatten(1)
 
 
 def load_inception(path, device="cpu") -> Inception:

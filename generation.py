@@ -118,7 +118,9 @@ def solver_name(args) -> str:
 
 
 def generate_uint8(model, path: np.ndarray, seed: int, num_images: int, args, group=None, progress: str | None = None):
-    """This process's share of images 0...num_images - 1, batch by batch, on the model's device without waiting for it.
+    """This process's share of images 0...num_images - 1, batch by batch, on the model's device.
+
+    Nothing waits for the device within a batch; the noise of the next one is copied there once it has been drawn.
 
     Yields (indices, uint8 [B, 3, 64, 64], number of images [] that are not finite, network calls). Process r of a
     distributed.Group takes images r, r + size, ...; no image depends on the batch size or the number of processes.

@@ -410,6 +410,7 @@ def measure(model, images, timesteps, num_steps, max_jump, max_images, seed, bat
     return at, plan
 
 
+@devices.exact_float32()
 def step_doubling_edge_costs(model, images, timesteps, *, num_steps: int = 18, max_jump: int = 5, max_images: int = 4,
                              seed: int = 0, batch_size: int = 64, precision: str = "float32", clip: bool = True,
                              diagonal_only: bool = False, max_lead: float | None = None, jumps=None,
@@ -427,6 +428,7 @@ def step_doubling_edge_costs(model, images, timesteps, *, num_steps: int = 18, m
     return plan.fill(step_doubling_costs(at, plan.starts, plan.ends))
 
 
+@devices.exact_float32()
 def directional_edge_costs(model, images, timesteps, *, num_steps: int = 18, max_jump: int = 5, max_images: int = 4,
                            seed: int = 0, batch_size: int = 64, precision: str = "float32", clip: bool = True,
                            cross_terms: bool = True, propagate: str = "arrival", diagonal_only: bool = False,
@@ -479,6 +481,7 @@ def step_doubling_of_path(at: Measurement, path: np.ndarray) -> float:
     return float(step_doubling_costs(at, cells[:-1], cells[1:]).sum())
 
 
+@devices.exact_float32()
 def search_lead(model, x_0: torch.Tensor, num_steps: int, *, candidates=None, sample_metric=None,
                 num_finalists: int = 4, **options) -> tuple[paths.Lead, list[dict]]:
     """The best parameters of the lead family, and what every candidate scored, best first.

@@ -21,7 +21,8 @@ import results_table
 import sampling
 import study
 import tables
-from command_line import Parser, add_device_options, git_revision, run_script, start_device, whole_number
+from command_line import (Parser, add_device_options, git_revision, run_script, start_device, whole_number,
+                          write_run_record)
 from errors import InputError
 from files import save_png, written_whole
 
@@ -315,7 +316,9 @@ def main(argv=None):
     if logs := sorted(folder.glob("*_training.csv")):
         figures["training_loss"] = training_figure(logs)
     if args.lift_checkpoint:
-        figures |= sample_figures(args, start_device(args))
+        device = start_device(args)
+        figures |= sample_figures(args, device)
+        write_run_record(args.output_dir / "samples.json", args, device)
     else:
         print("samples: --baseline_checkpoint and --lift_checkpoint not given, none drawn")
     for name, fig in figures.items():

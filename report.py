@@ -133,17 +133,30 @@ def figure_html(path, caption: str) -> str:
             f'height="{height}" style="--natural: {width}px"></div><figcaption>{text}</figcaption></figure>')
 
 
+RECORD_FOLDERS = (".", "figures", "runs", "study", "study/*")       # other folders may hold other results
+
+
 def read_records(folder) -> list[tuple[str, dict]]:
-    """(file name, content) of every run record in a folder: the JSON files that name a command."""
+    """(name below the folder, content) of every run record in a results folder: the JSON files that name a command."""
     records = []
-    for path in sorted(Path(folder).glob("*.json")):
+    for path in (path for below in RECORD_FOLDERS for path in sorted(Path(folder).glob(f"{below}/*.json"))):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: could not be read as JSON ({error}); make it again or remove it") from error
         if isinstance(content, dict) and "command" in content:
-            records.append((path.name, content))
+            records.append((path.relative_to(folder).as_posix(), content))
     return records
+
+
+def records_html(records: list[tuple[str, dict]]) -> str:
+    """All runs; those of a folder below on demand."""
+    by_folder = {}
+    for name, record in records:
+        by_folder.setdefault(name.rpartition("/")[0], []).append(record_html(name, record))
+    return "\n".join("\n".join(parts) if not folder else
+                     f"<details><summary>{html.escape(folder)}: {len(parts)} runs</summary>\n" + "\n".join(parts)
+                     + "\n</details>" for folder, parts in by_folder.items())
 
 
 def record_html(name: str, record: dict) -> str:
@@ -177,7 +190,7 @@ def page(title: str, lead: str, sections: list[Section], records: list[tuple[str
             body += [figure_html(path, caption) for path, caption in section.figures]
             add(section.title, "\n".join(body))
     if records:
-        add("Settings and commands", "\n".join(record_html(name, record) for name, record in records))
+        add("Settings and commands", records_html(records))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

@@ -1,4 +1,5 @@
 """What a set of images is scored with: the metrics' names, the networks they need, the real images' side, the scores."""
+import json
 import os
 import sys
 import time
@@ -11,6 +12,8 @@ import generation
 import sliced_wasserstein
 import tiny_classifier
 from command_line import write_run_record
+from errors import InputError
+from files import locked, write_json
 
 METRIC_ROWS = {"fid": ("fid",), "kid": ("kid",), "precision_recall": ("precision", "recall"),
                "swd": ("swd", "swd_64", "swd_32", "swd_16"), "fd_tiny": ("fd_tiny",)}
@@ -46,6 +49,23 @@ def choose_metrics(args) -> tuple[list[str], Path | None]:
         print(f"no FID: {error}\nscoring with the sliced Wasserstein distance (swd), which needs no weights", flush=True)
         return ["swd"], None
     return args.metrics or ["fid"], weights_file
+
+
+def claim_classifier(results, networks: "Networks") -> None:
+    """Keep one table of results to one classifier behind fd_tiny: its hash is written beside the table.
+
+    Raises InputError if the rows that are there were made with another.
+    """
+    if networks.tiny is None:
+        return
+    record = Path(results).with_name(f"{Path(results).stem}_fd_tiny.json")
+    with locked(record):
+        found = json.loads(record.read_text())["files_hash"] if record.exists() else networks.tiny.files_hash
+        if found != networks.tiny.files_hash:
+            raise InputError(f"--fd_tiny: its files have hash {networks.tiny.files_hash}, but the fd_tiny rows of {results} "
+                             f"come from {found} ({record}); give those files, or another --results")
+        if not record.exists():
+            write_json(record, {"files_hash": found})
 
 
 class Networks:

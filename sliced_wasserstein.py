@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+import devices
 import reference_cache
 from errors import InputError
 
@@ -108,6 +109,7 @@ def projected_quantiles(descriptors: torch.Tensor, num_projections: int = NUM_PR
 
 
 @torch.no_grad()
+@devices.exact_float32()
 def profile(images, *, patches_per_image: int = PATCHES_PER_IMAGE, num_projections: int = NUM_PROJECTIONS,
             seed: int = 0, device="cpu", progress: str | None = None) -> dict[int, torch.Tensor]:
     """What the distance needs to know of a set of images: level -> quantiles float32 [num_projections, 4096].

@@ -50,6 +50,11 @@ def others(rows: list[dict]) -> list[dict]:
     return [row for row in rows if row["model_type"] != "real" and not run_of(row)]
 
 
+def run_seed(row: dict) -> int:
+    """The seed of training of a row of the study."""
+    return run_of(row)[1]
+
+
 def run_label(row: dict) -> str:
     """What the tables call the run of a row."""
     return RUN_LABELS[run_of(row)[0]]
@@ -142,9 +147,9 @@ def spread_over_runs(rows: list[dict], of_training: bool) -> Spread:
 
 def of_common_seeds(cells: list[list[dict]]) -> list[list[dict]]:
     """The rows of each cell whose seed of training every cell that has rows has; all rows where there is no such seed."""
-    seeds = [{run_of(row)[1] for row in rows} for rows in cells if rows]
+    seeds = [set(map(run_seed, rows)) for rows in cells if rows]
     common = set.intersection(*seeds) if seeds else set()
-    return [[row for row in rows if run_of(row)[1] in common] for rows in cells] if common else cells
+    return [[row for row in rows if run_seed(row) in common] for rows in cells] if common else cells
 
 
 def noise_floors(all_rows: list[dict], protocol: dict) -> list[str]:
@@ -178,7 +183,7 @@ def note_of(protocol: dict, members: list[dict], floors: list[str]) -> str:
     floor = f"Real images in place of generated ones score {', '.join(floors)}." if floors else "Noise floor not measured."
     return (f"Lower is better. {protocol['epochs']} epochs of training, {protocol['num_images']:,} images a cell, {weights} "
             f"weights, {protocol['precision']}, against {protocol['dataset']}, split {protocol['split']}; {spread}; best per "
-            f"column in bold. {floor}")
+            f"column in bold where all its cells have the same seeds. {floor}")
 
 
 def order_of(rows: list[dict], label: Callable[[dict], str], by_steps: bool = False) -> list[str]:
@@ -218,7 +223,8 @@ def comparison_tables(rows: list[dict], name: str) -> list[Table]:
         for (metric, _), cells in found.items():
             spreads = [spread_over_runs(cell, has_seeds_of_training(used)) if cell else None for cell in cells]
             column = [Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–") for spread in spreads]
-            mark_best(column, higher=False)
+            if len({frozenset(map(run_seed, cell)) for cell in cells if cell}) == 1:
+                mark_best(column, higher=False)
             for line, cell in zip(table.rows, column):
                 line.append(cell)
         tables.append(table)

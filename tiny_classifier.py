@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
+import devices
 import reference_cache
 from errors import InputError
 from fid import FeatureStatistics, frechet_distance
@@ -30,8 +31,9 @@ class TinyClassifier:
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [B, 3, 64, 64] on any device -> float64 [B, 320] on the CPU, by the code's own `features`."""
         try:
-            return torch.from_numpy(self.code.features(images, self.network, BATCH_SIZE))
-        except (AttributeError, TypeError, ValueError) as error:
+            with devices.exact_float32():
+                return torch.from_numpy(self.code.features(images, self.network, BATCH_SIZE))
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{self.code.__file__}: its features could not be used ({first_line(error)}); expected "
                              "features(images, net, batch_size) -> numpy array [N, D]") from error
 

@@ -83,6 +83,7 @@ runs() {    # every training as NAME_seedS
 }
 lift_runs() { runs | grep -v '^baseline'; }
 here() { while read -r run; do if [ -e "$(checkpoint "$run")" ]; then echo "$run"; fi; done; }     # those trained
+is_up_to_date() { [ "$1" -nt "$(checkpoint "$2")" ]; }     # FILE RUN: made after the run's checkpoint
 model_type() { case "$1" in baseline*) echo baseline ;; *) echo lift ;; esac; }
 
 train_jobs() {
@@ -108,19 +109,19 @@ map_jobs() {
     local run edges
     for run in $(lift_runs | here); do
         edges=""; if [ "$run" = "lift_independent_seed$first" ]; then edges="--edge_costs step_doubling step_doubling_diagonal"; fi
-        [ -e "$(heatmap "$run").json" ] || echo "map_$run compute_heatmap_30.py $data" \
+        is_up_to_date "$(heatmap "$run").json" "$run" || echo "map_$run compute_heatmap_30.py $data" \
             "--checkpoint $(checkpoint "$run") --grid $GRID --K $K --batch_size $MAP_IMAGES --target_error 0 --edge_images $EDGE_IMAGES --max_lead $MAX_LEAD" \
             "--diagonal_edge_images $SCHEDULE_IMAGES --output_dir $OUTPUT --overwrite $edges"
     done
     run="baseline_seed$first"
-    [ -e "$(heatmap "$run").json" ] || [ ! -e "$(checkpoint "$run")" ] || echo "schedule_$run" \
+    [ ! -e "$(checkpoint "$run")" ] || is_up_to_date "$(heatmap "$run").json" "$run" || echo "schedule_$run" \
         "compute_schedule.py $data --checkpoint $(checkpoint "$run") --grid $GRID --edge_images $SCHEDULE_IMAGES" \
         "--output_dir $OUTPUT --overwrite"
 }
 lead_jobs() {       # they add to the files of map_jobs
     local run
     for run in $(printf '%s\n' "baseline_seed$first" "lift_independent_seed$first" | here); do
-        [ -e "$OUTPUT/lead_$GRID/lead_${run}_${EPOCHS}ep_18steps.json" ] || echo "lead_$run search_lead.py $data" \
+        is_up_to_date "$OUTPUT/lead_$GRID/lead_${run}_${EPOCHS}ep_18steps.json" "$run" || echo "lead_$run search_lead.py $data" \
             "--checkpoint $(checkpoint "$run") --grid $GRID --edge_images $LEAD_EDGE_IMAGES --num_images $LEAD_IMAGES" \
             "--heatmap $(heatmap "$run").pth --output_dir $OUTPUT/lead_$GRID --overwrite"
     done
@@ -129,7 +130,7 @@ draw_logsnr_paths() {   # the same maps, each scale's error times its own change
     local run drawn
     for run in $(lift_runs | here); do
         drawn="$OUTPUT/logsnr_${GRID}_${run}_${EPOCHS}ep"
-        [ -e "${drawn}_plot.json" ] || "$PYTHON" plot_heatmap.py --step_size logsnr \
+        is_up_to_date "${drawn}_plot.json" "$run" || "$PYTHON" plot_heatmap.py --step_size logsnr \
             "$(heatmap "$run").pth" --output "$drawn.png" --overwrite
     done
 }
@@ -182,7 +183,7 @@ floor_jobs() {
 error_jobs() {
     local run
     for run in $(lift_runs | here); do
-        [ -e "$OUTPUT/model_error_${run}_${EPOCHS}ep.json" ] || echo "error_$run eval_mse.py $data --checkpoint $(checkpoint "$run")" \
+        is_up_to_date "$OUTPUT/model_error_${run}_${EPOCHS}ep.json" "$run" || echo "error_$run eval_mse.py $data --checkpoint $(checkpoint "$run")" \
             "--compare_baseline $(checkpoint "baseline_seed${run##*_seed}") --num_images $ERROR_IMAGES" \
             "--num_timesteps $ERROR_TIMESTEPS --output $OUTPUT/model_error_${run}_${EPOCHS}ep --overwrite"
     done
@@ -192,7 +193,7 @@ sample_jobs() {
     local run path
     for run in $(runs | here); do
         path=diagonal; case "$run" in baseline*) path=uniform ;; esac
-        [ -e "$OUTPUT/samples_${run}_${EPOCHS}ep.json" ] || echo "samples_$run generate_with_path_30.py --checkpoint $(checkpoint "$run")" \
+        is_up_to_date "$OUTPUT/samples_${run}_${EPOCHS}ep.json" "$run" || echo "samples_$run generate_with_path_30.py --checkpoint $(checkpoint "$run")" \
             "--path $path --num_images 24 --grid_images 24 --output_dir $GENERATED/$run --grid_png" \
             "$OUTPUT/samples_${run}_${EPOCHS}ep.png --precision $PRECISION --overwrite"
     done

@@ -1,9 +1,11 @@
 """generate_with_path_30.py and eval_fid_batch.py: what they write, what they skip, and what they refuse."""
+import dataclasses
 import json
 import multiprocessing
 import os
 import socket
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,6 +243,22 @@ def test_all_metrics_from_one_generation(work, monkeypatch, capsys, accept_stand
     assert run(monkeypatch, eval_fid_batch, *arguments, "--seeds", 42, "--force", "--cache_dir", "other_cache") == 0
     again = {row["metric"]: row for row in table()}["fid"]["value"]
     assert again == pytest.approx(rows["fid"]["value"], rel=1e-6)
+
+
+def test_a_baseline_has_no_32_branch_to_change(work, monkeypatch, capsys):
+    assert "--x32: found random with --model_type baseline" in fails(
+        monkeypatch, capsys, eval_fid_batch, *EVAL, "--model_type", "baseline", "--metrics", "swd", "--x32", "random")
+
+
+def test_a_number_of_calls_that_does_not_fit_is_no_row(work, monkeypatch, capsys):
+    original = generation.generate
+
+    def one_call_more(*arguments, **options):
+        return dataclasses.replace(original(*arguments, **options), num_model_calls=4)
+    monkeypatch.setattr(generation, "generate", one_call_more)
+    assert "4 network calls were counted, expected 3" in fails(
+        monkeypatch, capsys, eval_fid_batch, *EVAL, "--model_type", "baseline", "--metrics", "swd")
+    assert not Path("results/fid_results.csv").exists()
 
 
 def without_weights(monkeypatch, folder):

@@ -75,8 +75,12 @@ def test_page_leaves_out_empty_sections_and_links_the_others():
 def test_records_are_the_json_files_with_a_command(tmp_path):
     files.write_json(tmp_path / "b.json", {"command": "train.py --x <1>", "options": {"x": "<1>"}, "device": "cpu"})
     files.write_json(tmp_path / "a.json", {"other": 1})
+    for name in ("runs/d.json", "study/training/e.json", "quickstart/f.json"):
+        files.write_json(tmp_path / name, {"command": f"{name}.py"})
     records = report.read_records(tmp_path)
-    assert [name for name, _ in records] == ["b.json"]
+    assert [name for name, _ in records] == ["b.json", "runs/d.json", "study/training/e.json"]
+    text = report.records_html(records)
+    assert text.index("b.json") < text.index("<details><summary>runs: 1 runs") < text.index("runs/d.json.py")
     text = report.record_html(*records[0])
     assert "python train.py --x &lt;1&gt;" in text and "<td>--x</td>" in text
     (tmp_path / "c.json").write_text("{")
@@ -139,13 +143,13 @@ def written(folder):
 
 
 def test_script_writes_every_figure(written):
-    found = {path.stem for path in (written / "results/figures").iterdir()}
+    found = {path.stem for path in (written / "results/figures").glob("*.png")}
     assert found == {"by_epoch_fid", "by_epoch_swd", "path_evolution", "training_loss", "samples", "denoising_diagonal",
                      "denoising_dp_64", "denoising_dp_total"}
     page = (written / "results/report.html").read_text()
-    for path in (written / "results/figures").iterdir():
+    for path in (written / "results/figures").glob("*.png"):
         assert base64.b64encode(path.read_bytes()).decode() in page
-    assert "python train_baseline.py --epochs 10" in page
+    assert "python train_baseline.py --epochs 10" in page and "<h3>figures/samples.json</h3>" in page
 
 
 def test_script_fills_the_readme(written):

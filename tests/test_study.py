@@ -97,6 +97,7 @@ def test_a_single_seed_has_no_spread_beside_several():
             run("lift_band", value=6.0, path="dp_64")]
     [table] = study.tables_named("study_training", rows, "nowhere")
     assert texts(table)[1][1] == "5.000"
+    assert not any(cell.best for line in table.rows for cell in line)       # one seed against two: no contest
 
 
 def test_steps_in_order_where_cells_are_missing():

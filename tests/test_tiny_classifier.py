@@ -85,3 +85,8 @@ def test_noise_floor_rows(tmp_path, tiny_folder, monkeypatch, capsys):
     assert "--fd_tiny: found no nowhere/fd_tiny.py" in message
     [record] = Path("results/runs").glob("eval_noise_floor_*.json")
     assert json.loads(record.read_text())["fd_tiny_hash"] == classifier.files_hash
+    with open(tiny_folder / "fd_tiny.py", "a") as file:                    # another classifier from now on
+        file.write("\n")
+    message = fails(monkeypatch, capsys, eval_noise_floor, *arguments, "--num_images", 7)
+    assert f"the fd_tiny rows of results/fid_results.csv come from {classifier.files_hash}" in message
+    assert Path("results/fid_results.csv").read_bytes() == before
