@@ -2,8 +2,11 @@
 # Everything that needs a GPU, in one go: benchmarks, then the chain at default size, into $OUTPUT (results/gpu).
 #   DATASET=huggan/AFHQv2 EPOCHS=100 ./scripts/gpu_run.sh         VENV=none uses the Python that is active
 # EPOCHS, NUM_IMAGES and the other settings of quickstart.sh shorten it. Exit status 1 if a benchmark missed its target.
+# How long each training took is in $OUTPUT/*_run.json: seconds.
 set -uo pipefail
 source "$(dirname "$0")/environment.sh" || exit
+"$PYTHON" -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || {
+    echo "gpu_run.sh: found no GPU, expected one; on a CPU, run ./scripts/bench.sh and ./scripts/quickstart.sh" >&2; exit 2; }
 export OUTPUT="${OUTPUT:-results/gpu}" CHECKPOINTS="${CHECKPOINTS:-checkpoints/gpu}" DATASET="${DATASET:-huggan/AFHQv2}"
 export HIDDEN_DIMS="${HIDDEN_DIMS:-64 128 256 512}" EPOCHS="${EPOCHS:-100}" BATCH_SIZE="${BATCH_SIZE:-64}"
 export LEARNING_RATE="${LEARNING_RATE:-1e-4}" NUM_IMAGES="${NUM_IMAGES:-5000}" SEEDS="${SEEDS:-42 43 44}"
@@ -15,7 +18,8 @@ mkdir -p "$OUTPUT"
 status=0
 BENCHMARKS_DIR="$OUTPUT/benchmarks" ./scripts/bench.sh ${BENCHMARKS:-train_step error_map sampling frechet} || status=1
 read -r -a dims <<< "$HIDDEN_DIMS"
-"$PYTHON" benchmarks/train_step.py --compile --hidden_dims "${dims[@]}" | tail -n 1 > "$OUTPUT/benchmarks/train_step_compile.txt" \
-    || status=1
+compiled="$OUTPUT/benchmarks/train_step_compile.json"
+"$PYTHON" benchmarks/train_step.py --compile --hidden_dims "${dims[@]}" | tail -n 1 | "$PYTHON" -m json.tool > "$compiled"
+grep -q '"ok": true' "$compiled" || { echo "gpu_run.sh: train_step --compile missed its target, see $compiled" >&2; status=1; }
 ./scripts/quickstart.sh || status=1
 exit "$status"
