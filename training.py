@@ -33,6 +33,7 @@ from training_options import check_same_run, timestep_rule
 
 GRADIENT_NORM_MAX = 1.0
 REPORT_SECONDS = 60                     # between two writings of log and loss curve
+STATE_SECONDS = 600                     # between two training states, unless --state_every counts steps
 VALIDATION_SEED = 0                     # not the run's own, so that runs of other seeds can be compared
 STOP_POLL_STEPS = 10                    # between two questions to other processes on a GPU, which wait for it
 WEIGHT_DECAY = 0.01
@@ -244,6 +245,7 @@ class Trainer:
     def save_state(self) -> None:
         """Write everything that a resumed run needs."""
         args = self.args
+        self.state_saved = time.perf_counter()
         checkpoint.save_state(args.checkpoint_dir, args.name, {
             **self.content(), "optimizer_state": self.optimizer.state_dict(), "num_steps": self.num_steps,
             "learning_rate_schedule": {"kind": args.lr_schedule, "highest": args.learning_rate,
@@ -311,12 +313,22 @@ class Trainer:
             return self.is_due(self.args.save_every)
         return self.step % self.steps_per_epoch == 0 and self.step // self.steps_per_epoch in self.args.save_epochs
 
+    def state_is_due(self, log: bool) -> bool:
+        """Whether to save the full state after this step; by the main process's clock, asked with every log line."""
+        if self.args.state_every:
+            return self.step % self.args.state_every == 0
+        if not log:
+            return False
+        is_due = self.group.is_main and time.perf_counter() - self.state_saved > STATE_SECONDS
+        return self.group.sum(torch.tensor(float(is_due), device=self.device)).item() > 0
+
     def after_step(self, progress, events) -> None:
         """Everything that is not the step itself, each thing when its time has come."""
         save = self.checkpoint_is_due()
-        state = save or self.step % self.args.state_every == 0
+        log = self.step % self.args.log_every == 0
+        state = save or self.state_is_due(log)
         validate = self.held_out is not None and self.is_due(self.args.val_every)
-        if self.step % self.args.log_every == 0 or state or validate:
+        if log or state or validate:
             self.collect_losses()               # also: no checkpoint is written after a loss that is not finite
             if self.group.is_main and self.log:
                 row = self.log[-1]
@@ -331,7 +343,7 @@ class Trainer:
             if state:
                 self.save_state()
             if validate or state or self.step == self.num_steps or (
-                    self.step % self.args.log_every == 0 and time.perf_counter() - self.reported > REPORT_SECONDS):
+                    log and time.perf_counter() - self.reported > REPORT_SECONDS):
                 self.write_reports()
 
     def stop_wanted(self, stop: StopRequest) -> bool:
@@ -345,7 +357,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the last step. Ctrl-C and SIGTERM save the state and exit, saying how to go on."""
-        self.started = self.reported = time.perf_counter()
+        self.started = self.reported = self.state_saved = time.perf_counter()
         was_done = self.step == self.num_steps
         with contextlib.closing(Events(self.args, self.step, self.group.is_main)) as events, StopRequest() as stop, \
                 tqdm(total=self.num_steps, initial=self.step, unit="step", desc=self.args.name,

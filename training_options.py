@@ -48,8 +48,8 @@ def add_training_options(parser, model_type: str) -> None:
     group.add_argument("--save_every", type=whole_number(1), default=20, metavar="EPOCHS", help="checkpoint interval")
     group.add_argument("--save_epochs", type=whole_number(1), nargs="+", default=None, metavar="EPOCH",
                        help="checkpoint these epochs instead; the last epoch always is")
-    group.add_argument("--state_every", type=whole_number(1), default=1000, metavar="STEPS",
-                       help="how often the full training state is saved, beside every checkpoint")
+    group.add_argument("--state_every", type=whole_number(0), default=0, metavar="STEPS",
+                       help="how often the full training state is saved, beside every checkpoint; 0: every ten minutes")
     group.add_argument("--val_every", type=whole_number(0), default=0, metavar="EPOCHS",
                        help="validation interval; 0: never")
     group.add_argument("--log_every", type=whole_number(1), default=50, metavar="STEPS", help="steps per log line")

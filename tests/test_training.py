@@ -259,6 +259,16 @@ def test_no_file_is_written_at_or_after_a_step_that_is_not_finite(run, monkeypat
     assert all(value.isfinite().all() for value in load_torch(states[-1])["model_state"].values())
 
 
+def test_states_by_the_clock_and_by_steps(run, monkeypatch):
+    def steps(to, *options):
+        folder = run("lift", "--max_steps", 7, "--epochs", 2, "--save_every", 9, *options, to=to)
+        return [int(re.search(r"_step(\d+)", p.name)[1]) for p in checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")]
+    assert steps("seldom") == [7]                       # the last step always
+    assert steps("counted", "--state_every", 3) == [6, 7]
+    monkeypatch.setattr(training, "STATE_SECONDS", 0)   # a log line every 2 steps
+    assert steps("often") == [6, 7]
+
+
 def test_precision_may_change_on_resuming_and_is_printed(run, capsys):
     run("lift", "--max_steps", 3)
     run("lift", "--max_steps", 3, "--resume", "--precision", "bf16")
