@@ -16,6 +16,7 @@ import torchvision
 from PIL import Image
 from pytorch_fid.fid_score import calculate_frechet_distance
 
+import devices
 import fid
 import reference_cache
 from errors import InputError
@@ -191,6 +192,30 @@ def test_statistics_equal_those_of_pytorch_fid(inception, stand_in_weights, tmp_
         assert np.abs(theirs["mu"]).max() > 0.1 and np.abs(theirs["sigma"]).max() > 0.001
         assert np.abs(mean - theirs["mu"]).max() < 1e-7 * np.abs(theirs["mu"]).max()
         assert np.abs(covariance - theirs["sigma"]).max() < 1e-9 * np.abs(theirs["sigma"]).max()
+
+
+def test_exact_float32_sets_and_restores():
+    def settings():
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    before = settings()
+    try:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        with pytest.raises(ZeroDivisionError), devices.exact_float32():
+            assert settings() == ("highest", False)
+            1 / 0
+        assert settings() == ("high", True)
+        assert devices.exact_float32()(settings)() == ("highest", False)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_fid_on_a_gpu_agrees_with_the_cpu(inception, stand_in_weights):
+    values = [fid.fid(*(statistics_of_images(random_images(64, seed), network) for seed in (0, 1)))
+              for network in (inception, fid.load_inception(stand_in_weights, "cuda"))]
+    assert values[1] == pytest.approx(values[0], rel=1e-3) and values[0] > 0
 
 
 @pytest.mark.slow                   # the root of a 2048 x 2048 matrix takes pytorch-fid a minute on a busy CPU
