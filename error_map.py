@@ -319,7 +319,7 @@ def add_origin(heatmap: dict, loaded, image_set) -> dict:
 
 
 def keep_lead(heatmap: dict, path) -> dict:
-    """The heatmap with the lead that search_lead.py added to an earlier file at `path`, if that was of the same weights.
+    """The heatmap with the lead that search_lead.py added to an earlier file at `path`, if of the same weights.
 
     A lead is found by step doubling and by samples, not on the map, so it outlives the map beside it.
     """
@@ -392,8 +392,8 @@ def check_heatmap_matches(heatmap: dict, loaded, allow_mismatch: bool = False) -
     found = heatmap["checkpoint_fingerprint"], heatmap["weights"]
     if found != (loaded.fingerprint, loaded.weights):
         raise InputError(f"--heatmap: was computed from {heatmap['checkpoint']} ({found[0]}, {found[1]} weights), "
-                         f"expected {loaded.path.name} ({loaded.fingerprint}, {loaded.weights} weights); give that checkpoint's "
-                         "heatmap, or add --allow_mismatch")
+                         f"expected {loaded.path.name} ({loaded.fingerprint}, {loaded.weights} weights); give that "
+                         "checkpoint's heatmap, or add --allow_mismatch")
 
 
 # What a path costs on a map

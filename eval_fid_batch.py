@@ -29,10 +29,11 @@ def parse_options():
                        help="epochs of --name; left out with --checkpoints too: all there are in --checkpoint_dir")
     group.add_argument("--checkpoints", nargs="+", default=None, metavar="FILE", help="checkpoint files")
     group.add_argument("--name", default=None, help="name of the checkpoints; left out: the default of --model_type")
-    group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER", help="their folder")
+    group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER",
+                       help="their folder")
     group.add_argument("--paths", nargs="+", default=None, metavar="PATH",
-                       help="LIFT: diagonal, dp_64, dp_total...; baseline: uniform, dp; left out: diagonal dp_64 "
-                            "dp_total, or uniform")
+                       help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left out: "
+                            "diagonal dp_64 dp_total, or uniform")
     group.add_argument("--seeds", type=whole_number(0), nargs="+", default=[42], metavar="SEED", help="a row for each")
     group.add_argument("--num_images", type=whole_number(2), default=1000, metavar="IMAGES", help="images per row")
     generation.add_generation_options(parser)
@@ -157,7 +158,8 @@ def main():
                 for row in new:
                     scoring.print_row(row, "new")
                 num_added += results_table.add(args.results, new, replace=args.force)
-                print(f"          {args.num_images / (time.time() - start):.2f} images/s generated and scored", flush=True)
+                rate = args.num_images / (time.time() - start)
+                print(f"          {rate:.2f} images/s generated and scored", flush=True)
 
     if group.is_main:
         print(f"{args.results}: {num_added} rows added, {num_skipped} jobs were finished already")

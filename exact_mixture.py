@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from scipy.optimize import linprog
 
 from sampling import Samples, denoise_along
-from scheduler import NUM_TIMESTEPS, NoiseSchedule, per_image, predict_eps
+from scheduler import NUM_TIMESTEPS, NoiseSchedule, predict_eps
 
 SIZE = 8                        # pixels along a side of the large scale
 PAIRS_AT_ONCE = 64              # noise-level pairs factorised in one batch, to bound memory

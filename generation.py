@@ -62,8 +62,9 @@ def load_schedule(path) -> dict:
 def find_path(loaded: checkpoint.LoadedModel, path_type: str, args, say: bool = True) -> np.ndarray:
     """The timesteps of a path for a checkpoint, int64 [num_steps + 1, 2]. args: those of `add_generation_options`.
 
-    A lead that was never searched for is the family's default; that is printed, if `say`. Raises InputError for a path of the other model type, a heatmap that is missing, of another grid or of another
-    checkpoint, and a number of steps that the grid does not allow.
+    A lead that was never searched for is the family's default; that is printed, if `say`. Raises InputError for a path
+    of the other model type, a heatmap that is missing, of another grid or of another checkpoint, and a number of steps
+    that the grid does not allow.
     """
     if path_type not in PATH_NAMES[loaded.model_type]:
         raise InputError(f"path {path_type!r}: {loaded.path} is a {loaded.model_type} checkpoint, expected one of "
@@ -88,8 +89,8 @@ def find_path(loaded: checkpoint.LoadedModel, path_type: str, args, say: bool = 
     costs = next((np.asarray(heatmap["edge_costs"][name]) for name in SCHEDULE_COSTS
                   if np.ndim(heatmap["edge_costs"].get(name)) == 2), None)
     if costs is None:
-        raise InputError(f"{file}: has no edge costs of a single scale ({' or '.join(SCHEDULE_COSTS)}), needed for path "
-                         f"dp; compute them with compute_schedule.py --checkpoint {loaded.path}")
+        raise InputError(f"{file}: has no edge costs of a single scale ({' or '.join(SCHEDULE_COSTS)}), needed for "
+                         f"path dp; compute them with compute_schedule.py --checkpoint {loaded.path}")
     timesteps = np.asarray(heatmap["timesteps"])
     return check_path(paths.schedule_path(paths.limit_jump(costs, args.max_jump), timesteps, args.num_steps))
 

@@ -189,7 +189,7 @@ def plan_edges(timesteps, max_jump: int, num_steps: int, *, num_scales: int = 2,
     try:
         (paths.cheapest_path if num_scales == 2 else paths.cheapest_schedule)(allowed, num_steps)
     except InputError as error:
-        raise InputError(f"--max_lead, --jumps: no path of {num_steps} steps on {n} points is left with max lead "
+        raise InputError(f"--max_lead, jumps: no path of {num_steps} steps on {n} points is left with max lead "
                          f"{max_lead} and jumps {jumps}; widen them") from error
     return plan
 

@@ -370,7 +370,7 @@ class Lead:
 
     def check(self) -> "Lead":
         if not (self.rho > 0 and math.isfinite(self.rho) and math.isfinite(self.lead) and 0 <= self.onset <= 1):
-            raise InputError(f"--rho, --lead, --onset: found {self.rho}, {self.lead}, {self.onset}, expected rho above "
+            raise InputError(f"lead path: found rho, lead, onset {self.rho}, {self.lead}, {self.onset}, expected rho above "
                              "0, a finite lead and an onset from 0 to 1")
         return self
 
@@ -414,10 +414,10 @@ def lead_path(num_steps: int, parameters: Lead = Lead()) -> np.ndarray:
 def map_of(heatmap: dict | None, key: str, path_type: str):
     """heatmap[key] as float64. Raises InputError where there is no heatmap or nothing of that name in it."""
     if heatmap is None:
-        raise InputError(f"--path_type {path_type}: needs an error map; compute one with compute_heatmap_30.py and "
+        raise InputError(f"path {path_type}: needs an error map; compute one with compute_heatmap_30.py and "
                          "give it with --heatmap")
     if key not in heatmap:
-        raise InputError(f"--path_type {path_type}: the heatmap holds no {key}; compute it again with "
+        raise InputError(f"path {path_type}: the heatmap holds no {key}; compute it again with "
                          "compute_heatmap_30.py")
     return np.asarray(heatmap[key], dtype=np.float64)
 
@@ -435,7 +435,7 @@ def edge_costs_of(heatmap: dict | None, path_type: str, step_size: str = "index"
         if name is None:
             wanted = EDGE_COST_NAMES[path_type][0]
             found = f"edge costs {', '.join(there)}" if there else "no edge costs"
-            raise InputError(f"--path_type {path_type}: needs edge costs {wanted}, found "
+            raise InputError(f"path {path_type}: needs edge costs {wanted}, found "
                              f"{'no heatmap' if heatmap is None else f'a heatmap with {found}'}; compute them with "
                              "compute_heatmap_30.py --edge_costs")
         costs = np.asarray(there[name], dtype=np.float64)
@@ -465,7 +465,7 @@ def path_from_heatmap(heatmap: dict | None, path_type: str, num_steps: int, *, s
     Raises InputError when the heatmap lacks what is needed or the request is impossible.
     """
     if path_type not in PATH_TYPES:
-        raise InputError(f"--path_type: found {path_type!r}, expected one of {', '.join(PATH_TYPES)}")
+        raise InputError(f"path: found {path_type!r}, expected one of {', '.join(PATH_TYPES)}")
     if path_type == "diagonal":
         return uniform_diagonal(num_steps)
     if path_type == "lead":

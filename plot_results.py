@@ -33,7 +33,8 @@ FIGURE_CAPTIONS = (
     (r"training_loss", "Training loss: logged values, and their moving average."),
     (r"by_epoch_(.+)", "{0} against the epoch; bands are one sample standard deviation over seeds."),
 )
-STUDY_CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's", "heatmap": "Error map and paths",
+STUDY_CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's",
+                  "heatmap": "Error map and paths",
                   "logsnr": "The same map, its paths by each scale's own change in log SNR",
                   "samples": "Samples from the same seeds"}
 MAX_EPOCHS_SHOWN = 5           # more would not be legible side by side

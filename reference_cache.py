@@ -30,8 +30,8 @@ def load_checked(path: Path, expected: dict) -> dict | None:
     found = {key: file.get(key) for key in expected} if isinstance(file, dict) else {}
     for key, value in expected.items():
         if found.get(key) != value:
-            raise InputError(f"{path}: is the reference of {key} {found.get(key)!r}, expected {value!r}; delete it, and "
-                             "it is computed again")
+            raise InputError(f"{path}: is the reference of {key} {found.get(key)!r}, expected {value!r}; delete it, "
+                             "and it is computed again")
     return file["content"]
 
 

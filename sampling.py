@@ -51,7 +51,8 @@ def check_path(path) -> np.ndarray:
         raise InputError(f"path: found timesteps {path.min()}...{path.max()}, expected 0...{NUM_TIMESTEPS - 1}")
     steps = np.diff(path.astype(np.int64), axis=0)
     if (steps > 0).any() or (steps == 0).all(1).any():
-        raise InputError("path: a step increases a timestep or stands still; expected both to fall or stay, one to fall")
+        raise InputError("path: a step increases a timestep or stands still; expected both to fall or stay, one to "
+                         "fall")
     if path[-1].any():
         raise InputError(f"path: ends at {tuple(map(int, path[-1]))}, expected (0, 0)")
     return path.astype(np.int64)

@@ -1,4 +1,4 @@
-"""What a set of images is scored with: the metrics' names, the networks they need, the real images' side, the scores."""
+"""What a set of images is scored with: names of metrics, networks they need, the real images' side, the scores."""
 import json
 import os
 import sys
@@ -46,7 +46,8 @@ def choose_metrics(args) -> tuple[list[str], Path | None]:
     except fid.WeightsMissing as error:
         if args.metrics is not None:
             raise
-        print(f"no FID: {error}\nscoring with the sliced Wasserstein distance (swd), which needs no weights", flush=True)
+        print(f"no FID: {error}\nscoring with the sliced Wasserstein distance (swd), which needs no weights",
+              flush=True)
         return ["swd"], None
     return args.metrics or ["fid"], weights_file
 
@@ -62,8 +63,8 @@ def claim_classifier(results, networks: "Networks") -> None:
     with locked(record):
         found = json.loads(record.read_text())["files_hash"] if record.exists() else networks.tiny.files_hash
         if found != networks.tiny.files_hash:
-            raise InputError(f"--fd_tiny: its files have hash {networks.tiny.files_hash}, but the fd_tiny rows of {results} "
-                             f"come from {found} ({record}); give those files, or another --results")
+            raise InputError(f"--fd_tiny: its files have hash {networks.tiny.files_hash}, but the fd_tiny rows of "
+                             f"{results} come from {found} ({record}); give those files, or another --results")
         if not record.exists():
             write_json(record, {"files_hash": found})
 
@@ -164,8 +165,8 @@ def result_rows(key: dict, scores: dict, revision: str) -> list[dict]:
 def print_row(row: dict, note: str) -> None:
     """One line per value."""
     error = "" if row["standard_error"] is None else f" +- {row['standard_error']:.4f}"
-    print(f"{note:>8}: {row['checkpoint']} {row['weights']} {row['path']} seed {row['seed']}, {row['num_images']} images, "
-          f"{row['num_model_calls']} calls: {row['metric']} {row['value']:.4f}{error}", flush=True)
+    print(f"{note:>8}: {row['checkpoint']} {row['weights']} {row['path']} seed {row['seed']}, "
+          f"{row['num_images']} images, {row['num_model_calls']} calls: {row['metric']} {row['value']:.4f}{error}", flush=True)
 
 
 def unfinished(metrics: list[str], finished_rows: list[dict], force: bool, say: bool = True) -> list[str]:

@@ -138,7 +138,8 @@ def spread_over_runs(rows: list[dict], of_training: bool) -> Spread:
     """
     by_run = grouped(rows, run_of)
     if len({name for name, _ in by_run}) > 1:
-        raise InputError(f"study: rows of {', '.join(sorted({name for name, _ in by_run}))} share a cell, expected one run's")
+        names = ", ".join(sorted({name for name, _ in by_run}))
+        raise InputError(f"study: rows of {names} share a cell, expected one run's")
     spreads = {seed: spread_over_seeds(latest(members)) for (_, seed), members in by_run.items()}
     if not of_training:
         return next(iter(spreads.values()))
@@ -146,7 +147,7 @@ def spread_over_runs(rows: list[dict], of_training: bool) -> Spread:
 
 
 def of_common_seeds(cells: list[list[dict]]) -> list[list[dict]]:
-    """The rows of each cell whose seed of training every cell that has rows has; all rows where there is no such seed."""
+    """The rows of each cell whose seed of training every cell with rows has; all rows where there is no such seed."""
     seeds = [set(map(run_seed, rows)) for rows in cells if rows]
     common = set.intersection(*seeds) if seeds else set()
     return [[row for row in rows if run_seed(row) in common] for rows in cells] if common else cells
@@ -180,10 +181,12 @@ def note_of(protocol: dict, members: list[dict], floors: list[str]) -> str:
     else:
         spread = "one seed of training and of sampling, so no spread"
     weights = "EMA" if protocol["weights"] == "ema" else protocol["weights"]
-    floor = f"Real images in place of generated ones score {', '.join(floors)}." if floors else "Noise floor not measured."
-    return (f"Lower is better. {protocol['epochs']} epochs of training, {protocol['num_images']:,} images a cell, {weights} "
-            f"weights, {protocol['precision']}, against {protocol['dataset']}, split {protocol['split']}; {spread}; best per "
-            f"column in bold where all its cells have the same seeds. {floor}")
+    floor = "Noise floor not measured."
+    if floors:
+        floor = f"Real images in place of generated ones score {', '.join(floors)}."
+    return (f"Lower is better. {protocol['epochs']} epochs of training, {protocol['num_images']:,} images a cell, "
+            f"{weights} weights, {protocol['precision']}, against {protocol['dataset']}, split {protocol['split']}; "
+            f"{spread}; best per column in bold where all its cells have the same seeds. {floor}")
 
 
 def order_of(rows: list[dict], label: Callable[[dict], str], by_steps: bool = False) -> list[str]:
@@ -237,7 +240,8 @@ def noise_floor_table(rows: list[dict]) -> list[Table]:
     """Real images against the others of their split, by their number."""
     rows = [row for row in rows if row["model_type"] == "real" and row["metric"] in METRICS]
     tables = []
-    for (dataset, split, _), members in grouped(rows, lambda row: take(row, ("dataset", "split", "reference_hash"))).items():
+    columns = ("dataset", "split", "reference_hash")
+    for (dataset, split, _), members in grouped(rows, lambda row: take(row, columns)).items():
         metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in members)]
         table = Table("study_floor", "Noise floor: real images against the rest of their split",
                       f"{dataset}, split {split}; mean ± sample standard deviation over draws.",
@@ -270,21 +274,24 @@ def run_cells(match: re.Match) -> list[Cell]:
 def identity_table(folder) -> list[Table]:
     """How far each optimised path is from the one that the same optimiser finds for an identity Jacobian."""
     table = Table("study_identity", "How much of a path came from the model",
-                  "Mean distance in grid cells between the path found on the model's error map and the one that the same "
-                  "optimiser finds for an identity Jacobian; the share of its points where the 32 scale leads in log SNR, "
-                  "and what the path does.",
-                  ["model", "seed", "epochs", "grid", "path", "step size", "distance (cells)", "32 leads", "what it does"])
+                  "Mean distance in grid cells between the path found on the model's error map and the one that the "
+                  "same optimiser finds for an identity Jacobian; the share of its points where the 32 scale leads in "
+                  "log SNR, and what the path does.",
+                  ["model", "seed", "epochs", "grid", "path", "step size", "distance (cells)", "32 leads",
+                   "what it does"])
     for match, path in files_of_runs(folder, MAP_FILE, ".json"):
         try:
             content = json.loads(path.read_text())
             for row in content["paths"]:
                 if row["distance"] is not None:
                     table.rows.append([*run_cells(match), Cell(match["grid"], int(match["grid"])),
-                                       Cell(PATH_LABELS.get(row["path"], row["path"])), Cell(content["options"]["step_size"]),
+                                       Cell(PATH_LABELS.get(row["path"], row["path"])),
+                                       Cell(content["options"]["step_size"]),
                                        Cell(f"{row['distance']:.2f}", row["distance"]),
                                        Cell(f"{row['share_32_leads']:.0%}", row["share_32_leads"]), Cell(row["kind"])])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: is no record of an error map ({type(error).__name__}: {error}); make it again") from error
+            raise InputError(f"{path}: is no record of an error map ({type(error).__name__}: {error}); make it "
+                             "again") from error
     return [table] if table.rows else []
 
 
@@ -300,21 +307,21 @@ def model_error_table(folder) -> list[Table]:
         except (IndexError, KeyError, ValueError) as error:
             raise InputError(f"{path}: no column, number or row where expected ({error}); make it again") from error
         if about != (shared or about):
-            raise InputError(f"{path}: found {', '.join(about)}, expected {', '.join(shared)} as in the other files; make "
-                             "it again")
+            raise InputError(f"{path}: found {', '.join(about)}, expected {', '.join(shared)} as in the other files; "
+                             "make it again")
         shared = about
         lines.append((match, rows[0].get("baseline", ""), ratios))
     if not lines:
         return []
     curves = list(dict.fromkeys(curve for *_, ratios in lines for curve in ratios))
     table = Table("study_model_error", "Error of LIFT's 64 prediction over the baseline's",
-                  f"Ratio of mean squared noise errors, mean over t_64 from 0 to 999, on {shared[0]} images ({shared[1]}, "
-                  f"split {shared[2]}) with the same noise. Columns: what t_32 is. Below 1, LIFT predicts better.",
+                  f"Ratio of mean squared noise errors, mean over t_64 from 0 to 999, on {shared[0]} images "
+                  f"({shared[1]}, split {shared[2]}) with the same noise. Columns: what t_32 is. Below 1, LIFT predicts better.",
                   ["model", "seed", "epochs", "beside", *curves])
     for match, baseline, ratios in lines:
         means = {curve: sum(values) / len(values) for curve, values in ratios.items()}
-        table.rows.append([*run_cells(match), Cell(baseline),
-                           *(Cell(f"{means[curve]:.3f}", means[curve]) if curve in means else Cell("–") for curve in curves)])
+        cells = (Cell(f"{means[curve]:.3f}", means[curve]) if curve in means else Cell("–") for curve in curves)
+        table.rows.append([*run_cells(match), Cell(baseline), *cells])
     return [table]
 
 

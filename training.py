@@ -389,7 +389,7 @@ class Trainer:
 
 
 class Events:
-    """TensorBoard events of the main process, where TensorBoard is installed and wanted; those after `step` are void."""
+    """TensorBoard events of the main process, where TensorBoard is installed and wanted; any after `step` are void."""
 
     def __init__(self, args, step: int, is_main: bool):
         self.writer = None
@@ -425,8 +425,8 @@ def name_held(args):
         args.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         file = open(args.checkpoint_dir / f".{args.name}.lock", "w")
     except OSError as error:
-        raise InputError(f"--checkpoint_dir: {args.checkpoint_dir} cannot be made or written ({error.strerror}); choose "
-                         "another folder") from error
+        raise InputError(f"--checkpoint_dir: {args.checkpoint_dir} cannot be made or written ({error.strerror}); "
+                         "choose another folder") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -449,8 +449,8 @@ def prepare_start(trainer: Trainer) -> None:
     if args.resume:
         newest = checkpoint.newest_good_state(args.checkpoint_dir, args.name)
         if found and not newest:
-            raise InputError(f"{found[-1]}: exists, but no training state that --resume could continue is beside it; add "
-                             "--overwrite without --resume to train anew, or choose another --name")
+            raise InputError(f"{found[-1]}: exists, but no training state that --resume could continue is beside it; "
+                             "add --overwrite without --resume to train anew, or choose another --name")
         if newest:
             trainer.load_state(*newest)
         if main:

@@ -19,4 +19,5 @@ if [ -n "$BACKEND" ]; then      # the full resolution belongs to the default bui
 else
     "$VENV/bin/python" -m uv pip install --quiet --python "$VENV/bin/python" -r requirements.lock.txt
 fi
+rm -f "$VENV"/installed-*       # of another build, which this one has replaced
 touch "$STAMP"

@@ -13,21 +13,23 @@ lift="checkpoints/lift_dual_timestep_${last}ep.pth"
 baseline="checkpoints/baseline_${last}ep.pth"
 common=(--dataset "$DATASET" "${where[@]}")
 
+is_up_to_date() { [ "$1" -nt "$2" ]; }      # FILE CHECKPOINT: made after it
 evaluate() { "$PYTHON" eval_fid_batch.py "${common[@]}" --num_images "$NUM_IMAGES" "$@"; }
 evaluate --model_type baseline --epochs "${epochs[@]}" --seeds "${seeds[0]}"
 evaluate --model_type baseline --epochs "$last" --seeds "${seeds[@]}"
 if [ "${1:-}" = baseline ]; then exit 0; fi     # while LIFT is still training
 
 for epoch in "${epochs[@]}"; do
-    [ -e "results/heatmap_30_${epoch}ep.pth" ] || "$PYTHON" compute_heatmap_30.py "${common[@]}" --epochs "$epoch" \
-        --K 1 --batch_size 8 --target_error 0
+    is_up_to_date "results/heatmap_30_${epoch}ep.pth" "checkpoints/lift_dual_timestep_${epoch}ep.pth" || \
+        "$PYTHON" compute_heatmap_30.py "${common[@]}" --epochs "$epoch" --K 1 --batch_size 8 --target_error 0 --overwrite
 done
 evaluate --model_type lift --epochs "${epochs[@]}" --seeds "${seeds[0]}"
 evaluate --model_type lift --epochs "$last" --seeds "${seeds[@]}"
 
-[ -e results/mse.csv ] || "$PYTHON" eval_mse.py "${common[@]}" --checkpoint "$lift"
-[ -e results/model_error.csv ] || "$PYTHON" eval_mse.py "${common[@]}" --checkpoint "$lift" --compare_baseline "$baseline" \
-    --num_images 128 --num_timesteps 14
-[ -e results/super_resolution.csv ] || "$PYTHON" super_resolve.py "${common[@]}" --checkpoint "$lift"
+is_up_to_date results/mse.csv "$lift" || "$PYTHON" eval_mse.py "${common[@]}" --checkpoint "$lift" --overwrite
+is_up_to_date results/model_error.csv "$lift" || "$PYTHON" eval_mse.py "${common[@]}" --checkpoint "$lift" \
+    --compare_baseline "$baseline" --num_images 128 --num_timesteps 14 --overwrite
+is_up_to_date results/super_resolution.csv "$lift" || "$PYTHON" super_resolve.py "${common[@]}" --checkpoint "$lift" \
+    --overwrite
 "$PYTHON" plot_results.py --readme README.md --baseline_checkpoint "$baseline" --lift_checkpoint "$lift" "${where[@]}" \
     --title "LIFT: small models on photographs"

@@ -6,7 +6,8 @@
 # Finished parts are not done again, stopped trainings resume: start it again after any stop. Logs: $LOGS.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
-DATASET="${DATASET:-../shared/data/animals64}"
+DATASET="${DATASET:-../shared/data/animals64}"  # a folder, or a hub name
+VAL_SPLIT="${VAL_SPLIT:-validation}"            # held-out images; of train alone: TRAIN_OPTIONS="--split train[500:]"
 HIDDEN_DIMS="${HIDDEN_DIMS:-64 128 256 512}"
 EPOCHS="${EPOCHS:-100}"
 BATCH_SIZE="${BATCH_SIZE:-64}"
@@ -43,7 +44,7 @@ OUTPUT="${OUTPUT:-results/study}"               # maps, training logs and side m
 LOGS="${LOGS:-logs/study}"
 GENERATED="${GENERATED:-generated/study}"        # single images of the sample grids
 [ "$(basename "$OUTPUT")" = study ] || {
-    echo "study.sh: OUTPUT: found $OUTPUT, expected a folder named study: the tables look for it beside the results" >&2; exit 2; }
+    echo "study.sh: OUTPUT: found $OUTPUT, expected a folder named study, where the tables look for it" >&2; exit 2; }
 RESULTS="$(dirname "$OUTPUT")/fid_results.csv"
 if [ -z "${DEVICES:-}" ]; then
     DEVICES=$("$PYTHON" -c "import torch; print(*range(torch.cuda.device_count()) or ['cpu'])")
@@ -99,7 +100,8 @@ train_jobs() {
         esac
         again=""; if compgen -G "$CHECKPOINTS/${run}_step*" >/dev/null; then again="--resume"; fi
         echo "train_$run $options $data --hidden_dims $HIDDEN_DIMS --epochs $EPOCHS --batch_size $BATCH_SIZE" \
-            "--learning_rate $LEARNING_RATE --warmup_steps $WARMUP_STEPS --flip --val_every 1 --save_epochs $EPOCHS" \
+            "--learning_rate $LEARNING_RATE --warmup_steps $WARMUP_STEPS --flip --val_split $VAL_SPLIT --val_every 1" \
+            "--save_epochs $EPOCHS" \
             "--seed ${run##*_seed} --name $run --checkpoint_dir $CHECKPOINTS --output_dir $OUTPUT/training" \
             "--precision $PRECISION $TRAIN_OPTIONS $again"
     done
@@ -108,9 +110,11 @@ train_jobs() {
 map_jobs() {
     local run edges
     for run in $(lift_runs | here); do
-        edges=""; if [ "$run" = "lift_independent_seed$first" ]; then edges="--edge_costs step_doubling step_doubling_diagonal"; fi
+        edges=""
+        if [ "$run" = "lift_independent_seed$first" ]; then edges="--edge_costs step_doubling step_doubling_diagonal"; fi
         is_up_to_date "$(heatmap "$run").json" "$run" || echo "map_$run compute_heatmap_30.py $data" \
-            "--checkpoint $(checkpoint "$run") --grid $GRID --K $K --batch_size $MAP_IMAGES --target_error 0 --edge_images $EDGE_IMAGES --max_lead $MAX_LEAD" \
+            "--checkpoint $(checkpoint "$run") --grid $GRID --K $K --batch_size $MAP_IMAGES --target_error 0" \
+            "--edge_images $EDGE_IMAGES --max_lead $MAX_LEAD" \
             "--diagonal_edge_images $SCHEDULE_IMAGES --output_dir $OUTPUT --overwrite $edges"
     done
     run="baseline_seed$first"
@@ -121,8 +125,9 @@ map_jobs() {
 lead_jobs() {       # they add to the files of map_jobs
     local run
     for run in $(printf '%s\n' "baseline_seed$first" "lift_independent_seed$first" | here); do
-        is_up_to_date "$OUTPUT/lead_$GRID/lead_${run}_${EPOCHS}ep_18steps.json" "$run" || echo "lead_$run search_lead.py $data" \
-            "--checkpoint $(checkpoint "$run") --grid $GRID --edge_images $LEAD_EDGE_IMAGES --num_images $LEAD_IMAGES" \
+        is_up_to_date "$OUTPUT/lead_$GRID/lead_${run}_${EPOCHS}ep_18steps.json" "$run" || echo "lead_$run" \
+            "search_lead.py $data --checkpoint $(checkpoint "$run") --grid $GRID" \
+            "--edge_images $LEAD_EDGE_IMAGES --num_images $LEAD_IMAGES" \
             "--heatmap $(heatmap "$run").pth --output_dir $OUTPUT/lead_$GRID --overwrite"
     done
 }
@@ -183,8 +188,9 @@ floor_jobs() {
 error_jobs() {
     local run
     for run in $(lift_runs | here); do
-        is_up_to_date "$OUTPUT/model_error_${run}_${EPOCHS}ep.json" "$run" || echo "error_$run eval_mse.py $data --checkpoint $(checkpoint "$run")" \
-            "--compare_baseline $(checkpoint "baseline_seed${run##*_seed}") --num_images $ERROR_IMAGES" \
+        is_up_to_date "$OUTPUT/model_error_${run}_${EPOCHS}ep.json" "$run" || echo "error_$run" \
+            "eval_mse.py $data --checkpoint $(checkpoint "$run")" \
+            "--compare_baseline $(checkpoint "baseline_seed${run##*_seed}") --split $VAL_SPLIT --num_images $ERROR_IMAGES" \
             "--num_timesteps $ERROR_TIMESTEPS --output $OUTPUT/model_error_${run}_${EPOCHS}ep --overwrite"
     done
 }
@@ -193,7 +199,8 @@ sample_jobs() {
     local run path
     for run in $(runs | here); do
         path=diagonal; case "$run" in baseline*) path=uniform ;; esac
-        is_up_to_date "$OUTPUT/samples_${run}_${EPOCHS}ep.json" "$run" || echo "samples_$run generate_with_path_30.py --checkpoint $(checkpoint "$run")" \
+        is_up_to_date "$OUTPUT/samples_${run}_${EPOCHS}ep.json" "$run" || echo "samples_$run" \
+            "generate_with_path_30.py --checkpoint $(checkpoint "$run")" \
             "--path $path --num_images 24 --grid_images 24 --output_dir $GENERATED/$run --grid_png" \
             "$OUTPUT/samples_${run}_${EPOCHS}ep.png --precision $PRECISION --overwrite"
     done

@@ -223,7 +223,7 @@ def test_plans():
     assert set(np.unique(few.ends - few.starts)) == {0, 1, 3}
     diagonal = path_costs.plan_edges(GRID, 3, 4, diagonal_only=True)
     assert (diagonal.starts[:, 0] == diagonal.starts[:, 1]).all() and (diagonal.ends[:, 0] == diagonal.ends[:, 1]).all()
-    with pytest.raises(InputError, match="--jumps"):
+    with pytest.raises(InputError, match="--max_lead, jumps"):
         path_costs.plan_edges(GRID, 3, 3, jumps=(0, 1))
     with pytest.raises(InputError, match="--num_steps"):
         path_costs.plan_edges(GRID, 3, 1)

@@ -302,7 +302,7 @@ def test_lead_path():
         check_path(paths.lead_path(18, parameters))
     stored = paths.path_from_heatmap({"lead": {"rho": 3.0, "lead": 1.5, "onset": 0.25}}, "lead", 18)
     assert np.array_equal(stored, ahead)
-    with pytest.raises(InputError, match="--rho"):
+    with pytest.raises(InputError, match="rho, lead, onset"):
         paths.lead_path(18, paths.Lead(rho=-1))
 
 

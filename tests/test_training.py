@@ -110,7 +110,8 @@ def test_a_run_leaves_what_it_should(run):
     assert lines[0].split(",") == training.LOG_COLUMNS and len(lines) == 1 + 12
     assert float(lines[-1].split(",")[5]) == pytest.approx(1e-6)
     record = json.loads((folder / "results/lift_dual_timestep_run.json").read_text())
-    assert record["is_finished"] is True and record["finished"].endswith("Z") and record["options"]["batch_size"] == 8 and record["versions"]["torch"]
+    assert record["is_finished"] is True and record["finished"].endswith("Z")
+    assert record["options"]["batch_size"] == 8 and record["versions"]["torch"]
     validations = json.loads((folder / "results/lift_dual_timestep_validation_bins.json").read_text())
     assert [(v["epoch"], v["weights"]) for v in validations] == [(2, "raw"), (2, "ema"), (4, "raw"), (4, "ema")]
 
