@@ -91,6 +91,26 @@ def say_what_differs(rows: list[dict], key: dict) -> None:
                 break
 
 
+def generate_and_score(args, loaded, path, key: dict, scorer: scoring.Scorer, references: scoring.References,
+                       group: distributed.Group) -> dict:
+    """The scores of one row's images, as `Scorer.scores` gives them; key: of that row.
+
+    Raises InputError if an image is not finite or the network was called another number of times than the row says.
+    """
+    what = f"{loaded.path.stem} {key['path']} seed {key['seed']}"
+    num_broken = 0
+    for indices, images, broken, num_model_calls in generation.generate_uint8(
+            loaded.model, path, key["seed"], args.num_images, args, group, what):
+        if num_model_calls != key["num_model_calls"]:
+            raise InputError(f"{what}: {num_model_calls} network calls were counted, expected {key['num_model_calls']}; "
+                             "no row was added, for it would be wrong")
+        scorer.take(indices, images)
+        num_broken = num_broken + broken
+    num_broken = int(group.sum(torch.as_tensor(num_broken, device=scorer.device)))
+    generation.check_finite(num_broken, args.num_images, what)
+    return scorer.scores(args.num_images, references, group)
+
+
 def main():
     args = parse_options()
     args.device = distributed.local_gpu(args.device)
@@ -142,17 +162,9 @@ def main():
                 networks = scoring.Networks(metrics, weights_file, args.fd_tiny, device)
                 scoring.claim_classifier(args.results, networks)
                 references = scoring.References(metrics, image_set, networks, args.cache_dir, device)
-            scorer, num_broken, start = scoring.Scorer(wanted, networks, device), 0, time.time()
-            for indices, images, broken, num_model_calls in generation.generate_uint8(
-                    loaded.model, path, seed, args.num_images, args, group, f"{file.stem} {path_type} seed {seed}"):
-                if num_model_calls != key["num_model_calls"]:
-                    raise InputError(f"path {path_type}: {num_model_calls} network calls were counted, expected "
-                                     f"{key['num_model_calls']}; no row was added, for it would be wrong")
-                scorer.take(indices, images)
-                num_broken = num_broken + broken
-            num_broken = int(group.sum(torch.as_tensor(num_broken, device=device)))
-            generation.check_finite(num_broken, args.num_images, f"{file}, path {path_type}, seed {seed}")
-            scores = scorer.scores(args.num_images, references, group)
+            start = time.time()
+            scores = generate_and_score(args, loaded, path, key, scoring.Scorer(wanted, networks, device), references,
+                                        group)
             if group.is_main:
                 new = scoring.result_rows(key, scores, revision)
                 for row in new:
