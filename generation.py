@@ -29,7 +29,8 @@ def add_generation_options(parser) -> None:
     group.add_argument("--eta", type=real_number(0, 1), default=0.0,
                        help="noise added at each step: 0 deterministic, 1 ancestral (ddim only)")
     group.add_argument("--x32", choices=X32_MODES, default="joint",
-                       help="the 32 branch: denoised jointly, drawn anew at random every step, or held fixed")
+                       help="the 32 branch: denoised jointly, denoised towards the 2x2 mean of the 64 prediction, drawn anew "
+                       "at random every step, or held fixed")
     group.add_argument("--batch_size", type=whole_number(1), default=64, metavar="IMAGES",
                        help="images generated at once; does not change them")
     group = parser.add_argument_group("path")

@@ -12,11 +12,12 @@ import torch
 import devices
 import seeds
 from errors import InputError
+from model import downsample_to_32
 from scheduler import CLEAN, NUM_TIMESTEPS, NoiseSchedule, extrapolate_x_0, predict_x_0, step_from_x_0
 from seeds import seeded_generator
 
 SOLVERS = ("ddim", "multistep")
-X32_MODES = ("joint", "random", "fixed")
+X32_MODES = ("joint", "from_64", "random", "fixed")
 
 
 @dataclass
@@ -73,13 +74,11 @@ class ScaleState:
         self.x = x
         self.x_0_previous = None
 
-    def advance(self, eps, abar, abar_next, moves, solver, step, step_previous, eta, noise, clip=True):
-        """Take in a prediction and, if the scale moves, take one step; all abar are scalar tensors.
+    def advance(self, x_0, abar, abar_next, moves, solver, step, step_previous, eta, noise):
+        """Take in a prediction of the clean image and, if the scale moves, take one step; all abar are scalar tensors.
 
-        Works in the precision of the start noise whatever the network's. A scale that stands still remembers its
-        prediction.
+        A scale that stands still remembers its prediction.
         """
-        x_0 = predict_x_0(self.x, eps.to(self.x.dtype), abar, clip)
         target = x_0
         if solver == "multistep" and self.x_0_previous is not None:
             target = extrapolate_x_0(x_0, self.x_0_previous, step, step_previous)
@@ -104,9 +103,11 @@ def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: floa
     model: BaselineModel or LIFTDualTimestepModel on its device, in eval mode. path: [N + 1, 2] timesteps.
     solver: ddim or multistep (second order in the interior, first order in the first and last step).
     eta: 0 deterministic ... 1 ancestral (ddim only). x32_mode: joint, or for the 32-branch experiment random (noise
-    drawn anew every step) or fixed (its start noise throughout). x_32_start: [B, 3, 32, 32] in place of noise; a
-    path that keeps t_32 at 0 then holds it as a clean image. on_step(step, t_64, t_32, x_64, x_32) is called before
-    every step and once at the end with step = N. Nothing in the loop waits for the device.
+    drawn anew every step), fixed (its start noise throughout) or from_64 (denoised, but towards the 2x2 mean of the 64
+    prediction: E[x_32 | both] is the mean of E[x_64 | both], so an exact network's 32 output says nothing more).
+    x_32_start: [B, 3, 32, 32] in place of noise; a path that keeps t_32 at 0 then holds it as a clean image.
+    on_step(step, t_64, t_32, x_64, x_32) is called before every step and once at the end with step = N. Nothing in the
+    loop waits for the device.
     """
     path = check_path(path)
     if solver != "ddim" and eta > 0:
@@ -154,11 +155,15 @@ def denoise_along(model, path, starts, *, solver: str = "ddim", eta: float = 0.0
         with devices.autocast(device, precision):
             predictions = model(*inputs)
         num_model_calls += 1
-        for s, (scale, eps) in enumerate(zip(scales, predictions if is_lift else [predictions])):
-            moves = path[step, s] != path[step + 1, s] and (s == 0 or x32_mode == "joint")
+        x_0 = [predict_x_0(scale.x, eps.to(dtype), abar_from[step, s], clip)        # in the start noise's precision
+               for s, (scale, eps) in enumerate(zip(scales, predictions if is_lift else [predictions]))]
+        if is_lift and x32_mode == "from_64":
+            x_0[1] = downsample_to_32(x_0[0])
+        for s, scale in enumerate(scales):
+            moves = path[step, s] != path[step + 1, s] and (s == 0 or x32_mode in ("joint", "from_64"))
             noise = step_noise(scale.x) if eta > 0 and moves else None
-            scale.advance(eps, abar_from[step, s], abar_to[step + 1, s], moves, solver, lengths[step + 1],
-                          lengths[step], eta, noise, clip)
+            scale.advance(x_0[s], abar_from[step, s], abar_to[step + 1, s], moves, solver, lengths[step + 1],
+                          lengths[step], eta, noise)
     if on_step:
         on_step(len(path) - 1, 0, 0, *(scale.x for scale in scales))
     return Samples(scales[0].x, scales[1].x if is_lift else None, num_model_calls)

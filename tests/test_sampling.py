@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+import exact_mixture
 import paths
 from checkpoint import build_model
 from errors import InputError
@@ -193,6 +194,29 @@ def test_x_32_random_is_drawn_anew_per_step_and_image():
     assert float(flat.std()) == pytest.approx(1, abs=0.03)
     assert torch.equal(drawn[0], start_noise(3, range(2))[1])
     assert torch.equal(x_32_seen("random", [1])[:, 0], drawn[:, 1])         # image 1 alone draws the same
+
+
+@pytest.mark.parametrize("solver", ["ddim", "multistep"])
+def test_an_exact_32_output_is_the_mean_of_the_64_output(solver):
+    mixture = exact_mixture.random_mixture(0)
+    starts = exact_mixture.start_noise(mixture, 4, 0)
+    joint, derived = (denoise_along(exact_mixture.ExactDenoiser(mixture), OFF_DIAGONAL, starts, solver=solver,
+                                    x32_mode=mode, clip=False) for mode in ("joint", "from_64"))
+    assert torch.allclose(joint.x_64, derived.x_64, atol=1e-9) and torch.allclose(joint.x_32, derived.x_32, atol=1e-9)
+    assert float(joint.x_64.std()) > 0.1
+
+
+def test_from_64_takes_nothing_from_the_32_output():
+    model = tiny_model("lift")
+    outputs = {}
+    for name in ("as it is", "32 output shifted"):
+        outputs[name] = [generate(model, OFF_DIAGONAL, 0, range(2), x32_mode=mode) for mode in ("from_64", "joint")]
+        hook = model.register_forward_hook(lambda _, inputs, output: (output[0], output[1] + 1))
+    hook.remove()
+    (derived, joint), (derived_shifted, joint_shifted) = outputs.values()
+    assert torch.equal(derived.x_64, derived_shifted.x_64) and torch.equal(derived.x_32, derived_shifted.x_32)
+    assert not torch.allclose(joint.x_64, joint_shifted.x_64, atol=1e-3)
+    assert not torch.allclose(joint.x_64, derived.x_64, atol=1e-3)
 
 
 # Seeds
