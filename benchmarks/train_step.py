@@ -3,7 +3,8 @@
 
 The plain step is what a straightforward implementation does: float32, default memory layout, softmax attention that
 stores its matrix, a moving average parameter by parameter, `.item()` in every step, and images decoded one by one
-from PNG bytes. Both train LIFT on the same images, in one process and in alternation. The last line is JSON.
+from PNG bytes. Both train LIFT on the same images, in alternation, each in a process of its own: the plain step under
+the settings that PyTorch and the C library come with, ours under those of `devices.configure`. The last line is JSON.
 """
 import io
 import json
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 import torch.nn.functional as F
+from own_process import OwnProcess
 from PIL import Image
 from plain_attention import store_attention_matrices
 from tqdm import tqdm
@@ -36,10 +38,35 @@ GFLOP_PER_IMAGE_FORWARD = 16.45         # of LIFT at the default hidden dims; a 
 TARGETS = {"cpu": (2.5, 0.5), "cuda": (6.0, 0.5)}
 
 
-class PlainStep:
+class Side:
+    """What both steps are asked for; each has `device`, `model`, `forward` and `step`."""
+
+    def seconds_per_step(self, num_steps: int) -> float:
+        return seconds_per_step(self.step, num_steps, self.device)
+
+    def activation_megabytes(self) -> float:
+        """Memory that a forward pass keeps for backward, without the parameters, each storage counted once."""
+        parameters = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
+        kept = {}
+
+        def note(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                kept[storage.data_ptr()] = (storage.nbytes(), tensor)   # held, so that no address is used twice
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = self.forward()
+        del loss
+        return sum(size for size, _ in kept.values()) / 1e6
+
+
+class PlainStep(Side):
     """The thing to beat."""
 
-    def __init__(self, hidden_dims, images, batch_size, device):
+    def __init__(self, hidden_dims, images, batch_size, device, num_threads):
+        torch.manual_seed(0)
+        torch.set_num_threads(num_threads)
         self.device, self.batch_size = device, batch_size
         self.schedule = NoiseSchedule()
         self.model = checkpoint.build_model("lift", hidden_dims).to(device)
@@ -76,10 +103,12 @@ class PlainStep:
         return loss.item()
 
 
-class OurStep:
+class OurStep(Side):
     """The same step as `training.Trainer.run_step` takes it."""
 
-    def __init__(self, hidden_dims, images, batch_size, device, precision, compile_model):
+    def __init__(self, hidden_dims, images, batch_size, device, num_threads, precision, compile_model):
+        torch.manual_seed(0)
+        devices.configure(device, num_threads)
         self.device, self.batch_size, self.precision = device, batch_size, precision
         self.schedule, self.rule, self.count = NoiseSchedule(), objective.TimestepRule(), 0
         self.model = checkpoint.build_model("lift", hidden_dims)
@@ -117,23 +146,6 @@ def seconds_per_step(step, num_steps: int, device) -> float:
     return (time.perf_counter() - start) / num_steps
 
 
-def activation_megabytes(variant) -> float:
-    """Memory that a forward pass keeps for the backward pass, without the parameters, each storage counted once."""
-    parameters = {p.untyped_storage().data_ptr() for p in variant.model.parameters()}
-    kept = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)       # held, so that no address is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = variant.forward()
-    del loss
-    return sum(size for size, _ in kept.values()) / 1e6
-
-
 def product_peak_gflops(device, precision: str) -> float:
     """Matrix-product rate of the machine at that precision: the best of several 4096 x 4096 products."""
     size = 8192 if device.type == "cuda" else 2048
@@ -166,18 +178,17 @@ def main():
     batch_size = args.batch_size or (64 if on_gpu else 16)
     rounds, steps = args.rounds or (10 if on_gpu else 3), args.steps or (20 if on_gpu else 1)
 
-    torch.manual_seed(0)
-    images = synthetic.draw_images(range(256))
-    ours = OurStep(args.hidden_dims, images, batch_size, device, args.precision, args.compile)
-    plain = PlainStep(args.hidden_dims, images, batch_size, device)
-    memory = {"ours": activation_megabytes(ours) if not args.compile else math.nan,
-              "plain": activation_megabytes(plain)}
-    seconds = {"ours": [], "plain": []}
-    for variant in (ours, plain):
-        variant.step()                                          # warm-up: allocation, autotuning, compilation
-    for _ in tqdm(range(rounds), unit="round", desc="train_step"):
-        for name, variant in (("ours", ours), ("plain", plain)):
-            seconds[name].append(seconds_per_step(variant.step, steps, device))
+    shared = (args.hidden_dims, synthetic.draw_images(range(256)), batch_size, device, torch.get_num_threads())
+    memory, seconds = {}, {"ours": [], "plain": []}
+    with OwnProcess(OurStep, *shared, args.precision, args.compile) as ours, OwnProcess(PlainStep, *shared) as plain:
+        sides = {"ours": ours, "plain": plain}
+        for name, side in sides.items():
+            kept = not (args.compile and name == "ours")        # a compiled model keeps what its compiler chose
+            memory[name] = side.call("activation_megabytes") if kept else math.nan
+            side.call("seconds_per_step", 1)                    # warm-up: allocation, autotuning, compilation
+        for _ in tqdm(range(rounds), unit="round", desc="train_step"):
+            for name, side in sides.items():
+                seconds[name].append(side.call("seconds_per_step", steps))
 
     rate = {name: batch_size / statistics.median(values) for name, values in seconds.items()}
     ratio = statistics.median(p / o for p, o in zip(seconds["plain"], seconds["ours"]))
@@ -197,7 +208,8 @@ def main():
         "gflops_used": used and round(used, 1), "gflops_peak": round(peak, 1),
         "fraction_of_peak": used and round(used / peak, 3),
         "convolution_gflops": {name: round(convolution_gflops(device, dtype), 1)
-                               for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))}, "device": devices.describe(device),
+                               for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))},
+        "device": devices.describe(device),
         "precision": args.precision, "batch_size": batch_size, "hidden_dims": args.hidden_dims,
         "compile": args.compile, "rounds": rounds}))
 

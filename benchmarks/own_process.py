@@ -1,0 +1,60 @@
+"""One side of a comparison in a process of its own, so that its settings (allocator, TF32, layout) are no one else's.
+
+The two sides are asked in turn; whoever is not asked waits on a pipe and takes no time.
+"""
+import multiprocessing
+import traceback
+
+
+def serve(connection, build, arguments) -> None:
+    """What the process runs: builds the side, then answers (method, arguments) with (result, None) or (None, error)."""
+    try:
+        side = build(*arguments)
+        connection.send((None, None))
+        while (request := connection.recv()) is not None:
+            method, method_arguments = request
+            connection.send((getattr(side, method)(*method_arguments), None))
+    except EOFError:
+        pass                                            # the asking process is gone
+    except Exception:
+        connection.send((None, traceback.format_exc()))
+
+
+class OwnProcess:
+    """`build(*arguments)` made there, and its methods called by name. A context manager: the process ends with it."""
+
+    def __init__(self, build, *arguments):
+        context = multiprocessing.get_context("spawn")  # a fork would inherit threads and settings
+        self.connection, other_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(other_end, build, arguments), daemon=True)
+        self.process.start()
+        other_end.close()
+        self.answer()
+
+    def answer(self):
+        """What the process says. Raises RuntimeError with its traceback, or if it has ended."""
+        try:
+            result, error = self.connection.recv()
+        except EOFError:
+            self.process.join()
+            raise RuntimeError(f"a benchmark's process ended with status {self.process.exitcode} "
+                               "(-9 is what it looks like when memory ran out)") from None
+        if error:
+            raise RuntimeError(error)
+        return result
+
+    def call(self, method: str, *arguments):
+        """Result of one method there; arguments and result travel through a pipe."""
+        self.connection.send((method, arguments))
+        return self.answer()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        try:
+            self.connection.send(None)
+        except OSError:
+            pass
+        self.process.join(timeout=10)
+        self.process.kill()
