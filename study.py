@@ -17,7 +17,8 @@ RUN = re.compile(r"(?P<name>baseline|lift_\w+?)_seed(?P<seed>\d+)$")
 MAP_FILE = re.compile(r"(heatmap|logsnr)_(?P<grid>\d+)_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep(_plot)?$")
 ERROR_FILE = re.compile(r"model_error_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep$")
 RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
-              "lift_diagonal": "LIFT, diagonal timesteps", "lift_loss64": "LIFT, loss on 64 only"}
+              "lift_diagonal": "LIFT, diagonal timesteps", "lift_light32": "LIFT, 32 loss weighted 0.1",
+              "lift_loss64": "LIFT, loss on 64 only"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD"}
 MANY_STEPS = 50                                         # a protocol without so many says nothing about the gate
@@ -91,11 +92,12 @@ def gate_path(row: dict) -> bool:
 
 
 def branch_label(row: dict) -> str:
-    """What happens to the 32 scale, in training or in sampling."""
-    if is_one_of(row, "lift_loss64"):
-        return "loss on 64 only, joint"
-    return {"joint": "as it is", "random": "32 branch drawn anew at every step",
-            "fixed": "32 branch held fixed"}.get(row["x32_mode"], row["x32_mode"])
+    """What happens to the 32 scale, in training and in sampling."""
+    trained = {"lift_independent": "both losses", "lift_light32": "32 loss weighted 0.1",
+               "lift_loss64": "loss on 64 only"}[run_of(row)[0]]
+    sampled = {"joint": "32 branch as it is", "from_64": "32 prediction from the 64 one",
+               "random": "32 branch drawn anew at every step", "fixed": "32 branch held fixed"}
+    return f"{trained}; {sampled.get(row['x32_mode'], row['x32_mode'])}"
 
 
 COMPARISONS = {
@@ -113,10 +115,10 @@ COMPARISONS = {
         and row["path"] in ("uniform", "diagonal", "dp_64", "dp_total"), run_label,
         lambda row: "evenly spaced" if gate_path(row) else PATH_LABELS[row["path"]], common_seeds=False),
     "study_branch": Comparison(
-        f"The 32 branch, on the diagonal, {NUM_STEPS} steps", "LIFT",
-        lambda row: row["num_steps"] == NUM_STEPS and row["path"] == "diagonal" and row["solver"] == "ddim"
-        and (is_one_of(row, "lift_independent") or is_one_of(row, "lift_loss64") and row["x32_mode"] == "joint"),
-        branch_label, lambda row: "",
+        f"The 32 branch, {NUM_STEPS} steps", "LIFT",
+        lambda row: row["num_steps"] == NUM_STEPS and row["path"] in ("diagonal", "lead") and row["solver"] == "ddim"
+        and is_one_of(row, "lift_independent", "lift_light32", "lift_loss64"),
+        branch_label, lambda row: PATH_LABELS[row["path"]],
         lambda rows: any(row["x32_mode"] != "joint" for row in rows)),
 }
 

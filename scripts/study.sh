@@ -16,7 +16,7 @@ WARMUP_STEPS="${WARMUP_STEPS:-100}"
 TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options of every training
 SEEDS="${SEEDS:-0 1}"                           # of training; ablations, paths and gate have the first
 COMPARED="${COMPARED:-baseline lift_independent lift_band}"         # trained with every seed
-ABLATIONS="${ABLATIONS-lift_diagonal lift_loss64}"                  # trained with the first seed; may be empty
+ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64}"     # trained with the first seed; may be empty
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
 GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
 GATE_STEPS="${GATE_STEPS:-18 50 250}"
@@ -58,9 +58,9 @@ data="--dataset $DATASET"
 mkdir -p "$OUTPUT" "$LOGS"
 for name in "${compared[@]}" "${ablations[@]}"; do
     case "$name" in
-        baseline|lift_independent|lift_band|lift_diagonal|lift_loss64) ;;
-        *) echo "study.sh: COMPARED, ABLATIONS: found $name, expected baseline, lift_independent, lift_band, lift_diagonal" \
-               "or lift_loss64" >&2; exit 2 ;;
+        baseline|lift_independent|lift_band|lift_diagonal|lift_light32|lift_loss64) ;;
+        *) echo "study.sh: COMPARED, ABLATIONS: found $name, expected baseline, lift_independent, lift_band," \
+               "lift_diagonal, lift_light32 or lift_loss64" >&2; exit 2 ;;
     esac
 done
 
@@ -96,6 +96,7 @@ train_jobs() {
             lift_independent_*) options="train_lift.py --timesteps independent" ;;
             lift_band_*) options="train_lift.py --timesteps band" ;;
             lift_diagonal_*) options="train_lift.py --timesteps diagonal" ;;
+            lift_light32_*) options="train_lift.py --loss_weight_32 0.1" ;;
             lift_loss64_*) options="train_lift.py --loss_scales 64" ;;
         esac
         again=""; if compgen -G "$CHECKPOINTS/${run}_step*" >/dev/null; then again="--resume"; fi
@@ -177,9 +178,11 @@ path_jobs() {
     done; done
 }
 scale32_jobs() {
-    local x32
-    for x32 in joint random fixed; do evaluate "lift_independent_seed$first" 18 "$NUM_IMAGES" diagonal --x32 "$x32"; done
-    evaluate "lift_loss64_seed$first" 18 "$NUM_IMAGES" diagonal
+    local x32 run
+    for x32 in random fixed; do evaluate "lift_independent_seed$first" 18 "$NUM_IMAGES" diagonal --x32 "$x32"; done
+    for run in lift_independent lift_light32 lift_loss64; do for x32 in joint from_64; do
+        evaluate "${run}_seed$first" 18 "$NUM_IMAGES" "diagonal lead" --x32 "$x32"
+    done; done
 }
 floor_jobs() {
     echo "floor eval_noise_floor.py $data --num_images $NUM_IMAGES $GATE_IMAGES $FLOOR_IMAGES --metrics $METRICS" \
