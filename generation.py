@@ -29,8 +29,9 @@ def add_generation_options(parser) -> None:
     group.add_argument("--eta", type=real_number(0, 1), default=0.0,
                        help="noise added at each step: 0 deterministic, 1 ancestral (ddim only)")
     group.add_argument("--x32", choices=X32_MODES, default="joint",
-                       help="the 32 branch: denoised jointly, denoised towards the 2x2 mean of the 64 prediction, drawn anew "
-                       "at random every step, or held fixed")
+                       help="joint: each scale by its own prediction; from_64: the 32 scale by the 2x2 mean of the 64 "
+                       "prediction; reconciled: both by predictions that agree; random, fixed: the 32 branch drawn anew "
+                       "at every step, or held at its start")
     group.add_argument("--batch_size", type=whole_number(1), default=64, metavar="IMAGES",
                        help="images generated at once; does not change them")
     group = parser.add_argument_group("path")
@@ -72,6 +73,8 @@ def find_path(loaded: checkpoint.LoadedModel, path_type: str, args, say: bool = 
                          f"{', '.join(PATH_NAMES[loaded.model_type])}")
     if path_type in ("uniform", "diagonal"):
         return uniform_diagonal(args.num_steps)
+    if path_type in paths.FIXED_LEADS:
+        return paths.path_from_heatmap(None, path_type, args.num_steps)
     file = args.heatmap or error_map.heatmap_path(args.heatmap_dir, args.grid, name_of(loaded.path), loaded.epochs,
                                                   loaded.weights)
     if path_type == "lead" and args.heatmap is None and not file.is_file():

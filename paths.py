@@ -14,8 +14,10 @@ from errors import InputError
 from sampling import uniform_diagonal
 from scheduler import NUM_TIMESTEPS, NoiseSchedule
 
-PATH_TYPES = ("diagonal", "dp_64", "dp_total", "dp_directional", "dp_step", "dp_diagonal", "lead", "unconstrained_64",
-              "unconstrained_total", "greedy_64", "greedy_total")
+LEAD_SIZES = (1, 2, 3, 5)   # in log SNR, of the paths that are the diagonal with a lead
+PATH_TYPES = ("diagonal", "dp_64", "dp_total", "dp_directional", "dp_step", "dp_diagonal", "lead",
+              *(f"lead_{size}" for size in LEAD_SIZES), "unconstrained_64", "unconstrained_total", "greedy_64",
+              "greedy_total")
 STEP_SIZES = ("index", "logsnr")
 GRID_SPACES = ("timestep", "logsnr")
 GRID_SNR_MIN, GRID_SNR_MAX = 0.01, 100.0
@@ -361,18 +363,22 @@ class Lead:
     """The three parameters of a lead path.
 
     rho: the noise levels of the 64 scale are evenly spaced in sigma^(1 / rho), sigma = SNR^(-1/2) (Karras et al. 2022,
-    eq. 5); large rho approaches even spacing in log SNR. lead: how far, in log SNR, the 32 scale is ahead (negative:
+    eq. 5); large rho approaches even spacing in log SNR; None: its timesteps are evenly spaced, as on the diagonal. lead: how far, in log SNR, the 32 scale is ahead (negative:
     behind). onset: the share of the steps after which the lead is there in full; until then it grows evenly.
     """
-    rho: float = 3.0
+    rho: float | None = 3.0
     lead: float = 0.0
     onset: float = 0.25
 
     def check(self) -> "Lead":
-        if not (self.rho > 0 and math.isfinite(self.rho) and math.isfinite(self.lead) and 0 <= self.onset <= 1):
-            raise InputError(f"lead path: found rho, lead, onset {self.rho}, {self.lead}, {self.onset}, expected rho above "
-                             "0, a finite lead and an onset from 0 to 1")
+        rho = 1.0 if self.rho is None else self.rho
+        if not (rho > 0 and math.isfinite(rho) and math.isfinite(self.lead) and 0 <= self.onset <= 1):
+            raise InputError(f"lead path: found rho, lead, onset {self.rho}, {self.lead}, {self.onset}, expected rho "
+                             "above 0 or None, a finite lead and an onset from 0 to 1")
         return self
+
+
+FIXED_LEADS = {f"lead_{size}": Lead(None, float(size)) for size in LEAD_SIZES}
 
 
 def rho_log_snrs(num_steps: int, rho: float) -> np.ndarray:
@@ -397,9 +403,9 @@ def rho_schedule(num_steps: int, rho: float) -> np.ndarray:
 
 
 def lead_path(num_steps: int, parameters: Lead = Lead()) -> np.ndarray:
-    """The path of the lead family: timesteps int64 [N + 1, 2], the 64 scale on `rho_schedule`. Raises InputError."""
+    """The path of the lead family: timesteps int64 [N + 1, 2], the 64 scale on its schedule. Raises InputError."""
     parameters.check()
-    t_64 = rho_schedule(num_steps, parameters.rho)
+    t_64 = uniform_diagonal(num_steps)[:, 0] if parameters.rho is None else rho_schedule(num_steps, parameters.rho)
     progress = np.arange(num_steps + 1) / num_steps
     ramp = np.minimum(progress / parameters.onset, 1) if parameters.onset > 0 else (progress > 0).astype(np.float64)
     log_snr_32 = log_snr_of(t_64) + parameters.lead * ramp
@@ -460,7 +466,7 @@ def path_from_heatmap(heatmap: dict | None, path_type: str, num_steps: int, *, s
     """The timesteps of a path, int64 [num_steps + 1, 2], from (999, 999) to (0, 0).
 
     heatmap: a dictionary with timesteps [n], error_64 and error_32 [n, n], and perhaps edge_costs {name: [n, n, J + 1,
-    J + 1]} and lead {rho, lead, onset}; None serves for diagonal and lead. path_type: one of PATH_TYPES. step_size:
+    J + 1]} and lead {rho, lead, onset}; None serves for diagonal and leads. path_type: one of PATH_TYPES. step_size:
     index or logsnr, for the maps; edge costs have their own. lead: for path type lead, before what the heatmap holds.
     Raises InputError when the heatmap lacks what is needed or the request is impossible.
     """
@@ -468,6 +474,8 @@ def path_from_heatmap(heatmap: dict | None, path_type: str, num_steps: int, *, s
         raise InputError(f"path: found {path_type!r}, expected one of {', '.join(PATH_TYPES)}")
     if path_type == "diagonal":
         return uniform_diagonal(num_steps)
+    if path_type in FIXED_LEADS:
+        return lead_path(num_steps, FIXED_LEADS[path_type])
     if path_type == "lead":
         stored = (heatmap or {}).get("lead")
         return lead_path(num_steps, lead or (Lead(**stored) if stored else Lead()))

@@ -8,6 +8,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from paths import FIXED_LEADS
+
 matplotlib.use("Agg")
 
 FIGURE_DPI = 150
@@ -15,7 +17,8 @@ FIGURE_DPI = 150
 PATH_COLORS = {"baseline": "#000000", "diagonal": "#E69F00", "dp_64": "#56B4E9", "dp_total": "#CC79A7",
                "dp_step": "#009E73", "dp_directional": "#0072B2", "dp_diagonal": "#D55E00", "lead": "#F0E442"}
 PATH_LABELS = {"baseline": "baseline", "diagonal": "diagonal", "dp_64": "DP-64", "dp_total": "DP-Total",
-               "dp_step": "DP-step", "dp_directional": "DP-directional", "dp_diagonal": "DP-diagonal", "lead": "lead"}
+               "dp_step": "DP-step", "dp_directional": "DP-directional", "dp_diagonal": "DP-diagonal", "lead": "lead",
+               **{name: name.replace("_", " ") for name in FIXED_LEADS}}
 
 
 def figure(width: float, height: float, **subplots):

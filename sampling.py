@@ -13,11 +13,11 @@ import devices
 import seeds
 from errors import InputError
 from model import downsample_to_32
-from scheduler import CLEAN, NUM_TIMESTEPS, NoiseSchedule, extrapolate_x_0, predict_x_0, step_from_x_0
+from scheduler import CLEAN, NUM_TIMESTEPS, NoiseSchedule, extrapolate_x_0, predict_x_0, reconcile, step_from_x_0
 from seeds import seeded_generator
 
 SOLVERS = ("ddim", "multistep")
-X32_MODES = ("joint", "from_64", "random", "fixed")
+X32_MODES = ("joint", "from_64", "reconciled", "random", "fixed")
 
 
 @dataclass
@@ -102,9 +102,10 @@ def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: floa
 
     model: BaselineModel or LIFTDualTimestepModel on its device, in eval mode. path: [N + 1, 2] timesteps.
     solver: ddim or multistep (second order in the interior, first order in the first and last step).
-    eta: 0 deterministic ... 1 ancestral (ddim only). x32_mode: joint, or for the 32-branch experiment random (noise
-    drawn anew every step), fixed (its start noise throughout) or from_64 (denoised, but towards the 2x2 mean of the 64
-    prediction: E[x_32 | both] is the mean of E[x_64 | both], so an exact network's 32 output says nothing more).
+    eta: 0 deterministic ... 1 ancestral (ddim only). x32_mode: joint, each scale by its own prediction. An exact
+    network's 32 prediction is the 2x2 mean of its 64 prediction; what a trained one makes of that: from_64 (the 32 scale
+    follows that mean) or reconciled (both follow `scheduler.reconcile`). For the 32-branch experiment: random (noise
+    drawn anew every step) or fixed (its start noise throughout).
     x_32_start: [B, 3, 32, 32] in place of noise; a path that keeps t_32 at 0 then holds it as a clean image.
     on_step(step, t_64, t_32, x_64, x_32) is called before every step and once at the end with step = N. Nothing in the
     loop waits for the device.
@@ -159,8 +160,10 @@ def denoise_along(model, path, starts, *, solver: str = "ddim", eta: float = 0.0
                for s, (scale, eps) in enumerate(zip(scales, predictions if is_lift else [predictions]))]
         if is_lift and x32_mode == "from_64":
             x_0[1] = downsample_to_32(x_0[0])
+        elif is_lift and x32_mode == "reconciled":
+            x_0 = [x.clamp(-1, 1) if clip else x for x in reconcile(*x_0, *abar_from[step])]
         for s, scale in enumerate(scales):
-            moves = path[step, s] != path[step + 1, s] and (s == 0 or x32_mode in ("joint", "from_64"))
+            moves = path[step, s] != path[step + 1, s] and (s == 0 or x32_mode not in ("random", "fixed"))
             noise = step_noise(scale.x) if eta > 0 and moves else None
             scale.advance(x_0[s], abar_from[step, s], abar_to[step + 1, s], moves, solver, lengths[step + 1],
                           lengths[step], eta, noise)

@@ -6,6 +6,9 @@ x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, SNR = abar / (1 - abar), and log 
 import math
 
 import torch
+import torch.nn.functional as F
+
+from model import downsample_to_32
 
 NUM_TIMESTEPS = 1000
 COSINE_OFFSET = 0.008
@@ -95,6 +98,21 @@ def predict_eps(x_t: torch.Tensor, x_0: torch.Tensor, abar: torch.Tensor) -> tor
     """The noise that a clean image implies: (x_t - sqrt(abar) x_0) / sqrt(1 - abar). Inverse of `predict_x_0`."""
     abar = per_image(abar, x_t)
     return (x_t - abar.sqrt() * x_0) / (1 - abar).sqrt()
+
+
+def reconcile(x_0_64: torch.Tensor, x_0_32: torch.Tensor, abar_64: torch.Tensor, abar_32: torch.Tensor):
+    """Make two predictions of one clean image agree on its coarse part, the 2x2 mean; returns both.
+
+    x_0_64: [B, C, 64, 64]; x_0_32: [B, C, 32, 32]; abar: scalar tensors, of the noised images they come from. Their
+    coarse part becomes the mean weighted by precision, 4 SNR_64 to SNR_32: what noisy views of one image say together
+    where nothing else is known of it (four pixels of the 64 scale are one of the 32 scale). Predictions that agree
+    already, such as an exact network's, stay as they are.
+    """
+    precision_64, precision_32 = 4 * abar_64 / (1 - abar_64), abar_32 / (1 - abar_32)
+    coarse_64 = downsample_to_32(x_0_64)
+    coarse = coarse_64 + precision_32 / (precision_64 + precision_32) * (x_0_32 - coarse_64)
+    correction = F.interpolate(coarse - coarse_64, scale_factor=2, mode="nearest")      # whose 2x2 mean it is itself
+    return x_0_64 + correction, coarse
 
 
 def step_from_x_0(x_t, x_0, abar, abar_next, eta: float = 0.0, noise=None):

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Callable
 
 from errors import InputError
@@ -14,7 +15,8 @@ from tables import (PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, g
                     read_csv, run_name, spread_of, spread_over_seeds, take)
 
 RUN = re.compile(r"(?P<name>baseline|lift_\w+?)_seed(?P<seed>\d+)$")
-MAP_FILE = re.compile(r"(heatmap|logsnr)_(?P<grid>\d+)_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep(_plot)?$")
+MAP_FILE = re.compile(r"(heatmap|logsnr)_(?P<grid>\d+)_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep"
+                      r"(_plot)?$")
 ERROR_FILE = re.compile(r"model_error_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep$")
 RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
               "lift_diagonal": "LIFT, diagonal timesteps", "lift_light32": "LIFT, 32 loss weighted 0.1",
@@ -298,13 +300,16 @@ def identity_table(folder) -> list[Table]:
 
 
 def model_error_table(folder) -> list[Table]:
-    """LIFT's 64 error over the baseline's, mean over the timesteps, for every run: what eval_mse.py wrote."""
-    lines, shared = [], None
+    """LIFT's 64 error over the baseline's, mean over the timesteps, for every run: what eval_mse.py wrote.
+
+    The standard error of a mean over timesteps of the same images is at most the mean of the standard errors.
+    """
+    columns, lines, shared = ("ratio", "ratio_standard_error"), [], None
     for match, path in files_of_runs(folder, ERROR_FILE, ".csv"):
         rows = read_csv(path)
         try:
-            ratios = {curve: [float(row["ratio"]) for row in members]
-                      for curve, members in grouped(rows, lambda row: row["curve"]).items()}
+            means = {curve: [fmean(float(row[column]) for row in members) for column in columns]
+                     for curve, members in grouped(rows, lambda row: row["curve"]).items()}
             about = tuple(rows[0][column] for column in ("num_images", "dataset", "split"))
         except (IndexError, KeyError, ValueError) as error:
             raise InputError(f"{path}: no column, number or row where expected ({error}); make it again") from error
@@ -312,17 +317,18 @@ def model_error_table(folder) -> list[Table]:
             raise InputError(f"{path}: found {', '.join(about)}, expected {', '.join(shared)} as in the other files; "
                              "make it again")
         shared = about
-        lines.append((match, rows[0].get("baseline", ""), ratios))
+        lines.append((match, rows[0].get("baseline", ""), means))
     if not lines:
         return []
-    curves = list(dict.fromkeys(curve for *_, ratios in lines for curve in ratios))
+    curves = list(dict.fromkeys(curve for *_, means in lines for curve in means))
     table = Table("study_model_error", "Error of LIFT's 64 prediction over the baseline's",
                   f"Ratio of mean squared noise errors, mean over t_64 from 0 to 999, on {shared[0]} images "
-                  f"({shared[1]}, split {shared[2]}) with the same noise. Columns: what t_32 is. Below 1, LIFT predicts better.",
+                  f"({shared[1]}, split {shared[2]}) with the same noise, ± an upper bound of its standard error over "
+                  "the images. Columns: what t_32 is. Below 1, LIFT predicts better.",
                   ["model", "seed", "epochs", "beside", *curves])
-    for match, baseline, ratios in lines:
-        means = {curve: sum(values) / len(values) for curve, values in ratios.items()}
-        cells = (Cell(f"{means[curve]:.3f}", means[curve]) if curve in means else Cell("–") for curve in curves)
+    for match, baseline, means in lines:
+        cells = (Cell("{:.3f} ± {:.3f}".format(*means[curve]), means[curve][0]) if curve in means else Cell("–")
+                 for curve in curves)
         table.rows.append([*run_cells(match), Cell(baseline), *cells])
     return [table]
 

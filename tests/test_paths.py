@@ -302,6 +302,11 @@ def test_lead_path():
         check_path(paths.lead_path(18, parameters))
     stored = paths.path_from_heatmap({"lead": {"rho": 3.0, "lead": 1.5, "onset": 0.25}}, "lead", 18)
     assert np.array_equal(stored, ahead)
+    on_diagonal = paths.path_from_heatmap(None, "diagonal", 18)
+    assert np.array_equal(paths.lead_path(18, paths.Lead(None, 0.0)), on_diagonal)
+    by_three = paths.path_from_heatmap(None, "lead_3", 18)
+    assert np.array_equal(by_three[:, 0], on_diagonal[:, 0])
+    assert np.abs(np.diff(paths.log_snr_of(by_three), axis=1)[5:13, 0] - 3).max() < 0.1
     with pytest.raises(InputError, match="rho, lead, onset"):
         paths.lead_path(18, paths.Lead(rho=-1))
 

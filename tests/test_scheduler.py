@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from scheduler import (CLEAN, NoiseSchedule, ddim_step, extrapolate_x_0, predict_eps, predict_x_0, step_from_x_0)
+from model import downsample_to_32
+from scheduler import (CLEAN, NoiseSchedule, ddim_step, extrapolate_x_0, predict_eps, predict_x_0, reconcile,
+                       step_from_x_0)
 
 schedule = NoiseSchedule()
 
@@ -76,3 +78,32 @@ def test_extrapolation_is_exact_for_a_prediction_linear_in_log_snr():
     assert found == pytest.approx(a + b * (now + following) / 2)
     assert extrapolate_x_0(1.0, 0.5, math.inf, 1.0) == 1.0
     assert extrapolate_x_0(1.0, 0.5, 1.0, 0.0) == 1.0
+
+
+def test_reconciled_predictions_agree_and_are_weighted_by_precision():
+    x_0_64, x_0_32 = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 3, 4, 4).double()
+    # SNR 1 at the 64 scale counts as 4 at the 32 scale.
+    abar = {snr: torch.tensor(snr / (1 + snr), dtype=torch.float64) for snr in (1.0, 4.0, 12.0)}
+    for snr_32, share in ((4.0, 1 / 2), (12.0, 3 / 4), (1.0, 1 / 5)):
+        fine, coarse = reconcile(x_0_64, x_0_32, abar[1.0], abar[snr_32])
+        mean = downsample_to_32(x_0_64)
+        torch.testing.assert_close(coarse, mean + share * (x_0_32 - mean))
+        torch.testing.assert_close(downsample_to_32(fine), coarse)
+        detail = [x - downsample_to_32(x).repeat_interleave(2, -1).repeat_interleave(2, -2) for x in (fine, x_0_64)]
+        torch.testing.assert_close(*detail)                             # what is finer stays
+    same = reconcile(x_0_64, downsample_to_32(x_0_64), abar[1.0], abar[12.0])
+    torch.testing.assert_close(same[0], x_0_64)
+
+
+def test_reconciled_predictions_of_independent_views_have_the_least_error():
+    """A clean image seen twice in noise, each view its own best guess: no other share of the two does better."""
+    generator = torch.Generator().manual_seed(0)
+    x_0 = torch.randn(1, 1, 512, 512, generator=generator, dtype=torch.float64) * 1e4          # no prior to speak of
+    abar_64, abar_32 = schedule.alpha_cumprod(torch.tensor([600, 400]), torch.float64)
+    views = [x + ((1 - abar) / abar).sqrt() * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+             for x, abar in ((x_0, abar_64), (downsample_to_32(x_0), abar_32))]
+    fine, coarse = reconcile(*views, abar_64, abar_32)
+    direction = views[1] - downsample_to_32(views[0])
+    errors = [(coarse + change * direction - downsample_to_32(x_0)).square().mean() for change in (-0.05, 0, 0.05)]
+    assert errors[1] < min(errors[0], errors[2])
+    assert (fine - x_0).square().mean() < (views[0] - x_0).square().mean()

@@ -171,13 +171,13 @@ def test_identity_distances_come_from_the_records(tmp_path):
 
 def test_model_error_is_the_mean_over_timesteps(tmp_path):
     (tmp_path / "study").mkdir()
+    lines = ("32 pure noise,0,1.5,0.02", "32 pure noise,999,2.5,0.04", "diagonal,0,0.5,0.0", "diagonal,999,1.0,0.01")
     (tmp_path / "study" / "model_error_lift_band_seed0_3ep.csv").write_text(
-        "dataset,split,num_images,baseline,curve,t_64,ratio\n"
-        + "".join(f"d,validation,8,b.pth,{rest}\n" for rest in ("32 pure noise,0,1.5", "32 pure noise,999,2.5",
-                                                                "diagonal,0,0.5", "diagonal,999,1.0")))
+        "dataset,split,num_images,baseline,curve,t_64,ratio,ratio_standard_error\n"
+        + "".join(f"d,validation,8,b.pth,{line}\n" for line in lines))
     [table] = study.tables_named("study_model_error", [], tmp_path)
     assert table.header == ["model", "seed", "epochs", "beside", "32 pure noise", "diagonal"]
-    assert texts(table) == [["LIFT, band", "0", "3", "b.pth", "2.000", "0.750"]]
+    assert texts(table) == [["LIFT, band", "0", "3", "b.pth", "2.000 ± 0.030", "0.750 ± 0.005"]]
 
 
 def test_no_results_no_tables(tmp_path):
