@@ -33,6 +33,8 @@ def parse_args(argv=None):
     parser.add_argument("--seed", type=whole_number(0), default=42, help="decides the noise of every image")
     parser.add_argument("--compare_baseline", type=Path, default=None, metavar="CHECKPOINT",
                         help="measure the 64 error beside this baseline instead")
+    parser.add_argument("--reconciled", action="store_true",
+                        help="make LIFT's two predictions agree first, as --x32 reconciled does in generation")
     parser.add_argument("--num_timesteps", type=whole_number(2), default=28, metavar="COUNT",
                         help="with --compare_baseline: timesteps from 0 to 999")
     parser.add_argument("--leads", type=real_number(-20, 20), nargs="*", default=[1.39, 3.0, 5.0], metavar="LOG_SNR",
@@ -55,7 +57,7 @@ def measure_cases(args, lift, images, device):
     cases = measurements.noise_cases(args.t)
     with tqdm(total=len(images) * len(cases), desc="errors", unit="image") as bar:
         errors = measurements.errors_by_case(lift.model, images, cases, args.seed, args.batch_size, device,
-                                             args.precision, bar.update)
+                                             args.precision, bar.update, args.reconciled)
     rows, bars = [], {}
     for case, by_scale in zip(cases, errors):
         for scale, values in zip(("64", "32"), by_scale):
@@ -77,7 +79,7 @@ def measure_beside_baseline(args, lift, baseline, images, device):
     with tqdm(total=len(images) * len(timesteps) * (1 + len(curves)), desc="errors", unit="call") as bar:
         of_baseline, of_lift = measurements.errors_beside_baseline(
             lift.model, baseline.model, images, timesteps, curves, args.seed, args.batch_size, device, args.precision,
-            bar.update)
+            bar.update, args.reconciled)
     rows, figure_curves = [], {}
     for label, t_32 in curves.items():
         figure_curves[label] = {"mse": [], "ratio": [], "ratio_standard_error": []}
@@ -117,7 +119,7 @@ def main(argv=None):
         rows, fig = measure_cases(args, lift, images, device)
     shared = {"checkpoint": lift.path.name, "checkpoint_hash": lift.fingerprint, "weights": args.weights,
               "dataset": args.dataset, "split": args.split, "num_images": len(images), "seed": args.seed,
-              "precision": args.precision}
+              "precision": args.precision, "predictions": "reconciled" if args.reconciled else "own"}
     if baseline:
         shared |= {"baseline": baseline.path.name, "baseline_hash": baseline.fingerprint}
     write_csv(outputs["csv"], [shared | row for row in rows], list(shared | rows[0]))

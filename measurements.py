@@ -13,7 +13,7 @@ import seeds
 from errors import InputError
 from model import downsample_to_32
 from sampling import from_uint8, to_uint8
-from scheduler import CLEAN, NUM_TIMESTEPS, NoiseSchedule, predict_x_0
+from scheduler import CLEAN, NUM_TIMESTEPS, NoiseSchedule, predict_eps, predict_x_0, reconcile
 from seeds import seeded_generator
 
 PAIRED_NOISE = 1        # last key of the noise drawn here, apart from objective.validation_batch
@@ -50,13 +50,25 @@ def paired_noise(seed: int, indices, device="cpu") -> tuple[torch.Tensor, torch.
     return noise_64, noise_32
 
 
-def squared_errors(model, x_0_64, noises, timesteps, schedule: NoiseSchedule, precision: str = "float32"):
+def reconciled_noise(noised, eps, timesteps, schedule: NoiseSchedule):
+    """Noise predictions [eps_64, eps_32] after their clean images were made to agree (`scheduler.reconcile`).
+
+    noised, eps: per scale [B, 3, H, W]; timesteps: per scale an int, of which CLEAN counts as 0.
+    """
+    abar = [schedule.alpha_cumprod(torch.tensor(max(t, 0), device=x.device)) for t, x in zip(timesteps, noised)]
+    x_0 = reconcile(*(predict_x_0(*of_scale, clip=False) for of_scale in zip(noised, eps, abar)), *abar)
+    return [predict_eps(*of_scale) for of_scale in zip(noised, x_0, abar)]
+
+
+def squared_errors(model, x_0_64, noises, timesteps, schedule: NoiseSchedule, precision: str = "float32",
+                   reconciled: bool = False):
     """Squared error of the noise prediction per image, averaged over pixels.
 
     model: anything callable like BaselineModel (one noise, one timestep) or LIFTDualTimestepModel (two of each).
     x_0_64: [B, 3, 64, 64] in [-1, 1]; noises: per scale [B, 3, H, W]; timesteps: per scale an int, of which CLEAN
     gives the image itself. The network is told 0 there, and its output is held against the noise that is in a clean
-    image: none. Returns float64 [number of scales, B] on the CPU.
+    image: none. reconciled: LIFT's predictions are made to agree first. Returns float64 [number of scales, B] on the
+    CPU.
     """
     clean = [x_0_64, downsample_to_32(x_0_64)][:len(noises)]
     t = [torch.full((len(x_0_64),), timestep, device=x_0_64.device) for timestep in timesteps]
@@ -65,6 +77,8 @@ def squared_errors(model, x_0_64, noises, timesteps, schedule: NoiseSchedule, pr
     with devices.autocast(x_0_64.device, precision):
         predictions = model(*noised, *(t_s.clamp(min=0) for t_s in t))
     predictions = predictions if len(noises) > 1 else [predictions]
+    if reconciled and len(noises) > 1:
+        predictions = reconciled_noise(noised, [eps.float() for eps in predictions], timesteps, schedule)
     targets = [noise * (timestep != CLEAN) for noise, timestep in zip(noises, timesteps)]
     return torch.stack([(eps.float() - target).double().square().mean((1, 2, 3))
                         for eps, target in zip(predictions, targets)]).cpu()
@@ -96,17 +110,17 @@ def batches(images: np.ndarray, batch_size: int, device):
 
 @torch.inference_mode()
 def errors_by_case(model, images, cases: list[Case], seed: int, batch_size: int, device, precision: str = "float32",
-                   progress=lambda steps: None) -> np.ndarray:
+                   progress=lambda steps: None, reconciled: bool = False) -> np.ndarray:
     """LIFT's errors for every case, on the same images and noise: float64 [cases, 2 scales, N].
 
-    images: uint8 [N, 3, 64, 64]. progress(number of images x cases done) is called after every batch.
+    images: uint8 [N, 3, 64, 64]. reconciled: as in `squared_errors`. progress(number of images x cases done) is called after every batch.
     """
     schedule = NoiseSchedule()
     parts = []
     for indices, x_0_64 in batches(images, batch_size, device):
         noises = paired_noise(seed, indices, device)
-        parts.append(torch.stack([squared_errors(model, x_0_64, noises, (case.t_64, case.t_32), schedule, precision)
-                                  for case in cases]))
+        parts.append(torch.stack([squared_errors(model, x_0_64, noises, (case.t_64, case.t_32), schedule, precision,
+                                                 reconciled) for case in cases]))
         progress(len(indices) * len(cases))
     return torch.cat(parts, dim=2).numpy()
 
@@ -131,10 +145,10 @@ def comparison_curves(timesteps, leads, schedule: NoiseSchedule) -> dict[str, np
 
 @torch.inference_mode()
 def errors_beside_baseline(lift, baseline, images, timesteps, curves: dict, seed: int, batch_size: int, device,
-                           precision: str = "float32", progress=lambda steps: None):
+                           precision: str = "float32", progress=lambda steps: None, reconciled: bool = False):
     """Errors at 64 of both models at the same timesteps, on the same images and noise.
 
-    timesteps: int [n] of t_64; curves: label -> int [n] of t_32. Returns the baseline's errors float64 [n, N] and
+    timesteps: int [n] of t_64; curves: label -> int [n] of t_32; reconciled: as in `squared_errors`. Returns the baseline's errors float64 [n, N] and
     label -> LIFT's float64 [n, N].
     """
     schedule = NoiseSchedule()
@@ -144,7 +158,7 @@ def errors_beside_baseline(lift, baseline, images, timesteps, curves: dict, seed
         single = [squared_errors(baseline, x_0_64, noises[:1], (int(t),), schedule, precision)[0] for t in timesteps]
         of_baseline.append(torch.stack(single))
         for label, t_32 in curves.items():
-            both = [squared_errors(lift, x_0_64, noises, (int(t), int(s)), schedule, precision)[0]
+            both = [squared_errors(lift, x_0_64, noises, (int(t), int(s)), schedule, precision, reconciled)[0]
                     for t, s in zip(timesteps, t_32)]
             of_lift[label].append(torch.stack(both))
         progress(len(indices) * len(timesteps) * (1 + len(curves)))

@@ -17,7 +17,8 @@ from tables import (PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, g
 RUN = re.compile(r"(?P<name>baseline|lift_\w+?)_seed(?P<seed>\d+)$")
 MAP_FILE = re.compile(r"(heatmap|logsnr)_(?P<grid>\d+)_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep"
                       r"(_plot)?$")
-ERROR_FILE = re.compile(r"model_error_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep$")
+ERROR_FILE = re.compile(r"model_error_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep"
+                        r"(?P<reconciled>_reconciled)?$")
 RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
               "lift_diagonal": "LIFT, diagonal timesteps", "lift_light32": "LIFT, 32 loss weighted 0.1",
               "lift_loss64": "LIFT, loss on 64 only"}
@@ -325,11 +326,13 @@ def model_error_table(folder) -> list[Table]:
                   f"Ratio of mean squared noise errors, mean over t_64 from 0 to 999, on {shared[0]} images "
                   f"({shared[1]}, split {shared[2]}) with the same noise, ± an upper bound of its standard error over "
                   "the images. Columns: what t_32 is. Below 1, LIFT predicts better.",
-                  ["model", "seed", "epochs", "beside", *curves])
+                  ["model", "predictions", "seed", "epochs", "beside", *curves])
     for match, baseline, means in lines:
+        model, seed, epochs = run_cells(match)
+        predictions = Cell("reconciled" if match["reconciled"] else "own")
         cells = (Cell("{:.3f} ± {:.3f}".format(*means[curve]), means[curve][0]) if curve in means else Cell("–")
                  for curve in curves)
-        table.rows.append([*run_cells(match), Cell(baseline), *cells])
+        table.rows.append([model, predictions, seed, epochs, Cell(baseline), *cells])
     return [table]
 
 

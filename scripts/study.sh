@@ -189,13 +189,14 @@ floor_jobs() {
         "--fd_tiny $FD_TINY --results $RESULTS"
 }
 error_jobs() {
-    local run
-    for run in $(lift_runs | here); do
-        is_up_to_date "$OUTPUT/model_error_${run}_${EPOCHS}ep.json" "$run" || echo "error_$run" \
-            "eval_mse.py $data --checkpoint $(checkpoint "$run")" \
-            "--compare_baseline $(checkpoint "baseline_seed${run##*_seed}") --split $VAL_SPLIT --num_images $ERROR_IMAGES" \
-            "--num_timesteps $ERROR_TIMESTEPS --output $OUTPUT/model_error_${run}_${EPOCHS}ep --overwrite"
-    done
+    local run output reconciled
+    for run in $(lift_runs | here); do for reconciled in "" --reconciled; do
+        output="$OUTPUT/model_error_${run}_${EPOCHS}ep${reconciled/--/_}"
+        is_up_to_date "$output.json" "$run" || echo "error_$run$reconciled eval_mse.py $data" \
+            "--checkpoint $(checkpoint "$run") --compare_baseline $(checkpoint "baseline_seed${run##*_seed}")" \
+            "--split $VAL_SPLIT --num_images $ERROR_IMAGES --num_timesteps $ERROR_TIMESTEPS" \
+            "--output $output --overwrite $reconciled"
+    done; done
 }
 
 sample_jobs() {

@@ -53,6 +53,25 @@ def test_predicting_the_noise_costs_nothing(batch):
     assert errors.tolist() == [[0.0] * 6] * 2
 
 
+def test_reconciled_predictions_that_agree_stay_exact(batch):
+    x_0_64, noises = batch
+    errors = measurements.squared_errors(lambda *_: noises, x_0_64, noises, (500, 100), SCHEDULE, reconciled=True)
+    assert errors.max() < 1e-6
+
+
+def test_an_exact_32_prediction_mends_the_coarse_part_of_the_64_prediction(batch):
+    """A 64 prediction of no noise is wrong by the noise; of that, the 32 scale's share of the 2x2 mean goes."""
+    x_0_64, noises = batch
+    errors = measurements.squared_errors(lambda *_: (torch.zeros_like(noises[0]), noises[1]), x_0_64, noises, (500, 300),
+                                         SCHEDULE, reconciled=True)
+    snr_64, snr_32 = SCHEDULE.snr(torch.tensor([500, 300])).double()
+    coarse = downsample_to_32(noises[0]).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    torch.testing.assert_close(errors[0], mean_square(noises[0] - snr_32 / (4 * snr_64 + snr_32) * coarse),
+                               rtol=1e-4, atol=1e-5)
+    own = measurements.squared_errors(predict_nothing, x_0_64, noises, (500, 300), SCHEDULE)
+    assert (errors[0] < own[0]).all() and (errors[1] > 0).all()
+
+
 def test_predicting_the_input_of_a_grey_image(batch):
     _, noises = batch
     t = 300

@@ -176,8 +176,12 @@ def test_model_error_is_the_mean_over_timesteps(tmp_path):
         "dataset,split,num_images,baseline,curve,t_64,ratio,ratio_standard_error\n"
         + "".join(f"d,validation,8,b.pth,{line}\n" for line in lines))
     [table] = study.tables_named("study_model_error", [], tmp_path)
-    assert table.header == ["model", "seed", "epochs", "beside", "32 pure noise", "diagonal"]
-    assert texts(table) == [["LIFT, band", "0", "3", "b.pth", "2.000 ± 0.030", "0.750 ± 0.005"]]
+    assert table.header == ["model", "predictions", "seed", "epochs", "beside", "32 pure noise", "diagonal"]
+    assert texts(table) == [["LIFT, band", "own", "0", "3", "b.pth", "2.000 ± 0.030", "0.750 ± 0.005"]]
+    file = tmp_path / "study" / "model_error_lift_band_seed0_3ep.csv"
+    file.with_stem(file.stem + "_reconciled").write_text(file.read_text())
+    [table] = study.tables_named("study_model_error", [], tmp_path)
+    assert [line[:2] for line in texts(table)] == [["LIFT, band", "own"], ["LIFT, band", "reconciled"]]
 
 
 def test_no_results_no_tables(tmp_path):
