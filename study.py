@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Callable
 
 from errors import InputError
+from paths import FIXED_LEADS
 from tables import (PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, grouped, mark_best,
                     read_csv, run_name, spread_of, spread_over_seeds, take)
 
@@ -96,11 +97,16 @@ def gate_path(row: dict) -> bool:
 
 def branch_label(row: dict) -> str:
     """What happens to the 32 scale, in training and in sampling."""
-    trained = {"lift_independent": "both losses", "lift_light32": "32 loss weighted 0.1",
-               "lift_loss64": "loss on 64 only"}[run_of(row)[0]]
-    sampled = {"joint": "32 branch as it is", "from_64": "32 prediction from the 64 one",
-               "random": "32 branch drawn anew at every step", "fixed": "32 branch held fixed"}
-    return f"{trained}; {sampled.get(row['x32_mode'], row['x32_mode'])}"
+    if is_one_of(row, "lift_loss64"):
+        return "loss on 64 only, joint"
+    return {"joint": "as it is", "random": "32 branch drawn anew at every step",
+            "fixed": "32 branch held fixed"}[row["x32_mode"]]
+
+
+def predictions_label(row: dict) -> str:
+    """The run, and what is made of its two predictions."""
+    words = {"joint": "each scale's own", "from_64": "32 from 64", "reconciled": "reconciled"}
+    return run_label(row) + ("" if is_one_of(row, "baseline") else f"; {words[row['x32_mode']]}")
 
 
 COMPARISONS = {
@@ -118,11 +124,19 @@ COMPARISONS = {
         and row["path"] in ("uniform", "diagonal", "dp_64", "dp_total"), run_label,
         lambda row: "evenly spaced" if gate_path(row) else PATH_LABELS[row["path"]], common_seeds=False),
     "study_branch": Comparison(
-        f"The 32 branch, {NUM_STEPS} steps", "LIFT",
-        lambda row: row["num_steps"] == NUM_STEPS and row["path"] in ("diagonal", "lead") and row["solver"] == "ddim"
-        and is_one_of(row, "lift_independent", "lift_light32", "lift_loss64"),
-        branch_label, lambda row: PATH_LABELS[row["path"]],
+        f"The 32 branch, on the diagonal, {NUM_STEPS} steps", "LIFT",
+        lambda row: row["num_steps"] == NUM_STEPS and row["path"] == "diagonal" and row["solver"] == "ddim"
+        and (is_one_of(row, "lift_independent") and row["x32_mode"] in ("joint", "random", "fixed")
+             or is_one_of(row, "lift_loss64") and row["x32_mode"] == "joint"),
+        branch_label, lambda row: "",
         lambda rows: any(row["x32_mode"] != "joint" for row in rows)),
+    "study_predictions": Comparison(
+        f"Two predictions of one image, {NUM_STEPS} steps", "model; predictions",
+        lambda row: row["num_steps"] == NUM_STEPS and row["solver"] == "ddim" and row["step_size"] in ("", "index")
+        and row["x32_mode"] in ("joint", "from_64", "reconciled")
+        and (gate_path(row) or row["path"] in ("dp_64", "dp_total", *FIXED_LEADS)), predictions_label,
+        lambda row: "evenly spaced" if gate_path(row) else PATH_LABELS[row["path"]],
+        lambda rows: any(row["x32_mode"] == "reconciled" for row in rows), common_seeds=False),
 }
 
 
@@ -199,8 +213,9 @@ def order_of(rows: list[dict], label: Callable[[dict], str], by_steps: bool = Fa
     runs, paths = list(RUN_LABELS), list(PATH_LABELS)
 
     def place(row):
-        return (row["num_steps"] if by_steps else 0, row["solver"] != "ddim", runs.index(run_of(row)[0]),
-                paths.index(row["path"]) if row["path"] in paths else len(paths), row["step_size"])
+        run = 0 if by_steps else runs.index(run_of(row)[0])
+        return (row["num_steps"] if by_steps else 0, row["solver"] != "ddim", run,
+                paths.index(row["path"]) if row["path"] in paths else len(paths), row["step_size"], row["x32_mode"])
     return list(dict.fromkeys(label(row) for row in sorted(rows, key=place)))
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The study of the README: does a dual-scale model pay, and which path? All of it, or the phases that are named:
-#   ./scripts/study.sh [train] [maps] [samples] [floor] [error] [training] [paths] [scale32] [gate] [tables]
+#   ./scripts/study.sh [train] [maps] [samples] [floor] [error] [training] [paths] [scale32] [predictions]
+#                      [gate] [tables]
 # Every setting can be given from outside. As it stands it is the GPU's: default-size models.
 #   DEVICES    where jobs run, one process each: "0 1", or "cpu cpu" with THREADS=1; left out: all GPUs, else one CPU
 # Finished parts are not done again, stopped trainings resume: start it again after any stop. Logs: $LOGS.
@@ -24,6 +25,7 @@ GATED="${GATED:-baseline lift_independent lift_band}"               # runs compa
 STEPS="${STEPS:-9 18 36}"                       # of the comparison of paths
 SOLVERS="${SOLVERS:-ddim multistep}"
 SAMPLING_SEEDS="${SAMPLING_SEEDS:-42}"
+LEADS="${LEADS:-lead_1 lead_2 lead_3 lead_5}"    # paths on which the two predictions are made to agree
 METRICS="${METRICS:-fd_tiny swd}"
 FD_TINY="${FD_TINY:-../shared/tools}"           # folder of the classifier behind fd_tiny
 GRID="${GRID:-40}"                              # 36 steps on the diagonal need 37 points
@@ -178,11 +180,19 @@ path_jobs() {
     done; done
 }
 scale32_jobs() {
-    local x32 run
-    for x32 in random fixed; do evaluate "lift_independent_seed$first" 18 "$NUM_IMAGES" diagonal --x32 "$x32"; done
-    for run in lift_independent lift_light32 lift_loss64; do for x32 in joint from_64; do
-        evaluate "${run}_seed$first" 18 "$NUM_IMAGES" "diagonal lead" --x32 "$x32"
-    done; done
+    local x32
+    for x32 in joint random fixed; do evaluate "lift_independent_seed$first" 18 "$NUM_IMAGES" diagonal --x32 "$x32"; done
+    evaluate "lift_loss64_seed$first" 18 "$NUM_IMAGES" diagonal
+}
+predictions_jobs() {
+    local run
+    for run in $(lift_runs | grep -v '^lift_loss64' | here); do
+        evaluate "$run" 18 "$NUM_IMAGES" "diagonal $LEADS" --x32 reconciled
+    done
+    evaluate "lift_independent_seed$first" 18 "$NUM_IMAGES" "$LEADS"
+    for run in $(runs | grep -E '^lift_(independent|band|loss64)_' | here); do
+        evaluate "$run" 18 "$NUM_IMAGES" diagonal --x32 from_64
+    done
 }
 floor_jobs() {
     echo "floor eval_noise_floor.py $data --num_images $NUM_IMAGES $GATE_IMAGES $FLOOR_IMAGES --metrics $METRICS" \
@@ -211,7 +221,7 @@ sample_jobs() {
 }
 
 phases=("$@")
-[ $# -gt 0 ] || phases=(train maps samples floor error training paths scale32 gate tables)
+[ $# -gt 0 ] || phases=(train maps samples floor error training paths scale32 predictions gate tables)
 for phase in "${phases[@]}"; do
     printf '\n== %s ==\n' "$phase"
     case "$phase" in
@@ -221,12 +231,13 @@ for phase in "${phases[@]}"; do
         training) training_jobs | run_jobs ;;
         paths) path_jobs | run_jobs ;;
         scale32) scale32_jobs | run_jobs ;;
+        predictions) predictions_jobs | run_jobs ;;
         samples) sample_jobs | run_jobs ;;
         floor) floor_jobs | run_jobs ;;
         error) error_jobs | run_jobs ;;
         tables) "$PYTHON" plot_results.py --results "$RESULTS" --readme "${README:-README.md}" --grid 30 ;;
         *) echo "study.sh: found phase $phase, expected train, maps, samples, floor, error, training," \
-               "paths, scale32, gate or tables" >&2
+               "paths, scale32, predictions, gate or tables" >&2
            exit 2 ;;
     esac
 done

@@ -144,15 +144,25 @@ def test_a_column_of_paths_keeps_to_the_seeds_that_all_its_cells_have():
 def test_branch():
     rows = [run("lift_independent", value=1.0), run("lift_independent", x32_mode="random", value=2.0),
             run("lift_independent", x32_mode="fixed", value=3.0), run("lift_loss64", value=4.0),
-            run("lift_loss64", x32_mode="from_64", value=5.0), run("lift_loss64", x32_mode="from_64", path="lead", value=6.0),
-            run("lift_light32", value=7.0), run("lift_band", value=0.0)]
+            run("lift_independent", x32_mode="from_64", value=0.0)]
     [table] = study.tables_named("study_branch", rows, "nowhere")
-    assert table.header == ["LIFT", "fd_tiny, diagonal", "fd_tiny, lead"]
-    assert texts(table) == [
-        ["both losses; 32 branch as it is", "1.000", "–"], ["both losses; 32 branch drawn anew at every step", "2.000", "–"],
-        ["both losses; 32 branch held fixed", "3.000", "–"], ["32 loss weighted 0.1; 32 branch as it is", "7.000", "–"],
-        ["loss on 64 only; 32 branch as it is", "4.000", "–"], ["loss on 64 only; 32 prediction from the 64 one", "5.000",
-                                                                "6.000"]]
+    assert table.header == ["LIFT", "fd_tiny"]
+    assert {line[0]: line[1] for line in texts(table)} == {
+        "as it is": "1.000", "32 branch drawn anew at every step": "2.000", "32 branch held fixed": "3.000",
+        "loss on 64 only, joint": "4.000"}
+
+
+def test_predictions():
+    rows = [run("baseline", value=2.0), run("lift_independent", value=5.0),
+            run("lift_independent", x32_mode="reconciled", value=4.0),
+            run("lift_independent", x32_mode="reconciled", path="lead_2", value=3.0),
+            run("lift_independent", x32_mode="random", value=0.0)]
+    assert study.tables_named("study_predictions", rows[:2], "nowhere") == []
+    [table] = study.tables_named("study_predictions", rows, "nowhere")
+    assert table.header == ["model; predictions", "fd_tiny, evenly spaced", "fd_tiny, lead 2"]
+    name = "LIFT, independent timesteps"
+    assert texts(table) == [["baseline", "2.000", "–"], [f"{name}; each scale's own", "5.000", "–"],
+                            [f"{name}; reconciled", "4.000", "3.000"]]
 
 
 def test_identity_distances_come_from_the_records(tmp_path):
