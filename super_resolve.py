@@ -13,6 +13,7 @@ from files import outputs_beside, save_png, write_csv
 from sampling import SOLVERS
 
 MEASURES = ("psnr", "ssim", "consistency")
+METHODS = {"joint": "LIFT", "reconciled": "LIFT, reconciled"}
 
 
 def parse_args(argv=None):
@@ -24,6 +25,8 @@ def parse_args(argv=None):
     parser.add_argument("--num_images", type=whole_number(2), default=256, help="the first so many images of the split")
     parser.add_argument("--num_steps", type=whole_number(1), default=18, help="steps of t_64 from 999 to 0")
     parser.add_argument("--solver", choices=SOLVERS, default="ddim", help="first or second order")
+    parser.add_argument("--x32", nargs="+", choices=list(METHODS), default=list(METHODS),
+                        help="each scale by its own prediction, or the 64 prediction made to agree with the image given")
     parser.add_argument("--batch_size", type=whole_number(1), default=64, help="images generated at once")
     parser.add_argument("--seed", type=whole_number(0), default=42, help="decides the start noise of every image")
     parser.add_argument("--num_shown", type=whole_number(1), default=8, help="images in the comparison grid")
@@ -45,15 +48,17 @@ def main(argv=None):
     truth = np.array(image_set.images[:args.num_images])                    # uint8 [N, 3, 64, 64]
 
     given = measurements.half_size(truth)                                   # uint8 [N, 3, 32, 32]
-    parts = []
-    with tqdm(total=len(truth), desc="super-resolution", unit="image") as bar:
-        for start in range(0, len(truth), args.batch_size):
-            part = given[start:start + args.batch_size]
-            parts.append(measurements.super_resolve(
-                lift.model, part, args.num_steps, args.seed, range(start, start + len(part)), solver=args.solver,
-                precision=args.precision))
-            bar.update(len(part))
-    methods = {"bicubic": measurements.bicubic_double_size(given), "LIFT": np.concatenate(parts)}
+    methods = {"bicubic": measurements.bicubic_double_size(given)}
+    for mode in args.x32:
+        parts = []
+        with tqdm(total=len(truth), desc=METHODS[mode], unit="image") as bar:
+            for start in range(0, len(truth), args.batch_size):
+                part = given[start:start + args.batch_size]
+                parts.append(measurements.super_resolve(
+                    lift.model, part, args.num_steps, args.seed, range(start, start + len(part)), solver=args.solver,
+                    precision=args.precision, x32_mode=mode))
+                bar.update(len(part))
+        methods[METHODS[mode]] = np.concatenate(parts)
 
     shared = {"checkpoint": lift.path.name, "checkpoint_hash": lift.fingerprint, "weights": args.weights,
               "dataset": args.dataset, "split": args.split, "num_images": len(truth), "num_steps": args.num_steps,
@@ -67,7 +72,7 @@ def main(argv=None):
             row[name], row[f"{name}_standard_error"] = measurements.mean_and_standard_error(values[name])
         rows.append(shared | row)
         per_image[method] = {name: values[name].tolist() for name in MEASURES}
-        print(f"{method:8} PSNR {row['psnr']:.2f} ± {row['psnr_standard_error']:.2f} dB, "
+        print(f"{method:16} PSNR {row['psnr']:.2f} ± {row['psnr_standard_error']:.2f} dB, "
               f"SSIM {row['ssim']:.4f} ± {row['ssim_standard_error']:.4f}, "
               f"consistency {row['consistency']:.2f} ± {row['consistency_standard_error']:.2f} dB")
 

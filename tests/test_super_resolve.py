@@ -144,7 +144,9 @@ def test_command_writes_table_grid_and_record(folder, tmp_path):
     run(folder, tmp_path / "sr", "--batch_size", "4")
     with open(tmp_path / "sr.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == ["bicubic", "LIFT"]
+    assert [row["method"] for row in rows] == ["bicubic", "LIFT", "LIFT, reconciled"]
+    consistency = {row["method"]: float(row["consistency"]) for row in rows}
+    assert consistency["LIFT, reconciled"] > consistency["LIFT"] + 3        # its coarse part is the image given
     assert float(rows[0]["psnr"]) > float(rows[1]["psnr"])      # random weights know nothing
     record = json.loads((tmp_path / "sr.json").read_text())
     for row in rows:
