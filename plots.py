@@ -194,7 +194,7 @@ def image_rows(rows: dict, column_labels=()):
     top = LABEL_HEIGHT if len(column_labels) else 0
     images = [(LABEL_WIDTH + step * c, top + step * r, image)
               for r, row in enumerate(rows.values()) for c, image in enumerate(row)]
-    texts = [(LABEL_WIDTH - 10, top + step * r + CELL / 2, label, "right", "center", 10)
+    texts = [(LABEL_WIDTH - 10, top + step * r + CELL / 2, label.replace(", ", ",\n"), "right", "center", 10)
              for r, label in enumerate(rows)]
     texts += [(LABEL_WIDTH + step * c + CELL / 2, LABEL_HEIGHT / 2, label, "center", "center", 9)
               for c, label in enumerate(column_labels)]

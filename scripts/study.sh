@@ -210,14 +210,19 @@ error_jobs() {
 }
 
 sample_jobs() {
-    local run path
+    local run
     for run in $(runs | here); do
-        path=diagonal; case "$run" in baseline*) path=uniform ;; esac
-        is_up_to_date "$OUTPUT/samples_${run}_${EPOCHS}ep.json" "$run" || echo "samples_$run" \
-            "generate_with_path_30.py --checkpoint $(checkpoint "$run")" \
-            "--path $path --num_images 24 --grid_images 24 --output_dir $GENERATED/$run --grid_png" \
-            "$OUTPUT/samples_${run}_${EPOCHS}ep.png --precision $PRECISION --overwrite"
+        case "$run" in
+            baseline*) sample_job "$run" uniform joint "" ;;
+            *) sample_job "$run" diagonal joint ""; sample_job "$run" "${LEADS##* }" reconciled _reconciled ;;
+        esac
     done
+}
+sample_job() {      # RUN PATH X32 SUFFIX
+    local grid="$OUTPUT/samples_${1}_${EPOCHS}ep$4"
+    is_up_to_date "$grid.json" "$1" || echo "samples_$1$4 generate_with_path_30.py --checkpoint $(checkpoint "$1")" \
+        "--path $2 --x32 $3 --num_images 24 --grid_images 24 --output_dir $GENERATED/$1$4 --grid_png $grid.png" \
+        "--precision $PRECISION --overwrite"
 }
 
 phases=("$@")
