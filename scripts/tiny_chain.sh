@@ -27,7 +27,8 @@ readme="$folder/README.md"
 printf '<!-- table:study_%s -->\n<!-- end:study_%s -->\n' training training paths paths \
     predictions predictions > "$readme"
 env OUTPUT="$folder/study" LOGS="$folder/logs" GENERATED="$folder/generated" README="$readme" \
-    CHECKPOINTS="$folder/study_checkpoints" SEEDS=0 EPOCHS=1 LEADS=lead_2 ABLATIONS="" COMPARED="baseline lift_independent" GRID=20 K=1 EDGE_IMAGES=1 MAX_LEAD=1 SCHEDULE_IMAGES=1 \
+    CHECKPOINTS="$folder/study_checkpoints" SEEDS=0 EPOCHS=1 COMPARED="baseline lift_independent" ABLATIONS="" \
+    LEADS=lead_2 GRID=20 K=1 EDGE_IMAGES=1 MAX_LEAD=1 SCHEDULE_IMAGES=1 \
     LEAD_EDGE_IMAGES=1 LEAD_IMAGES=4 ERROR_IMAGES=4 ERROR_TIMESTEPS=2 STEPS=18 SOLVERS=ddim GATE_IMAGES=8 GATE_STEPS=50 \
     DEVICES="cpu cpu" THREADS=1 TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard --val_images 4" \
     ./scripts/study.sh
