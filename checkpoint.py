@@ -7,13 +7,14 @@ as well.
 """
 import re
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import torch
 
 from baseline_model import BaselineModel
 from errors import InputError
-from files import load_torch, save_torch, sha256_of_file
+from files import expecting, load_torch, save_torch, sha256_of_file
 from model import LIFTDualTimestepModel
 
 MODELS = {"baseline": BaselineModel, "lift": LIFTDualTimestepModel}
@@ -46,7 +47,7 @@ def epoch_of(path) -> int:
 
 def list_checkpoints(folder, name: str) -> list[Path]:
     """All epoch checkpoints of that name, by epoch."""
-    return sorted((p for p in Path(folder).glob(f"{name}_*ep.pth") if re.fullmatch(rf"{re.escape(name)}_\d+ep\.pth",
+    return sorted((p for p in Path(folder).glob(f"{escape(name)}_*ep.pth") if re.fullmatch(rf"{re.escape(name)}_\d+ep\.pth",
                                                                                  p.name)), key=epoch_of)
 
 
@@ -86,7 +87,12 @@ def load_model(path, model_type: str | None = None, weights: str = "ema", device
     model_type: what the caller can use; None takes either. weights: ema or raw. Raises InputError if the file is
     missing, damaged, foreign, of the other model type, or without the weights asked for.
     """
-    content = load_content(path)
+    with expecting(path, "checkpoint"):
+        return model_of(load_content(path), path, model_type, weights, device)
+
+
+def model_of(content: dict, path, model_type, weights: str, device) -> LoadedModel:
+    """The model in a checkpoint's content; the rest as in `load_model`."""
     found = type_of_weights(content["model_state"])
     if model_type not in (None, found):
         raise InputError(f"{path}: is a {found} checkpoint, expected a {model_type} checkpoint")
@@ -118,7 +124,7 @@ def state_path(folder, name: str, step: int) -> Path:
 def list_states(folder, name: str) -> list[Path]:
     """All training states of that name, oldest first."""
     pattern = re.compile(re.escape(name) + r"_step\d{8,}\.state\.pth")
-    return sorted((p for p in Path(folder).glob(f"{name}_step*.state.pth") if pattern.fullmatch(p.name)),
+    return sorted((p for p in Path(folder).glob(f"{escape(name)}_step*.state.pth") if pattern.fullmatch(p.name)),
                   key=lambda p: int(re.search(r"_step(\d+)", p.name).group(1)))
 
 
@@ -139,7 +145,7 @@ def newest_good_state(folder, name: str) -> tuple[Path, dict] | None:
     paths = list_states(folder, name)
     for path in reversed(paths):
         try:
-            return path, load_torch(path, "training state", check_sums=True)
+            return path, load_torch(path, "training state")
         except InputError as error:
             print(f"passing over a damaged training state: {error}", flush=True)
     if paths:

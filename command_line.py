@@ -42,17 +42,21 @@ def run_script(main) -> None:
         sys.exit(130)
 
 
-def whole_number(minimum: int):
-    """An argparse type: an integer of at least `minimum`."""
+def whole_number(minimum: int, maximum: int | None = None):
+    """An argparse type: an integer of at least `minimum`, and at most `maximum` if there is one."""
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = None
-        if value is None or value < minimum:
-            raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least {minimum}")
+        if value is None or value < minimum or (maximum is not None and value > maximum):
+            most = "" if maximum is None else f" and at most {maximum}"
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least {minimum}{most}")
         return value
     return parse
+
+
+seed_number = whole_number(0, 2**63 - 1)                # an argparse type: what torch.manual_seed takes
 
 
 def real_number(minimum: float, maximum: float = math.inf, open_below: bool = False):
@@ -78,7 +82,7 @@ def add_device_options(parser: argparse.ArgumentParser, precision: str | None = 
     if precision is not None:
         group.add_argument("--precision", choices=devices.PRECISIONS, default=precision,
                            help="arithmetic of convolutions and matrix products; auto: bf16 where the device has it")
-    group.add_argument("--num_threads", type=whole_number(0), default=0, metavar="THREADS",
+    group.add_argument("--num_threads", type=whole_number(0, 4096), default=0, metavar="THREADS",
                        help="CPU threads; 0: as many as this process may use")
 
 

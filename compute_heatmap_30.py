@@ -8,11 +8,11 @@ import error_map
 import heatmap_figures
 import path_costs
 import paths
-from command_line import (Parser, add_device_options, real_number, run_script, start_device, whole_number,
-                          write_run_record)
+from command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
+                          whole_number, write_run_record)
 from data import add_data_options, load_images
 from errors import InputError
-from files import refuse_existing, save_png, save_torch
+from files import check_can_be_written, refuse_existing, save_png, save_torch
 from generation import name_of
 
 EDGE_COSTS = ("directional", "step_doubling", "step_doubling_diagonal")
@@ -31,7 +31,7 @@ def parse_args(argv=None):
     add_data_options(parser)
     parser.add_argument("--split", default="train", help="part of the data set, perhaps sliced: train[:500]")
     group = parser.add_argument_group("error map")
-    group.add_argument("--grid", type=whole_number(2), default=30, metavar="POINTS",
+    group.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS",
                        help="points per axis: 15, 30, 100")
     group.add_argument("--grid_space", choices=paths.GRID_SPACES, default="timestep",
                        help="evenly spaced timesteps 999...0, or evenly spaced log SNR from SNR 0.01 to 100 (paths "
@@ -58,7 +58,7 @@ def parse_args(argv=None):
     group.add_argument("--max_lead", type=real_number(0), default=None, metavar="LOG_SNR",
                        help="measure edge costs only between cells whose scales are at most this far apart in log SNR; "
                             "left out: all that a path can use")
-    group.add_argument("--seed", type=whole_number(0), default=42, help="of images, noise and probes")
+    group.add_argument("--seed", type=seed_number, default=42, help="of images, noise and probes")
     heatmap_figures.add_path_options(parser)
     parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where outputs go")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
@@ -93,8 +93,9 @@ def main(argv=None):
     output = error_map.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint),
                                     checkpoint.epoch_of(args.checkpoint), args.weights)
     figures_at = heatmap_figures.outputs_of(output)
-    for path in (output, output.with_suffix(".json"), *figures_at.values()):
-        refuse_existing(path, args.overwrite)
+    refuse_existing(output, args.overwrite)             # written last: without it, what lies beside it is unfinished
+    for path in (output.with_suffix(".json"), *figures_at.values()):
+        check_can_be_written(path)
     for path_type in args.paths:
         names = paths.EDGE_COST_NAMES.get(path_type)
         if names and not set(names) & set(args.edge_costs):
@@ -118,8 +119,6 @@ def main(argv=None):
     for name in args.edge_costs:
         heatmap["edge_costs"][name] = measure_edge_costs(name, loaded.model, image_set.images, timesteps, args)
     heatmap = error_map.keep_lead(heatmap, output)
-    save_torch(output, heatmap)
-
     rows = error_map.summarize_paths(heatmap, args.paths, args.num_steps, args.step_size, args.max_jump)
     figures = heatmap_figures.draw(heatmap, rows, args.step_size, args.max_jump, args.num_resamples,
                                    heatmap_figures.title_of(heatmap))
@@ -132,6 +131,7 @@ def main(argv=None):
     write_run_record(output.with_suffix(".json"), args, device, content_hash=image_set.content_hash,
                      checkpoint_fingerprint=loaded.fingerprint, **checks, **spent, **errors,
                      paths=heatmap_figures.record(rows))
+    save_torch(output, heatmap)
     print(f"network evaluations: {spent['num_primals']:,} primals and {spent['num_tangents']:,} tangents, of one image "
           "each")
     print("relative standard error: " + ", ".join(

@@ -12,7 +12,8 @@ import checkpoint
 import error_map
 import path_costs
 import paths
-from command_line import Parser, add_device_options, run_script, start_device, whole_number, write_run_record
+from command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
+                          write_run_record)
 from data import add_data_options, load_images
 from files import refuse_existing, save_torch
 from generation import name_of
@@ -25,10 +26,10 @@ def parse_args(argv=None):
     add_data_options(parser)
     parser.add_argument("--split", default="train", help="images that costs are measured on")
     parser.add_argument("--edge_images", type=whole_number(1), default=32, metavar="IMAGES", help="how many of them")
-    parser.add_argument("--grid", type=whole_number(2), default=30, metavar="POINTS", help="points of the grid")
+    parser.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS", help="points of the grid")
     parser.add_argument("--num_steps", type=whole_number(1), default=18, metavar="STEPS", help="steps to be served")
-    parser.add_argument("--max_jump", type=whole_number(1), default=5, metavar="CELLS", help="longest step")
-    parser.add_argument("--seed", type=whole_number(0), default=42, help="of the noise")
+    parser.add_argument("--max_jump", type=whole_number(1, 99), default=5, metavar="CELLS", help="longest step")
+    parser.add_argument("--seed", type=seed_number, default=42, help="of the noise")
     parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where it goes")
     parser.add_argument("--overwrite", action="store_true", help="replace a schedule that exists")
     add_device_options(parser, precision="float32")      # differences between costs are small

@@ -18,10 +18,10 @@ def choose_device(name: str | None) -> torch.device:
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name is None:
         return torch.device("cuda:0" if num_gpus else "cpu")
-    text = f"cuda:{name}" if name.isdigit() else "cuda:0" if name == "cuda" else name
+    text = f"cuda:{name}" if name.isdecimal() else "cuda:0" if name == "cuda" else name
     if text == "cpu":
         return torch.device("cpu")
-    if not text.startswith("cuda:") or not text[5:].isdigit():
+    if not text.startswith("cuda:") or not text[5:].isdecimal():
         raise InputError(f"--device: found {name!r}, expected cpu, a GPU's number such as 0, or cuda:1")
     if int(text[5:]) >= num_gpus:
         there = f"GPUs 0 to {num_gpus - 1} are there" if num_gpus else "no GPU is there; use --device cpu"

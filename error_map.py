@@ -37,7 +37,7 @@ import devices
 import paths
 import seeds
 from errors import InputError
-from files import load_torch
+from files import expecting, load_torch
 from model import downsample_to_32
 from sampling import from_uint8
 from scheduler import NUM_TIMESTEPS, NoiseSchedule, per_image
@@ -335,7 +335,12 @@ def keep_lead(heatmap: dict, path) -> dict:
 def load_heatmap(path, expect_grid: int | None = None) -> dict:
     """A heatmap file, checked. Raises InputError if it is missing, damaged, no heatmap, of another grid than
     `expect_grid`, or holds cells that are not finite, which are named."""
-    heatmap = load_torch(path, "heatmap")
+    with expecting(path, "heatmap", "compute it again with compute_heatmap_30.py"):
+        return checked_heatmap(load_torch(path, "heatmap"), path, expect_grid)
+
+
+def checked_heatmap(heatmap, path, expect_grid: int | None) -> dict:
+    """The content of a heatmap file, checked as `load_heatmap` says."""
     missing = [key for key in REQUIRED if not isinstance(heatmap, dict) or key not in heatmap]
     if missing:
         raise InputError(f"{path}: has no {missing[0]} in it, expected a heatmap written by compute_heatmap_30.py")
@@ -370,6 +375,13 @@ def load_heatmap(path, expect_grid: int | None = None) -> dict:
     if not isinstance(heatmap["edge_costs"], dict) or not isinstance(heatmap["options"], dict):
         raise InputError(f"{path}: its edge_costs or options are no dictionary; compute it again with "
                          "compute_heatmap_30.py")
+    for key in ("error_64", "error_32"):
+        if (heatmap[key] < 0).any():
+            raise InputError(f"{path}: {key} holds negative errors; compute it again with compute_heatmap_30.py")
+    weighted_maps(heatmap["frobenius"].numpy()[..., :1], timesteps.numpy(),
+                  *(heatmap["options"][key] for key in ("chain_rule", "normalization", "prediction")))
+    int(heatmap["options"]["seed"])
+    paths.Lead(**heatmap.get("lead", {})).check()
     for name, costs in heatmap["edge_costs"].items():
         if not isinstance(costs, torch.Tensor) or costs.ndim != 4 or costs.shape[:2] != (n, n) or costs.isnan().any():
             raise InputError(f"{path}: edge costs {name} are damaged; compute them again with compute_heatmap_30.py")
@@ -384,16 +396,16 @@ def check_shape(value, shape: tuple, name: str, path) -> None:
                          "compute_heatmap_30.py")
 
 
-def check_heatmap_matches(heatmap: dict, loaded, allow_mismatch: bool = False) -> None:
+def check_heatmap_matches(heatmap: dict, loaded, allow_mismatch: bool = False, can_be_allowed: bool = True) -> None:
     """Raises InputError unless the heatmap was computed from this very checkpoint and these weights (`loaded`:
-    checkpoint.LoadedModel), or `allow_mismatch`."""
+    checkpoint.LoadedModel), or `allow_mismatch`. can_be_allowed: whether the script has that option."""
     if allow_mismatch:
         return
     found = heatmap["checkpoint_fingerprint"], heatmap["weights"]
     if found != (loaded.fingerprint, loaded.weights):
         raise InputError(f"--heatmap: was computed from {heatmap['checkpoint']} ({found[0]}, {found[1]} weights), "
                          f"expected {loaded.path.name} ({loaded.fingerprint}, {loaded.weights} weights); give that "
-                         "checkpoint's heatmap, or add --allow_mismatch")
+                         "checkpoint's heatmap" + (", or add --allow_mismatch" if can_be_allowed else ""))
 
 
 # What a path costs on a map

@@ -17,7 +17,8 @@ import fid
 import generation
 import results_table
 import scoring
-from command_line import Parser, add_device_options, git_revision, run_script, start_device, whole_number
+from command_line import (Parser, add_device_options, git_revision, run_script, seed_number, start_device,
+                          whole_number)
 from errors import InputError
 
 
@@ -34,7 +35,7 @@ def parse_options():
     group.add_argument("--paths", nargs="+", default=None, metavar="PATH",
                        help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left out: "
                             "diagonal dp_64 dp_total, or uniform")
-    group.add_argument("--seeds", type=whole_number(0), nargs="+", default=[42], metavar="SEED", help="a row for each")
+    group.add_argument("--seeds", type=seed_number, nargs="+", default=[42], metavar="SEED", help="a row for each")
     group.add_argument("--num_images", type=whole_number(2), default=1000, metavar="IMAGES", help="images per row")
     generation.add_generation_options(parser)
     scoring.add_metric_options(parser, "real images to compare with: a split, or part of one such as train[:5000]")

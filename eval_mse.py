@@ -12,8 +12,8 @@ from tqdm import tqdm
 import checkpoint
 import measurements
 import plots
-from command_line import (Parser, add_device_options, real_number, run_script, start_device, whole_number,
-                          write_run_record)
+from command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
+                          whole_number, write_run_record)
 from data import add_data_options, load_images
 from errors import InputError
 from files import outputs_beside, save_png, write_csv
@@ -30,12 +30,12 @@ def parse_args(argv=None):
     parser.add_argument("--split", default="validation", help="held-out images, such as validation or train[-256:]")
     parser.add_argument("--num_images", type=whole_number(2), default=256, help="the first so many images of the split")
     parser.add_argument("--batch_size", type=whole_number(1), default=64, help="images per network call")
-    parser.add_argument("--seed", type=whole_number(0), default=42, help="decides the noise of every image")
+    parser.add_argument("--seed", type=seed_number, default=42, help="decides the noise of every image")
     parser.add_argument("--compare_baseline", type=Path, default=None, metavar="CHECKPOINT",
                         help="measure the 64 error beside this baseline instead")
     parser.add_argument("--reconciled", action="store_true",
                         help="make LIFT's two predictions agree first, as --x32 reconciled does in generation")
-    parser.add_argument("--num_timesteps", type=whole_number(2), default=28, metavar="COUNT",
+    parser.add_argument("--num_timesteps", type=whole_number(2, 1000), default=28, metavar="COUNT",
                         help="with --compare_baseline: timesteps from 0 to 999")
     parser.add_argument("--leads", type=real_number(-20, 20), nargs="*", default=[1.39, 3.0, 5.0], metavar="LOG_SNR",
                         help="with --compare_baseline: how far the 32 scale is ahead")

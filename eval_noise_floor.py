@@ -14,7 +14,8 @@ import data
 import distributed
 import results_table
 import scoring
-from command_line import Parser, add_device_options, git_revision, run_script, start_device, whole_number
+from command_line import (Parser, add_device_options, git_revision, run_script, seed_number, start_device,
+                          whole_number)
 from errors import InputError
 
 NO_MODEL = {"checkpoint": "real images", "model_type": "real", "path": "real", "epochs": 0, "num_steps": 0,
@@ -26,7 +27,7 @@ def parse_options():
     parser = Parser(__doc__)
     parser.add_argument("--num_images", type=whole_number(2), nargs="+", default=[1000], metavar="IMAGES",
                         help="how many are drawn; a row for each number and seed")
-    parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=[42, 43], metavar="SEED",
+    parser.add_argument("--seeds", type=seed_number, nargs="+", default=[42, 43], metavar="SEED",
                         help="which are drawn; a row for each")
     scoring.add_metric_options(parser, "the split that is drawn from, or part of one such as train[:5000]")
     data.add_data_options(parser)

@@ -22,7 +22,7 @@ def written_whole(path, mode: str = "wb"):
     If anything goes wrong, the temporary file is removed and an earlier `path` stays as it was. A full disk or a
     folder without write permission raises InputError.
     """
-    path = Path(path)
+    path = named_file(path)
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,11 +79,11 @@ def save_torch(path, content) -> None:
             raise OSError(None, str(error).splitlines()[0]) from error
 
 
-def load_torch(path, what: str = "file", check_sums: bool = False):
+def load_torch(path, what: str = "file"):
     """torch.load of plain types, refusing code. `what`: the kind of file expected, for the messages.
 
-    check_sums: compare every block with its CRC32 in the file, which torch.load itself does not. Raises InputError if
-    the file is missing, truncated, damaged, not written by torch, or holds pickled objects.
+    Every block is compared with its CRC32 in the file, which torch.load itself does not do. Raises InputError if the
+    file is missing, truncated, damaged, not written by torch, or holds pickled objects.
     """
     path = Path(path)
     if path.is_dir():
@@ -91,7 +91,7 @@ def load_torch(path, what: str = "file", check_sums: bool = False):
     if not path.is_file():
         raise InputError(f"{path}: no such {what}; check the path, or make it first")
     try:
-        if check_sums and (damaged := zipfile.ZipFile(path).testzip()):
+        if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):
             raise ValueError(f"checksum of {damaged}")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
@@ -101,6 +101,20 @@ def load_torch(path, what: str = "file", check_sums: bool = False):
                              "without running it") from error
         raise InputError(f"{path}: is truncated, damaged or foreign, expected a {what}; restore or make it "
                          "again") from error
+
+
+@contextlib.contextmanager
+def expecting(path, what: str, advice: str = "restore or make it again"):
+    """Turns what foreign content leads to, a missing key or a value of another type, into an InputError that names
+    the file. `what`: the kind of file expected."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:120]
+        raise InputError(f"{path}: its content is not what a {what} holds ({type(error).__name__}: {reason}); "
+                         f"{advice}") from error
 
 
 def write_json(path, content) -> None:
@@ -124,15 +138,34 @@ def sha256_of_file(path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def named_file(path) -> Path:
+    """The path. Raises InputError where it has no file name, as / and the empty text have none."""
+    if not Path(path).name:
+        raise InputError(f"output: found {str(path)!r}, expected the name of a file")
+    return Path(path)
+
+
+def check_can_be_written(path) -> None:
+    """Raises InputError if `path` is a folder, or lies where no file can be made; makes nothing."""
+    path = named_file(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected the name of a file; choose another output")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        found = "cannot be written" if folder.is_dir() else "is a file, not a folder"
+        raise InputError(f"{path}: cannot be made, {folder} {found}; choose another output")
+
+
 def refuse_existing(path, overwrite: bool) -> None:
-    """Raises InputError if `path` exists and `overwrite` is false."""
-    if Path(path).exists() and not overwrite:
+    """Raises InputError if `path` exists and `overwrite` is false, or could not be written."""
+    if Path(path).is_file() and not overwrite:
         raise InputError(f"{path}: exists already; add --overwrite to replace it, or choose another output")
+    check_can_be_written(path)
 
 
 def outputs_beside(prefix, overwrite: bool, kinds=("csv", "json", "png")) -> dict[str, Path]:
     """{kind: PREFIX.kind} for a run's outputs. Raises InputError if one exists and `overwrite` is false."""
-    outputs = {kind: Path(prefix).with_name(f"{Path(prefix).name}.{kind}") for kind in kinds}
+    outputs = {kind: named_file(prefix).with_name(f"{Path(prefix).name}.{kind}") for kind in kinds}
     for path in outputs.values():
         refuse_existing(path, overwrite)
     return outputs

@@ -3,7 +3,9 @@
 
 Image k depends on --seed and k alone: not on --batch_size, nor on the number of processes (torchrun).
 """
+import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -14,9 +16,10 @@ from torchvision.utils import make_grid
 import checkpoint
 import distributed
 import generation
-from command_line import Parser, add_device_options, run_script, start_device, whole_number, write_run_record
+from command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
+                          write_run_record)
 from errors import InputError
-from files import refuse_existing, save_png
+from files import check_can_be_written, refuse_existing, save_png
 
 
 def parse_options():
@@ -32,7 +35,7 @@ def parse_options():
                         choices=sorted({name for names in generation.PATH_NAMES.values() for name in names}),
                         help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left out: "
                              "diagonal or uniform")
-    parser.add_argument("--seed", type=whole_number(0), default=42, help="with an image's number, decides that image")
+    parser.add_argument("--seed", type=seed_number, default=42, help="with an image's number, decides that image")
     parser.add_argument("--num_images", type=whole_number(1), default=64, metavar="IMAGES", help="how many")
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", type=Path, default=None, metavar="FOLDER",
@@ -45,15 +48,23 @@ def parse_options():
     return parser.parse_args()
 
 
-def clear_folder(folder: Path, overwrite: bool) -> None:
-    """Raises InputError if images lie in `folder`, unless `overwrite`, which removes them."""
+def refuse_images(folder: Path, overwrite: bool) -> list[Path]:
+    """The PNG files in `folder`. Raises InputError if there are any, unless `overwrite`."""
     old = sorted(folder.glob("*.png")) if folder.is_dir() else []
     if old and not overwrite:
         raise InputError(f"{folder}: holds {len(old)} PNG files already; add --overwrite to replace them, or choose "
                          "another --output_dir")
-    for path in old:
+    return old
+
+
+def publish(made: Path, folder: Path, overwrite: bool) -> None:
+    """Move all files of `made` into `folder`, in place of the numbered images there. Raises InputError as above."""
+    for path in refuse_images(folder, overwrite):
         if re.fullmatch(r"\d{5,}\.png", path.name):
             path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(made.iterdir()):
+        path.replace(folder / path.name)
 
 
 def main():
@@ -62,17 +73,34 @@ def main():
     device = start_device(args)
     file = args.checkpoint or checkpoint.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
     loaded = checkpoint.load_model(file, None, args.weights, device)
+    if loaded.model_type == "baseline" and args.x32 != "joint":
+        raise InputError(f"--x32: found {args.x32} with a baseline checkpoint, which has no 32 branch; leave it out")
     args.path = args.path or generation.DEFAULT_PATHS[loaded.model_type][0]
     path = generation.find_path(loaded, args.path, args)
     label = f"{file.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}"
     args.output_dir = args.output_dir or Path("generated") / label
     args.grid_png = args.grid_png or Path("results") / f"samples_{label}.png"
 
+    if args.grid_png.suffix != ".png":
+        raise InputError(f"--grid_png: found {args.grid_png}, expected a name that ends in .png")
+    refuse_existing(args.grid_png, args.overwrite)
+    refuse_images(args.output_dir, args.overwrite)
+    check_can_be_written(args.output_dir / "run.json")
+
     group = distributed.join(device)
-    if group.is_main:
-        refuse_existing(args.grid_png, args.overwrite)
-        clear_folder(args.output_dir, args.overwrite)
-    group.wait()
+    # Images appear in --output_dir once all are made; the main process's number names the folder until then.
+    number = int(group.sum(torch.tensor([os.getpid() * group.is_main], device=device)))
+    made = args.output_dir.with_name(f".{args.output_dir.name}.tmp{number}")
+    try:
+        make_images(args, loaded, path, group, made, device)
+    finally:
+        if group.is_main:
+            shutil.rmtree(made, ignore_errors=True)
+    distributed.leave()
+
+
+def make_images(args, loaded, path, group, made: Path, device) -> None:
+    """Generate into the folder `made`, then move the images to --output_dir and write grid and records."""
     if group.is_main:
         print(f"{loaded.path.name} ({loaded.model_type}, {loaded.weights}), path {args.path}: "
               + " ".join(f"({t_64},{t_32})" for t_64, t_32 in path.tolist()), flush=True)
@@ -83,7 +111,7 @@ def main():
             loaded.model, path, args.seed, args.num_images, args, group, "generating"):
         num_broken = num_broken + broken
         for index, image in zip(indices, images.permute(0, 2, 3, 1).cpu().numpy()):
-            save_png(args.output_dir / f"{index:05d}.png", Image.fromarray(image))
+            save_png(made / f"{index:05d}.png", Image.fromarray(image))
         in_grid = sum(index < args.grid_images for index in indices)
         kept.append(images[:in_grid])
         kept_indices += indices[:in_grid]
@@ -93,17 +121,17 @@ def main():
     in_grid = generation.gather(torch.cat(kept), kept_indices, min(args.grid_images, args.num_images), group)
     group.wait()
     if group.is_main:
-        generation.check_finite(num_broken, args.num_images, f"{file}, path {args.path}")
-        grid = make_grid(in_grid, nrow=8, padding=2, pad_value=255)
-        save_png(args.grid_png, Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
+        generation.check_finite(num_broken, args.num_images, f"{loaded.path}, path {args.path}")
         results = {"num_model_calls": num_model_calls, "images_per_second": args.num_images / seconds,
                    "timesteps": path.tolist(), "path_hash": generation.path_hash(path),
                    "checkpoint_hash": loaded.fingerprint}
-        write_run_record(args.output_dir / "run.json", args, device, **results)
+        write_run_record(made / "run.json", args, device, **results)
+        publish(made, args.output_dir, args.overwrite)
+        grid = make_grid(in_grid, nrow=8, padding=2, pad_value=255)
+        save_png(args.grid_png, Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
         write_run_record(args.grid_png.with_suffix(".json"), args, device, **results)
         print(f"{args.num_images} images in {args.output_dir}, grid in {args.grid_png}: {num_model_calls} model calls "
               f"per image, {args.num_images / seconds:.2f} images/s")
-    distributed.leave()
 
 
 if __name__ == "__main__":

@@ -38,11 +38,11 @@ def add_generation_options(parser) -> None:
     group.add_argument("--heatmap", type=Path, default=None, metavar="FILE",
                        help="error map for the dp paths; left out: the one of this checkpoint in --heatmap_dir")
     group.add_argument("--heatmap_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where heatmaps lie")
-    group.add_argument("--grid", type=whole_number(2), default=30, metavar="POINTS", help="grid points of the heatmap")
+    group.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS", help="grid points of the heatmap")
     group.add_argument("--allow_mismatch", action="store_true", help="take another checkpoint's heatmap")
     group.add_argument("--step_size", choices=paths.STEP_SIZES, default="index",
                        help="what the error maps are weighted with along a path")
-    group.add_argument("--max_jump", type=whole_number(1), default=5, metavar="CELLS",
+    group.add_argument("--max_jump", type=whole_number(1, 99), default=5, metavar="CELLS",
                        help="how far one step may go in each direction")
 
 

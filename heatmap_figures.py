@@ -5,6 +5,7 @@ import error_map
 import paths
 import plots
 from command_line import whole_number
+from files import named_file
 
 DEFAULT_PATHS = ("diagonal", "dp_64", "dp_total")
 
@@ -15,7 +16,7 @@ def add_path_options(parser) -> None:
     group.add_argument("--paths", nargs="+", choices=paths.PATH_TYPES, default=list(DEFAULT_PATHS), metavar="PATH",
                        help=f"paths to find and draw, of {', '.join(paths.PATH_TYPES)}")
     group.add_argument("--num_steps", type=whole_number(1), default=18, metavar="STEPS", help="steps of every path")
-    group.add_argument("--max_jump", type=whole_number(1), default=5, metavar="CELLS",
+    group.add_argument("--max_jump", type=whole_number(1, 99), default=5, metavar="CELLS",
                        help="most cells a step moves in each direction")
     group.add_argument("--step_size", choices=paths.STEP_SIZES, default="index",
                        help="length of a step: distance in grid indices, or each scale's own change in log SNR")
@@ -25,7 +26,7 @@ def add_path_options(parser) -> None:
 
 def outputs_of(path) -> dict:
     """The figures' files beside a heatmap file: kind -> path."""
-    path = Path(path)
+    path = named_file(path)
     return {"maps": path.with_suffix(".png"), "blocks": path.with_name(f"{path.stem}_blocks.png"),
             "steps": path.with_name(f"{path.stem}_steps.png")}
 

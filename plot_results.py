@@ -21,10 +21,10 @@ import results_table
 import sampling
 import study
 import tables
-from command_line import (Parser, add_device_options, git_revision, run_script, start_device, whole_number,
-                          write_run_record)
+from command_line import (Parser, add_device_options, git_revision, run_script, seed_number, start_device,
+                          whole_number, write_run_record)
 from errors import InputError
-from files import save_png, written_whole
+from files import expecting, save_png, written_whole
 
 FIGURE_CAPTIONS = (
     (r"path_evolution", "Paths over their error maps, epoch by epoch: the 64 error above, the total below."),
@@ -61,7 +61,7 @@ def parse_args(argv=None):
     parser.add_argument("--check", action="store_true",
                         help="only compare README and CSV: exit status 1 if they differ; nothing is written")
     parser.add_argument("--title", default="LIFT: results", help="heading of the report")
-    parser.add_argument("--grid", type=whole_number(2), default=30, metavar="POINTS",
+    parser.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS",
                         help="points per axis of the heat maps used")
 
     group = parser.add_argument_group("samples (drawn when both checkpoints are given)")
@@ -77,7 +77,7 @@ def parse_args(argv=None):
     group.add_argument("--step_size", choices=paths.STEP_SIZES, default="index", help="of the optimised paths")
     group.add_argument("--num_steps", type=whole_number(1), default=18, help="steps of every path shown")
     group.add_argument("--solver", choices=sampling.SOLVERS, default="ddim", help="first or second order")
-    group.add_argument("--seed", type=whole_number(0), default=42, help="of the images shown")
+    group.add_argument("--seed", type=seed_number, default=42, help="of the images shown")
     group.add_argument("--num_images", type=whole_number(1), default=8, help="images per row of the sample grid")
     add_device_options(parser)
     args = parser.parse_args(argv)
@@ -172,7 +172,8 @@ def evolution_figure(heatmaps, args):
 
 def training_figure(logs):
     """Loss curves of every training log in the results folder."""
-    return plots.loss_curves({path.name.removesuffix("_training.csv"): tables.read_csv(path) for path in logs})
+    with expecting(logs[0].parent / "*_training.csv", "log of a training", "remove or restore the one that is none"):
+        return plots.loss_curves({path.name.removesuffix("_training.csv"): tables.read_csv(path) for path in logs})
 
 
 def load_lift_heatmap(args, lift):

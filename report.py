@@ -145,6 +145,10 @@ def read_records(folder) -> list[tuple[str, dict]]:
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: could not be read as JSON ({error}); make it again or remove it") from error
         if isinstance(content, dict) and "command" in content:
+            for key in ("options", "versions"):
+                if not isinstance(content.get(key, {}), dict):
+                    raise InputError(f"{path}: its {key} are no JSON object, expected the record of a run; make it again "
+                                     "or remove it")
             records.append((path.relative_to(folder).as_posix(), content))
     return records
 

@@ -13,7 +13,7 @@ import sliced_wasserstein
 import tiny_classifier
 from command_line import write_run_record
 from errors import InputError
-from files import locked, write_json
+from files import expecting, locked, write_json
 
 METRIC_ROWS = {"fid": ("fid",), "kid": ("kid",), "precision_recall": ("precision", "recall"),
                "swd": ("swd", "swd_64", "swd_32", "swd_16"), "fd_tiny": ("fd_tiny",)}
@@ -61,7 +61,8 @@ def claim_classifier(results, networks: "Networks") -> None:
         return
     record = Path(results).with_name(f"{Path(results).stem}_fd_tiny.json")
     with locked(record):
-        found = json.loads(record.read_text())["files_hash"] if record.exists() else networks.tiny.files_hash
+        with expecting(record, "record of the classifier behind fd_tiny", "delete it if the rows are of this one"):
+            found = json.loads(record.read_text())["files_hash"] if record.exists() else networks.tiny.files_hash
         if found != networks.tiny.files_hash:
             raise InputError(f"--fd_tiny: its files have hash {networks.tiny.files_hash}, but the fd_tiny rows of "
                              f"{results} come from {found} ({record}); give those files, or another --results")

@@ -14,10 +14,11 @@ import error_map
 import path_costs
 import paths
 import sliced_wasserstein
-from command_line import Parser, add_device_options, run_script, start_device, whole_number, write_run_record
+from command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
+                          write_run_record)
 from data import add_data_options, load_images
 from errors import InputError
-from files import refuse_existing, save_torch
+from files import check_can_be_written, refuse_existing, save_torch
 from generation import load_schedule, name_of
 from sampling import from_uint8, generate, to_uint8
 
@@ -35,9 +36,9 @@ def parse_args(argv=None):
                         help="generated per finalist; must be enough to tell them apart")
     parser.add_argument("--num_finalists", type=whole_number(1), default=4, metavar="PATHS", help="that are generated")
     parser.add_argument("--num_steps", type=whole_number(1), default=18, metavar="STEPS", help="steps of the path")
-    parser.add_argument("--grid", type=whole_number(2), default=30, metavar="POINTS", help="of the heatmap file")
+    parser.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS", help="of the heatmap file")
     parser.add_argument("--batch_size", type=whole_number(1), default=64, metavar="IMAGES", help="generated at once")
-    parser.add_argument("--seed", type=whole_number(0), default=1042,
+    parser.add_argument("--seed", type=seed_number, default=1042,
                         help="of noise and images: held out, evaluation uses 42 and up")
     parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER", help="for the record")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier winner")
@@ -53,7 +54,8 @@ def main(argv=None):
                                                   loaded.weights)
     is_lift = loaded.model_type == "lift"
     heatmap = error_map.load_heatmap(file, args.grid) if is_lift else load_schedule(file)
-    error_map.check_heatmap_matches(heatmap, loaded)
+    error_map.check_heatmap_matches(heatmap, loaded, can_be_allowed=False)
+    check_can_be_written(file)
     if "lead" in heatmap and not args.overwrite:
         raise InputError(f"{file}: holds a winner of an earlier search; add --overwrite to replace it")
     record = args.output_dir / f"lead_{name_of(args.checkpoint)}_{loaded.epochs}ep_{args.num_steps}steps.json"
@@ -72,11 +74,11 @@ def main(argv=None):
                                           num_finalists=args.num_finalists, seed=args.seed, precision=args.precision,
                                           progress=True)
     heatmap["lead"] = {"rho": winner.rho, "lead": winner.lead, "onset": winner.onset}
-    save_torch(file, heatmap)
     for row in rows:
         row["path"] = row["path"].tolist()
     write_run_record(record, args, device, checkpoint_fingerprint=loaded.fingerprint, winner=heatmap["lead"],
                      candidates=rows)
+    save_torch(file, heatmap)                           # last: a file with a winner is a search that is finished
     print("   rho    lead  onset  step doubling      swd")
     for row in rows[:args.num_finalists]:
         print(f"{row['rho']:6.2f}  {row['lead']:6.2f}  {row['onset']:5.2f}  {row['step_doubling']:13.5g}  "

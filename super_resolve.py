@@ -7,7 +7,8 @@ from tqdm import tqdm
 import checkpoint
 import measurements
 import plots
-from command_line import Parser, add_device_options, run_script, start_device, whole_number, write_run_record
+from command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
+                          write_run_record)
 from data import add_data_options, load_images
 from files import outputs_beside, save_png, write_csv
 from sampling import SOLVERS
@@ -28,7 +29,7 @@ def parse_args(argv=None):
     parser.add_argument("--x32", nargs="+", choices=list(METHODS), default=list(METHODS),
                         help="each scale by its own prediction, or the 64 prediction made to agree with the image given")
     parser.add_argument("--batch_size", type=whole_number(1), default=64, help="images generated at once")
-    parser.add_argument("--seed", type=whole_number(0), default=42, help="decides the start noise of every image")
+    parser.add_argument("--seed", type=seed_number, default=42, help="decides the start noise of every image")
     parser.add_argument("--num_shown", type=whole_number(1), default=8, help="images in the comparison grid")
     parser.add_argument("--output", type=Path, default=Path("results/super_resolution"), metavar="PREFIX",
                         help="writes PREFIX.csv, .json and .png")

@@ -5,6 +5,7 @@ so a run that was killed and resumed ends with the same weights, bit for bit on 
 """
 import contextlib
 import fcntl
+import json
 import math
 import random
 import shlex
@@ -26,10 +27,11 @@ import plots
 from command_line import plain_options, start_device, write_run_record
 from data import load_images, to_device
 from errors import InputError
-from files import remove_leftovers, save_png, save_torch, write_csv, write_json
+from files import (check_can_be_written, expecting, remove_leftovers, save_png, save_torch, write_csv,
+                   write_json)
 from optimization import ExponentialMovingAverage, learning_rate_at, on_cpu
 from scheduler import NoiseSchedule
-from training_options import check_same_run, timestep_rule
+from training_options import check_options, check_same_run, timestep_rule
 
 GRADIENT_NORM_MAX = 1.0
 REPORT_SECONDS = 60                     # between two writings of log and loss curve
@@ -442,6 +444,19 @@ def existing_files(args) -> list[Path]:
             + checkpoint.list_states(args.checkpoint_dir, args.name))
 
 
+def refuse_another_runs_log(args) -> None:
+    """Raises InputError if the log and record of a finished run, or of checkpoints elsewhere, would be overwritten."""
+    record = args.output_dir / f"{args.name}_run.json"
+    if args.overwrite or not record.is_file():
+        return
+    with expecting(record, "record of a training", "choose another --name or --output_dir, or add --overwrite"):
+        found = json.loads(record.read_text())
+        folder, is_finished = Path(found["options"]["checkpoint_dir"]), found.get("is_finished", True)
+    if is_finished or folder.absolute() != args.checkpoint_dir.absolute():
+        raise InputError(f"{record}: belongs to {'a finished run' if is_finished else f'a run into {folder}'}, whose log "
+                         "would be lost; choose another --name or --output_dir, or add --overwrite")
+
+
 def prepare_start(trainer: Trainer) -> None:
     """Resume, or make room, or refuse; then say from which step the run goes."""
     args, main = trainer.args, trainer.group.is_main
@@ -452,7 +467,8 @@ def prepare_start(trainer: Trainer) -> None:
             raise InputError(f"{found[-1]}: exists, but no training state that --resume could continue is beside it; "
                              "add --overwrite without --resume to train anew, or choose another --name")
         if newest:
-            trainer.load_state(*newest)
+            with expecting(newest[0], "training state", "delete it to go on from the one before it"):
+                trainer.load_state(*newest)
         if main:
             print(f"resuming {args.name} from {newest[0]} at step {trainer.step} of {trainer.num_steps}" if newest
                   else f"nothing to resume for {args.name}: starting at step 0", flush=True)
@@ -462,6 +478,8 @@ def prepare_start(trainer: Trainer) -> None:
     elif found and not args.overwrite:
         raise InputError(f"{found[-1]}: exists already; add --resume to continue, --overwrite to train anew, or "
                          "choose another --name")
+    else:
+        refuse_another_runs_log(args)
     steps = torch.zeros(trainer.group.size, device=trainer.device)
     steps[trainer.group.rank] = trainer.step
     if len(set(trainer.group.sum(steps).tolist())) > 1:
@@ -476,6 +494,8 @@ def prepare_start(trainer: Trainer) -> None:
 
 def train(model_type: str, args) -> None:
     """Everything a training script does once its options are known."""
+    check_options(args)
+    check_can_be_written(args.output_dir / f"{args.name}_run.json")
     args.device = distributed.local_gpu(args.device)
     device = start_device(args)
     group = distributed.join(device)

@@ -1,8 +1,9 @@
 """The options of a training run, and which of them a resumed run must share with the run it continues."""
+import re
 from pathlib import Path
 
 import checkpoint
-from command_line import add_device_options, plain_options, real_number, whole_number
+from command_line import add_device_options, plain_options, real_number, seed_number, whole_number
 from data import add_data_options
 from errors import InputError
 from objective import TimestepRule
@@ -25,7 +26,7 @@ def add_training_options(parser, model_type: str) -> None:
     data.add_argument("--flip", action="store_true", help="mirror half of the images at random")
 
     group = parser.add_argument_group("training")
-    group.add_argument("--hidden_dims", type=whole_number(1), nargs="+", default=[64, 128, 256, 512],
+    group.add_argument("--hidden_dims", type=whole_number(1, 8192), nargs="+", default=[64, 128, 256, 512],
                        metavar="CHANNELS", help="channels per level, multiples of 8")
     group.add_argument("--epochs", type=whole_number(1), default=100, help="passes over the images")
     group.add_argument("--max_steps", type=whole_number(1), default=None, help="stop after so many optimizer steps")
@@ -37,7 +38,7 @@ def add_training_options(parser, model_type: str) -> None:
     group.add_argument("--warmup_steps", type=whole_number(0), default=0, help="steps of linear rise at the start")
     group.add_argument("--ema_decay", type=real_number(0, 1), default=0.9999,
                        help="decay of the weights' moving average, lower in early steps")
-    group.add_argument("--seed", type=whole_number(0), default=0, help="decides weights, order, timesteps and noise")
+    group.add_argument("--seed", type=seed_number, default=0, help="decides weights, order, timesteps and noise")
     group.add_argument("--compile", action="store_true", help="torch.compile the model (minutes at the start)")
 
     group = parser.add_argument_group("output")
@@ -57,6 +58,20 @@ def add_training_options(parser, model_type: str) -> None:
     group.add_argument("--resume", action="store_true", help="continue from the newest good training state")
     group.add_argument("--overwrite", action="store_true", help="replace checkpoints of the same name")
     add_device_options(parser)
+
+
+def check_options(args) -> None:
+    """Raises InputError for options that contradict each other or make no sense together."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", args.name):
+        raise InputError(f"--name: found {args.name!r}, expected at most 100 letters, digits, dots, dashes and "
+                         "underscores, for the names of files")
+    if args.resume and args.overwrite:
+        raise InputError("--resume and --overwrite: found both, expected one: continue what is there, or replace it")
+    if args.lr_schedule == "cosine" and args.learning_rate < LEARNING_RATE_MIN:
+        raise InputError(f"--learning_rate: found {args.learning_rate:g}, expected at least {LEARNING_RATE_MIN:g}, where "
+                         "the cosine schedule ends; or add --lr_schedule constant")
+    if args.ema_decay == 1:
+        raise InputError("--ema_decay: found 1, which never moves from the initial weights; expected less")
 
 
 def timestep_rule(args) -> TimestepRule:

@@ -9,6 +9,9 @@ source "$(dirname "$0")/environment.sh" || exit
 all="dynamic_program train_step error_map sampling frechet path_costs resume_after_kills two_processes precision"
 folder="${BENCHMARKS_DIR:-results/benchmarks}"
 mkdir -p "$folder"
+for name in "$@"; do
+    [ -f "benchmarks/$name.py" ] || { echo "bench.sh: found $name, expected some of: $all" >&2; exit 2; }
+done
 status=0
 for name in ${@:-$all}; do
     printf '\n== benchmarks/%s.py ==\n' "$name"

@@ -101,7 +101,9 @@ train_jobs() {
             lift_light32_*) options="train_lift.py --loss_weight_32 0.1" ;;
             lift_loss64_*) options="train_lift.py --loss_scales 64" ;;
         esac
-        again=""; if compgen -G "$CHECKPOINTS/${run}_step*" >/dev/null; then again="--resume"; fi
+        again="--overwrite"     # the logs of a run whose checkpoints are not here
+        if compgen -G "$CHECKPOINTS/${run}_*ep.pth" >/dev/null; then again=""; fi
+        if compgen -G "$CHECKPOINTS/${run}_step*" >/dev/null; then again="--resume"; fi
         echo "train_$run $options $data --hidden_dims $HIDDEN_DIMS --epochs $EPOCHS --batch_size $BATCH_SIZE" \
             "--learning_rate $LEARNING_RATE --warmup_steps $WARMUP_STEPS --flip --val_split $VAL_SPLIT --val_every 1" \
             "--save_epochs $EPOCHS" \
@@ -225,8 +227,13 @@ sample_job() {      # RUN PATH X32 SUFFIX
         "--precision $PRECISION --overwrite"
 }
 
+all_phases=(train maps samples floor error training paths scale32 predictions gate tables)
 phases=("$@")
-[ $# -gt 0 ] || phases=(train maps samples floor error training paths scale32 predictions gate tables)
+[ $# -gt 0 ] || phases=("${all_phases[@]}")
+for phase in "${phases[@]}"; do
+    [[ " ${all_phases[*]} " == *" $phase "* ]] || {
+        echo "study.sh: found phase $phase, expected some of: ${all_phases[*]}" >&2; exit 2; }
+done
 for phase in "${phases[@]}"; do
     printf '\n== %s ==\n' "$phase"
     case "$phase" in
@@ -241,8 +248,5 @@ for phase in "${phases[@]}"; do
         floor) floor_jobs | run_jobs ;;
         error) error_jobs | run_jobs ;;
         tables) "$PYTHON" plot_results.py --results "$RESULTS" --readme "${README:-README.md}" --grid 30 ;;
-        *) echo "study.sh: found phase $phase, expected train, maps, samples, floor, error, training," \
-               "paths, scale32, predictions, gate or tables" >&2
-           exit 2 ;;
     esac
 done

@@ -8,7 +8,7 @@ import torch
 import checkpoint
 from conftest import reference_value
 from errors import InputError
-from files import load_torch, save_torch, written_whole
+from files import check_can_be_written, load_torch, save_torch, written_whole
 
 DIMS = [8, 16]
 
@@ -83,6 +83,43 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path):
     torch.save(content, tmp_path / "b.pth")
     with pytest.raises(InputError, match="ema weight init_conv.bias is not finite"):
         checkpoint.load_model(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("change", [
+    {"model_state": [1, 2]}, {"model_state": {1: torch.zeros(1)}}, {"hidden_dims": "many"}, {"hidden_dims": 8},
+    {"ema_state": {"decay": 0.9}}, {"ema_state": [1]}, {"epochs": "two"}])
+def test_foreign_content_is_named(tmp_path, change):
+    path = tmp_path / "lift_2ep.pth"
+    torch.save({**earlier_checkpoint("lift"), **change}, path)
+    with pytest.raises(InputError, match="lift_2ep.pth: its content is not what a checkpoint holds"):
+        checkpoint.load_model(path)
+
+
+def test_a_weight_changed_in_the_file_is_noticed(tmp_path):
+    path = tmp_path / "lift_2ep.pth"
+    content = earlier_checkpoint("lift")
+    torch.save(content, path)
+    weight = next(value for value in content["model_state"].values() if value.numel() > 100).numpy().tobytes()
+    whole = path.read_bytes()
+    at = whole.index(weight)
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
+    with pytest.raises(InputError, match="truncated, damaged or foreign"):
+        checkpoint.load_model(path)
+    path.write_bytes(whole)
+    assert checkpoint.load_model(path).model_type == "lift"
+
+
+@pytest.mark.parametrize("output, message", [
+    ("", "expected the name of a file"), ("/", "expected the name of a file"), ("folder", "is a folder"),
+    ("file/x.json", "is a file, not a folder")])
+def test_outputs_that_cannot_be_made_are_refused_before_any_work(tmp_path, monkeypatch, output, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=message):
+        check_can_be_written(output)
+    check_can_be_written("new/folder/x.json")
+    assert not (tmp_path / "new").exists()
 
 
 class Intruder:

@@ -22,6 +22,7 @@ import sampling
 from checkpoint import build_model, load_model
 from command_line import run_script
 from conftest import ROOT
+from errors import InputError
 from files import save_torch
 from test_fid import accept_stand_in, stand_in_weights         # noqa: F401  fixtures
 
@@ -124,6 +125,30 @@ def test_existing_images_are_refused_or_replaced(work, monkeypatch, capsys):
     assert run(monkeypatch, generate_with_path_30, *COMMON, "--epochs", 3, "--num_images", 2, "--output_dir", "out",
                "--grid_png", "a.png", "--overwrite") == 0
     assert len(list((work / "out").glob("*.png"))) == 2
+
+
+def test_a_run_that_is_stopped_leaves_the_earlier_images(work, monkeypatch, capsys):
+    arguments = [*COMMON, "--epochs", 3, "--num_images", 4, "--batch_size", 2, "--output_dir", "out", "--grid_png", "a.png"]
+    assert run(monkeypatch, generate_with_path_30, *arguments) == 0
+    before = {p.name: p.read_bytes() for p in (work / "out").iterdir()}
+    original = generation.generate_uint8
+
+    def stopped_after_one_batch(*more, **options):
+        yield next(original(*more, **options))
+        raise InputError("stopped")
+    monkeypatch.setattr(generation, "generate_uint8", stopped_after_one_batch)
+    assert "stopped" in fails(monkeypatch, capsys, generate_with_path_30, *arguments, "--overwrite", "--seed", 1)
+    assert {p.name: p.read_bytes() for p in (work / "out").iterdir()} == before
+    assert not [p for p in work.iterdir() if ".tmp" in p.name]
+
+
+@pytest.mark.parametrize("grid", ["grid.json", "file/grid.png", "out"])
+def test_a_grid_that_cannot_be_written_is_refused_before_any_work(work, monkeypatch, capsys, grid):
+    (work / "file").write_text("")
+    monkeypatch.setattr(generation, "generate", lambda *_, **__: pytest.fail("work was done"))
+    assert "grid" in fails(monkeypatch, capsys, generate_with_path_30, *COMMON, "--epochs", 3, "--output_dir", "out",
+                           "--grid_png", grid)
+    assert not (work / "out").exists()
 
 
 def test_weights_x32_solver_and_seed_make_other_images(work, monkeypatch):

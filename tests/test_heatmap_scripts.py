@@ -117,7 +117,7 @@ def failure(main, arguments, capsys) -> str:
     (("--num_steps", "30"), "--num_steps: found 30"),
     (("--num_steps", "1"), "--num_steps: found 1"),
     (("--grid", "1"), "--grid: found '1'"),
-    (("--grid", "5000"), "--grid: found 5000"),
+    (("--grid", "5000"), "--grid: found '5000'"),
     (("--K", "0"), "--K: found '0'"),
     (("--batch_size", "-3"), "--batch_size: found '-3'"),
     (("--batch_size", "500"), "--batch_size: found 500"),

@@ -18,7 +18,7 @@ import train_lift
 import training
 from conftest import ROOT
 from errors import InputError
-from files import load_torch
+from files import load_torch, save_torch
 
 SCRIPTS = {"baseline": train_baseline, "lift": train_lift}
 TINY = ["--dataset", "synthetic:48", "--hidden_dims", "8", "16", "--batch_size", "8", "--device", "cpu",
@@ -225,6 +225,42 @@ def test_resume_refuses_another_run(run, options, message):
         run("lift", "--max_steps", 3, *options, "--resume")
 
 
+def test_the_log_of_another_run_is_not_overwritten(run, tmp_path):
+    folder = run("lift", "--max_steps", 3)
+    log = folder / "results/lift_dual_timestep_training.csv"
+    before = log.read_bytes()
+    elsewhere = ("--max_steps", 3, "--seed", 1, "--checkpoint_dir", tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="_run.json: belongs to a finished run, whose log would be lost"):
+        run("lift", *elsewhere)
+    assert log.read_bytes() == before and not list((tmp_path / "elsewhere").glob("*.pth"))
+    run("lift", *elsewhere, "--overwrite")
+    assert log.read_bytes() != before
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--name", "run[1]"], r"--name: found 'run\[1\]', expected at most 100 letters"),
+    (["--name", "a" * 101], "--name: found 'aaa"), (["--resume", "--overwrite"], "--resume and --overwrite: found both"),
+    (["--learning_rate", 1e-9], "--learning_rate: found 1e-09, expected at least 1e-06"),
+    (["--ema_decay", 1], "--ema_decay: found 1")])
+def test_options_without_sense_are_refused_before_any_work(run, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        run("lift", "--max_steps", 1, *options)
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: state.pop("num_steps"), lambda state: state.pop("random_states"), lambda state: state.update(step="3"),
+    lambda state: state.update(optimizer_state={}), lambda state: state.pop("options")])
+def test_a_state_with_foreign_content_is_named(run, change):
+    folder = run("lift", "--max_steps", 3)
+    [state_file] = checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")
+    state = load_torch(state_file)
+    change(state)
+    save_torch(state_file, state)
+    with pytest.raises(InputError, match=r"\.state\.pth: its content is not what a training state holds"):
+        run("lift", "--max_steps", 3, "--resume")
+
+
 def breaking_from(step, break_it):
     """objective.errors_per_image, but that from a step on `break_it` changes the errors."""
     original, calls = training.objective.errors_per_image, []
@@ -283,7 +319,7 @@ def test_one_changed_byte_in_a_state_is_found(run, capsys):
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    load_torch(newest)                                  # torch itself does not notice
+    torch.load(newest, weights_only=True)               # torch itself does not notice
     run("lift", "--max_steps", 4, "--state_every", 2, "--resume")
     assert re.search(f"passing over a damaged training state: .*{newest.name}.*at step 2 of 4", capsys.readouterr().out, re.S)
     assert_same_weights(straight, final_weights(folder))
