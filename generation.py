@@ -12,7 +12,7 @@ import error_map
 import paths
 from command_line import real_number, whole_number
 from errors import InputError
-from files import load_torch
+from files import expecting, load_torch
 from sampling import SOLVERS, X32_MODES, check_path, generate, to_uint8, uniform_diagonal
 
 PATH_NAMES = {"baseline": ("uniform", "dp", "lead"), "lift": paths.PATH_TYPES}
@@ -51,13 +51,21 @@ def name_of(path) -> str:
     return re.sub(r"_\d+ep$", "", Path(path).stem)
 
 
-def load_schedule(path) -> dict:
-    """What compute_schedule.py wrote: timesteps [n] and one-dimensional edge costs [n, J + 1]. Raises InputError."""
+def load_schedule(path, expect_grid: int | None = None) -> dict:
+    """What compute_schedule.py wrote: timesteps [n] and one-dimensional edge costs [n, J + 1]. Raises InputError, also
+    for another number of timesteps than `expect_grid`."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such schedule; make it with compute_schedule.py, or give the --grid and folder of "
+                         "one that is there")
     heatmap = load_torch(path, "heatmap")
     needed = ("timesteps", "edge_costs", "checkpoint", "checkpoint_fingerprint", "weights")
     missing = [key for key in needed if not isinstance(heatmap, dict) or key not in heatmap]
     if missing:
         raise InputError(f"{path}: has no {missing[0]} in it, expected a schedule written by compute_schedule.py")
+    with expecting(path, "schedule"):
+        if expect_grid is not None and len(heatmap["timesteps"]) != expect_grid:
+            raise InputError(f"{path}: is a schedule of {len(heatmap['timesteps'])} points, expected {expect_grid}; use "
+                             f"--grid {len(heatmap['timesteps'])} or another schedule")
     return heatmap
 
 
@@ -83,7 +91,7 @@ def find_path(loaded: checkpoint.LoadedModel, path_type: str, args, say: bool = 
         script = "compute_heatmap_30.py" if loaded.model_type == "lift" else "compute_schedule.py"
         raise InputError(f"{file}: no such heatmap, needed for path {path_type} of {loaded.path.name}; make it with "
                          f"{script} --checkpoint {loaded.path}, or give --heatmap FILE")
-    heatmap = load_schedule(file) if loaded.model_type == "baseline" else error_map.load_heatmap(file, args.grid)
+    heatmap = load_schedule(file, args.grid) if loaded.model_type == "baseline" else error_map.load_heatmap(file, args.grid)
     error_map.check_heatmap_matches(heatmap, loaded, args.allow_mismatch)
     if path_type == "lead" and "lead" not in heatmap:
         return default_lead(args, loaded, say)

@@ -289,7 +289,7 @@ def write_report(args, rows) -> None:
 def main(argv=None):
     args = parse_args(argv)
     folder = args.results.parent
-    if not args.results.exists() and not args.check:
+    if not args.results.exists():
         raise InputError(f"--results: {args.results} does not exist; run eval_fid_batch.py first")
     rows = results_table.read(args.results)
     if args.check:

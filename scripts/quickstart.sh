@@ -29,6 +29,8 @@ read -r -a seeds <<< "$SEEDS"
 read -r -a metrics <<< "${METRICS:+--metrics $METRICS}"
 read -r -a device <<< "${DEVICE:+--device $DEVICE}"
 [ -n "${OVERWRITE:-}" ] && again=(--overwrite) || again=(--resume)
+[ "$MAP_IMAGES" -ge 2 ] 2>/dev/null || {
+    echo "quickstart.sh: MAP_IMAGES: found $MAP_IMAGES, expected a whole number of at least 2" >&2; exit 2; }
 data=(--dataset "$DATASET")
 heatmap="$OUTPUT/heatmap_${GRID}_${EPOCHS}ep.pth"
 
