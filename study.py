@@ -12,6 +12,7 @@ from typing import Callable
 
 from errors import InputError
 from paths import FIXED_LEADS
+from sampling import X32_MODES
 from tables import (PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, grouped, mark_best,
                     read_csv, run_name, spread_of, spread_over_seeds, take)
 
@@ -132,9 +133,9 @@ COMPARISONS = {
         lambda rows: any(row["x32_mode"] != "joint" for row in rows)),
     "study_predictions": Comparison(
         f"Two predictions of one image, {NUM_STEPS} steps", "model; predictions",
-        lambda row: row["num_steps"] == NUM_STEPS and row["solver"] == "ddim" and row["step_size"] in ("", "index")
-        and row["x32_mode"] in ("joint", "from_64", "reconciled")
-        and (gate_path(row) or row["path"] in ("dp_64", "dp_total", *FIXED_LEADS)), predictions_label,
+        lambda row: row["num_steps"] == NUM_STEPS and row["solver"] == "ddim"
+        and row["x32_mode"] in ("joint", "from_64", "reconciled") and (gate_path(row) or row["path"] in FIXED_LEADS),
+        predictions_label,
         lambda row: "evenly spaced" if gate_path(row) else PATH_LABELS[row["path"]],
         lambda rows: any(row["x32_mode"] == "reconciled" for row in rows), common_seeds=False),
 }
@@ -215,7 +216,8 @@ def order_of(rows: list[dict], label: Callable[[dict], str], by_steps: bool = Fa
     def place(row):
         run = 0 if by_steps else runs.index(run_of(row)[0])
         return (row["num_steps"] if by_steps else 0, row["solver"] != "ddim", run,
-                paths.index(row["path"]) if row["path"] in paths else len(paths), row["step_size"], row["x32_mode"])
+                paths.index(row["path"]) if row["path"] in paths else len(paths), row["step_size"],
+                X32_MODES.index(row["x32_mode"]))
     return list(dict.fromkeys(label(row) for row in sorted(rows, key=place)))
 
 

@@ -209,7 +209,7 @@ def test_baseline_takes_an_optimised_schedule(work, monkeypatch):
     costs[(end > 11) | (end == torch.arange(12)[:, None])] = torch.inf
     save_torch("schedule.pth", fake_heatmap(loaded, edge_costs={"step_doubling": costs}))
     assert run(monkeypatch, generate_with_path_30, *COMMON, "--checkpoint", loaded.path, "--path", "dp", "--heatmap",
-               "schedule.pth", "--num_images", 1, "--output_dir", "out", "--grid_png", "a.png") == 0
+               "schedule.pth", "--grid", 12, "--num_images", 1, "--output_dir", "out", "--grid_png", "a.png") == 0
     found = np.array(json.loads((work / "out" / "run.json").read_text())["timesteps"])
     expected = paths.schedule_path(costs.numpy(), paths.timestep_grid(12), 3)
     assert np.array_equal(found, expected) and (found[:, 0] == found[:, 1]).all()
