@@ -27,7 +27,7 @@ p { margin: .25rem 0 .75rem; max-width: 65ch; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; margin: .5rem 0; list-style: none; }
 a { color: var(--accent); }
 .scroll { overflow-x: auto; max-width: 100%; }
-.scroll:has(> table) { max-height: 40rem; overflow-y: auto; }
+.scroll:has(> table) { max-height: 60rem; overflow-y: auto; margin-bottom: 1.5rem; }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .25rem 0 .75rem; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
