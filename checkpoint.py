@@ -47,8 +47,8 @@ def epoch_of(path) -> int:
 
 def list_checkpoints(folder, name: str) -> list[Path]:
     """All epoch checkpoints of that name, by epoch."""
-    return sorted((p for p in Path(folder).glob(f"{escape(name)}_*ep.pth") if re.fullmatch(rf"{re.escape(name)}_\d+ep\.pth",
-                                                                                 p.name)), key=epoch_of)
+    pattern = re.compile(re.escape(name) + r"_\d+ep\.pth")
+    return sorted((p for p in Path(folder).glob(f"{escape(name)}_*ep.pth") if pattern.fullmatch(p.name)), key=epoch_of)
 
 
 def build_model(model_type: str, hidden_dims) -> torch.nn.Module:

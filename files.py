@@ -109,7 +109,7 @@ def expecting(path, what: str, advice: str = "restore or make it again"):
     the file. `what`: the kind of file expected."""
     try:
         yield
-    except InputError:
+    except (InputError, torch.OutOfMemoryError):
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0][:120]

@@ -91,7 +91,8 @@ def find_path(loaded: checkpoint.LoadedModel, path_type: str, args, say: bool = 
         script = "compute_heatmap_30.py" if loaded.model_type == "lift" else "compute_schedule.py"
         raise InputError(f"{file}: no such heatmap, needed for path {path_type} of {loaded.path.name}; make it with "
                          f"{script} --checkpoint {loaded.path}, or give --heatmap FILE")
-    heatmap = load_schedule(file, args.grid) if loaded.model_type == "baseline" else error_map.load_heatmap(file, args.grid)
+    load = load_schedule if loaded.model_type == "baseline" else error_map.load_heatmap
+    heatmap = load(file, args.grid)
     error_map.check_heatmap_matches(heatmap, loaded, args.allow_mismatch)
     if path_type == "lead" and "lead" not in heatmap:
         return default_lead(args, loaded, say)

@@ -113,7 +113,8 @@ def errors_by_case(model, images, cases: list[Case], seed: int, batch_size: int,
                    progress=lambda steps: None, reconciled: bool = False) -> np.ndarray:
     """LIFT's errors for every case, on the same images and noise: float64 [cases, 2 scales, N].
 
-    images: uint8 [N, 3, 64, 64]. reconciled: as in `squared_errors`. progress(number of images x cases done) is called after every batch.
+    images: uint8 [N, 3, 64, 64]. reconciled: as in `squared_errors`. progress(number of images x cases done) is called
+    after every batch.
     """
     schedule = NoiseSchedule()
     parts = []
@@ -148,8 +149,8 @@ def errors_beside_baseline(lift, baseline, images, timesteps, curves: dict, seed
                            precision: str = "float32", progress=lambda steps: None, reconciled: bool = False):
     """Errors at 64 of both models at the same timesteps, on the same images and noise.
 
-    timesteps: int [n] of t_64; curves: label -> int [n] of t_32; reconciled: as in `squared_errors`. Returns the baseline's errors float64 [n, N] and
-    label -> LIFT's float64 [n, N].
+    timesteps: int [n] of t_64; curves: label -> int [n] of t_32; reconciled: as in `squared_errors`. Returns the
+    baseline's errors float64 [n, N] and label -> LIFT's float64 [n, N].
     """
     schedule = NoiseSchedule()
     of_baseline, of_lift = [], {label: [] for label in curves}
