@@ -12,7 +12,7 @@ from command_line import (Parser, add_device_options, real_number, run_script, s
                           whole_number, write_run_record)
 from data import add_data_options, load_images
 from errors import InputError
-from files import check_can_be_written, refuse_existing, save_png, save_torch
+from files import refuse_existing, save_png, save_torch
 from generation import name_of
 
 EDGE_COSTS = ("directional", "step_doubling", "step_doubling_diagonal")
@@ -93,9 +93,8 @@ def main(argv=None):
     output = error_map.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint),
                                     checkpoint.epoch_of(args.checkpoint), args.weights)
     figures_at = heatmap_figures.outputs_of(output)
-    refuse_existing(output, args.overwrite)             # written last: without it, what lies beside it is unfinished
-    for path in (output.with_suffix(".json"), *figures_at.values()):
-        check_can_be_written(path)
+    for path in (output, output.with_suffix(".json"), *figures_at.values()):
+        refuse_existing(path, args.overwrite)
     for path_type in args.paths:
         names = paths.EDGE_COST_NAMES.get(path_type)
         if names and not set(names) & set(args.edge_costs):

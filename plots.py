@@ -51,7 +51,7 @@ def loss_curves(logs: dict[str, list[dict]]):
     logs: run name -> rows of its training CSV (columns step, loss, loss_64, loss_32; numbers or their text; an empty
     or missing cell is left out). One panel per scale that any run logged. Returns a Figure.
     """
-    def column(rows, key):                      # raises ValueError for a cell that is no number
+    def column(rows, key):
         cells = [(row.get("step"), row.get(key)) for row in rows]
         values = np.array([(float(s), float(v)) for s, v in cells if s not in (None, "") and v not in (None, "")])
         return values[np.isfinite(values).all(1)].T if values.size else np.zeros((2, 0))
