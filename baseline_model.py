@@ -11,9 +11,9 @@ class BaselineModel(UNet):
 
     model_type = "baseline"
 
-    def __init__(self, hidden_dims=DEFAULT_HIDDEN_DIMS):
-        super().__init__(in_channels=3, out_channels=3, hidden_dims=hidden_dims)
+    def __init__(self, hidden_dims=DEFAULT_HIDDEN_DIMS, parametrization: str = "eps"):
+        super().__init__(in_channels=3, out_channels=3, hidden_dims=hidden_dims, parametrization=parametrization)
 
     def forward(self, x_64: torch.Tensor, t_64: torch.Tensor) -> torch.Tensor:
         """x_64: [B, 3, 64, 64] noised image; t_64: [B] timesteps 0...999 -> eps_64: [B, 3, 64, 64]."""
-        return self.run_backbone(x_64, self.time_mlp(t_64))
+        return self.to_noise(self.run_backbone(x_64, self.time_mlp(t_64)), x_64, t_64)

@@ -1,9 +1,9 @@
 """Checkpoints: what is in one, how it is found, and how a model comes out of it.
 
 An epoch checkpoint `{name}_{E}ep.pth` is a dictionary of plain types: `model_state` (raw weights), `ema_state`
-(`shadow` weights and `decay`), `hidden_dims`, `model_type`, `epochs`, `step`, `losses`, `options`. Checkpoints of the
-earlier implementation (`model_state`, `hidden_dims`, `losses`, `epochs`, `optimizer_state`, perhaps `ema_state`) load
-as well.
+(`shadow` weights and `decay`), `hidden_dims`, `parametrization` (eps where it is missing), `model_type`, `epochs`,
+`step`, `losses`, `options`. Checkpoints of the earlier implementation (`model_state`, `hidden_dims`, `losses`, `epochs`,
+`optimizer_state`, perhaps `ema_state`) load as well.
 """
 import re
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from baseline_model import BaselineModel
 from errors import InputError
 from files import expecting, load_torch, save_torch, sha256_of_file
 from model import LIFTDualTimestepModel
+from unet import PARAMETRIZATIONS
 
 MODELS = {"baseline": BaselineModel, "lift": LIFTDualTimestepModel}
 DEFAULT_NAMES = {"baseline": "baseline", "lift": "lift_dual_timestep"}
@@ -51,9 +52,9 @@ def list_checkpoints(folder, name: str) -> list[Path]:
     return sorted((p for p in Path(folder).glob(f"{escape(name)}_*ep.pth") if pattern.fullmatch(p.name)), key=epoch_of)
 
 
-def build_model(model_type: str, hidden_dims) -> torch.nn.Module:
-    """A freshly initialised model. Raises InputError if hidden_dims do not fit."""
-    return MODELS[model_type]([int(c) for c in hidden_dims])
+def build_model(model_type: str, hidden_dims, parametrization: str = "eps") -> torch.nn.Module:
+    """A freshly initialised model. Raises InputError if hidden_dims or parametrization do not fit."""
+    return MODELS[model_type]([int(c) for c in hidden_dims], parametrization)
 
 
 def type_of_weights(state: dict) -> str:
@@ -96,7 +97,11 @@ def model_of(content: dict, path, model_type, weights: str, device) -> LoadedMod
     found = type_of_weights(content["model_state"])
     if model_type not in (None, found):
         raise InputError(f"{path}: is a {found} checkpoint, expected a {model_type} checkpoint")
-    model = build_model(found, content["hidden_dims"])
+    parametrization = content.get("parametrization", "eps")
+    if parametrization not in PARAMETRIZATIONS:
+        raise InputError(f"{path}: its parametrization is {str(parametrization)[:50]!r}, expected "
+                         f"{' or '.join(PARAMETRIZATIONS)}; use the version of this repository that wrote it")
+    model = build_model(found, content["hidden_dims"], parametrization)
     state = weights_of(content, weights, path)
     try:
         model.load_state_dict(state)

@@ -38,7 +38,7 @@ import paths
 import seeds
 from errors import InputError
 from files import expecting, load_torch
-from model import downsample_to_32
+from scales import downsample_to_32
 from sampling import from_uint8
 from scheduler import NUM_TIMESTEPS, NoiseSchedule, per_image
 from seeds import seeded_generator

@@ -11,7 +11,7 @@ import devices
 import sampling
 import seeds
 from errors import InputError
-from model import downsample_to_32
+from scales import downsample_to_32
 from sampling import from_uint8, to_uint8
 from scheduler import CLEAN, NUM_TIMESTEPS, NoiseSchedule, predict_eps, predict_x_0, reconcile
 from seeds import seeded_generator

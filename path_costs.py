@@ -20,7 +20,7 @@ import devices
 import paths
 import seeds
 from errors import InputError
-from model import downsample_to_32
+from scales import downsample_to_32
 from sampling import from_uint8
 from scheduler import NUM_TIMESTEPS, NoiseSchedule, per_image, predict_x_0, step_from_x_0
 from seeds import seeded_generator

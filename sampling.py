@@ -12,7 +12,7 @@ import torch
 import devices
 import seeds
 from errors import InputError
-from model import downsample_to_32
+from scales import downsample_to_32
 from scheduler import CLEAN, NUM_TIMESTEPS, NoiseSchedule, extrapolate_x_0, predict_x_0, reconcile, step_from_x_0
 from seeds import seeded_generator
 

@@ -8,7 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from model import downsample_to_32
+from scales import downsample_to_32
 
 NUM_TIMESTEPS = 1000
 COSINE_OFFSET = 0.008
@@ -38,6 +38,7 @@ class NoiseSchedule:
         self.alphas_cumprod = cosine_alphas_cumprod(num_timesteps)                     # float64 [T]
         self.log_snrs = torch.logit(self.alphas_cumprod)                               # float64 [T], falling
         with_clean = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod])
+        self._log_snrs = {}
         self._tables = {(torch.device("cpu"), torch.float64): with_clean}
 
     def alpha_cumprod(self, t: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -46,6 +47,16 @@ class NoiseSchedule:
         if key not in self._tables:
             self._tables[key] = self._tables[torch.device("cpu"), torch.float64].to(t.device, dtype)
         return self._tables[key][t.long() + 1]
+
+    def alpha_cumprod_at(self, t: torch.Tensor) -> torch.Tensor:
+        """abar at timesteps t (any shape and device, 0...999, fractions are interpolated in log SNR), differentiable
+        in t -> float64, same shape and device."""
+        if t.device not in self._log_snrs:
+            self._log_snrs[t.device] = self.log_snrs.to(t.device)
+        table = self._log_snrs[t.device]
+        t = t.double().clamp(0, self.num_timesteps - 1)
+        below = t.detach().floor().long().clamp(max=self.num_timesteps - 2)
+        return torch.lerp(table[below], table[below + 1], t - below).sigmoid()
 
     def t_to_log_snr(self, t: torch.Tensor) -> torch.Tensor:
         """log SNR at timesteps t (any shape, 0...999, fractions are interpolated linearly) -> float64 on the CPU."""
@@ -98,6 +109,16 @@ def predict_eps(x_t: torch.Tensor, x_0: torch.Tensor, abar: torch.Tensor) -> tor
     """The noise that a clean image implies: (x_t - sqrt(abar) x_0) / sqrt(1 - abar). Inverse of `predict_x_0`."""
     abar = per_image(abar, x_t)
     return (x_t - abar.sqrt() * x_0) / (1 - abar).sqrt()
+
+
+def eps_from_v(x_t: torch.Tensor, v: torch.Tensor, abar: torch.Tensor) -> torch.Tensor:
+    """The noise that v = sqrt(abar) eps - sqrt(1 - abar) x_0 implies: sqrt(abar) v + sqrt(1 - abar) x_t (Salimans and
+    Ho 2022, section 4). An error in v counts the same whether the image is nearly clean or nearly noise.
+
+    x_t, v: [B, C, H, W]; abar: scalar tensor or [B].
+    """
+    abar = per_image(abar, x_t)
+    return abar.sqrt() * v + (1 - abar).sqrt() * x_t
 
 
 def reconcile(x_0_64: torch.Tensor, x_0_32: torch.Tensor, abar_64: torch.Tensor, abar_32: torch.Tensor):

@@ -117,7 +117,7 @@ class Trainer:
         self.rule = timestep_rule(args)
 
         torch.manual_seed(args.seed)
-        self.model = checkpoint.build_model(model_type, args.hidden_dims)
+        self.model = checkpoint.build_model(model_type, args.hidden_dims, args.parametrization)
         self.model.to(device, memory_format=devices.training_memory_format(device))
         self.average = ExponentialMovingAverage(self.model, args.ema_decay)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=args.learning_rate, weight_decay=WEIGHT_DECAY,
@@ -155,7 +155,8 @@ class Trainer:
             start = (accumulation * self.group.size + self.group.rank) * part_size
             batch = objective.training_batch(self.images, indices, self.rule, args.seed, self.step,
                                              slice(start, start + part_size), args.flip, self.schedule, self.device)
-            errors = objective.errors_per_image(self.network, self.is_lift, batch, self.schedule, args.precision)
+            errors = objective.errors_per_image(self.network, self.is_lift, batch, self.schedule, args.precision,
+                                                args.parametrization)
             losses = [error.mean() for error in errors]
             loss = objective.total_loss(losses, args.loss_scales, args.loss_weight_32)
             is_last = accumulation == args.grad_accum - 1
@@ -234,6 +235,7 @@ class Trainer:
     def content(self) -> dict:
         """An epoch checkpoint: raw and averaged weights, and where they come from."""
         return {"format_version": 1, "model_type": self.model_type, "hidden_dims": list(self.model.hidden_dims),
+                "parametrization": self.model.parametrization,
                 "model_state": on_cpu(self.model.state_dict()), "ema_state": self.average.state_dict(),
                 "epochs": math.ceil(self.epoch), "step": self.step, "losses": list(self.epoch_losses),
                 "dataset_hash": self.content_hash, "options": plain_options(self.args)}
@@ -295,7 +297,8 @@ class Trainer:
                 return torch.func.functional_call(self.model, parameters, inputs)
 
             result = objective.validate(network, self.is_lift, self.held_out, VALIDATION_SEED, self.schedule,
-                                        self.args.precision, self.device)
+                                        self.args.precision, self.device,
+                                        parametrization=self.args.parametrization)
             self.validations.append({"step": self.step, "epoch": round(self.epoch, 4), "weights": weights, **result})
             shown = ", ".join(f"{key} {result[key]:.5f}" for key in ("loss_64", "loss_32") if key in result)
             tqdm.write(f"validation at epoch {self.epoch:g}, {weights}: {shown}")

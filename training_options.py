@@ -8,12 +8,13 @@ from data import add_data_options
 from errors import InputError
 from objective import TimestepRule
 from optimization import LEARNING_RATE_MIN
+from unet import PARAMETRIZATIONS
 
 # A resumed run must agree with the run it continues on everything that decides its numbers, but for --precision: a run
 # that diverged in bf16 can only go on in float32. A change of it is printed.
 DECISIVE_OPTIONS = ("dataset", "split", "hidden_dims", "batch_size", "grad_accum", "learning_rate", "lr_schedule",
                     "warmup_steps", "ema_decay", "flip", "seed", "timesteps", "loss_scales", "loss_weight_32",
-                    "band_lead", "band_noise_share", "band_independent_share")
+                    "parametrization", "band_lead", "band_noise_share", "band_independent_share")
 
 
 def add_training_options(parser, model_type: str) -> None:
@@ -38,6 +39,9 @@ def add_training_options(parser, model_type: str) -> None:
     group.add_argument("--warmup_steps", type=whole_number(0), default=0, help="steps of linear rise at the start")
     group.add_argument("--ema_decay", type=real_number(0, 1), default=0.9999,
                        help="decay of the weights' moving average, lower in early steps")
+    group.add_argument("--parametrization", choices=PARAMETRIZATIONS, default="eps",
+                       help="what the network puts out and the loss is about: the noise, or v, which is noise where "
+                            "an image is clean and the image where it is noise")
     group.add_argument("--seed", type=seed_number, default=0, help="decides weights, order, timesteps and noise")
     group.add_argument("--compile", action="store_true", help="torch.compile the model (minutes at the start)")
 
@@ -90,7 +94,7 @@ def timestep_rule(args) -> TimestepRule:
 
 def check_same_run(path, state: dict, args, content_hash: str, num_steps: int) -> None:
     """Raises InputError if a resumed run would not be the run that was saved."""
-    saved, given = state["options"], plain_options(args)
+    saved, given = {"parametrization": "eps", **state["options"]}, plain_options(args)     # older states do not say
     for key in DECISIVE_OPTIONS:
         if key in saved and saved[key] != given.get(key):
             raise InputError(f"--{key}: found {given.get(key)}, but {path} was trained with {saved[key]}; give the "

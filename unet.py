@@ -9,10 +9,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from errors import InputError
+from scheduler import NoiseSchedule, eps_from_v
 
 NUM_GROUPS = 8
 NUM_HEADS = 4
 ATTENTION_FROM_CHANNELS = 128
+PARAMETRIZATIONS = ("eps", "v")
 
 
 class SinusoidalTimeEmbedding(nn.Module):
@@ -103,12 +105,20 @@ def check_hidden_dims(hidden_dims) -> None:
 
 
 class UNet(nn.Module):
-    """Encoder, bottleneck and decoder with skip connections; subclasses say what goes in and what comes out."""
+    """Encoder, bottleneck and decoder with skip connections; subclasses say what goes in and what comes out.
 
-    def __init__(self, in_channels: int, out_channels: int, hidden_dims):
+    parametrization: what the last layer puts out. eps: the noise. v: sqrt(abar) eps - sqrt(1 - abar) x_0, from which
+    the noise follows, so that a model's callers see noise either way.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, hidden_dims, parametrization: str = "eps"):
         check_hidden_dims(hidden_dims)
+        if parametrization not in PARAMETRIZATIONS:
+            raise InputError(f"--parametrization: found {parametrization!r}, expected {' or '.join(PARAMETRIZATIONS)}")
         super().__init__()
         self.hidden_dims = list(hidden_dims)
+        self.parametrization = parametrization
+        self.schedule = NoiseSchedule()
         first, last = self.hidden_dims[0], self.hidden_dims[-1]
         time_width = 4 * first
         self.time_mlp = nn.Sequential(SinusoidalTimeEmbedding(first), nn.Linear(first, time_width), nn.SiLU(),
@@ -148,6 +158,14 @@ class UNet(nn.Module):
             h = torch.cat([upsample(h), skips.pop()], dim=1)
             h = run_blocks(blocks, h, time_features)
         return self.final_conv(h)
+
+    def to_noise(self, output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The noise that the last layer's output means: output, x_t [B, 3, H, W] at timesteps t [B] -> same shape."""
+        if self.parametrization == "eps":
+            return output
+        dtype = torch.promote_types(x_t.dtype, torch.float32)       # under autocast too: the noise is a small difference
+        abar = self.schedule.alpha_cumprod_at(t).to(dtype)
+        return eps_from_v(x_t.to(dtype), output.to(dtype), abar)
 
 
 def run_blocks(blocks, h: torch.Tensor, time_features: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ import devices
 import objective
 import synthetic
 from command_line import Parser, add_device_options, run_script, start_device, whole_number
-from model import downsample_to_32
+from scales import downsample_to_32
 from optimization import ExponentialMovingAverage
 from scheduler import NUM_TIMESTEPS, NoiseSchedule
 from training import GRADIENT_NORM_MAX, WEIGHT_DECAY

@@ -16,7 +16,7 @@ LEARNING_RATE="${LEARNING_RATE:-1e-4}"
 WARMUP_STEPS="${WARMUP_STEPS:-100}"
 TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options of every training
 SEEDS="${SEEDS:-0 1}"                           # of training; ablations, paths and gate have the first
-COMPARED="${COMPARED:-baseline lift_independent lift_band}"         # trained with every seed
+COMPARED="${COMPARED:-baseline lift_independent lift_band baseline_v lift_independent_v}"  # trained with every seed
 ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64}"     # trained with the first seed; may be empty
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
 GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
@@ -61,8 +61,9 @@ mkdir -p "$OUTPUT" "$LOGS"
 for name in "${compared[@]}" "${ablations[@]}"; do
     case "$name" in
         baseline|lift_independent|lift_band|lift_diagonal|lift_light32|lift_loss64) ;;
+        baseline_v|lift_independent_v) ;;
         *) echo "study.sh: COMPARED, ABLATIONS: found $name, expected baseline, lift_independent, lift_band," \
-               "lift_diagonal, lift_light32 or lift_loss64" >&2; exit 2 ;;
+               "lift_diagonal, lift_light32, lift_loss64, baseline_v or lift_independent_v" >&2; exit 2 ;;
     esac
 done
 
@@ -87,6 +88,7 @@ runs() {    # every training as NAME_seedS
 lift_runs() { runs | grep -v '^baseline'; }
 here() { while read -r run; do if [ -e "$(checkpoint "$run")" ]; then echo "$run"; fi; done; }     # those trained
 is_up_to_date() { [ "$1" -nt "$(checkpoint "$2")" ]; }     # FILE RUN: made after the run's checkpoint
+opponent() { case "$1" in *_v_*) echo "baseline_v_seed${1##*_seed}" ;; *) echo "baseline_seed${1##*_seed}" ;; esac; }
 model_type() { case "$1" in baseline*) echo baseline ;; *) echo lift ;; esac; }
 
 train_jobs() {
@@ -101,6 +103,7 @@ train_jobs() {
             lift_light32_*) options="train_lift.py --loss_weight_32 0.1" ;;
             lift_loss64_*) options="train_lift.py --loss_scales 64" ;;
         esac
+        case "$run" in *_v_*) options+=" --parametrization v" ;; esac
         again="--overwrite"     # the logs of a run whose checkpoints are not here
         if compgen -G "$CHECKPOINTS/${run}_*ep.pth" >/dev/null; then again=""; fi
         if compgen -G "$CHECKPOINTS/${run}_step*" >/dev/null; then again="--resume"; fi
@@ -205,7 +208,7 @@ error_jobs() {
     for run in $(lift_runs | here); do for reconciled in "" --reconciled; do
         output="$OUTPUT/model_error_${run}_${EPOCHS}ep${reconciled/--/_}"
         is_up_to_date "$output.json" "$run" || echo "error_$run$reconciled eval_mse.py $data" \
-            "--checkpoint $(checkpoint "$run") --compare_baseline $(checkpoint "baseline_seed${run##*_seed}")" \
+            "--checkpoint $(checkpoint "$run") --compare_baseline $(checkpoint "$(opponent "$run")")" \
             "--split $VAL_SPLIT --num_images $ERROR_IMAGES --num_timesteps $ERROR_TIMESTEPS" \
             "--output $output --overwrite $reconciled"
     done; done

@@ -95,6 +95,17 @@ def test_foreign_content_is_named(tmp_path, change):
         checkpoint.load_model(path)
 
 
+def test_parametrization_is_kept_and_an_unknown_one_is_named(tmp_path):
+    path = tmp_path / "lift_2ep.pth"
+    for content, expected in (({}, "eps"), ({"parametrization": "eps"}, "eps"), ({"parametrization": "v"}, "v")):
+        torch.save({**earlier_checkpoint("lift"), **content}, path)
+        assert checkpoint.load_model(path).model.parametrization == expected
+    for foreign in ("x0", 3, ["v"]):
+        torch.save({**earlier_checkpoint("lift"), "parametrization": foreign}, path)
+        with pytest.raises(InputError, match="lift_2ep.pth: its parametrization is .*, expected eps or v"):
+            checkpoint.load_model(path)
+
+
 def test_a_weight_changed_in_the_file_is_noticed(tmp_path):
     path = tmp_path / "lift_2ep.pth"
     content = earlier_checkpoint("lift")

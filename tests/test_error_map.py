@@ -9,7 +9,8 @@ import paths
 from conftest import with_reference_weights
 from errors import InputError
 from files import save_torch
-from model import LIFTDualTimestepModel, downsample_to_32
+from model import LIFTDualTimestepModel
+from scales import downsample_to_32
 from scheduler import NoiseSchedule, per_image
 
 SCHEDULE = NoiseSchedule()

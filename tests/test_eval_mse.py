@@ -11,7 +11,7 @@ import eval_mse
 import measurements
 from conftest import write_tiny_checkpoints
 from errors import InputError
-from model import downsample_to_32
+from scales import downsample_to_32
 from scheduler import CLEAN, NoiseSchedule
 
 SCHEDULE = NoiseSchedule()

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from baseline_model import BaselineModel
 from conftest import with_reference_weights
 from errors import InputError
-from model import LIFTDualTimestepModel, downsample_to_32
+from model import LIFTDualTimestepModel
+from scales import downsample_to_32
+from scheduler import cosine_alphas_cumprod
 
 MODELS = {"baseline": (BaselineModel, 58_274_627), "lift": (LIFTDualTimestepModel, 58_475_206)}
 
@@ -30,6 +32,35 @@ def test_names_shapes_and_size_are_the_published_ones(reference_shapes, model_ty
         model = model_class()
     assert {name: list(value.shape) for name, value in model.state_dict().items()} == reference_shapes[model_type]
     assert sum(p.numel() for p in model.parameters()) == num_parameters
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_v_is_what_the_last_layer_puts_out(model_type):
+    """The noise that a v model returns is sqrt(abar) v + sqrt(1 - abar) x_t, with v what the same weights return as
+    noise; in full precision even where the network runs in bfloat16."""
+    torch.manual_seed(0)
+    as_noise, as_v = (MODELS[model_type][0]([8, 16], parametrization) for parametrization in ("eps", "v"))
+    as_v.load_state_dict(as_noise.state_dict())
+    noised = [torch.randn(3, 3, 64, 64), torch.randn(3, 3, 32, 32)][:1 + (model_type == "lift")]
+    times = [torch.tensor([0, 700, 999]), torch.tensor([999, 30, 0])][:len(noised)]
+    with torch.no_grad():
+        outputs, found = as_noise(*noised, *times), as_v(*noised, *times)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            low_precision = as_v(*noised, *times)
+    if model_type == "baseline":
+        outputs, found, low_precision = [outputs], [found], [low_precision]
+    abar = cosine_alphas_cumprod()
+    for v, eps, rough, x, t in zip(outputs, found, low_precision, noised, times):
+        a = abar[t][:, None, None, None]
+        torch.testing.assert_close(eps.double(), a.sqrt() * v + (1 - a).sqrt() * x, rtol=1e-5, atol=1e-5)
+        assert rough.dtype == torch.float32
+        noisy = t == 999                            # nothing but the input there, which must not be rounded
+        assert (rough - eps)[noisy].abs().max() < 0.01 * v[noisy].abs().max()
+
+
+def test_parametrizations_that_are_none():
+    with pytest.raises(InputError, match="--parametrization: found 'x0', expected eps or v"):
+        BaselineModel([8, 16], "x0")
 
 
 def test_downsampling_is_the_2x2_mean_and_bilinear():

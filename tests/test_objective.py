@@ -2,8 +2,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import objective
+from checkpoint import build_model
 from objective import TimestepRule, draw_timesteps
 from scheduler import NoiseSchedule
 from seeds import seeded_generator
@@ -89,6 +91,27 @@ def test_error_of_a_known_prediction(factor):
     assert objective.total_loss([a, b]) == a + b
     assert objective.total_loss([a, b], "both", 0.25) == a + 0.25 * b
     assert objective.total_loss([a, b], "64") == a
+
+
+@pytest.mark.parametrize("model_type", ["baseline", "lift"])
+def test_error_of_v_is_that_of_the_last_layer(model_type):
+    """Squared error of v, of which the model's callers only see the noise it implies."""
+    torch.manual_seed(0)
+    model = build_model(model_type, [8, 16], "v")
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    batch = objective.training_batch(images, torch.arange(4), TimestepRule(), 0, 0, slice(0, 4), False, schedule, CPU)
+    batch.t_64, batch.t_32 = torch.tensor([0, 300, 999, 999]), torch.tensor([999, 0, 600, 999])
+    outputs = []
+    model.final_conv.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    with torch.no_grad():
+        errors = objective.errors_per_image(model, model_type == "lift", batch, schedule, "float32", "v")
+    scales = ((batch.x_0_64, batch.noise_64, batch.t_64, lambda x: x),
+              (F.avg_pool2d(batch.x_0_64, 2), batch.noise_32, batch.t_32, lambda x: F.avg_pool2d(x, 2)))
+    assert len(errors) == (2 if model_type == "lift" else 1)
+    for error, (x_0, noise, t, to_size), output in zip(errors, scales, outputs[0].split(3, dim=1)):
+        abar = schedule.alpha_cumprod(t)[:, None, None, None]
+        v = abar.sqrt() * noise - (1 - abar).sqrt() * x_0
+        torch.testing.assert_close(error, (to_size(output) - v).square().mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
 
 
 def test_validation_is_the_same_at_every_call_and_batch_size_and_fills_its_bins():

@@ -97,7 +97,9 @@ def test_derivatives_along_the_flow_by_finite_differences(at, axis):
         torch.testing.assert_close((moved[s] - x_0[s]) / 1e-4, derivatives[axis][s], rtol=2e-3, atol=1e-5)
 
 
-def test_derivatives_of_a_network_by_finite_differences(lift):
+@pytest.mark.parametrize("parametrization", ["eps", "v"])
+def test_derivatives_of_a_network_by_finite_differences(parametrization):
+    lift = with_reference_weights(LIFTDualTimestepModel([8, 16], parametrization))
     generator = torch.Generator().manual_seed(0)
     x_0 = torch.rand(2, 3, 16, 16, generator=generator, dtype=torch.float64) - 0.5
     at = path_costs.Measurement(lift, x_0, ALL_TIMESTEPS, clip=False)

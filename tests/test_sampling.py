@@ -7,7 +7,7 @@ import exact_mixture
 import paths
 from checkpoint import build_model
 from errors import InputError
-from model import downsample_to_32
+from scales import downsample_to_32
 from sampling import (check_path, denoise_along, from_uint8, generate, start_noise, to_uint8, uniform_diagonal)
 from scheduler import NoiseSchedule, per_image
 

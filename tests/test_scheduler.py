@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from model import downsample_to_32
-from scheduler import (CLEAN, NoiseSchedule, ddim_step, extrapolate_x_0, predict_eps, predict_x_0, reconcile,
+from scales import downsample_to_32
+from scheduler import (CLEAN, NoiseSchedule, ddim_step, eps_from_v, extrapolate_x_0, predict_eps, predict_x_0, reconcile,
                        step_from_x_0)
 
 schedule = NoiseSchedule()
@@ -31,6 +31,29 @@ def test_log_snr_and_timestep_round_trip():
     assert (schedule.t_to_log_snr(schedule.log_snr_to_t(log_snr)) - log_snr).abs().max() < 1e-10
     assert schedule.log_snr_to_t(torch.tensor([-100.0, 100.0])).tolist() == [999, 0]
     assert torch.equal(schedule.t_to_log_snr(torch.arange(1000)), schedule.log_snrs)
+
+
+def test_fractional_timesteps_and_their_derivative():
+    whole = torch.arange(1000)
+    assert torch.equal(schedule.alpha_cumprod_at(whole).float(), schedule.alpha_cumprod(whole))
+    t = torch.tensor([0.25, 499.5, 998.9], dtype=torch.float64)
+    log_snr = torch.logit(schedule.alpha_cumprod_at(t))
+    torch.testing.assert_close(log_snr, schedule.t_to_log_snr(t), rtol=1e-12, atol=1e-10)
+    value, slope = torch.func.jvp(schedule.alpha_cumprod_at, (t,), (torch.ones_like(t),))
+    between = schedule.alpha_cumprod_at(t + 1e-4) - schedule.alpha_cumprod_at(t - 1e-4)
+    torch.testing.assert_close(slope, between / 2e-4, rtol=1e-6, atol=0)
+
+
+def test_v_and_noise_say_the_same():
+    x_0, noise = torch.rand(5, 3, 8, 8).double() * 2 - 1, torch.randn(5, 3, 8, 8).double()
+    t = torch.tensor([0, 54, 495, 943, 999])
+    abar = schedule.alpha_cumprod(t, torch.float64)
+    a = abar[:, None, None, None]
+    v, x_t = a.sqrt() * noise - (1 - a).sqrt() * x_0, schedule.add_noise(x_0, noise, t)
+    torch.testing.assert_close(eps_from_v(x_t, v, abar), noise)
+    # An error of v is one of the clean image times sqrt(1 - abar): at the noisy end it stays what it is.
+    wrong = predict_x_0(x_t, eps_from_v(x_t, v + 0.1, abar), abar, clip=False)
+    torch.testing.assert_close(x_0 - wrong, 0.1 * (1 - a).sqrt().expand_as(x_0))
 
 
 def test_ddim_equals_every_golden_case(golden):

@@ -128,10 +128,10 @@ def test_max_steps_and_save_epochs(run):
     assert load_torch(folder / "checkpoints/baseline_3ep.pth")["step"] == 15
 
 
-def losses_of(folder):
+def losses_of(folder, name="lift_dual_timestep"):
     """The loss of every log line in the newest state."""
     return [row["loss"] for row in
-            load_torch(checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")[-1])["log"]]
+            load_torch(checkpoint.list_states(folder / "checkpoints", name)[-1])["log"]]
 
 
 def test_gradient_accumulation_changes_nothing_but_rounding(run):
@@ -205,6 +205,18 @@ def test_resume_with_nothing_there_starts_anew_and_finished_runs_stay_finished(r
     assert_same_weights(before, final_weights(folder))
 
 
+@pytest.mark.parametrize("model_type", ["baseline", "lift"])
+def test_a_run_that_predicts_v_says_so_in_its_checkpoint(run, model_type):
+    folder = run(model_type, "--max_steps", 3, "--log_every", 1, "--parametrization", "v", "--val_every", 1)
+    name = checkpoint.DEFAULT_NAMES[model_type]
+    [path] = checkpoint.list_checkpoints(folder / "checkpoints", name)
+    assert checkpoint.load_model(path).model.parametrization == "v"
+    other = run(model_type, "--max_steps", 3, "--log_every", 1, to="other")
+    assert losses_of(folder, name) != losses_of(other, name)
+    with pytest.raises(InputError, match="--parametrization: found eps, but .* was trained with v"):
+        run(model_type, "--max_steps", 3, "--resume")
+
+
 def test_existing_checkpoints_are_not_touched_unless_told(run, tmp_path):
     folder = run("lift", "--max_steps", 3)
     before = final_weights(folder)
@@ -218,6 +230,7 @@ def test_existing_checkpoints_are_not_touched_unless_told(run, tmp_path):
 @pytest.mark.parametrize("options, message", [
     (["--learning_rate", 3e-4], "--learning_rate: found 0.0003, but .* was trained with 0.0001"),
     (["--hidden_dims", 8, 24], "--hidden_dims: found"), (["--batch_size", 16], "--batch_size: found 16"),
+    (["--parametrization", "v"], "--parametrization: found v, but .* was trained with eps"),
     (["--dataset", "synthetic:40"], "--dataset: found synthetic:40"), (["--max_steps", 9], "--epochs: found a run of 9")])
 def test_resume_refuses_another_run(run, options, message):
     run("lift", "--max_steps", 3)
