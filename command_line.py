@@ -74,6 +74,13 @@ def real_number(minimum: float, maximum: float = math.inf, open_below: bool = Fa
     return parse
 
 
+def refuse_without_effect(parser: argparse.ArgumentParser, args: argparse.Namespace, options, where: str) -> None:
+    """Raises InputError for an option that was changed although it has no effect `where` ("without --x", say)."""
+    for option in options:
+        if getattr(args, option) != parser.get_default(option):
+            raise InputError(f"--{option}: found {getattr(args, option)}, which has no effect {where}; leave it out")
+
+
 def add_device_options(parser: argparse.ArgumentParser, precision: str | None = "auto") -> None:
     """--device, --precision (left out if `precision`, its default, is None) and --num_threads."""
     group = parser.add_argument_group("device")

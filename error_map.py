@@ -197,6 +197,46 @@ def squared_norms(model, draws: Draws, which: torch.Tensor, t_64: torch.Tensor, 
     return norms.flatten(1, 2)
 
 
+class CellSampler:
+    """A model on its device, asked for the squared norms of cells in chunks that its memory holds."""
+
+    def __init__(self, model, device, num_probes: int, precision: str, chunk_size: int):
+        """chunk_size: tangent images in one network pass; it is halved where memory does not hold them."""
+        self.model, self.device, self.precision = model, device, precision
+        self.num_probes, self.chunk_size = num_probes, chunk_size
+        self.schedule = NoiseSchedule(NUM_TIMESTEPS)
+        self.num_primals = 0                                            # network evaluations of one image so far
+
+    def sample(self, draws: Draws, times: np.ndarray, progress) -> np.ndarray:
+        """||J r||^2 of every image at every cell: float32 [2, 4, cells, images] by prediction and block.
+
+        times: int64 [cells, 2], t_64 and t_32. progress(images done) is called after every chunk. Raises InputError
+        if memory does not hold a single image.
+        """
+        num_images = len(draws.x_0_64)
+        # Cell by cell, so that a chunk holds few images in many cells or many images in few, as it comes.
+        cell, which = np.divmod(np.arange(len(times) * num_images), num_images)
+        norms = np.empty((len(PREDICTIONS), len(BLOCKS), len(cell)), dtype=np.float32)
+        done = 0
+        while done < len(cell):
+            part = slice(done, min(done + max(self.chunk_size // (2 * self.num_probes), 1), len(cell)))
+            inputs = (which[part], times[cell[part], 0], times[cell[part], 1])
+            try:
+                found = squared_norms(self.model, draws, *(torch.from_numpy(values).to(self.device) for values in inputs),
+                                      self.schedule, self.precision)
+            except torch.cuda.OutOfMemoryError:
+                if self.chunk_size <= 2 * self.num_probes:
+                    raise InputError("--device: its memory does not hold one image; choose a smaller --K") from None
+                self.chunk_size //= 2
+                torch.cuda.empty_cache()
+                continue
+            norms[:, :, part] = found.cpu().numpy()
+            progress(part.stop - done)
+            self.num_primals += part.stop - done
+            done = part.stop
+        return norms.reshape(len(PREDICTIONS), len(BLOCKS), len(times), num_images)
+
+
 def estimate(model, images: np.ndarray, timesteps, *, K: int = 4, batch_size: int = 16, max_images: int = 64,
              target_error: float = 0.0, chain_rule: str = "localization", normalization: str = "per_pixel",
              prediction: str = "eps", seed: int = 42, precision: str = "float32", cells=None, chunk_size: int = 0,
@@ -218,40 +258,21 @@ def estimate(model, images: np.ndarray, timesteps, *, K: int = 4, batch_size: in
                          "that, or more data")
     limit = min(limit, len(images))
     device = next(iter(model.parameters()), torch.zeros(())).device
-    model = frozen_copy(model, precision)
-    schedule = NoiseSchedule(NUM_TIMESTEPS)
-    chunk_size = chunk_size or CHUNK_SIZES.get(device.type, 64)
+    sampler = CellSampler(frozen_copy(model, precision), device, K, precision,
+                          chunk_size or CHUNK_SIZES.get(device.type, 64))
     active = np.array([(i, j) for i in range(n) for j in range(n)] if cells is None else cells, dtype=np.int64)
     wanted = active
     frobenius = np.full((len(PREDICTIONS), len(BLOCKS), n, n, limit), np.nan, dtype=np.float32)
-    first = num_primals = 0
+    first = 0
     with tqdm(desc="error map", unit=" images", total=0, disable=not progress, smoothing=0.1) as bar:
         while len(active) and first < limit:
             last = min(first + batch_size, limit)
             draws = Draws(images, range(first, last), K, seed, device)
-            # Cell by cell, so that a chunk holds few images in many cells or many images in few, as it comes.
-            cell, which = np.divmod(np.arange(len(active) * (last - first)), last - first)
-            bar.total += len(cell)
+            bar.total += len(active) * (last - first)
             bar.refresh()
-            done = 0
-            while done < len(cell):
-                part = slice(done, done + max(chunk_size // (2 * K), 1))
-                i, j = active[cell[part]].T
-                t_64, t_32 = (torch.from_numpy(timesteps[index]).to(device) for index in (i, j))
-                try:
-                    norms = squared_norms(model, draws, torch.from_numpy(which[part]).to(device), t_64, t_32, schedule,
-                                          precision)
-                except torch.cuda.OutOfMemoryError:
-                    if chunk_size <= 2 * K:
-                        raise InputError("--device: its memory does not hold one image; choose a smaller --K") from None
-                    chunk_size //= 2
-                    torch.cuda.empty_cache()
-                    continue
-                frobenius[:, :, i, j, first + which[part]] = norms.cpu().numpy()
-                num_primals += len(i)
-                done += len(i)
-                bar.update(len(i))
-            check_cells(frobenius[:, :, active[:, 0], active[:, 1], first:last], active, timesteps)
+            norms = sampler.sample(draws, timesteps[active], bar.update)
+            check_cells(norms, active, timesteps)
+            frobenius[:, :, active[:, 0], active[:, 1], first:last] = norms
             first = last
             if target_error > 0:
                 mean, error = mean_and_standard_error(
@@ -266,8 +287,8 @@ def estimate(model, images: np.ndarray, timesteps, *, K: int = 4, batch_size: in
         **weighted_maps(frobenius[..., :first], timesteps, chain_rule, normalization, prediction),
         "frobenius": torch.from_numpy(frobenius[..., :first].copy()),
         "num_images": torch.from_numpy(np.isfinite(frobenius[0, 0]).sum(-1)),
-        "num_primals": num_primals,
-        "num_tangents": 2 * K * num_primals,
+        "num_primals": sampler.num_primals,
+        "num_tangents": 2 * K * sampler.num_primals,
         "num_cells_above_target": len(active) if target_error > 0 else 0,
         "num_cells": len(wanted),
         "edge_costs": {},

@@ -12,8 +12,8 @@ from tqdm import tqdm
 import checkpoint
 import measurements
 import plots
-from command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
-                          whole_number, write_run_record)
+from command_line import (Parser, add_device_options, real_number, refuse_without_effect, run_script, seed_number,
+                          start_device, whole_number, write_run_record)
 from data import add_data_options, load_images
 from errors import InputError
 from files import outputs_beside, save_png, write_csv
@@ -48,6 +48,10 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.t >= NUM_TIMESTEPS:
         raise InputError(f"--t: found {args.t}, expected 0...{NUM_TIMESTEPS - 1}")
+    if args.compare_baseline:
+        refuse_without_effect(parser, args, ["t"], "with --compare_baseline, which takes timesteps from 0 to 999")
+    else:
+        refuse_without_effect(parser, args, ["num_timesteps", "leads"], "without --compare_baseline")
     args.output = args.output or Path("results/model_error" if args.compare_baseline else "results/mse")
     return args
 

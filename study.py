@@ -16,14 +16,15 @@ from sampling import X32_MODES
 from tables import (PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, grouped, mark_best,
                     read_csv, run_name, spread_of, spread_over_seeds, take)
 
-RUN = re.compile(r"(?P<name>baseline|lift_\w+?)_seed(?P<seed>\d+)$")
+RUN = re.compile(r"(?P<name>baseline|baseline_v|lift_\w+?)_seed(?P<seed>\d+)$")
 MAP_FILE = re.compile(r"(heatmap|logsnr)_(?P<grid>\d+)_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep"
                       r"(_plot)?$")
 ERROR_FILE = re.compile(r"model_error_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep"
                         r"(?P<reconciled>_reconciled)?$")
 RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
               "lift_diagonal": "LIFT, diagonal timesteps", "lift_light32": "LIFT, 32 loss weighted 0.1",
-              "lift_loss64": "LIFT, loss on 64 only"}
+              "lift_loss64": "LIFT, loss on 64 only", "baseline_v": "baseline, v",
+              "lift_independent_v": "LIFT, independent timesteps, v"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD"}
 MANY_STEPS = 50                                         # a protocol without so many says nothing about the gate
@@ -107,13 +108,14 @@ def branch_label(row: dict) -> str:
 def predictions_label(row: dict) -> str:
     """The run, and what is made of its two predictions."""
     words = {"joint": "each scale's own", "from_64": "32 from 64", "reconciled": "reconciled"}
-    return run_label(row) + ("" if is_one_of(row, "baseline") else f"; {words[row['x32_mode']]}")
+    return run_label(row) + ("" if row["model_type"] == "baseline" else f"; {words[row['x32_mode']]}")
 
 
 COMPARISONS = {
     "study_gate": Comparison(
         "Is it the path or the model? Evenly spaced steps", "model",
-        lambda row: gate_path(row) and is_plain(row) and is_one_of(row, "baseline", "lift_independent", "lift_band"),
+        lambda row: gate_path(row) and is_plain(row)
+        and is_one_of(row, "baseline", "lift_independent", "lift_band", "baseline_v", "lift_independent_v"),
         run_label, steps_label, lambda rows: any(row["num_steps"] >= MANY_STEPS for row in rows)),
     "study_paths": Comparison(
         "Paths and solvers", "path",

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Train LIFT: an image at 64x64 and its half-size copy at 32x32, a timestep for each, the errors of both added."""
-from command_line import Parser, real_number, run_script
+from command_line import Parser, real_number, refuse_without_effect, run_script
 from objective import LOSS_SCALES, TIMESTEP_KINDS
 from training import train
 from training_options import add_training_options
@@ -20,7 +20,13 @@ def main():
                        help="share of images with independent timesteps in the band")
     group.add_argument("--loss_scales", choices=LOSS_SCALES, default="both", help="which scales' errors count")
     group.add_argument("--loss_weight_32", type=real_number(0), default=1.0, help="weight of the 32 scale's error")
-    train("lift", parser.parse_args())
+    args = parser.parse_args()
+    if args.timesteps != "band":
+        refuse_without_effect(parser, args, ["band_lead", "band_noise_share", "band_independent_share"],
+                              "without --timesteps band")
+    if args.loss_scales == "64":
+        refuse_without_effect(parser, args, ["loss_weight_32"], "with --loss_scales 64")
+    train("lift", args)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64}"     # trained wi
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
 GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
 GATE_STEPS="${GATE_STEPS:-18 50 250}"
-GATED="${GATED:-baseline lift_independent lift_band}"               # runs compared with so many steps
+GATED="${GATED:-baseline lift_independent lift_band baseline_v lift_independent_v}"    # compared with so many steps
 STEPS="${STEPS:-9 18 36}"                       # of the comparison of paths
 SOLVERS="${SOLVERS:-ddim multistep}"
 SAMPLING_SEEDS="${SAMPLING_SEEDS:-42}"
@@ -160,7 +160,7 @@ evaluate() {    # RUN STEPS IMAGES "PATHS" [OPTION...]
 gate_jobs() {
     local steps run path
     for steps in $GATE_STEPS; do for run in $GATED; do
-        path=diagonal; if [ "$run" = baseline ]; then path=uniform; fi
+        path=diagonal; if [ "$(model_type "$run")" = baseline ]; then path=uniform; fi
         evaluate "${run}_seed$first" "$steps" "$GATE_IMAGES" "$path"
     done; done
 }

@@ -254,7 +254,9 @@ def test_the_log_of_another_run_is_not_overwritten(run, tmp_path):
     (["--name", "run[1]"], r"--name: found 'run\[1\]', expected at most 100 letters"),
     (["--name", "a" * 101], "--name: found 'aaa"), (["--resume", "--overwrite"], "--resume and --overwrite: found both"),
     (["--learning_rate", 1e-9], "--learning_rate: found 1e-09, expected at least 1e-06"),
-    (["--ema_decay", 1], "--ema_decay: found 1")])
+    (["--ema_decay", 1], "--ema_decay: found 1"),
+    (["--band_lead", 1, 2], r"--band_lead: found \[1.0, 2.0\], which has no effect without --timesteps band"),
+    (["--loss_scales", "64", "--loss_weight_32", 0.5], "--loss_weight_32: found 0.5, which has no effect")])
 def test_options_without_sense_are_refused_before_any_work(run, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         run("lift", "--max_steps", 1, *options)
@@ -422,7 +424,7 @@ def test_full_disk_is_one_clear_line_and_leaves_the_earlier_files(run, tmp_path,
     (["--batch_size", "-4"], "--batch_size: found '-4'"), (["--batch_size", "49"], "--batch_size: found 49, expected at most 48"),
     (["--grad_accum", "3"], "--batch_size: found 8, expected a multiple of 3"),
     (["--learning_rate", "nan"], "--learning_rate: found 'nan'"), (["--ema_decay", "2"], "--ema_decay: found '2'"),
-    (["--band_lead", "5", "1"], "--band_lead: found 5 1"), (["--dataset", "nowhere/nothing"], "nowhere/nothing"),
+    (["--timesteps", "band", "--band_lead", "5", "1"], "--band_lead: found 5 1"), (["--dataset", "nowhere/nothing"], "nowhere/nothing"),
     (["--split", "night"], "night"), (["--name", "a/b"], "--name: found 'a/b'"), (["--checkpoint_dir", "/dev/null/x"], "--checkpoint_dir: /dev/null/x cannot")])
 def test_wrong_input_is_one_line(tmp_path, cache, options, message, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
