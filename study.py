@@ -13,6 +13,7 @@ from typing import Callable
 from errors import InputError
 from paths import FIXED_LEADS
 from sampling import X32_MODES
+from scheduler import NoiseSchedule
 from tables import (PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, grouped, mark_best,
                     read_csv, run_name, spread_of, spread_over_seeds, take)
 
@@ -28,6 +29,8 @@ RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent tim
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD"}
 MANY_STEPS = 50                                         # a protocol without so many says nothing about the gate
+NOISY_FROM = 600                                        # timesteps of the noisy end
+SCHEDULE = NoiseSchedule()
 NUM_STEPS = 18                                          # where steps are not compared
 SHARED = ("metric", "dataset", "split", "reference_hash", "num_images")         # with the noise floor
 
@@ -355,13 +358,48 @@ def model_error_table(folder) -> list[Table]:
     return [table]
 
 
+def clean_error_table(folder) -> list[Table]:
+    """Error of the clean image that each model's own noise prediction implies, at the noisy end of the diagonal.
+
+    From what eval_mse.py wrote: with eps wrong by d, x_0 is wrong by d / sqrt(SNR).
+    """
+    errors = {}                                         # (run, seed, epochs) -> t -> squared error of x_0
+    for match, path in files_of_runs(folder, ERROR_FILE, ".csv"):
+        if match["reconciled"]:
+            continue
+        lift = (match["name"], match["seed"], match["epochs"])
+        try:
+            for row in read_csv(path):
+                beside = RUN.match(run_name(row["baseline"]))
+                if row["curve"] == "diagonal" and int(row["t_64"]) >= NOISY_FROM:
+                    snr = float(SCHEDULE.snr(int(row["t_64"])))
+                    errors.setdefault(lift, {})[int(row["t_64"])] = float(row["mse_lift"]) / snr
+                    baseline = (beside["name"], beside["seed"], match["epochs"])
+                    errors.setdefault(baseline, {})[int(row["t_64"])] = float(row["mse_baseline"]) / snr
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: no column or number where expected ({error}); make it again") from error
+    times = sorted({t for found in errors.values() for t in found}, reverse=True)
+    if not times:
+        return []
+    table = Table("study_clean_error", "Squared error of the predicted clean 64 image, at the noisy end",
+                  "Both timesteps t, each scale's own prediction, before clipping to [-1, 1]; EMA weights, held-out "
+                  "images. Mid-grey for every pixel would be wrong by the images' mean square, which is below 1.",
+                  ["model", "seed", "epochs", *(f"t = {t}" for t in times)])
+    for name, seed, epochs in sorted(errors, key=lambda run: (list(RUN_LABELS).index(run[0]), run[1:])):
+        found = errors[name, seed, epochs]
+        table.rows.append([Cell(RUN_LABELS[name]), Cell(seed, int(seed)), Cell(epochs, int(epochs)),
+                           *(Cell(f"{found[t]:.3f}", found[t]) if t in found else Cell("–") for t in times)])
+    return [table]
+
+
 def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
     """The tables that a marker's name stands for, of NAMES. rows: of the results; folder: where those lie."""
     if name in COMPARISONS:
         return comparison_tables(rows, name)
     if name == "study_floor":
         return noise_floor_table(rows)
-    return {"study_identity": identity_table, "study_model_error": model_error_table}[name](Path(folder) / "study")
+    return {"study_identity": identity_table, "study_model_error": model_error_table,
+            "study_clean_error": clean_error_table}[name](Path(folder) / "study")
 
 
-NAMES = ("study_floor", *COMPARISONS, "study_identity", "study_model_error")
+NAMES = ("study_floor", *COMPARISONS, "study_identity", "study_model_error", "study_clean_error")

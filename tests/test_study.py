@@ -194,6 +194,26 @@ def test_model_error_is_the_mean_over_timesteps(tmp_path):
     assert [line[:2] for line in texts(table)] == [["LIFT, band", "own"], ["LIFT, band", "reconciled"]]
 
 
+def test_clean_error_follows_from_the_noise_error(tmp_path):
+    (tmp_path / "study").mkdir()
+    lines = ("32 pure noise,999,1.0,1.0", "diagonal,0,1.0,1.0", "diagonal,700,0.02,0.03", "diagonal,999,0.01,0.02")
+    file = tmp_path / "study" / "model_error_lift_independent_v_seed0_3ep.csv"
+    file.write_text("baseline,curve,t_64,mse_lift,mse_baseline\n"
+                    + "".join(f"baseline_v_seed0_3ep.pth,{line}\n" for line in lines))
+    file.with_stem(file.stem + "_reconciled").write_text("must not be read")
+    [table] = study.tables_named("study_clean_error", [], tmp_path)
+    assert table.header == ["model", "seed", "epochs", "t = 999", "t = 700"]
+    abar = study.SCHEDULE.alphas_cumprod
+    factors = [((1 - abar[t]) / abar[t]).item() for t in (999, 700)]
+    assert texts(table) == [
+        ["baseline, v", "0", "3", *(f"{error * factor:.3f}" for error, factor in zip((0.02, 0.03), factors))],
+        ["LIFT, independent timesteps, v", "0", "3",
+         *(f"{error * factor:.3f}" for error, factor in zip((0.01, 0.02), factors))]]
+    file.write_text("curve,t_64\ndiagonal,999\n")
+    with pytest.raises(InputError, match="model_error_lift_independent_v_seed0_3ep.csv: no column or number"):
+        study.tables_named("study_clean_error", [], tmp_path)
+
+
 def test_no_results_no_tables(tmp_path):
     for name in study.NAMES:
         assert study.tables_named(name, [], tmp_path) == []
