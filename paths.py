@@ -364,7 +364,8 @@ class Lead:
 
     rho: the noise levels of the 64 scale are evenly spaced in sigma^(1 / rho), sigma = SNR^(-1/2) (Karras et al. 2022,
     eq. 5); large rho approaches even spacing in log SNR; None: its timesteps are evenly spaced, as on the diagonal.
-    lead: how far, in log SNR, the 32 scale is ahead (negative: behind). onset: the share of the steps after which the lead is there in full; until then it grows evenly.
+    lead: how far, in log SNR, the 32 scale is ahead (negative: behind). onset: the share of the steps after which the
+    lead is there in full; until then it grows evenly.
     """
     rho: float | None = 3.0
     lead: float = 0.0
