@@ -84,11 +84,11 @@ def training_batch(images, indices, rule, seed: int, step: int, part: slice, fli
     return Batch(x_0_64, noise_64, noise_32, to_device(t_64[part], device), to_device(t_32[part], device))
 
 
-def errors_per_image(model, is_lift: bool, batch: Batch, schedule, precision: str, parametrization: str = "eps"):
-    """Squared error of what the network puts out, averaged over pixels: [B] per scale (64, then 32 for LIFT).
+def errors_per_image(model, is_lift: bool, batch: Batch, schedule, precision: str, loss_target: str = "eps"):
+    """Squared error of the noise or of v, averaged over pixels: [B] per scale (64, then 32 for LIFT).
 
-    model: anything callable with the arguments of BaselineModel or LIFTDualTimestepModel. parametrization: eps, or v,
-    whose squared error is that of the noise over abar.
+    model: anything callable with the arguments of BaselineModel or LIFTDualTimestepModel. loss_target: eps, or v,
+    whose squared error is that of the noise over abar, whichever of them the network puts out.
     """
     x_64 = schedule.add_noise(batch.x_0_64, batch.noise_64, batch.t_64)
     with devices.autocast(x_64.device, precision):
@@ -100,7 +100,7 @@ def errors_per_image(model, is_lift: bool, batch: Batch, schedule, precision: st
     noises, times = (batch.noise_64, batch.noise_32), (batch.t_64, batch.t_32)
     errors = tuple(F.mse_loss(eps.float(), noise, reduction="none").mean((1, 2, 3))
                    for eps, noise in zip(predictions, noises))
-    return errors if parametrization == "eps" else tuple(error / schedule.alpha_cumprod(t)
+    return errors if loss_target == "eps" else tuple(error / schedule.alpha_cumprod(t)
                                                          for error, t in zip(errors, times))
 
 
@@ -133,7 +133,7 @@ def validation_batch(images: torch.Tensor, start: int, seed: int, device) -> Bat
 
 @torch.no_grad()
 def validate(model, is_lift: bool, images: torch.Tensor, seed: int, schedule, precision: str, device,
-             batch_size: int = 50, parametrization: str = "eps") -> dict:
+             batch_size: int = 50, loss_target: str = "eps") -> dict:
     """Mean held-out error per scale, and for LIFT the mean over each pair of timestep bins.
 
     Returns {"loss_64", "loss_32", "bins_64", "bins_32"}: floats and nested lists [t_64 bin][t_32 bin] of floats
@@ -142,7 +142,7 @@ def validate(model, is_lift: bool, images: torch.Tensor, seed: int, schedule, pr
     errors, times = [], []
     for start in range(0, len(images), batch_size):
         batch = validation_batch(images[start:start + batch_size], start, seed, device)
-        errors.append(torch.stack(errors_per_image(model, is_lift, batch, schedule, precision, parametrization)))
+        errors.append(torch.stack(errors_per_image(model, is_lift, batch, schedule, precision, loss_target)))
         times.append(torch.stack([batch.t_64, batch.t_32]))
     errors, times = torch.cat(errors, dim=1).double().cpu(), torch.cat(times, dim=1).cpu()
     result = {"loss_64": errors[0].mean().item()}

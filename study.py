@@ -17,15 +17,16 @@ from scheduler import NoiseSchedule
 from tables import (PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, grouped, mark_best,
                     read_csv, run_name, spread_of, spread_over_seeds, take)
 
-RUN = re.compile(r"(?P<name>baseline|baseline_v|lift_\w+?)_seed(?P<seed>\d+)$")
+RUN = re.compile(r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)$")
 MAP_FILE = re.compile(r"(heatmap|logsnr)_(?P<grid>\d+)_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep"
                       r"(_plot)?$")
 ERROR_FILE = re.compile(r"model_error_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep"
                         r"(?P<reconciled>_reconciled)?$")
 RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
               "lift_diagonal": "LIFT, diagonal timesteps", "lift_light32": "LIFT, 32 loss weighted 0.1",
-              "lift_loss64": "LIFT, loss on 64 only", "baseline_v": "baseline, v",
-              "lift_independent_v": "LIFT, independent timesteps, v"}
+              "lift_loss64": "LIFT, loss on 64 only", "baseline_v": "baseline, v, loss of v",
+              "lift_independent_v": "LIFT, independent, v, loss of v", "baseline_v_eps": "baseline, v, loss of the noise",
+              "lift_independent_v_eps": "LIFT, independent, v, loss of the noise"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD"}
 MANY_STEPS = 50                                         # a protocol without so many says nothing about the gate
@@ -118,7 +119,8 @@ COMPARISONS = {
     "study_gate": Comparison(
         "Is it the path or the model? Evenly spaced steps", "model",
         lambda row: gate_path(row) and is_plain(row)
-        and is_one_of(row, "baseline", "lift_independent", "lift_band", "baseline_v", "lift_independent_v"),
+        and is_one_of(row, "baseline", "lift_independent", "lift_band", "baseline_v", "lift_independent_v",
+                      "baseline_v_eps", "lift_independent_v_eps"),
         run_label, steps_label, lambda rows: any(row["num_steps"] >= MANY_STEPS for row in rows)),
     "study_paths": Comparison(
         "Paths and solvers", "path",

@@ -156,7 +156,7 @@ class Trainer:
             batch = objective.training_batch(self.images, indices, self.rule, args.seed, self.step,
                                              slice(start, start + part_size), args.flip, self.schedule, self.device)
             errors = objective.errors_per_image(self.network, self.is_lift, batch, self.schedule, args.precision,
-                                                args.parametrization)
+                                                args.loss_target)
             losses = [error.mean() for error in errors]
             loss = objective.total_loss(losses, args.loss_scales, args.loss_weight_32)
             is_last = accumulation == args.grad_accum - 1
@@ -298,7 +298,7 @@ class Trainer:
 
             result = objective.validate(network, self.is_lift, self.held_out, VALIDATION_SEED, self.schedule,
                                         self.args.precision, self.device,
-                                        parametrization=self.args.parametrization)
+                                        loss_target=self.args.loss_target)
             self.validations.append({"step": self.step, "epoch": round(self.epoch, 4), "weights": weights, **result})
             shown = ", ".join(f"{key} {result[key]:.5f}" for key in ("loss_64", "loss_32") if key in result)
             tqdm.write(f"validation at epoch {self.epoch:g}, {weights}: {shown}")

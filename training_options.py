@@ -14,7 +14,7 @@ from unet import PARAMETRIZATIONS
 # that diverged in bf16 can only go on in float32. A change of it is printed.
 DECISIVE_OPTIONS = ("dataset", "split", "hidden_dims", "batch_size", "grad_accum", "learning_rate", "lr_schedule",
                     "warmup_steps", "ema_decay", "flip", "seed", "timesteps", "loss_scales", "loss_weight_32",
-                    "parametrization", "band_lead", "band_noise_share", "band_independent_share")
+                    "parametrization", "loss_target", "band_lead", "band_noise_share", "band_independent_share")
 
 
 def add_training_options(parser, model_type: str) -> None:
@@ -40,8 +40,11 @@ def add_training_options(parser, model_type: str) -> None:
     group.add_argument("--ema_decay", type=real_number(0, 1), default=0.9999,
                        help="decay of the weights' moving average, lower in early steps")
     group.add_argument("--parametrization", choices=PARAMETRIZATIONS, default="eps",
-                       help="what the network puts out and the loss is about: the noise, or v, which is noise where "
-                            "an image is clean and the image where it is noise")
+                       help="what the network puts out: the noise, or v, which is the noise of a clean image and the "
+                            "image in a noise, with its sign turned")
+    group.add_argument("--loss_target", choices=PARAMETRIZATIONS, default="eps",
+                       help="whose squared error the loss is; v's is the noise's over abar, so that noisy images "
+                            "weigh more")
     group.add_argument("--seed", type=seed_number, default=0, help="decides weights, order, timesteps and noise")
     group.add_argument("--compile", action="store_true", help="torch.compile the model (minutes at the start)")
 
@@ -94,7 +97,8 @@ def timestep_rule(args) -> TimestepRule:
 
 def check_same_run(path, state: dict, args, content_hash: str, num_steps: int) -> None:
     """Raises InputError if a resumed run would not be the run that was saved."""
-    saved, given = {"parametrization": "eps", **state["options"]}, plain_options(args)     # older states do not say
+    older = {"parametrization": "eps", "loss_target": "eps"}                        # what older states do not say
+    saved, given = {**older, **state["options"]}, plain_options(args)
     for key in DECISIVE_OPTIONS:
         if key in saved and saved[key] != given.get(key):
             raise InputError(f"--{key}: found {given.get(key)}, but {path} was trained with {saved[key]}; give the "

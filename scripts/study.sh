@@ -16,12 +16,13 @@ LEARNING_RATE="${LEARNING_RATE:-1e-4}"
 WARMUP_STEPS="${WARMUP_STEPS:-100}"
 TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options of every training
 SEEDS="${SEEDS:-0 1}"                           # of training; ablations, paths and gate have the first
-COMPARED="${COMPARED:-baseline lift_independent lift_band baseline_v lift_independent_v}"  # trained with every seed
-ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64}"     # trained with the first seed; may be empty
+COMPARED="${COMPARED:-baseline lift_independent lift_band}"         # trained with every seed
+ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64 baseline_v lift_independent_v baseline_v_eps \
+    lift_independent_v_eps}"                                         # trained with the first seed; may be empty
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
 GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
 GATE_STEPS="${GATE_STEPS:-18 50 250}"
-GATED="${GATED:-baseline lift_independent lift_band baseline_v lift_independent_v}"    # compared with so many steps
+GATED="${GATED:-baseline lift_independent lift_band}"               # runs compared with so many steps
 STEPS="${STEPS:-9 18 36}"                       # of the comparison of paths
 SOLVERS="${SOLVERS:-ddim multistep}"
 SAMPLING_SEEDS="${SAMPLING_SEEDS:-42}"
@@ -61,9 +62,10 @@ mkdir -p "$OUTPUT" "$LOGS"
 for name in "${compared[@]}" "${ablations[@]}"; do
     case "$name" in
         baseline|lift_independent|lift_band|lift_diagonal|lift_light32|lift_loss64) ;;
-        baseline_v|lift_independent_v) ;;
+        baseline_v|lift_independent_v|baseline_v_eps|lift_independent_v_eps) ;;
         *) echo "study.sh: COMPARED, ABLATIONS: found $name, expected baseline, lift_independent, lift_band," \
-               "lift_diagonal, lift_light32, lift_loss64, baseline_v or lift_independent_v" >&2; exit 2 ;;
+               "lift_diagonal, lift_light32, lift_loss64, or baseline or lift_independent with _v or _v_eps" >&2
+           exit 2 ;;
     esac
 done
 
@@ -88,7 +90,13 @@ runs() {    # every training as NAME_seedS
 lift_runs() { runs | grep -v '^baseline'; }
 here() { while read -r run; do if [ -e "$(checkpoint "$run")" ]; then echo "$run"; fi; done; }     # those trained
 is_up_to_date() { [ "$1" -nt "$(checkpoint "$2")" ]; }     # FILE RUN: made after the run's checkpoint
-opponent() { case "$1" in *_v_*) echo "baseline_v_seed${1##*_seed}" ;; *) echo "baseline_seed${1##*_seed}" ;; esac; }
+opponent() {    # the baseline trained like a run
+    case "$1" in
+        *_v_eps_*) echo "baseline_v_eps_seed${1##*_seed}" ;;
+        *_v_*) echo "baseline_v_seed${1##*_seed}" ;;
+        *) echo "baseline_seed${1##*_seed}" ;;
+    esac
+}
 model_type() { case "$1" in baseline*) echo baseline ;; *) echo lift ;; esac; }
 
 train_jobs() {
@@ -103,7 +111,10 @@ train_jobs() {
             lift_light32_*) options="train_lift.py --loss_weight_32 0.1" ;;
             lift_loss64_*) options="train_lift.py --loss_scales 64" ;;
         esac
-        case "$run" in *_v_*) options+=" --parametrization v" ;; esac
+        case "$run" in
+            *_v_eps_*) options+=" --parametrization v" ;;
+            *_v_*) options+=" --parametrization v --loss_target v" ;;
+        esac
         again="--overwrite"     # the logs of a run whose checkpoints are not here
         if compgen -G "$CHECKPOINTS/${run}_*ep.pth" >/dev/null; then again=""; fi
         if compgen -G "$CHECKPOINTS/${run}_step*" >/dev/null; then again="--resume"; fi

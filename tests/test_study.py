@@ -206,8 +206,8 @@ def test_clean_error_follows_from_the_noise_error(tmp_path):
     abar = study.SCHEDULE.alphas_cumprod
     factors = [((1 - abar[t]) / abar[t]).item() for t in (999, 700)]
     assert texts(table) == [
-        ["baseline, v", "0", "3", *(f"{error * factor:.3f}" for error, factor in zip((0.02, 0.03), factors))],
-        ["LIFT, independent timesteps, v", "0", "3",
+        ["baseline, v, loss of v", "0", "3", *(f"{error * factor:.3f}" for error, factor in zip((0.02, 0.03), factors))],
+        ["LIFT, independent, v, loss of v", "0", "3",
          *(f"{error * factor:.3f}" for error, factor in zip((0.01, 0.02), factors))]]
     file.write_text("curve,t_64\ndiagonal,999\n")
     with pytest.raises(InputError, match="model_error_lift_independent_v_seed0_3ep.csv: no column or number"):

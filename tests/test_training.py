@@ -207,14 +207,18 @@ def test_resume_with_nothing_there_starts_anew_and_finished_runs_stay_finished(r
 
 @pytest.mark.parametrize("model_type", ["baseline", "lift"])
 def test_a_run_that_predicts_v_says_so_in_its_checkpoint(run, model_type):
-    folder = run(model_type, "--max_steps", 3, "--log_every", 1, "--parametrization", "v", "--val_every", 1)
+    options = ("--max_steps", 3, "--log_every", 1, "--parametrization", "v", "--loss_target", "v", "--val_every", 1)
+    folder = run(model_type, *options)
     name = checkpoint.DEFAULT_NAMES[model_type]
     [path] = checkpoint.list_checkpoints(folder / "checkpoints", name)
     assert checkpoint.load_model(path).model.parametrization == "v"
-    other = run(model_type, "--max_steps", 3, "--log_every", 1, to="other")
-    assert losses_of(folder, name) != losses_of(other, name)
+    for others in ((), options[4:6], options[6:8]):             # neither, the output alone, the loss alone
+        other = run(model_type, *options[:4], *others, to=f"other{len(others and others[0])}")
+        assert losses_of(folder, name) != losses_of(other, name)
     with pytest.raises(InputError, match="--parametrization: found eps, but .* was trained with v"):
         run(model_type, "--max_steps", 3, "--resume")
+    with pytest.raises(InputError, match="--loss_target: found eps, but .* was trained with v"):
+        run(model_type, "--max_steps", 3, "--parametrization", "v", "--resume")
 
 
 def test_existing_checkpoints_are_not_touched_unless_told(run, tmp_path):
