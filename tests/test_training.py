@@ -207,14 +207,13 @@ def test_resume_with_nothing_there_starts_anew_and_finished_runs_stay_finished(r
 
 @pytest.mark.parametrize("model_type", ["baseline", "lift"])
 def test_a_run_that_predicts_v_says_so_in_its_checkpoint(run, model_type):
-    options = ("--max_steps", 3, "--log_every", 1, "--parametrization", "v", "--loss_target", "v", "--val_every", 1)
-    folder = run(model_type, *options)
+    plain = ("--max_steps", 3, "--log_every", 1)
+    folder = run(model_type, *plain, "--parametrization", "v", "--loss_target", "v", "--val_every", 1)
     name = checkpoint.DEFAULT_NAMES[model_type]
     [path] = checkpoint.list_checkpoints(folder / "checkpoints", name)
     assert checkpoint.load_model(path).model.parametrization == "v"
-    for others in ((), options[4:6], options[6:8]):             # neither, the output alone, the loss alone
-        other = run(model_type, *options[:4], *others, to=f"other{len(others and others[0])}")
-        assert losses_of(folder, name) != losses_of(other, name)
+    for to, options in (("eps", ()), ("output", ("--parametrization", "v")), ("loss", ("--loss_target", "v"))):
+        assert losses_of(folder, name) != losses_of(run(model_type, *plain, *options, to=to), name)
     with pytest.raises(InputError, match="--parametrization: found eps, but .* was trained with v"):
         run(model_type, "--max_steps", 3, "--resume")
     with pytest.raises(InputError, match="--loss_target: found eps, but .* was trained with v"):
