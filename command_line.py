@@ -75,10 +75,13 @@ def real_number(minimum: float, maximum: float = math.inf, open_below: bool = Fa
 
 
 def refuse_without_effect(parser: argparse.ArgumentParser, args: argparse.Namespace, options, where: str) -> None:
-    """Raises InputError for an option that was changed although it has no effect `where` ("without --x", say)."""
+    """Raises InputError for an option, of one number or several, that is not at its default although it has no effect
+    `where` ("without --x", say)."""
     for option in options:
-        if getattr(args, option) != parser.get_default(option):
-            raise InputError(f"--{option}: found {getattr(args, option)}, which has no effect {where}; leave it out")
+        value = getattr(args, option)
+        if value != parser.get_default(option):
+            found = " ".join(f"{number:g}" for number in (value if isinstance(value, list) else [value]))
+            raise InputError(f"--{option}: found {found}, which has no effect {where}; leave it out")
 
 
 def add_device_options(parser: argparse.ArgumentParser, precision: str | None = "auto") -> None:

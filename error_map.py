@@ -198,11 +198,11 @@ def squared_norms(model, draws: Draws, which: torch.Tensor, t_64: torch.Tensor, 
 
 
 class CellSampler:
-    """A model on its device, asked for the squared norms of cells in chunks that its memory holds."""
+    """A copy of a model on its device, asked for the squared norms of cells in chunks that its memory holds."""
 
     def __init__(self, model, device, num_probes: int, precision: str, chunk_size: int):
         """chunk_size: tangent images in one network pass; it is halved where memory does not hold them."""
-        self.model, self.device, self.precision = model, device, precision
+        self.model, self.device, self.precision = frozen_copy(model, precision), device, precision
         self.num_probes, self.chunk_size = num_probes, chunk_size
         self.schedule = NoiseSchedule(NUM_TIMESTEPS)
         self.num_primals = 0                                            # network evaluations of one image so far
@@ -220,10 +220,10 @@ class CellSampler:
         done = 0
         while done < len(cell):
             part = slice(done, min(done + max(self.chunk_size // (2 * self.num_probes), 1), len(cell)))
-            inputs = (which[part], times[cell[part], 0], times[cell[part], 1])
+            image, t_64, t_32 = (torch.from_numpy(values).to(self.device)
+                                 for values in (which[part], *times[cell[part]].T))
             try:
-                found = squared_norms(self.model, draws, *(torch.from_numpy(values).to(self.device) for values in inputs),
-                                      self.schedule, self.precision)
+                found = squared_norms(self.model, draws, image, t_64, t_32, self.schedule, self.precision)
             except torch.cuda.OutOfMemoryError:
                 if self.chunk_size <= 2 * self.num_probes:
                     raise InputError("--device: its memory does not hold one image; choose a smaller --K") from None
@@ -258,8 +258,7 @@ def estimate(model, images: np.ndarray, timesteps, *, K: int = 4, batch_size: in
                          "that, or more data")
     limit = min(limit, len(images))
     device = next(iter(model.parameters()), torch.zeros(())).device
-    sampler = CellSampler(frozen_copy(model, precision), device, K, precision,
-                          chunk_size or CHUNK_SIZES.get(device.type, 64))
+    sampler = CellSampler(model, device, K, precision, chunk_size or CHUNK_SIZES.get(device.type, 64))
     active = np.array([(i, j) for i in range(n) for j in range(n)] if cells is None else cells, dtype=np.int64)
     wanted = active
     frobenius = np.full((len(PREDICTIONS), len(BLOCKS), n, n, limit), np.nan, dtype=np.float32)

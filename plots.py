@@ -66,7 +66,7 @@ def loss_curves(logs: dict[str, list[dict]]):
                 ax.plot(steps, losses, ".", color=color, alpha=0.25, markersize=3, markeredgewidth=0)
                 ax.plot(steps, smoothed(losses, max(1, len(losses) // 20)), color=color, linewidth=1.6, label=name,
                         marker="o" if len(steps) < 20 else None, markersize=3)      # one point draws no line
-        ax.set(yscale="log", xlabel="optimizer step", ylabel="mean squared noise error", title=f"{scale} scale")
+        ax.set(yscale="log", xlabel="optimizer step", ylabel="loss: mean squared error", title=f"{scale} scale")
         plain_log_axis(ax.yaxis)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.grid(True, which="both", color="0.9", linewidth=0.6)

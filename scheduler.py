@@ -48,21 +48,23 @@ class NoiseSchedule:
             self._tables[key] = self._tables[torch.device("cpu"), torch.float64].to(t.device, dtype)
         return self._tables[key][t.long() + 1]
 
-    def alpha_cumprod_at(self, t: torch.Tensor) -> torch.Tensor:
-        """abar at timesteps t (any shape and device, 0...999, fractions are interpolated in log SNR), differentiable
-        in t -> float64, same shape and device."""
+    def log_snr_at(self, t: torch.Tensor) -> torch.Tensor:
+        """log SNR at timesteps t (any shape and device, 0...999, fractions are interpolated linearly) -> float64, same
+        shape and device, differentiable in t."""
         if t.device not in self._log_snrs:
             self._log_snrs[t.device] = self.log_snrs.to(t.device)
         table = self._log_snrs[t.device]
         t = t.double().clamp(0, self.num_timesteps - 1)
         below = t.detach().floor().long().clamp(max=self.num_timesteps - 2)
-        return torch.lerp(table[below], table[below + 1], t - below).sigmoid()
+        return torch.lerp(table[below], table[below + 1], t - below)
+
+    def alpha_cumprod_at(self, t: torch.Tensor) -> torch.Tensor:
+        """abar at timesteps t, fractions too; the rest as in `log_snr_at`."""
+        return self.log_snr_at(t).sigmoid()
 
     def t_to_log_snr(self, t: torch.Tensor) -> torch.Tensor:
         """log SNR at timesteps t (any shape, 0...999, fractions are interpolated linearly) -> float64 on the CPU."""
-        t = torch.as_tensor(t, dtype=torch.float64, device="cpu").clamp(0, self.num_timesteps - 1)
-        below = t.floor().long().clamp(max=self.num_timesteps - 2)
-        return torch.lerp(self.log_snrs[below], self.log_snrs[below + 1], t - below)
+        return self.log_snr_at(torch.as_tensor(t, device="cpu"))
 
     def log_snr_to_t(self, log_snr: torch.Tensor) -> torch.Tensor:
         """The fractional timestep with that log SNR; beyond either end, the end -> float64 on the CPU.
@@ -113,7 +115,8 @@ def predict_eps(x_t: torch.Tensor, x_0: torch.Tensor, abar: torch.Tensor) -> tor
 
 def eps_from_v(x_t: torch.Tensor, v: torch.Tensor, abar: torch.Tensor) -> torch.Tensor:
     """The noise that v = sqrt(abar) eps - sqrt(1 - abar) x_0 implies: sqrt(abar) v + sqrt(1 - abar) x_t (Salimans and
-    Ho 2022, section 4). An error in v counts the same whether the image is nearly clean or nearly noise.
+    Ho 2022, section 4). v wrong by d means noise wrong by sqrt(abar) d and a clean image wrong by sqrt(1 - abar) d, where
+    noise wrong by d means a clean image wrong by d / sqrt(SNR), without bound at the noisy end.
 
     x_t, v: [B, C, H, W]; abar: scalar tensor or [B].
     """

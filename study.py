@@ -10,7 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Callable
 
+from checkpoint import epoch_of
 from errors import InputError
+from files import expecting
 from paths import FIXED_LEADS
 from sampling import X32_MODES
 from scheduler import NoiseSchedule
@@ -22,10 +24,12 @@ MAP_FILE = re.compile(r"(heatmap|logsnr)_(?P<grid>\d+)_(?P<name>lift_\w+?)_seed(
                       r"(_plot)?$")
 ERROR_FILE = re.compile(r"model_error_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep"
                         r"(?P<reconciled>_reconciled)?$")
+ERROR_CONTENT = "table of eval_mse.py --compare_baseline"
 RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
               "lift_diagonal": "LIFT, diagonal timesteps", "lift_light32": "LIFT, 32 loss weighted 0.1",
               "lift_loss64": "LIFT, loss on 64 only", "baseline_v": "baseline, v, loss of v",
-              "lift_independent_v": "LIFT, independent, v, loss of v", "baseline_v_eps": "baseline, v, loss of the noise",
+              "lift_independent_v": "LIFT, independent, v, loss of v", 
+              "baseline_v_eps": "baseline, v, loss of the noise",
               "lift_independent_v_eps": "LIFT, independent, v, loss of the noise"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD"}
@@ -324,72 +328,83 @@ def identity_table(folder) -> list[Table]:
     return [table] if table.rows else []
 
 
+def error_files(folder) -> list[tuple[re.Match, Path, list[dict]]]:
+    """(match, file, rows) of what eval_mse.py wrote for every run. Raises InputError for a file that was measured on
+    other images than the first."""
+    found = []
+    for match, path in files_of_runs(folder, ERROR_FILE, ".csv"):
+        with expecting(path, ERROR_CONTENT, "make it again"):
+            rows = read_csv(path)
+            about = images_of(rows)
+        if found and about != images_of(found[0][2]):
+            raise InputError(f"{path}: found {about}, expected {images_of(found[0][2])} as in the other files; make it "
+                             "again")
+        found.append((match, path, rows))
+    return found
+
+
+def images_of(rows: list[dict]) -> str:
+    """What the rows of a file of eval_mse.py were measured on, in words."""
+    return "{num_images} images ({dataset}, split {split})".format(**rows[0])
+
+
 def model_error_table(folder) -> list[Table]:
     """LIFT's 64 error over the baseline's, mean over the timesteps, for every run: what eval_mse.py wrote.
 
     The standard error of a mean over timesteps of the same images is at most the mean of the standard errors.
     """
-    columns, lines, shared = ("ratio", "ratio_standard_error"), [], None
-    for match, path in files_of_runs(folder, ERROR_FILE, ".csv"):
-        rows = read_csv(path)
-        try:
+    columns, lines = ("ratio", "ratio_standard_error"), []
+    for match, path, rows in error_files(folder):
+        with expecting(path, ERROR_CONTENT, "make it again"):
             means = {curve: [fmean(float(row[column]) for row in members) for column in columns]
                      for curve, members in grouped(rows, lambda row: row["curve"]).items()}
-            about = tuple(rows[0][column] for column in ("num_images", "dataset", "split"))
-        except (IndexError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: no column, number or row where expected ({error}); make it again") from error
-        if about != (shared or about):
-            raise InputError(f"{path}: found {', '.join(about)}, expected {', '.join(shared)} as in the other files; "
-                             "make it again")
-        shared = about
-        lines.append((match, rows[0].get("baseline", ""), means))
+        lines.append((match, rows, means))
     if not lines:
         return []
     curves = list(dict.fromkeys(curve for *_, means in lines for curve in means))
     table = Table("study_model_error", "Error of LIFT's 64 prediction over the baseline's",
-                  f"Ratio of mean squared noise errors, mean over t_64 from 0 to 999, on {shared[0]} images "
-                  f"({shared[1]}, split {shared[2]}) with the same noise, ± an upper bound of its standard error over "
-                  "the images. Columns: what t_32 is. Below 1, LIFT predicts better.",
+                  f"Ratio of mean squared noise errors, mean over t_64 from 0 to 999, on {images_of(lines[0][1])} with "
+                  "the same noise, ± an upper bound of its standard error over the images. Columns: what t_32 is. Below "
+                  "1, LIFT predicts better.",
                   ["model", "predictions", "seed", "epochs", "beside", *curves])
-    for match, baseline, means in lines:
+    for match, rows, means in lines:
         model, seed, epochs = run_cells(match)
         predictions = Cell("reconciled" if match["reconciled"] else "own")
         cells = (Cell("{:.3f} ± {:.3f}".format(*means[curve]), means[curve][0]) if curve in means else Cell("–")
                  for curve in curves)
-        table.rows.append([model, predictions, seed, epochs, Cell(baseline), *cells])
+        table.rows.append([model, predictions, seed, epochs, Cell(rows[0]["baseline"]), *cells])
     return [table]
 
 
 def clean_error_table(folder) -> list[Table]:
     """Error of the clean image that each model's own noise prediction implies, at the noisy end of the diagonal.
 
-    From what eval_mse.py wrote: with eps wrong by d, x_0 is wrong by d / sqrt(SNR).
+    From what eval_mse.py wrote: with the noise wrong by d, x_0 is wrong by d / sqrt(SNR).
     """
-    errors = {}                                         # (run, seed, epochs) -> t -> squared error of x_0
-    for match, path in files_of_runs(folder, ERROR_FILE, ".csv"):
+    errors, about = {}, ""                              # (run, seed, epochs) -> t -> squared error of x_0
+    for match, path, rows in error_files(folder):
         if match["reconciled"]:
             continue
-        lift = (match["name"], match["seed"], match["epochs"])
-        try:
-            for row in read_csv(path):
-                beside = RUN.match(run_name(row["baseline"]))
-                if row["curve"] == "diagonal" and int(row["t_64"]) >= NOISY_FROM:
-                    snr = float(SCHEDULE.snr(int(row["t_64"])))
-                    errors.setdefault(lift, {})[int(row["t_64"])] = float(row["mse_lift"]) / snr
-                    baseline = (beside["name"], beside["seed"], match["epochs"])
-                    errors.setdefault(baseline, {})[int(row["t_64"])] = float(row["mse_baseline"]) / snr
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: no column or number where expected ({error}); make it again") from error
+        with expecting(path, ERROR_CONTENT, "make it again"):
+            noisy = [row for row in rows if row["curve"] == "diagonal" and int(row["t_64"]) >= NOISY_FROM]
+            about = f"{images_of(rows)}, weights: {rows[0]['weights']}"
+            beside = Path(rows[0]["baseline"])
+            runs = [(match["name"], int(match["seed"]), int(match["epochs"]), "mse_lift")]
+            if (baseline := RUN.match(run_name(beside))) and baseline["name"] in RUN_LABELS:
+                runs.append((baseline["name"], int(baseline["seed"]), epoch_of(beside), "mse_baseline"))
+            for *run, column in runs:
+                errors[tuple(run)] = {int(row["t_64"]): float(row[column]) / float(SCHEDULE.snr(int(row["t_64"])))
+                                      for row in noisy}
     times = sorted({t for found in errors.values() for t in found}, reverse=True)
     if not times:
         return []
     table = Table("study_clean_error", "Squared error of the predicted clean 64 image, at the noisy end",
-                  "Both timesteps t, each scale's own prediction, before clipping to [-1, 1]; EMA weights, held-out "
-                  "images. Mid-grey for every pixel would be wrong by the images' mean square, which is below 1.",
+                  f"{about}. Both timesteps t; LIFT's own 64 prediction, before it is clipped to [-1, 1]. Mid-grey for "
+                  "every pixel would be wrong by the images' mean square, which is below 1.",
                   ["model", "seed", "epochs", *(f"t = {t}" for t in times)])
-    for name, seed, epochs in sorted(errors, key=lambda run: (list(RUN_LABELS).index(run[0]), run[1:])):
+    for name, seed, epochs in sorted(errors, key=lambda run: (list(RUN_LABELS).index(run[0]), *run[1:])):
         found = errors[name, seed, epochs]
-        table.rows.append([Cell(RUN_LABELS[name]), Cell(seed, int(seed)), Cell(epochs, int(epochs)),
+        table.rows.append([Cell(RUN_LABELS[name]), Cell(str(seed), seed), Cell(str(epochs), epochs),
                            *(Cell(f"{found[t]:.3f}", found[t]) if t in found else Cell("–") for t in times)])
     return [table]
 

@@ -21,10 +21,10 @@ def main():
     group.add_argument("--loss_scales", choices=LOSS_SCALES, default="both", help="which scales' errors count")
     group.add_argument("--loss_weight_32", type=real_number(0), default=1.0, help="weight of the 32 scale's error")
     args = parser.parse_args()
-    if args.timesteps != "band":
+    if args.timesteps != "band" and not args.resume:            # a run must go on with the options it was started with
         refuse_without_effect(parser, args, ["band_lead", "band_noise_share", "band_independent_share"],
                               "without --timesteps band")
-    if args.loss_scales == "64":
+    if args.loss_scales == "64" and not args.resume:
         refuse_without_effect(parser, args, ["loss_weight_32"], "with --loss_scales 64")
     train("lift", args)
 

@@ -36,7 +36,7 @@ from training_options import check_options, check_same_run, timestep_rule
 GRADIENT_NORM_MAX = 1.0
 REPORT_SECONDS = 60                     # between two writings of log and loss curve
 STATE_SECONDS = 600                     # between two training states, unless --state_every counts steps
-VALIDATION_SEED = 0                     # not the run's own, so that runs of other seeds can be compared
+VALIDATION_SEED = 0                     # not the run's own, so that runs of the same --loss_target can be compared
 STOP_POLL_STEPS = 10                    # between two questions to other processes on a GPU, which wait for it
 WEIGHT_DECAY = 0.01
 LOG_COLUMNS = ["step", "epoch", "loss", "loss_64", "loss_32", "learning_rate", "images_per_second", "seconds"]
@@ -122,6 +122,8 @@ class Trainer:
         self.average = ExponentialMovingAverage(self.model, args.ema_decay)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=args.learning_rate, weight_decay=WEIGHT_DECAY,
                                            fused=True)
+        # Filled before torch.compile looks: a table that appears during the first call would have it compile twice.
+        self.model.schedule.log_snr_at(torch.zeros(1, device=device))
         self.network = torch.compile(self.model) if args.compile else self.model
         if group.size > 1:
             self.network = DistributedDataParallel(self.network)
@@ -297,8 +299,7 @@ class Trainer:
                 return torch.func.functional_call(self.model, parameters, inputs)
 
             result = objective.validate(network, self.is_lift, self.held_out, VALIDATION_SEED, self.schedule,
-                                        self.args.precision, self.device,
-                                        loss_target=self.args.loss_target)
+                                        self.args.precision, self.device, loss_target=self.args.loss_target)
             self.validations.append({"step": self.step, "epoch": round(self.epoch, 4), "weights": weights, **result})
             shown = ", ".join(f"{key} {result[key]:.5f}" for key in ("loss_64", "loss_32") if key in result)
             tqdm.write(f"validation at epoch {self.epoch:g}, {weights}: {shown}")

@@ -40,8 +40,7 @@ def add_training_options(parser, model_type: str) -> None:
     group.add_argument("--ema_decay", type=real_number(0, 1), default=0.9999,
                        help="decay of the weights' moving average, lower in early steps")
     group.add_argument("--parametrization", choices=PARAMETRIZATIONS, default="eps",
-                       help="what the network puts out: the noise, or v, which is the noise of a clean image and the "
-                            "image in a noise, with its sign turned")
+                       help="what the network puts out: the noise eps, or v = sqrt(abar) eps - sqrt(1 - abar) x_0")
     group.add_argument("--loss_target", choices=PARAMETRIZATIONS, default="eps",
                        help="whose squared error the loss is; v's is the noise's over abar, so that noisy images "
                             "weigh more")
@@ -75,8 +74,8 @@ def check_options(args) -> None:
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite: found both, expected one: continue what is there, or replace it")
     if args.lr_schedule == "cosine" and args.learning_rate < LEARNING_RATE_MIN:
-        raise InputError(f"--learning_rate: found {args.learning_rate:g}, expected at least {LEARNING_RATE_MIN:g}, where "
-                         "the cosine schedule ends; or add --lr_schedule constant")
+        raise InputError(f"--learning_rate: found {args.learning_rate:g}, expected at least {LEARNING_RATE_MIN:g}, "
+                         "where the cosine schedule ends; or add --lr_schedule constant")
     if args.ema_decay == 1:
         raise InputError("--ema_decay: found 1, which never moves from the initial weights; expected less")
 
@@ -97,7 +96,8 @@ def timestep_rule(args) -> TimestepRule:
 
 def check_same_run(path, state: dict, args, content_hash: str, num_steps: int) -> None:
     """Raises InputError if a resumed run would not be the run that was saved."""
-    older = {"parametrization": "eps", "loss_target": "eps"}                        # what older states do not say
+    parametrization = state["options"].get("parametrization", "eps")
+    older = {"parametrization": parametrization, "loss_target": parametrization}    # what older states do not say
     saved, given = {**older, **state["options"]}, plain_options(args)
     for key in DECISIVE_OPTIONS:
         if key in saved and saved[key] != given.get(key):

@@ -163,7 +163,8 @@ class UNet(nn.Module):
         """The noise that the last layer's output means: output, x_t [B, 3, H, W] at timesteps t [B] -> same shape."""
         if self.parametrization == "eps":
             return output
-        dtype = torch.promote_types(x_t.dtype, torch.float32)       # under autocast too: the noise is a small difference
+        # Under autocast too: at the noisy end the clean image is a small difference of x_t and noise.
+        dtype = torch.promote_types(x_t.dtype, torch.float32)
         abar = self.schedule.alpha_cumprod_at(t).to(dtype)
         return eps_from_v(x_t.to(dtype), output.to(dtype), abar)
 

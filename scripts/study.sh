@@ -90,12 +90,8 @@ runs() {    # every training as NAME_seedS
 lift_runs() { runs | grep -v '^baseline'; }
 here() { while read -r run; do if [ -e "$(checkpoint "$run")" ]; then echo "$run"; fi; done; }     # those trained
 is_up_to_date() { [ "$1" -nt "$(checkpoint "$2")" ]; }     # FILE RUN: made after the run's checkpoint
-opponent() {    # the baseline trained like a run
-    case "$1" in
-        *_v_eps_*) echo "baseline_v_eps_seed${1##*_seed}" ;;
-        *_v_*) echo "baseline_v_seed${1##*_seed}" ;;
-        *) echo "baseline_seed${1##*_seed}" ;;
-    esac
+opponent() {    # the baseline that a run is measured beside
+    case "$1" in lift_independent_v*) echo "baseline${1#lift_independent}" ;; *) echo "baseline_seed${1##*_seed}" ;; esac
 }
 model_type() { case "$1" in baseline*) echo baseline ;; *) echo lift ;; esac; }
 
@@ -206,7 +202,7 @@ predictions_jobs() {
         evaluate "$run" 18 "$NUM_IMAGES" "diagonal $LEADS" --x32 reconciled
     done
     evaluate "lift_independent_seed$first" 18 "$NUM_IMAGES" "$LEADS"
-    for run in $(runs | grep -E '^lift_(independent|band|loss64)_' | here); do
+    for run in $(runs | grep -E '^lift_(independent|band|loss64)_seed' | here); do
         evaluate "$run" 18 "$NUM_IMAGES" diagonal --x32 from_64
     done
 }
@@ -215,11 +211,13 @@ floor_jobs() {
         "--fd_tiny $FD_TINY --results $RESULTS"
 }
 error_jobs() {
-    local run output reconciled
+    local run beside output reconciled
     for run in $(lift_runs | here); do for reconciled in "" --reconciled; do
+        beside=$(opponent "$run")
+        [ -e "$(checkpoint "$beside")" ] || { echo "study.sh: $run is not measured: no $beside" >&2; continue; }
         output="$OUTPUT/model_error_${run}_${EPOCHS}ep${reconciled/--/_}"
-        is_up_to_date "$output.json" "$run" || echo "error_$run$reconciled eval_mse.py $data" \
-            "--checkpoint $(checkpoint "$run") --compare_baseline $(checkpoint "$(opponent "$run")")" \
+        { is_up_to_date "$output.json" "$run" && is_up_to_date "$output.json" "$beside"; } || echo "error_$run$reconciled eval_mse.py $data" \
+            "--checkpoint $(checkpoint "$run") --compare_baseline $(checkpoint "$beside")" \
             "--split $VAL_SPLIT --num_images $ERROR_IMAGES --num_timesteps $ERROR_TIMESTEPS" \
             "--output $output --overwrite $reconciled"
     done; done

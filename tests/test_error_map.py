@@ -1,4 +1,6 @@
 """The error map against closed forms: exact Jacobians, linear-Gaussian denoisers, identity, and its own statistics."""
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,46 @@ class BlockGaussian(Denoiser):
                "64<-32": a_64 / (1 - a_64) * 4 * by_32**2,
                "32<-32": (1 - share_32)**2 / (1 - a_32)}
         return {"eps": {k: v * blocks for k, v in eps.items()}, "x0": {k: v * blocks for k, v in x0.items()}}
+
+
+def blank_v_model() -> LIFTDualTimestepModel:
+    """Puts out v = 0: noise sqrt(1 - abar) x_t, clean image sqrt(abar) x_t."""
+    model = LIFTDualTimestepModel((8, 8), "v")
+    torch.nn.init.zeros_(model.final_conv[-1].weight)
+    torch.nn.init.zeros_(model.final_conv[-1].bias)
+    return model
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_jacobians_of_a_v_model(precision):
+    """Both scales' own blocks in closed form, 3 (1 - abar) and 3 abar, in float32 and with the network in bf16."""
+    heatmap = error_map.estimate(blank_v_model(), some_images(2), [999, 500, 0], K=1, batch_size=2, chain_rule="none",
+                                 precision=precision)
+    abar = SCHEDULE.alphas_cumprod[[999, 500, 0]]
+    for block, values in (("64<-64", abar[:, None].expand(3, 3)), ("32<-32", abar[None].expand(3, 3))):
+        torch.testing.assert_close(heatmap["blocks"]["eps"][block], 3 * (1 - values), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(heatmap["blocks"]["x0"][block], 3 * values, rtol=1e-3, atol=1e-6)
+    for block in ("64<-32", "32<-64"):
+        assert not heatmap["blocks"]["eps"][block].any() and not heatmap["blocks"]["x0"][block].any()
+
+
+def test_chunks_shrink_until_memory_holds_them(monkeypatch):
+    plain = error_map.estimate(small_model(), some_images(3), [999, 0], K=1, batch_size=3)
+    whole, sizes = error_map.squared_norms, []
+
+    def with_little_memory(model, draws, which, *rest, holds=2):
+        sizes.append(len(which))
+        if len(which) > holds:
+            raise torch.cuda.OutOfMemoryError
+        return whole(model, draws, which, *rest)
+
+    monkeypatch.setattr(error_map, "squared_norms", with_little_memory)
+    found = error_map.estimate(small_model(), some_images(3), [999, 0], K=1, batch_size=3, chunk_size=20)
+    assert sizes[:4] == [10, 5, 2, 2] and set(sizes[2:]) == {2} and found["num_primals"] == 12
+    torch.testing.assert_close(found["error_64"], plain["error_64"], rtol=1e-5, atol=0)
+    monkeypatch.setattr(error_map, "squared_norms", functools.partial(with_little_memory, holds=0))
+    with pytest.raises(InputError, match="its memory does not hold one image"):
+        error_map.estimate(small_model(), some_images(3), [999, 0], K=1, batch_size=3, chunk_size=20)
 
 
 def some_images(count: int, seed: int = 0) -> np.ndarray:

@@ -217,7 +217,7 @@ def test_command_compares_with_a_baseline(folder, tmp_path):
     (["--t", "1000"], "--t: found 1000"), (["--num_images", "50"], "--num_images: found 50"),
     (["--checkpoint", "BASELINE"], "is a baseline checkpoint"),
     (["--compare_baseline", "LIFT"], "is a lift checkpoint"),
-    (["--leads", "2"], "--leads: found [2.0], which has no effect without --compare_baseline"),
+    (["--leads", "2"], "--leads: found 2, which has no effect without --compare_baseline"),
     (["--compare_baseline", "BASELINE", "--t", "400"], "--t: found 400, which has no effect with --compare_baseline"),
     (["--split", "nowhere"], "nowhere")])
 def test_wrong_input_leaves_no_output(more, words, folder, tmp_path):

@@ -289,3 +289,16 @@ def test_uint8_is_scaled_clipped_and_truncated():
     assert torch.equal(to_uint8(from_uint8(values)), values)
     x = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
     assert np.array_equal(to_uint8(x).numpy(), np.clip(x.numpy() * np.float32(127.5) + 128, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("model_type", ["baseline", "lift"])
+def test_one_step_of_a_v_model(model_type):
+    """With v = 0 the clean image is sqrt(abar) x_t, which is where a single step ends."""
+    model = build_model(model_type, [8, 16], "v").eval()
+    torch.nn.init.zeros_(model.final_conv[-1].weight)
+    torch.nn.init.zeros_(model.final_conv[-1].bias)
+    samples = generate(model, uniform_diagonal(1), 3, range(2))
+    abar = NoiseSchedule().alphas_cumprod[-1].float()
+    found = [samples.x_64, samples.x_32][:1 + (model_type == "lift")]
+    for x, start in zip(found, start_noise(3, range(2))):
+        torch.testing.assert_close(x, (abar.sqrt() * start).clamp(-1, 1), rtol=1e-4, atol=1e-5)

@@ -42,6 +42,10 @@ def test_fractional_timesteps_and_their_derivative():
     value, slope = torch.func.jvp(schedule.alpha_cumprod_at, (t,), (torch.ones_like(t),))
     between = schedule.alpha_cumprod_at(t + 1e-4) - schedule.alpha_cumprod_at(t - 1e-4)
     torch.testing.assert_close(slope, between / 2e-4, rtol=1e-6, atol=0)
+    whole = torch.tensor([0.0, 500.0, 999.0], dtype=torch.float64)          # at the last, the slope before it
+    value, slope = torch.func.jvp(schedule.alpha_cumprod_at, (whole,), (torch.ones_like(whole),))
+    log_snr_slope = torch.stack([schedule.log_snrs[t + 1] - schedule.log_snrs[t] for t in (0, 500, 998)])
+    torch.testing.assert_close(slope, value * (1 - value) * log_snr_slope, rtol=1e-9, atol=0)
 
 
 def test_v_and_noise_say_the_same():

@@ -198,9 +198,13 @@ def test_clean_error_follows_from_the_noise_error(tmp_path):
     (tmp_path / "study").mkdir()
     lines = ("32 pure noise,999,1.0,1.0", "diagonal,0,1.0,1.0", "diagonal,700,0.02,0.03", "diagonal,999,0.01,0.02")
     file = tmp_path / "study" / "model_error_lift_independent_v_seed0_3ep.csv"
-    file.write_text("baseline,curve,t_64,mse_lift,mse_baseline\n"
-                    + "".join(f"baseline_v_seed0_3ep.pth,{line}\n" for line in lines))
-    file.with_stem(file.stem + "_reconciled").write_text("must not be read")
+    header = "num_images,dataset,split,weights,baseline,curve,t_64,mse_lift,mse_baseline\n"
+
+    def write(baseline="baseline_v_seed0_3ep.pth", num_images=8, to=file):
+        to.write_text(header + "".join(f"{num_images},d,validation,ema,{baseline},{line}\n" for line in lines))
+
+    write()
+    write(to=file.with_stem(file.stem + "_reconciled"))
     [table] = study.tables_named("study_clean_error", [], tmp_path)
     assert table.header == ["model", "seed", "epochs", "t = 999", "t = 700"]
     abar = study.SCHEDULE.alphas_cumprod
@@ -209,8 +213,15 @@ def test_clean_error_follows_from_the_noise_error(tmp_path):
         ["baseline, v, loss of v", "0", "3", *(f"{error * factor:.3f}" for error, factor in zip((0.02, 0.03), factors))],
         ["LIFT, independent, v, loss of v", "0", "3",
          *(f"{error * factor:.3f}" for error, factor in zip((0.01, 0.02), factors))]]
+    assert table.note.startswith("8 images (d, split validation), weights: ema.")
+    write("mine_3ep.pth")                               # a baseline that is no run of the study has no row
+    assert [line[0] for line in texts(study.tables_named("study_clean_error", [], tmp_path)[0])] == [
+        "LIFT, independent, v, loss of v"]
+    write(num_images=9, to=file.with_name("model_error_lift_independent_seed0_3ep.csv"))
+    with pytest.raises(InputError, match="_v_seed0_3ep.csv: found 8 images .*, expected 9 images"):
+        study.tables_named("study_clean_error", [], tmp_path)
     file.write_text("curve,t_64\ndiagonal,999\n")
-    with pytest.raises(InputError, match="model_error_lift_independent_v_seed0_3ep.csv: no column or number"):
+    with pytest.raises(InputError, match="_v_seed0_3ep.csv: its content is not what a table of eval_mse.py"):
         study.tables_named("study_clean_error", [], tmp_path)
 
 
