@@ -28,7 +28,7 @@ ERROR_CONTENT = "table of eval_mse.py --compare_baseline"
 RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
               "lift_diagonal": "LIFT, diagonal timesteps", "lift_light32": "LIFT, 32 loss weighted 0.1",
               "lift_loss64": "LIFT, loss on 64 only", "baseline_v": "baseline, v, loss of v",
-              "lift_independent_v": "LIFT, independent, v, loss of v", 
+              "lift_independent_v": "LIFT, independent, v, loss of v",
               "baseline_v_eps": "baseline, v, loss of the noise",
               "lift_independent_v_eps": "LIFT, independent, v, loss of the noise"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all

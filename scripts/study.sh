@@ -216,7 +216,8 @@ error_jobs() {
         beside=$(opponent "$run")
         [ -e "$(checkpoint "$beside")" ] || { echo "study.sh: $run is not measured: no $beside" >&2; continue; }
         output="$OUTPUT/model_error_${run}_${EPOCHS}ep${reconciled/--/_}"
-        { is_up_to_date "$output.json" "$run" && is_up_to_date "$output.json" "$beside"; } || echo "error_$run$reconciled eval_mse.py $data" \
+        { is_up_to_date "$output.json" "$run" && is_up_to_date "$output.json" "$beside"; } || echo \
+            "error_$run$reconciled eval_mse.py $data" \
             "--checkpoint $(checkpoint "$run") --compare_baseline $(checkpoint "$beside")" \
             "--split $VAL_SPLIT --num_images $ERROR_IMAGES --num_timesteps $ERROR_TIMESTEPS" \
             "--output $output --overwrite $reconciled"
