@@ -81,3 +81,11 @@ def tiny_folder(tmp_path) -> Path:
     (folder / "fd_tiny.py").write_text(TINY_CLASSIFIER)
     files.save_torch(folder / "fd_tiny.pt", {"weight": torch.randn(5, 3, generator=torch.Generator().manual_seed(0))})
     return folder
+
+
+def blank_v_model(model_type: str) -> torch.nn.Module:
+    """Puts out v = 0: noise sqrt(1 - abar) x_t, clean image sqrt(abar) x_t."""
+    model = checkpoint.build_model(model_type, [8, 16], "v").eval()
+    torch.nn.init.zeros_(model.final_conv[-1].weight)
+    torch.nn.init.zeros_(model.final_conv[-1].bias)
+    return model

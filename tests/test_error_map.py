@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import error_map
 import paths
-from conftest import with_reference_weights
+from conftest import blank_v_model, with_reference_weights
 from errors import InputError
 from files import save_torch
 from model import LIFTDualTimestepModel
@@ -70,18 +70,10 @@ class BlockGaussian(Denoiser):
         return {"eps": {k: v * blocks for k, v in eps.items()}, "x0": {k: v * blocks for k, v in x0.items()}}
 
 
-def blank_v_model() -> LIFTDualTimestepModel:
-    """Puts out v = 0: noise sqrt(1 - abar) x_t, clean image sqrt(abar) x_t."""
-    model = LIFTDualTimestepModel((8, 8), "v")
-    torch.nn.init.zeros_(model.final_conv[-1].weight)
-    torch.nn.init.zeros_(model.final_conv[-1].bias)
-    return model
-
-
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_jacobians_of_a_v_model(precision):
     """Both scales' own blocks in closed form, 3 (1 - abar) and 3 abar, in float32 and with the network in bf16."""
-    heatmap = error_map.estimate(blank_v_model(), some_images(2), [999, 500, 0], K=1, batch_size=2, chain_rule="none",
+    heatmap = error_map.estimate(blank_v_model("lift"), some_images(2), [999, 500, 0], K=1, batch_size=2, chain_rule="none",
                                  precision=precision)
     abar = SCHEDULE.alphas_cumprod[[999, 500, 0]]
     for block, values in (("64<-64", abar[:, None].expand(3, 3)), ("32<-32", abar[None].expand(3, 3))):
