@@ -52,14 +52,20 @@ def list_checkpoints(folder, name: str) -> list[Path]:
     return sorted((p for p in Path(folder).glob(f"{escape(name)}_*ep.pth") if pattern.fullmatch(p.name)), key=epoch_of)
 
 
-def build_model(model_type: str, hidden_dims, parametrization: str = "eps") -> torch.nn.Module:
-    """A freshly initialised model. Raises InputError if hidden_dims or parametrization do not fit."""
-    return MODELS[model_type]([int(c) for c in hidden_dims], parametrization)
+def build_model(model_type: str, hidden_dims, parametrization: str = "eps", native_32: bool = False):
+    """A freshly initialised model; native_32 is LIFT's alone. Raises InputError if dims or parametrization do not fit."""
+    only_lift = {"native_32": native_32} if model_type == "lift" else {}
+    return MODELS[model_type]([int(c) for c in hidden_dims], parametrization, **only_lift)
 
 
 def type_of_weights(state: dict) -> str:
     """Whether a state dict belongs to the baseline or to LIFT, told by its parameter names."""
     return "lift" if any(name.startswith("time_combine") for name in state) else "baseline"
+
+
+def is_native_32(state: dict) -> bool:
+    """Whether a LIFT state dict has the 32 scale at its own level, told by its parameter names."""
+    return any(name.startswith("init_conv_32") for name in state)
 
 
 def load_content(path) -> dict:
@@ -101,7 +107,7 @@ def model_of(content: dict, path, model_type, weights: str, device) -> LoadedMod
     if parametrization not in PARAMETRIZATIONS:
         raise InputError(f"{path}: its parametrization is {str(parametrization)[:50]!r}, expected "
                          f"{' or '.join(PARAMETRIZATIONS)}; use the version of this repository that wrote it")
-    model = build_model(found, content["hidden_dims"], parametrization)
+    model = build_model(found, content["hidden_dims"], parametrization, is_native_32(content["model_state"]))
     state = weights_of(content, weights, path)
     try:
         model.load_state_dict(state)

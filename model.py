@@ -4,19 +4,30 @@ import torch.nn as nn
 
 from baseline_model import DEFAULT_HIDDEN_DIMS
 from scales import downsample_to_32, upsample_to_64
-from unet import UNet
+from unet import UNet, output_layers
 
 
 class LIFTDualTimestepModel(UNet):
-    """Predicts the noise at both scales. 58,475,206 parameters at the default hidden dims."""
+    """Predicts the noise at both scales. 58,475,206 parameters at the default hidden dims.
+
+    native_32: whether the 32 scale enters and leaves the network at its 32x32 level. Otherwise, as published, it is
+    upsampled, passes the 64x64 level beside the other scale, and is downsampled.
+    """
 
     model_type = "lift"
 
-    def __init__(self, hidden_dims=DEFAULT_HIDDEN_DIMS, parametrization: str = "eps"):
-        super().__init__(in_channels=6, out_channels=6, hidden_dims=hidden_dims, parametrization=parametrization)
-        time_width = 4 * self.hidden_dims[0]
+    def __init__(self, hidden_dims=DEFAULT_HIDDEN_DIMS, parametrization: str = "eps", native_32: bool = False):
+        at_64 = 3 if native_32 else 6
+        super().__init__(in_channels=at_64, out_channels=at_64, hidden_dims=hidden_dims,
+                         parametrization=parametrization)
+        self.native_32 = native_32
+        first = self.hidden_dims[0]
+        time_width = 4 * first
         self.time_combine = nn.Sequential(nn.Linear(2 * time_width, time_width), nn.SiLU(),
                                           nn.Linear(time_width, time_width))
+        if native_32:
+            self.init_conv_32 = nn.Conv2d(3, first, 3, padding=1)
+            self.final_conv_32 = output_layers(self.channels_at_32, 3)
 
     def forward(self, x_64: torch.Tensor, x_32: torch.Tensor, t_64: torch.Tensor, t_32: torch.Tensor):
         """Noise at both scales.
@@ -25,7 +36,12 @@ class LIFTDualTimestepModel(UNet):
         each other. Returns eps_64 [B, 3, 64, 64] and eps_32 [B, 3, 32, 32].
         """
         both_times = torch.cat([self.time_mlp(t_64), self.time_mlp(t_32)], dim=1)      # [B, 2 * time_width]
-        x = torch.cat([x_64, upsample_to_64(x_32)], dim=1)                              # [B, 6, 64, 64]
-        output = self.run_backbone(x, self.time_combine(both_times))                    # [B, 6, 64, 64]
-        output_64, output_32_large = output.chunk(2, dim=1)
-        return self.to_noise(output_64, x_64, t_64), self.to_noise(downsample_to_32(output_32_large), x_32, t_32)
+        time_embedding = self.time_combine(both_times)
+        if self.native_32:
+            output_64, features_32 = self.run_backbone(x_64, time_embedding, self.init_conv_32(x_32))
+            output_32 = self.final_conv_32(features_32)                                 # [B, 3, 32, 32]
+        else:
+            output, _ = self.run_backbone(torch.cat([x_64, upsample_to_64(x_32)], dim=1), time_embedding)
+            output_64, output_32_large = output.chunk(2, dim=1)                         # each [B, 3, 64, 64]
+            output_32 = downsample_to_32(output_32_large)
+        return self.to_noise(output_64, x_64, t_64), self.to_noise(output_32, x_32, t_32)

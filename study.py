@@ -30,7 +30,8 @@ RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent tim
               "lift_loss64": "LIFT, loss on 64 only", "baseline_v": "baseline, v, loss of v",
               "lift_independent_v": "LIFT, independent, v, loss of v",
               "baseline_v_eps": "baseline, v, loss of the noise",
-              "lift_independent_v_eps": "LIFT, independent, v, loss of the noise"}
+              "lift_independent_v_eps": "LIFT, independent, v, loss of the noise",
+              "lift_native_v_eps": "LIFT, 32 at its own level, v, loss of the noise"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD"}
 MANY_STEPS = 50                                         # a protocol without so many says nothing about the gate
@@ -124,7 +125,7 @@ COMPARISONS = {
         "Is it the path or the model? Evenly spaced steps", "model",
         lambda row: gate_path(row) and is_plain(row)
         and is_one_of(row, "baseline", "lift_independent", "lift_band", "baseline_v", "lift_independent_v",
-                      "baseline_v_eps", "lift_independent_v_eps"),
+                      "baseline_v_eps", "lift_independent_v_eps", "lift_native_v_eps"),
         run_label, steps_label, lambda rows: any(row["num_steps"] >= MANY_STEPS for row in rows)),
     "study_paths": Comparison(
         "Paths and solvers", "path",

@@ -20,12 +20,17 @@ def main():
                        help="share of images with independent timesteps in the band")
     group.add_argument("--loss_scales", choices=LOSS_SCALES, default="both", help="which scales' errors count")
     group.add_argument("--loss_weight_32", type=real_number(0), default=1.0, help="weight of the 32 scale's error")
+    group.add_argument("--native_32", action="store_true",
+                       help="the 32 scale enters and leaves the network at its 32x32 level, not upsampled to 64x64")
     args = parser.parse_args()
     if args.timesteps != "band" and not args.resume:            # a run must go on with the options it was started with
         refuse_without_effect(parser, args, ["band_lead", "band_noise_share", "band_independent_share"],
                               "without --timesteps band")
     if args.loss_scales == "64" and not args.resume:
         refuse_without_effect(parser, args, ["loss_weight_32"], "with --loss_scales 64")
+    if args.loss_scales == "64" and args.native_32:
+        parser.error("--native_32: found with --loss_scales 64, where nothing would train the layer that puts the 32 "
+                     "scale out; leave one of them out")
     train("lift", args)
 
 

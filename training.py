@@ -117,7 +117,8 @@ class Trainer:
         self.rule = timestep_rule(args)
 
         torch.manual_seed(args.seed)
-        self.model = checkpoint.build_model(model_type, args.hidden_dims, args.parametrization)
+        self.model = checkpoint.build_model(model_type, args.hidden_dims, args.parametrization,
+                                            self.is_lift and args.native_32)
         self.model.to(device, memory_format=devices.training_memory_format(device))
         self.average = ExponentialMovingAverage(self.model, args.ema_decay)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=args.learning_rate, weight_decay=WEIGHT_DECAY,

@@ -14,7 +14,8 @@ from unet import PARAMETRIZATIONS
 # that diverged in bf16 can only go on in float32. A change of it is printed.
 DECISIVE_OPTIONS = ("dataset", "split", "hidden_dims", "batch_size", "grad_accum", "learning_rate", "lr_schedule",
                     "warmup_steps", "ema_decay", "flip", "seed", "timesteps", "loss_scales", "loss_weight_32",
-                    "parametrization", "loss_target", "band_lead", "band_noise_share", "band_independent_share")
+                    "parametrization", "loss_target", "native_32", "band_lead", "band_noise_share",
+                    "band_independent_share")
 
 
 def add_training_options(parser, model_type: str) -> None:
@@ -98,6 +99,7 @@ def check_same_run(path, state: dict, args, content_hash: str, num_steps: int) -
     """Raises InputError if a resumed run would not be the run that was saved."""
     parametrization = state["options"].get("parametrization", "eps")
     older = {"parametrization": parametrization, "loss_target": parametrization}    # what older states do not say
+    older |= {"native_32": False} if hasattr(args, "native_32") else {}
     saved, given = {**older, **state["options"]}, plain_options(args)
     for key in DECISIVE_OPTIONS:
         if key in saved and saved[key] != given.get(key):

@@ -142,10 +142,15 @@ class UNet(nn.Module):
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(c, c, 4, stride=2, padding=1) for c in from_below)
         self.decoder_blocks = nn.ModuleList(
             level(c_below + c_out, c_out) for c_below, c_out in zip(from_below, deepest_first))
-        self.final_conv = nn.Sequential(GroupNorm(first), nn.SiLU(), nn.Conv2d(first, out_channels, 3, padding=1))
+        self.final_conv = output_layers(first, out_channels)
 
-    def run_backbone(self, x: torch.Tensor, time_embedding: torch.Tensor) -> torch.Tensor:
-        """x: [B, in_channels, 64, 64]; time_embedding: [B, 4 * hidden_dims[0]] -> [B, out_channels, 64, 64]."""
+    def run_backbone(self, x: torch.Tensor, time_embedding: torch.Tensor, joining_at_32: torch.Tensor | None = None):
+        """Encoder, bottleneck, decoder.
+
+        x: [B, in_channels, 64, 64]; time_embedding: [B, 4 * hidden_dims[0]]; joining_at_32: [B, hidden_dims[0], 32,
+        32] or None, added where the encoder reaches 32x32. Returns [B, out_channels, 64, 64] and the decoder's last
+        features at 32x32, [B, channels_at_32, 32, 32].
+        """
         time_features = F.silu(time_embedding)          # every residual block starts with it: computed once
         h = self.init_conv(x)                           # [B, hidden_dims[0], 64, 64]
         skips = []
@@ -153,11 +158,19 @@ class UNet(nn.Module):
             h = run_blocks(blocks, h, time_features)
             skips.append(h)
             h = downsample(h)                           # half the height and width
+            if len(skips) == 1 and joining_at_32 is not None:
+                h = h + joining_at_32
         h = run_blocks(self.bottleneck, h, time_features)
         for blocks, upsample in zip(self.decoder_blocks, self.upsample):
+            h_before = h                                # of the last round: at 32x32
             h = torch.cat([upsample(h), skips.pop()], dim=1)
             h = run_blocks(blocks, h, time_features)
-        return self.final_conv(h)
+        return self.final_conv(h), h_before
+
+    @property
+    def channels_at_32(self) -> int:
+        """Channels of the decoder's last features at 32x32."""
+        return self.upsample[-1].in_channels
 
     def to_noise(self, output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The noise that the last layer's output means: output, x_t [B, 3, H, W] at timesteps t [B] -> same shape."""
@@ -167,6 +180,11 @@ class UNet(nn.Module):
         dtype = torch.promote_types(x_t.dtype, torch.float32)
         abar = self.schedule.alpha_cumprod_at(t).to(dtype)
         return eps_from_v(x_t.to(dtype), output.to(dtype), abar)
+
+
+def output_layers(in_channels: int, out_channels: int) -> nn.Sequential:
+    """From features to a prediction of the same height and width."""
+    return nn.Sequential(GroupNorm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1))
 
 
 def run_blocks(blocks, h: torch.Tensor, time_features: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options of every train
 SEEDS="${SEEDS:-0 1}"                           # of training; ablations, paths and gate have the first
 COMPARED="${COMPARED:-baseline lift_independent lift_band}"         # trained with every seed
 ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64 baseline_v lift_independent_v baseline_v_eps \
-    lift_independent_v_eps}"                                         # trained with the first seed; may be empty
+    lift_independent_v_eps lift_native_v_eps}"                       # trained with the first seed; may be empty
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
 GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
 GATE_STEPS="${GATE_STEPS:-18 50 250}"
@@ -62,9 +62,10 @@ mkdir -p "$OUTPUT" "$LOGS"
 for name in "${compared[@]}" "${ablations[@]}"; do
     case "$name" in
         baseline|lift_independent|lift_band|lift_diagonal|lift_light32|lift_loss64) ;;
-        baseline_v|lift_independent_v|baseline_v_eps|lift_independent_v_eps) ;;
+        baseline_v|lift_independent_v|baseline_v_eps|lift_independent_v_eps|lift_native_v_eps) ;;
         *) echo "study.sh: COMPARED, ABLATIONS: found $name, expected baseline, lift_independent, lift_band," \
-               "lift_diagonal, lift_light32, lift_loss64, or baseline or lift_independent with _v or _v_eps" >&2
+               "lift_diagonal, lift_light32, lift_loss64, lift_native_v_eps, or baseline or lift_independent with" \
+               "_v or _v_eps" >&2
            exit 2 ;;
     esac
 done
@@ -91,7 +92,11 @@ lift_runs() { runs | grep -v '^baseline'; }
 here() { while read -r run; do if [ -e "$(checkpoint "$run")" ]; then echo "$run"; fi; done; }     # those trained
 is_up_to_date() { [ "$1" -nt "$(checkpoint "$2")" ]; }     # FILE RUN: made after the run's checkpoint
 opponent() {    # the baseline that a run is measured beside
-    case "$1" in lift_independent_v*) echo "baseline${1#lift_independent}" ;; *) echo "baseline_seed${1##*_seed}" ;; esac
+    case "$1" in
+        *_v_eps_*) echo "baseline_v_eps_seed${1##*_seed}" ;;
+        *_v_*) echo "baseline_v_seed${1##*_seed}" ;;
+        *) echo "baseline_seed${1##*_seed}" ;;
+    esac
 }
 model_type() { case "$1" in baseline*) echo baseline ;; *) echo lift ;; esac; }
 
@@ -105,6 +110,7 @@ train_jobs() {
             lift_band_*) options="train_lift.py --timesteps band" ;;
             lift_diagonal_*) options="train_lift.py --timesteps diagonal" ;;
             lift_light32_*) options="train_lift.py --loss_weight_32 0.1" ;;
+            lift_native_*) options="train_lift.py --timesteps independent --native_32" ;;
             lift_loss64_*) options="train_lift.py --loss_scales 64" ;;
         esac
         case "$run" in

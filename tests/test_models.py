@@ -58,6 +58,36 @@ def test_v_is_what_the_last_layer_puts_out(model_type):
         assert (rough - eps)[noisy].abs().max() < 0.01 * v[noisy].abs().max()
 
 
+@pytest.mark.parametrize("dims", [[8], [8, 16], [8, 16, 128]])
+def test_a_native_32_scale_joins_at_its_own_level(dims):
+    """With nothing of x_32 let in, the 64 output is the baseline's of the same weights and time embedding; what is let
+    in changes it; and the 32 output does not pass the 64x64 decoder level."""
+    torch.manual_seed(0)
+    lift, baseline = LIFTDualTimestepModel(dims, native_32=True), BaselineModel(dims)
+    baseline.load_state_dict({name: lift.state_dict()[name] for name in baseline.state_dict()})
+    x_64, x_32 = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 32, 32)
+    t_64, t_32 = torch.tensor([700, 3]), torch.tensor([20, 900])
+    with torch.no_grad():
+        with_32, eps_32 = lift(x_64, x_32, t_64, t_32)
+        assert eps_32.shape == x_32.shape and (with_32 - lift(x_64, -x_32, t_64, t_32)[0]).norm() > 1e-3
+        lift.decoder_blocks[-1][-1].conv2.weight.zero_()
+        changed_64, same_32 = lift(x_64, x_32, t_64, t_32)
+        assert torch.equal(same_32, eps_32) and not torch.equal(changed_64, with_32)
+        lift.init_conv_32.weight.zero_()
+        lift.init_conv_32.bias.zero_()
+        baseline.load_state_dict({name: lift.state_dict()[name] for name in baseline.state_dict()})
+        time_embedding = lift.time_combine(torch.cat([lift.time_mlp(t_64), lift.time_mlp(t_32)], dim=1))
+        torch.testing.assert_close(lift(x_64, x_32, t_64, t_32)[0], baseline.run_backbone(x_64, time_embedding)[0])
+
+
+def test_a_native_32_scale_costs_two_thousand_parameters():
+    with torch.device("meta"):
+        model = LIFTDualTimestepModel(native_32=True)
+    at_64 = 2 * 3 * 64 * 9 + 3                                  # in and out, of the three channels that are no more
+    at_32 = 3 * 64 * 9 + 64 + 2 * 128 + 128 * 3 * 9 + 3         # in; norm and convolution out
+    assert sum(p.numel() for p in model.parameters()) == 58_475_206 - at_64 + at_32 == 58_477_254
+
+
 def test_parametrizations_that_are_none():
     with pytest.raises(InputError, match="--parametrization: found 'x0', expected eps or v"):
         BaselineModel([8, 16], "x0")

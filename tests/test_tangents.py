@@ -14,11 +14,12 @@ def reference_tangents(function, primals, directions):
         return torch.func.vmap(lambda *d: torch.func.jvp(function, primals, d)[1])(*directions)
 
 
-@pytest.mark.parametrize("hidden_dims, parametrization", [((8, 16), "eps"), ((8, 16, 128), "eps"), ((8, 16), "v")])
-def test_network_agrees_with_forward_mode(hidden_dims, parametrization):
+@pytest.mark.parametrize("hidden_dims, options", [
+    ((8, 16), {}), ((8, 16, 128), {}), ((8, 16), {"parametrization": "v"}), ((8, 16), {"native_32": True})])
+def test_network_agrees_with_forward_mode(hidden_dims, options):
     """Both scales move; the second case has attention in the levels as well as in the bottleneck."""
     torch.manual_seed(0)
-    model = with_reference_weights(LIFTDualTimestepModel(hidden_dims, parametrization)).requires_grad_(False)
+    model = with_reference_weights(LIFTDualTimestepModel(hidden_dims, **options)).requires_grad_(False)
     t_64, t_32 = torch.tensor([700, 3]), torch.tensor([20, 900])
     primals = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 32, 32)
     directions = torch.randn(3, 2, 3, 64, 64), torch.randn(3, 2, 3, 32, 32)

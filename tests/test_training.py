@@ -220,6 +220,16 @@ def test_a_run_that_predicts_v_says_so_in_its_checkpoint(run, model_type):
         run(model_type, "--max_steps", 3, "--parametrization", "v", "--resume")
 
 
+def test_a_native_32_scale_comes_back_from_its_checkpoint_and_only_with_both_losses(run):
+    folder = run("lift", "--max_steps", 3, "--native_32", "--val_every", 1)
+    [path] = checkpoint.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")
+    assert checkpoint.load_model(path).model.native_32
+    with pytest.raises(InputError, match="--native_32: found False, but .* was trained with True"):
+        run("lift", "--max_steps", 3, "--resume")
+    with pytest.raises(SystemExit):
+        run("lift", "--max_steps", 3, "--native_32", "--loss_scales", 64, to="alone")
+
+
 def test_existing_checkpoints_are_not_touched_unless_told(run, tmp_path):
     folder = run("lift", "--max_steps", 3)
     before = final_weights(folder)
@@ -234,6 +244,7 @@ def test_existing_checkpoints_are_not_touched_unless_told(run, tmp_path):
     (["--learning_rate", 3e-4], "--learning_rate: found 0.0003, but .* was trained with 0.0001"),
     (["--hidden_dims", 8, 24], "--hidden_dims: found"), (["--batch_size", 16], "--batch_size: found 16"),
     (["--parametrization", "v"], "--parametrization: found v, but .* was trained with eps"),
+    (["--native_32"], "--native_32: found True, but .* was trained with False"),
     (["--dataset", "synthetic:40"], "--dataset: found synthetic:40"), (["--max_steps", 9], "--epochs: found a run of 9")])
 def test_resume_refuses_another_run(run, options, message):
     run("lift", "--max_steps", 3)
