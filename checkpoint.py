@@ -2,8 +2,8 @@
 
 An epoch checkpoint `{name}_{E}ep.pth` is a dictionary of plain types: `model_state` (raw weights), `ema_state`
 (`shadow` weights and `decay`), `hidden_dims`, `parametrization` (eps where it is missing), `model_type`, `epochs`,
-`step`, `losses`, `options`. Checkpoints of the earlier implementation (`model_state`, `hidden_dims`, `losses`, `epochs`,
-`optimizer_state`, perhaps `ema_state`) load as well.
+`step`, `losses`, `options`. Checkpoints of the earlier implementation (`model_state`, `hidden_dims`, `losses`,
+`epochs`, `optimizer_state`, perhaps `ema_state`) load as well.
 """
 import re
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def list_checkpoints(folder, name: str) -> list[Path]:
 
 
 def build_model(model_type: str, hidden_dims, parametrization: str = "eps", native_32: bool = False):
-    """A freshly initialised model; native_32 is LIFT's alone. Raises InputError if dims or parametrization do not fit."""
+    """A freshly initialised model. native_32: of LIFT alone. Raises InputError for what cannot be built."""
     only_lift = {"native_32": native_32} if model_type == "lift" else {}
     return MODELS[model_type]([int(c) for c in hidden_dims], parametrization, **only_lift)
 

@@ -1,5 +1,6 @@
 """What every script's command line shares: options, one-line errors, and the record of a run."""
 import argparse
+import functools
 import math
 import platform
 import subprocess
@@ -102,11 +103,13 @@ def start_device(args: argparse.Namespace) -> torch.device:
     devices.configure(device, args.num_threads)
     args.precision = devices.choose_precision(getattr(args, "precision", "float32"), device)
     print(f"device: {devices.describe(device)}, precision: {args.precision}", flush=True)
+    git_revision()                              # now, since files may change while a long run goes on
     return device
 
 
+@functools.cache
 def git_revision() -> str:
-    """The commit this code is at, with `+changes` if other files than results differ; `unknown` outside git."""
+    """The commit this code was at when first asked, with `+changes` if other files than results differ; `unknown` outside git."""
     def git(*words):
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
     try:

@@ -356,8 +356,8 @@ def load_heatmap(path, expect_grid: int | None = None) -> dict:
     """A heatmap file, checked. Raises InputError if it is missing, damaged, no heatmap, of another grid than
     `expect_grid`, or holds cells that are not finite, which are named."""
     if not Path(path).exists():
-        raise InputError(f"{path}: no such heatmap; make it with compute_heatmap_30.py, or give the --grid and folder of "
-                         "one that is there")
+        raise InputError(f"{path}: no such heatmap; make it with compute_heatmap_30.py, or give the --grid and folder "
+                         "of one that is there")
     with expecting(path, "heatmap", "compute it again with compute_heatmap_30.py"):
         return checked_heatmap(load_torch(path, "heatmap"), path, expect_grid)
 

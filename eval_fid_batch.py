@@ -103,8 +103,8 @@ def generate_and_score(args, loaded, path, key: dict, scorer: scoring.Scorer, re
     for indices, images, broken, num_model_calls in generation.generate_uint8(
             loaded.model, path, key["seed"], args.num_images, args, group, what):
         if num_model_calls != key["num_model_calls"]:
-            raise InputError(f"{what}: {num_model_calls} network calls were counted, expected {key['num_model_calls']}; "
-                             "no row was added, for it would be wrong")
+            raise InputError(f"{what}: {num_model_calls} network calls were counted, expected "
+                             f"{key['num_model_calls']}; no row was added, for it would be wrong")
         scorer.take(indices, images)
         num_broken = num_broken + broken
     num_broken = int(group.sum(torch.as_tensor(num_broken, device=scorer.device)))

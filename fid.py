@@ -183,8 +183,8 @@ def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> float:
     """|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), the squared distance of two Gaussians (Dowson and Landau
     1982). Arrays or tensors [D] and [D, D], symmetric and positive semidefinite; computed in float64 on the CPU.
 
-    With C_a = R R^T, the trace of the root is that of (R^T C_b R)^(1/2), a symmetric matrix, and so the sum of the roots
-    of its eigenvalues.
+    With C_a = R R^T, the trace of the root is that of (R^T C_b R)^(1/2), a symmetric matrix, and so the sum of the
+    roots of its eigenvalues.
     """
     mean_a, covariance_a, mean_b, covariance_b = (torch.as_tensor(value, dtype=torch.float64, device="cpu")
                                                   for value in (mean_a, covariance_a, mean_b, covariance_b))
@@ -203,8 +203,8 @@ def warning_for_few(num_images: int, what: str) -> str | None:
     """What to say where FID of so few images is biased, else None."""
     if num_images >= FEW_IMAGES:
         return None
-    return (f"WARNING: FID with {num_images} {what} images, fewer than {FEW_IMAGES}: the covariance is singular and the "
-            "value biased upwards; compare it only with values of the same number of images")
+    return (f"WARNING: FID with {num_images} {what} images, fewer than {FEW_IMAGES}: the covariance is singular and "
+            "the value biased upwards; compare it only with values of the same number of images")
 
 
 # Distances that need the features themselves

@@ -33,8 +33,8 @@ def parse_options():
     generation.add_generation_options(parser)
     parser.add_argument("--path", default=None, metavar="PATH",
                         choices=sorted({name for names in generation.PATH_NAMES.values() for name in names}),
-                        help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left out: "
-                             "diagonal or uniform")
+                        help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left "
+                             "out: diagonal or uniform")
     parser.add_argument("--seed", type=seed_number, default=42, help="with an image's number, decides that image")
     parser.add_argument("--num_images", type=whole_number(1), default=64, metavar="IMAGES", help="how many")
     group = parser.add_argument_group("output")

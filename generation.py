@@ -30,15 +30,15 @@ def add_generation_options(parser) -> None:
                        help="noise added at each step: 0 deterministic, 1 ancestral (ddim only)")
     group.add_argument("--x32", choices=X32_MODES, default="joint",
                        help="joint: each scale by its own prediction; from_64: the 32 scale by the 2x2 mean of the 64 "
-                       "prediction; reconciled: both by predictions that agree; random, fixed: the 32 branch drawn anew "
-                       "at every step, or held at its start")
+                       "prediction; reconciled: both by predictions that agree; random, fixed: the 32 branch drawn "
+                       "anew at every step, or held at its start")
     group.add_argument("--batch_size", type=whole_number(1), default=64, metavar="IMAGES",
                        help="images generated at once; does not change them")
     group = parser.add_argument_group("path")
     group.add_argument("--heatmap", type=Path, default=None, metavar="FILE",
                        help="error map for the dp paths; left out: the one of this checkpoint in --heatmap_dir")
     group.add_argument("--heatmap_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where heatmaps lie")
-    group.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS", help="grid points of the heatmap")
+    group.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS", help="points of the heatmap")
     group.add_argument("--allow_mismatch", action="store_true", help="take another checkpoint's heatmap")
     group.add_argument("--step_size", choices=paths.STEP_SIZES, default="index",
                        help="what the error maps are weighted with along a path")
@@ -55,8 +55,8 @@ def load_schedule(path, expect_grid: int | None = None) -> dict:
     """What compute_schedule.py wrote: timesteps [n] and one-dimensional edge costs [n, J + 1]. Raises InputError, also
     for another number of timesteps than `expect_grid`."""
     if not Path(path).exists():
-        raise InputError(f"{path}: no such schedule; make it with compute_schedule.py, or give the --grid and folder of "
-                         "one that is there")
+        raise InputError(f"{path}: no such schedule; make it with compute_schedule.py, or give the --grid and folder "
+                         "of one that is there")
     heatmap = load_torch(path, "heatmap")
     needed = ("timesteps", "edge_costs", "checkpoint", "checkpoint_fingerprint", "weights")
     missing = [key for key in needed if not isinstance(heatmap, dict) or key not in heatmap]
@@ -64,8 +64,8 @@ def load_schedule(path, expect_grid: int | None = None) -> dict:
         raise InputError(f"{path}: has no {missing[0]} in it, expected a schedule written by compute_schedule.py")
     with expecting(path, "schedule"):
         if expect_grid is not None and len(heatmap["timesteps"]) != expect_grid:
-            raise InputError(f"{path}: is a schedule of {len(heatmap['timesteps'])} points, expected {expect_grid}; use "
-                             f"--grid {len(heatmap['timesteps'])} or another schedule")
+            raise InputError(f"{path}: is a schedule of {len(heatmap['timesteps'])} points, expected {expect_grid}; "
+                             f"use --grid {len(heatmap['timesteps'])} or another schedule")
     return heatmap
 
 

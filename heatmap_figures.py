@@ -1,6 +1,4 @@
 """What is shown of a heatmap: its figures, the table of its paths, and the options that choose them."""
-from pathlib import Path
-
 import error_map
 import paths
 import plots
@@ -45,7 +43,8 @@ def draw(heatmap: dict, rows: list[dict], step_size: str, max_jump: int, num_res
             parts["identity"] = error_map.grid_position(row["identity_timesteps"], timesteps)
         if row["identity_timesteps"] is not None and num_resamples:
             resampled = error_map.bootstrap(heatmap, row["path"], len(points) - 1, step_size=step_size,
-                                            max_jump=max_jump, num_resamples=num_resamples, seed=heatmap["options"]["seed"])
+                                            max_jump=max_jump, num_resamples=num_resamples,
+                                            seed=heatmap["options"]["seed"])
             parts["band"] = paths.path_band(error_map.grid_position(resampled, timesteps))
         for panel in ("64", "total"):
             if row["path"] == "diagonal" or (panel == "64") == row["path"].endswith("64"):

@@ -29,7 +29,8 @@ a { color: var(--accent); }
 .scroll { overflow-x: auto; max-width: 100%; }
 .scroll:has(> table) { max-height: 60rem; overflow-y: auto; margin-bottom: 1.5rem; }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
-table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .25rem 0 .75rem; }
+table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums;
+        margin: .25rem 0 .75rem; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 .number { text-align: right; }
 td.number:first-child, th.number:first-child { position: sticky; left: 0; background: var(--page); }
@@ -147,8 +148,8 @@ def read_records(folder) -> list[tuple[str, dict]]:
         if isinstance(content, dict) and "command" in content:
             for key in ("options", "versions"):
                 if not isinstance(content.get(key, {}), dict):
-                    raise InputError(f"{path}: its {key} are no JSON object, expected the record of a run; make it again "
-                                     "or remove it")
+                    raise InputError(f"{path}: its {key} are no JSON object, expected the record of a run; make it "
+                                     "again or remove it")
             records.append((path.relative_to(folder).as_posix(), content))
     return records
 

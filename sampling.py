@@ -103,9 +103,9 @@ def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: floa
     model: BaselineModel or LIFTDualTimestepModel on its device, in eval mode. path: [N + 1, 2] timesteps.
     solver: ddim or multistep (second order in the interior, first order in the first and last step).
     eta: 0 deterministic ... 1 ancestral (ddim only). x32_mode: joint, each scale by its own prediction. An exact
-    network's 32 prediction is the 2x2 mean of its 64 prediction; what a trained one makes of that: from_64 (the 32 scale
-    follows that mean) or reconciled (both follow `scheduler.reconcile`). For the 32-branch experiment: random (noise
-    drawn anew every step) or fixed (its start noise throughout).
+    network's 32 prediction is the 2x2 mean of its 64 prediction; what a trained one makes of that: from_64 (the 32
+    scale follows that mean) or reconciled (both follow `scheduler.reconcile`). For the 32-branch experiment: random
+    (noise drawn anew every step) or fixed (its start noise throughout).
     x_32_start: [B, 3, 32, 32] in place of noise; a path that keeps t_32 at 0 then holds it as a clean image.
     on_step(step, t_64, t_32, x_64, x_32) is called before every step and once at the end with step = N. Nothing in the
     loop waits for the device.

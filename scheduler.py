@@ -115,8 +115,8 @@ def predict_eps(x_t: torch.Tensor, x_0: torch.Tensor, abar: torch.Tensor) -> tor
 
 def eps_from_v(x_t: torch.Tensor, v: torch.Tensor, abar: torch.Tensor) -> torch.Tensor:
     """The noise that v = sqrt(abar) eps - sqrt(1 - abar) x_0 implies: sqrt(abar) v + sqrt(1 - abar) x_t (Salimans and
-    Ho 2022, section 4). v wrong by d means noise wrong by sqrt(abar) d and a clean image wrong by sqrt(1 - abar) d, where
-    noise wrong by d means a clean image wrong by d / sqrt(SNR), without bound at the noisy end.
+    Ho 2022, section 4). v wrong by d means noise wrong by sqrt(abar) d and a clean image wrong by sqrt(1 - abar) d,
+    where noise wrong by d means a clean image wrong by d / sqrt(SNR), without bound at the noisy end.
 
     x_t, v: [B, C, H, W]; abar: scalar tensor or [B].
     """

@@ -167,7 +167,8 @@ def print_row(row: dict, note: str) -> None:
     """One line per value."""
     error = "" if row["standard_error"] is None else f" +- {row['standard_error']:.4f}"
     print(f"{note:>8}: {row['checkpoint']} {row['weights']} {row['path']} seed {row['seed']}, "
-          f"{row['num_images']} images, {row['num_model_calls']} calls: {row['metric']} {row['value']:.4f}{error}", flush=True)
+          f"{row['num_images']} images, {row['num_model_calls']} calls: {row['metric']} {row['value']:.4f}{error}",
+          flush=True)
 
 
 def unfinished(metrics: list[str], finished_rows: list[dict], force: bool, say: bool = True) -> list[str]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Search the lead family of paths: spacing, lead of the 32 scale in log SNR, and onset; for the baseline, spacing alone.
+"""Search the lead family of paths: spacing, lead of the 32 scale in log SNR, onset; for the baseline, spacing alone.
 
 Candidates are scored by step doubling on real noised images, the best of them by the sliced Wasserstein distance of
 images generated from held-out seeds. Both models have the same number of candidates. The winner is added to the
@@ -12,7 +12,6 @@ import torch
 import checkpoint
 import error_map
 import path_costs
-import paths
 import sliced_wasserstein
 from command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
                           write_run_record)

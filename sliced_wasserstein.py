@@ -8,8 +8,8 @@ times 1000, as is customary. A set is normalised by itself, so the metric does n
 brightness or contrast; it sees what the patches look like.
 
 Two sets may have any numbers of images: each projection is kept as its quantiles at 4096 evenly spaced ranks, and the
-distance is the mean absolute difference of those, the integral of |F^-1 - G^-1| by the midpoint rule. Finite sets of one
-law are not 0 apart: the noise floor falls with the number of images, so compare only values of equal numbers.
+distance is the mean absolute difference of those, the integral of |F^-1 - G^-1| by the midpoint rule. Finite sets of
+one law are not 0 apart: the noise floor falls with the number of images, so compare only values of equal numbers.
 """
 import numpy as np
 import torch

@@ -365,8 +365,8 @@ def model_error_table(folder) -> list[Table]:
     curves = list(dict.fromkeys(curve for *_, means in lines for curve in means))
     table = Table("study_model_error", "Error of LIFT's 64 prediction over the baseline's",
                   f"Ratio of mean squared noise errors, mean over t_64 from 0 to 999, on {images_of(lines[0][1])} with "
-                  "the same noise, ± an upper bound of its standard error over the images. Columns: what t_32 is. Below "
-                  "1, LIFT predicts better.",
+                  "the same noise, ± an upper bound of its standard error over the images. Columns: what t_32 is. "
+                  "Below 1, LIFT predicts better.",
                   ["model", "predictions", "seed", "epochs", "beside", *curves])
     for match, rows, means in lines:
         model, seed, epochs = run_cells(match)

@@ -321,8 +321,8 @@ BENCHMARKS = {
 }
 BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "memory_ratio", "gflops_used",
                      "gflops_peak", "fraction_of_peak", "convolution_gflops", "seconds", "seconds_30", "num_kills",
-                     "num_half_written", "max_steps", "relative_difference", "plain_images_per_second", "ours_images_per_second",
-                     "mean_difference_in_grey_levels")
+                     "num_half_written", "max_steps", "relative_difference", "plain_images_per_second",
+                     "ours_images_per_second", "mean_difference_in_grey_levels")
 
 
 def benchmarks_table(folder) -> Table:
@@ -355,12 +355,13 @@ def path_cost_tables(folder) -> list[Table]:
         found = json.loads(path.read_text())
         num_mixtures = found["options"]["num_mixtures"]
         over = f"Mean over {num_mixtures} random mixtures, in brackets the least and the greatest."
-        correlations = Table("path_costs", f"Rank correlation of a cost with the error of {found['options']['num_paths']} "
-                             f"random {found['options']['path_steps']}-step paths", over, ["cost", "raw", "whitened"])
+        num_paths, path_steps, num_steps = (found["options"][key] for key in ("num_paths", "path_steps", "num_steps"))
+        correlations = Table("path_costs", "Rank correlation of a cost with the error of "
+                             f"{num_paths} random {path_steps}-step paths", over, ["cost", "raw", "whitened"])
         for cost, rows in grouped(found["correlations"], lambda row: row["cost"]).items():
             correlations.rows.append([Cell(cost), *(range_cell([row[norm] for row in rows], 2)
                                                     for norm in ("raw", "whitened"))])
-        distances = Table("path_costs", f"Distance of the samples to the true law, {found['options']['num_steps']} steps",
+        distances = Table("path_costs", f"Distance of the samples to the true law, {num_steps} steps",
                           over, ["path", "raw", "whitened", "what it does"])
         for name, rows in grouped(found["paths"], lambda row: row["path"]).items():
             kinds = ", ".join(dict.fromkeys(row["kind"] for row in rows if row["kind"]))

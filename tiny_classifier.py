@@ -1,4 +1,4 @@
-"""Fréchet distance on the features of a small classifier, `fd_tiny`: a stand-in where Inception weights are not at hand.
+"""Fréchet distance on the features of a small classifier, `fd_tiny`: a stand-in where there are no Inception weights.
 
 The classifier is not part of this project: a folder outside it holds `fd_tiny.py`, which defines the network and its
 features, and `fd_tiny.pt`, its weights. The distance is no FID, is never called so, and cannot be compared with one.

@@ -458,8 +458,8 @@ def refuse_another_runs_log(args) -> None:
         found = json.loads(record.read_text())
         folder, is_finished = Path(found["options"]["checkpoint_dir"]), found.get("is_finished", True)
     if is_finished or folder.absolute() != args.checkpoint_dir.absolute():
-        raise InputError(f"{record}: belongs to {'a finished run' if is_finished else f'a run into {folder}'}, whose log "
-                         "would be lost; choose another --name or --output_dir, or add --overwrite")
+        raise InputError(f"{record}: belongs to {'a finished run' if is_finished else f'a run into {folder}'}, whose "
+                         "log would be lost; choose another --name or --output_dir, or add --overwrite")
 
 
 def prepare_start(trainer: Trainer) -> None:

@@ -26,7 +26,7 @@ from error_map import BLOCKS, Draws
 from model import LIFTDualTimestepModel
 from scheduler import NoiseSchedule
 
-MOST_DIFFERENCE = 0.1                   # of a cell, with the same draws, bf16 included; more, and it is not the same work
+MOST_DIFFERENCE = 0.1                   # of a cell, with the same draws, bf16 included; more, and it is other work
 
 
 def parse_args():

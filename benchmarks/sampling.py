@@ -3,9 +3,9 @@
 
 The plain loop: float32, default memory layout, attention that stores its matrix, start noise and steps the same, every
 image written as a PNG file and read back. Ours: the precision chosen, channels-last, fused attention, uint8 images that
-stay on the device. Measured in alternation, each in a process of its own: the plain loop under the settings that PyTorch
-and the C library come with, ours under those of `devices.configure`. The last line is JSON: ratio (our images per second
-over theirs, medians), target, ok.
+stay on the device. Measured in alternation, each in a process of its own: the plain loop under the settings that
+PyTorch and the C library come with, ours under those of `devices.configure`. The last line is JSON: ratio (our images
+per second over theirs, medians), target, ok.
 """
 import json
 import statistics
@@ -109,8 +109,8 @@ def main():
     parser.add_argument("--batch_size", type=whole_number(1), default=None, help="left out: 32 on a CPU, 64 on a GPU")
     parser.add_argument("--num_steps", type=whole_number(1), default=None,
                         help="network calls per image; left out: 4 on a CPU, 18 on a GPU")
-    parser.add_argument("--repeats", type=whole_number(1), default=3, help="measurements of each, after a first one that "
-                        "does not count")
+    parser.add_argument("--repeats", type=whole_number(1), default=3, help="measurements of each, after a first one "
+                        "that does not count")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of weights and images")
     add_device_options(parser)
     args = parser.parse_args()
@@ -120,7 +120,8 @@ def main():
     num_images = args.num_images or (256 if on_gpu else 32)
     num_steps = args.num_steps or (18 if on_gpu else 4)
 
-    shared = (args.model_type, args.hidden_dims, uniform_diagonal(num_steps), args.seed, device, torch.get_num_threads())
+    shared = (args.model_type, args.hidden_dims, uniform_diagonal(num_steps), args.seed, device,
+              torch.get_num_threads())
     batches = [range(start, min(start + batch_size, num_images)) for start in range(0, num_images, batch_size)]
     rates = {"plain": [], "ours": []}
     with OwnProcess(PlainLoop, *shared) as plain, OwnProcess(OurLoop, *shared, args.precision) as ours:

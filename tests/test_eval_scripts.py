@@ -21,7 +21,6 @@ import results_table
 import sampling
 from checkpoint import build_model, load_model
 from command_line import run_script
-from conftest import ROOT
 from errors import InputError
 from files import save_torch
 from test_fid import accept_stand_in, stand_in_weights         # noqa: F401  fixtures

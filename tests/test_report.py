@@ -20,7 +20,6 @@ import plot_results
 import plots
 import report
 import results_table
-import tables
 from errors import InputError
 from tables import Cell, Table
 from test_tables import baseline_row, row
