@@ -109,7 +109,8 @@ def start_device(args: argparse.Namespace) -> torch.device:
 
 @functools.cache
 def git_revision() -> str:
-    """The commit this code was at when first asked, with `+changes` if other files than results differ; `unknown` outside git."""
+    """The commit this code was at when first asked, with `+changes` if other files than results differ; `unknown`
+    outside git."""
     def git(*words):
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
     try:

@@ -118,8 +118,7 @@ def main():
     device = start_device(args)
     group = distributed.join(device)
     args.paths = args.paths or generation.DEFAULT_PATHS[args.model_type]
-    if args.model_type == "baseline" and args.x32 != "joint":
-        raise InputError(f"--x32: found {args.x32} with --model_type baseline, which has no 32 branch; leave it out")
+    generation.check_has_32_branch(args.model_type, args.x32)
     if args.num_images < group.size:
         raise InputError(f"--num_images: found {args.num_images}, expected at least one for each of the {group.size} "
                          "processes")

@@ -46,6 +46,12 @@ def add_generation_options(parser) -> None:
                        help="how far one step may go in each direction")
 
 
+def check_has_32_branch(model_type: str, x32_mode: str) -> None:
+    """Raises InputError for a baseline whose 32 branch something other than `joint` is asked of."""
+    if model_type == "baseline" and x32_mode != "joint":
+        raise InputError(f"--x32: found {x32_mode} for a baseline, which has no 32 branch; leave it out")
+
+
 def name_of(path) -> str:
     """The run's name in a checkpoint's file name: checkpoints/baseline_20ep.pth -> baseline."""
     return re.sub(r"_\d+ep$", "", Path(path).stem)

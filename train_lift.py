@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Train LIFT: an image at 64x64 and its half-size copy at 32x32, a timestep for each, the errors of both added."""
 from command_line import Parser, real_number, refuse_without_effect, run_script
+from errors import InputError
 from objective import LOSS_SCALES, TIMESTEP_KINDS
 from training import train
 from training_options import add_training_options
@@ -23,15 +24,21 @@ def main():
     group.add_argument("--native_32", action="store_true",
                        help="the 32 scale enters and leaves the network at its 32x32 level, not upsampled to 64x64")
     args = parser.parse_args()
-    if args.timesteps != "band" and not args.resume:            # a run must go on with the options it was started with
+    if not args.resume:                         # a run must go on with the options it was started with
+        refuse_unused(parser, args)
+    train("lift", args)
+
+
+def refuse_unused(parser, args) -> None:
+    """Raises InputError for options that the others leave without effect, and layers that they leave untrained."""
+    if args.timesteps != "band":
         refuse_without_effect(parser, args, ["band_lead", "band_noise_share", "band_independent_share"],
                               "without --timesteps band")
-    if args.loss_scales == "64" and not args.resume:
+    if args.loss_scales == "64":
         refuse_without_effect(parser, args, ["loss_weight_32"], "with --loss_scales 64")
-    if args.loss_scales == "64" and args.native_32:
-        parser.error("--native_32: found with --loss_scales 64, where nothing would train the layer that puts the 32 "
-                     "scale out; leave one of them out")
-    train("lift", args)
+        if args.native_32:
+            raise InputError("--native_32: found with --loss_scales 64, which leaves the layers that put the 32 scale "
+                             "out untrained; leave one of the two out")
 
 
 if __name__ == "__main__":

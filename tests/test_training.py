@@ -226,7 +226,7 @@ def test_a_native_32_scale_comes_back_from_its_checkpoint_and_only_with_both_los
     assert checkpoint.load_model(path).model.native_32
     with pytest.raises(InputError, match="--native_32: found False, but .* was trained with True"):
         run("lift", "--max_steps", 3, "--resume")
-    with pytest.raises(SystemExit):
+    with pytest.raises(InputError, match="--native_32: found with --loss_scales 64"):
         run("lift", "--max_steps", 3, "--native_32", "--loss_scales", 64, to="alone")
 
 
