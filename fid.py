@@ -199,12 +199,12 @@ def fid(statistics_a: FeatureStatistics, statistics_b: FeatureStatistics) -> flo
     return frechet_distance(*statistics_a.mean_and_covariance(), *statistics_b.mean_and_covariance())
 
 
-def warning_for_few(num_images: int, what: str) -> str | None:
-    """What to say where FID of so few images is biased, else None."""
-    if num_images >= FEW_IMAGES:
+def warning_for_few(num_images: int, what: str, name: str = "FID", num_features: int = FEW_IMAGES) -> str | None:
+    """What to say where a Fréchet distance of so few images is biased, else None."""
+    if num_images >= num_features:
         return None
-    return (f"WARNING: FID with {num_images} {what} images, fewer than {FEW_IMAGES}: the covariance is singular and "
-            "the value biased upwards; compare it only with values of the same number of images")
+    return (f"WARNING: {name} with {num_images} {what} images, fewer than {num_features}: the covariance is singular "
+            "and the value biased upwards; compare it only with values of the same number of images")
 
 
 # Distances that need the features themselves

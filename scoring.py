@@ -149,6 +149,8 @@ class Scorer:
                        sliced_wasserstein.distance(profile, references.profile).items()}
         if "fd_tiny" in self.metrics:
             statistics = self.networks.tiny.statistics(images)
+            if warning := fid.warning_for_few(num_images, "scored", "fd_tiny", len(statistics.sum)):
+                print(warning, flush=True)
             values["fd_tiny"] = tiny_classifier.distance(statistics, references.tiny_statistics), None
         return values
 

@@ -146,7 +146,9 @@ def test_statistics_of_one_image_have_no_covariance():
 
 def test_few_images_are_said_loudly():
     assert fid.warning_for_few(2048, "generated") is None
-    assert "2047 generated images, fewer than 2048" in fid.warning_for_few(2047, "generated")
+    assert "FID with 2047 generated images, fewer than 2048" in fid.warning_for_few(2047, "generated")
+    assert fid.warning_for_few(320, "scored", "fd_tiny", 320) is None
+    assert "fd_tiny with 319 scored images, fewer than 320" in fid.warning_for_few(319, "scored", "fd_tiny", 320)
 
 
 # Inception

@@ -76,13 +76,15 @@ def test_noise_floor_rows(tmp_path, tiny_folder, monkeypatch, capsys):
     expected = tiny_classifier.distance(*(classifier.statistics(images[np.sort(part)]) for part in (chosen[:12], chosen[12:])))
     assert rows[3]["value"] == pytest.approx(expected, rel=1e-6)
     before = Path("results/fid_results.csv").read_bytes()
-    capsys.readouterr()
+    assert "WARNING" not in capsys.readouterr().out
     assert run(monkeypatch, eval_noise_floor, *arguments) == 0
     assert Path("results/fid_results.csv").read_bytes() == before and "0 rows added" in capsys.readouterr().out
     message = fails(monkeypatch, capsys, eval_noise_floor, *arguments, "--num_images", 13)
     assert "--num_images: found 13, expected at most 12" in message
     message = fails(monkeypatch, capsys, eval_noise_floor, *arguments, "--fd_tiny", "nowhere")
     assert "--fd_tiny: found no nowhere/fd_tiny.py" in message
+    assert run(monkeypatch, eval_noise_floor, *arguments, "--num_images", 4, "--results", "few.csv") == 0
+    assert "WARNING: fd_tiny with 4 scored images, fewer than 5" in capsys.readouterr().out
     [record] = Path("results/runs").glob("eval_noise_floor_*.json")
     assert json.loads(record.read_text())["fd_tiny_hash"] == classifier.files_hash
     with open(tiny_folder / "fd_tiny.py", "a") as file:                    # another classifier from now on
