@@ -33,7 +33,9 @@ RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent tim
               "lift_independent_v_eps": "LIFT, independent, v, loss of the noise",
               "lift_native_v_eps": "LIFT, 32 at its own level, v, loss of the noise"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
-SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD"}
+LEVELS = ("swd_64", "swd_32", "swd_16")
+SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD", "swd_64": "SWD, level 64",
+                "swd_32": "SWD, level 32", "swd_16": "SWD, level 16"}
 MANY_STEPS = 50                                         # a protocol without so many says nothing about the gate
 NOISY_FROM = 600                                        # timesteps of the noisy end
 SCHEDULE = NoiseSchedule()
@@ -53,6 +55,7 @@ class Comparison:
                                                         # whether rows of one protocol are what it is about
     common_seeds: bool = True                           # whether a column keeps to the seeds of training that all its
                                                         # cells have, so that no cell is ahead by another draw
+    metrics: tuple[str, ...] = METRICS
 
 
 def run_of(row: dict) -> tuple[str, int] | None:
@@ -120,6 +123,11 @@ def predictions_label(row: dict) -> str:
     return run_label(row) + ("" if row["model_type"] == "baseline" else f"; {words[row['x32_mode']]}")
 
 
+def level_label(row: dict) -> str:
+    """The run, what is made of its two predictions, and the path."""
+    return ", ".join([predictions_label(row)] + ([] if gate_path(row) else [PATH_LABELS[row["path"]]]))
+
+
 COMPARISONS = {
     "study_gate": Comparison(
         "Is it the path or the model? Evenly spaced steps", "model",
@@ -150,6 +158,12 @@ COMPARISONS = {
         predictions_label,
         lambda row: "evenly spaced" if gate_path(row) else PATH_LABELS[row["path"]],
         lambda rows: any(row["x32_mode"] == "reconciled" for row in rows), common_seeds=False),
+    "study_levels": Comparison(
+        f"Sliced Wasserstein distance by level, {NUM_STEPS} steps", "model; predictions",
+        lambda row: row["num_steps"] == NUM_STEPS and is_plain(row) and gate_path(row)
+        or row["num_steps"] == NUM_STEPS and row["x32_mode"] == "reconciled" and row["path"] == "lead_3",
+        level_label, lambda row: "", lambda rows: any(row["x32_mode"] == "reconciled" for row in rows),
+        common_seeds=False, metrics=LEVELS),
 }
 
 
@@ -185,10 +199,10 @@ def of_common_seeds(cells: list[list[dict]]) -> list[list[dict]]:
     return [[row for row in rows if run_seed(row) in common] for rows in cells] if common else cells
 
 
-def noise_floors(all_rows: list[dict], protocol: dict) -> list[str]:
-    """In words, what real images score under that protocol, a phrase for each metric measured."""
+def noise_floors(all_rows: list[dict], protocol: dict, metrics) -> list[str]:
+    """In words, what real images score under that protocol, a phrase for each of the metrics that was measured."""
     phrases = []
-    for metric in METRICS:
+    for metric in metrics:
         wanted = {**protocol, "metric": metric}
         rows = [row for row in all_rows if row["model_type"] == "real"
                 and all(row[column] == wanted[column] for column in SHARED)]
@@ -236,12 +250,12 @@ def order_of(rows: list[dict], label: Callable[[dict], str], by_steps: bool = Fa
 def comparison_tables(rows: list[dict], name: str) -> list[Table]:
     """One table per protocol, of those in which there is something to compare."""
     comparison = COMPARISONS[name]
-    taken = [row for row in rows if row["metric"] in METRICS and run_of(row) and comparison.takes(row)]
+    taken = [row for row in rows if row["metric"] in comparison.metrics and run_of(row) and comparison.takes(row)]
     tables = []
     protocol_columns = ["epochs", *(column for column in PROTOCOL if column != "metric")]
     for key, members in sorted(grouped(taken, lambda row: take(row, protocol_columns)).items(), key=str):
         protocol = dict(zip(protocol_columns, key))
-        metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in members)]
+        metrics = [metric for metric in comparison.metrics if any(row["metric"] == metric for row in members)]
         row_labels = order_of(members, comparison.row)
         columns = [(metric, label) for metric in metrics
                    for label in order_of(members, comparison.column, by_steps=True)]
@@ -253,7 +267,7 @@ def comparison_tables(rows: list[dict], name: str) -> list[Table]:
                       == (metric, row_label, column_label)] for row_label in row_labels]
             found[metric, column_label] = of_common_seeds(cells) if comparison.common_seeds else cells
         used = [row for cells in found.values() for cell in cells for row in cell]
-        table = Table(name, comparison.title, note_of(protocol, used, noise_floors(rows, protocol)),
+        table = Table(name, comparison.title, note_of(protocol, used, noise_floors(rows, protocol, metrics)),
                       [comparison.heading, *(", ".join(filter(None, (SHORT_LABELS[metric], label)))
                                              for metric, label in columns)],
                       [[Cell(label)] for label in row_labels])

@@ -74,6 +74,19 @@ def test_spread_is_over_seeds_of_training():
     assert "over the seeds of training" in table.note
 
 
+def test_levels_of_plain_and_of_reconciled_predictions():
+    levels = [{"metric": f"swd_{level}", "value": float(level), "num_steps": 18} for level in (16, 64)]
+    rows = [run(name, **changes, **level) for level in levels for name, changes in (
+        ("baseline", {}), ("lift_band", {}), ("lift_band", {"x32_mode": "random"}),
+        ("lift_band", {"path": "lead_3", "path_hash": "q", "x32_mode": "reconciled"}))]
+    [table] = study.tables_named("study_levels", rows + [real("swd_64", 3.0, 42), real("swd", 2.0, 42)], "nowhere")
+    assert table.header == ["model; predictions", "SWD, level 64", "SWD, level 16"]
+    assert texts(table) == [["baseline", "64.00", "16.00"], ["LIFT, band; each scale's own", "64.00", "16.00"],
+                            ["LIFT, band; reconciled, lead 3", "64.00", "16.00"]]
+    assert "Real images in place of generated ones score SWD, level 64 3.000." in table.note
+    assert study.tables_named("study_levels", rows[:3], "nowhere") == []
+
+
 def test_of_two_versions_of_a_checkpoint_the_latest_counts():
     later = run("baseline", num_steps=18, value=1.0, checkpoint_hash="another", finished="2027-01-01T00:00:00Z")
     earlier = {**later, "value": 2.0, "finished": "2025-01-01T00:00:00Z"}
