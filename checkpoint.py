@@ -140,11 +140,16 @@ def list_states(folder, name: str) -> list[Path]:
 
 
 def save_state(folder, name: str, state: dict) -> Path:
-    """Write a training state, then drop all but the newest two. Raises InputError on a full disk."""
+    """Write a training state, then drop all but it and the one before. Raises InputError on a full disk.
+
+    States of later steps are dropped too: a resumed run has passed them over, since they were damaged.
+    """
     path = state_path(folder, name, state["step"])
     save_torch(path, state)
-    for old in list_states(folder, name)[:-NUM_STATES_KEPT]:
-        old.unlink()
+    states = list_states(folder, name)
+    kept = states[:states.index(path) + 1][-NUM_STATES_KEPT:]
+    for other in set(states) - set(kept):
+        other.unlink()
     return path
 
 

@@ -9,14 +9,18 @@ LEARNING_RATE_MIN = 1e-6
 def learning_rate_at(step: int, num_steps: int, highest: float, schedule: str = "cosine", warmup_steps: int = 0):
     """Learning rate of optimizer step 0...num_steps-1: linear rise, then cosine to exactly LEARNING_RATE_MIN.
 
-    (Loshchilov and Hutter 2017, eq. 5, without restarts, moved at every step.)
+    (Loshchilov and Hutter 2017, eq. 5, without restarts, moved at every step.) Before a cosine the rise takes at most
+    half of the steps, so that it ends at that minimum however short the run.
     """
+    if schedule == "cosine":
+        warmup_steps = min(warmup_steps, num_steps // 2)
     if step < warmup_steps:
         return highest * (step + 1) / (warmup_steps + 1)
     if schedule == "constant":
         return highest
-    progress = (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps)
-    return LEARNING_RATE_MIN + (highest - LEARNING_RATE_MIN) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    falling = num_steps - 1 - warmup_steps              # steps from the highest rate to the lowest
+    progress = min((step - warmup_steps) / falling, 1.0) if falling else 1.0
+    return LEARNING_RATE_MIN + (highest - LEARNING_RATE_MIN) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class ExponentialMovingAverage:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Train LIFT: an image at 64x64 and its half-size copy at 32x32, a timestep for each, the errors of both added."""
+from checkpoint import list_states
 from command_line import Parser, real_number, refuse_without_effect, run_script
 from errors import InputError
 from objective import LOSS_SCALES, TIMESTEP_KINDS
@@ -24,7 +25,7 @@ def main():
     group.add_argument("--native_32", action="store_true",
                        help="the 32 scale enters and leaves the network at its 32x32 level, not upsampled to 64x64")
     args = parser.parse_args()
-    if not args.resume:                         # a run must go on with the options it was started with
+    if not (args.resume and list_states(args.checkpoint_dir, args.name)):   # else it goes on with its own options
         refuse_unused(parser, args)
     train("lift", args)
 

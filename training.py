@@ -11,6 +11,7 @@ import random
 import shlex
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import distributed
 import objective
 import plots
 from command_line import plain_options, start_device, write_run_record
-from data import load_images, to_device
+from data import load_images, num_in_common, to_device
 from errors import InputError
 from files import (check_can_be_written, expecting, remove_leftovers, save_png, save_torch, write_csv,
                    write_json)
@@ -41,6 +42,8 @@ STOP_POLL_STEPS = 10                    # between two questions to other process
 WEIGHT_DECAY = 0.01
 LOG_COLUMNS = ["step", "epoch", "loss", "loss_64", "loss_32", "learning_rate", "images_per_second", "seconds"]
 VALIDATION_COLUMNS = ["step", "epoch", "weights", "loss_64", "loss_32"]
+VALIDATION_REPORTS = ("validation.csv", "validation_bins.json")     # each as {name}_{report} in the output folder
+REPORTS = ("training.csv", "loss.png", "run.json", *VALIDATION_REPORTS)
 
 
 def random_states() -> dict:
@@ -229,9 +232,11 @@ class Trainer:
         t_64, t_32 = objective.draw_timesteps(self.rule, self.args.batch_size, generator, self.schedule)
         times = f"t_64 {t_64.tolist()}" + (f", t_32 {t_32.tolist()}" if self.is_lift else "")
         found = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {gradient_norm}"
+        advice = "start again with a lower --learning_rate and --overwrite, or another --name"
+        if self.args.precision != "float32":            # in float32 the same steps would lead to the same end
+            advice = f"continue from the last saved state with --resume and --precision float32, or {advice}"
         return (f"step {step + 1}: {found}, expected a finite number; timesteps of the batch: {times}; "
-                "nothing was overwritten; continue from the last saved state with --resume and --precision float32, "
-                "or start again with a lower --learning_rate")
+                f"nothing was overwritten; {advice}")
 
     # --- files ---
 
@@ -255,6 +260,7 @@ class Trainer:
         self.state_saved = time.perf_counter()
         checkpoint.save_state(args.checkpoint_dir, args.name, {
             **self.content(), "optimizer_state": self.optimizer.state_dict(), "num_steps": self.num_steps,
+            "device_type": self.device.type,
             "learning_rate_schedule": {"kind": args.lr_schedule, "highest": args.learning_rate,
                                        "warmup_steps": args.warmup_steps, "num_steps": self.num_steps},
             "log": self.log, "validations": self.validations, "random_states": random_states(),
@@ -268,6 +274,10 @@ class Trainer:
         self.model.load_state_dict(state["model_state"])
         self.average.load_state_dict(state["ema_state"])
         self.optimizer.load_state_dict(state["optimizer_state"])
+        for parameter, moments in self.optimizer.state.items():     # the fused kernels take them to be laid out alike,
+            for key, value in moments.items():                      # which another kind of device need not have done
+                if value.shape == parameter.shape:
+                    moments[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
         restore_random_states(state["random_states"])
         self.step = state["step"]
         self.log, self.validations, self.epoch_losses = state["log"], state["validations"], state["losses"]
@@ -396,30 +406,51 @@ class Trainer:
 
 
 class Events:
-    """TensorBoard events of the main process, where TensorBoard is installed and wanted; any after `step` are void."""
+    """TensorBoard events of the main process, where TensorBoard is installed and wanted; any after `step` are void.
+
+    A disk that takes no more of them ends the events, not the training.
+    """
 
     def __init__(self, args, step: int, is_main: bool):
-        self.writer = None
+        self.writer, self.folder = None, Path("logs") / args.name
         if is_main and not args.no_tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
-                self.writer = SummaryWriter(Path("logs") / args.name, purge_step=step + 1)
             except ImportError:
                 print("TensorBoard is not installed: no events are written", flush=True)
-            except OSError as error:
-                print(f"logs/{args.name}: no TensorBoard events are written ({error.strerror})", flush=True)
+                return
+            with self.or_none():
+                self.writer = SummaryWriter(self.folder, purge_step=step + 1)
+                threading.excepthook = say_all_but_os_errors    # the writer has a thread, whose errors come here too
+
+    @contextlib.contextmanager
+    def or_none(self):
+        """Gives the events up, and says so, where they cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            tqdm.write(f"{self.folder}: no TensorBoard events are written from here on ({error.strerror or error})")
 
     def add(self, row: dict) -> None:
         """One log row."""
         if self.writer:
-            for key in ("loss", "loss_64", "loss_32", "learning_rate", "images_per_second"):
-                if row[key] != "":
-                    self.writer.add_scalar(key, row[key], row["step"])
+            with self.or_none():
+                for key in ("loss", "loss_64", "loss_32", "learning_rate", "images_per_second"):
+                    if row[key] != "":
+                        self.writer.add_scalar(key, row[key], row["step"])
 
     def close(self) -> None:
         """Flush."""
         if self.writer:
-            self.writer.close()
+            with self.or_none():
+                self.writer.close()
+
+
+def say_all_but_os_errors(hook_args) -> None:
+    """For threading.excepthook: a full disk is no reason for a traceback."""
+    if not isinstance(hook_args.exc_value, OSError):
+        threading.__excepthook__(hook_args)
 
 
 @contextlib.contextmanager
@@ -480,10 +511,14 @@ def prepare_start(trainer: Trainer) -> None:
             before = newest[1]["options"].get("precision") if newest else args.precision
             if before != args.precision:
                 print(f"--precision: {args.precision} from here on, {before} so far", flush=True)
+            before = newest[1].get("device_type", trainer.device.type) if newest else trainer.device.type
+            if before != trainer.device.type:
+                print(f"--device: {trainer.device.type} from here on, {before} so far; it draws other noise for the "
+                      "same step, so the end is not that of a run that stayed where it was", flush=True)
     elif found and not args.overwrite:
         raise InputError(f"{found[-1]}: exists already; add --resume to continue, --overwrite to train anew, or "
                          "choose another --name")
-    else:
+    if not trainer.step:
         refuse_another_runs_log(args)
     steps = torch.zeros(trainer.group.size, device=trainer.device)
     steps[trainer.group.rank] = trainer.step
@@ -493,8 +528,12 @@ def prepare_start(trainer: Trainer) -> None:
     if main:
         for pattern in ("[0-9]*ep.pth", "step[0-9]*.state.pth"):     # not those of a run whose name begins alike
             remove_leftovers(args.checkpoint_dir, f"{args.name}_{pattern}")
-        for path in found if args.overwrite and not args.resume else []:
+        for kind in REPORTS:
+            remove_leftovers(args.output_dir, f"{args.name}_{kind}")
+        for path in found if args.overwrite else []:
             path.unlink()
+        for kind in VALIDATION_REPORTS if args.overwrite else []:    # the new run may write none
+            (args.output_dir / f"{args.name}_{kind}").unlink(missing_ok=True)
 
 
 def train(model_type: str, args) -> None:
@@ -512,6 +551,9 @@ def train(model_type: str, args) -> None:
         held_out = load_images(args.dataset, args.val_split, args.cache_dir) if args.val_every else None
         if group.is_main:
             group.wait()
+            if held_out and (seen := num_in_common(images.images, held_out.images[:args.val_images])):
+                print(f"WARNING: --val_split: {seen} of the held-out images are among the training images; their loss "
+                      "says nothing of unseen ones", flush=True)
         trainer = Trainer(model_type, args, images, held_out, device, group)
         prepare_start(trainer)
         if group.is_main:
