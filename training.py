@@ -560,6 +560,9 @@ def train(model_type: str, args) -> None:
             parameters = sum(p.numel() for p in trainer.model.parameters())
             print(f"{args.name}: {parameters:,} parameters, {trainer.num_images:,} images, {trainer.num_steps:,} "
                   f"steps of {args.batch_size} images ({trainer.steps_per_epoch} steps an epoch)", flush=True)
+            if args.lr_schedule == "cosine" and args.warmup_steps > trainer.num_steps // 2:
+                print(f"--warmup_steps: {trainer.num_steps // 2} in place of {args.warmup_steps}, for half of the run "
+                      "is left to the cosine", flush=True)
         trainer.run()
         if group.is_main:
             newest = checkpoint.list_checkpoints(args.checkpoint_dir, args.name)[-1]

@@ -1,4 +1,5 @@
 """The training loop: schedules, averages, resuming after real kills, several processes, and wrong input."""
+import errno
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +21,8 @@ import training
 from conftest import ROOT
 from errors import InputError
 from files import load_torch, save_torch
+from objective import TimestepRule
+from scheduler import NoiseSchedule
 
 SCRIPTS = {"baseline": train_baseline, "lift": train_lift}
 TINY = ["--dataset", "synthetic:48", "--hidden_dims", "8", "16", "--batch_size", "8", "--device", "cpu",
@@ -73,6 +77,12 @@ def test_warm_up_and_constant_schedule():
     rates = [optimization.learning_rate_at(step, 50, 1e-3, "constant", 9) for step in range(50)]
     assert rates[:9] == pytest.approx([1e-4 * k for k in range(1, 10)]) and set(rates[9:]) == {1e-3}
     assert optimization.learning_rate_at(49, 50, 1e-3, "cosine", 9) == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize("num_steps, warmup_steps", [(50, 100), (100, 99), (2, 1), (1, 0), (1, 5), (3, 3)])
+def test_a_warm_up_as_long_as_the_run_leaves_it_an_end(num_steps, warmup_steps):
+    rates = [optimization.learning_rate_at(step, num_steps, 1e-3, "cosine", warmup_steps) for step in range(num_steps)]
+    assert rates[-1] == pytest.approx(1e-6) and max(rates) <= 1e-3
 
 
 def test_average_equals_the_plain_recursion():
@@ -260,8 +270,61 @@ def test_the_log_of_another_run_is_not_overwritten(run, tmp_path):
     with pytest.raises(InputError, match="_run.json: belongs to a finished run, whose log would be lost"):
         run("lift", *elsewhere)
     assert log.read_bytes() == before and not list((tmp_path / "elsewhere").glob("*.pth"))
+    with pytest.raises(InputError, match="_run.json: belongs to a finished run, whose log would be lost"):
+        run("lift", *elsewhere, "--resume")
+    assert log.read_bytes() == before and not list((tmp_path / "elsewhere").glob("*.pth"))
     run("lift", *elsewhere, "--overwrite")
     assert log.read_bytes() != before
+
+
+def test_the_validation_of_another_run_does_not_stay(run):
+    folder = run("baseline", "--max_steps", 6, "--val_every", 1, "--val_images", 2)
+    assert (folder / "results/baseline_validation.csv").exists()
+    run("baseline", "--max_steps", 6, "--overwrite")
+    assert sorted(p.name for p in (folder / "results").iterdir()) == [
+        "baseline_loss.png", "baseline_run.json", "baseline_training.csv"]
+
+
+def test_held_out_images_that_are_trained_on_are_said(run, capsys):
+    options = ("--max_steps", 1, "--val_every", 1, "--val_images", 5)
+    run("baseline", *options, to="apart")
+    assert "WARNING" not in capsys.readouterr().out
+    run("baseline", *options, "--val_split", "train[-10:]")
+    assert "WARNING: --val_split: 5 of the held-out images are among the training images" in capsys.readouterr().out
+
+
+def events_of(folder) -> dict:
+    """TensorBoard's own reading of what a run wrote: tag -> steps."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_events_go_on_where_a_resumed_run_does(run, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "TINY", [word for word in TINY if word != "--no_tensorboard"])
+    options = ("--epochs", 1, "--state_every", 2, "--lr_schedule", "constant")
+    run("lift", "--max_steps", 4, *options)
+    run("lift", "--max_steps", 6, *options, "--resume")
+    found = events_of(tmp_path / "logs/lift_dual_timestep")
+    assert found["loss"] == found["loss_32"] == found["learning_rate"] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("method", ["add_scalar", "close"])
+def test_a_full_disk_ends_the_events_and_not_the_training(run, tmp_path, monkeypatch, capsys, method):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "TINY", [word for word in TINY if word != "--no_tensorboard"])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tensorboard.SummaryWriter, method, full)
+    folder = run("lift", "--max_steps", 4)
+    assert load_torch(checkpoint.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")[0])["step"] == 4
+    assert capsys.readouterr().out.count("no TensorBoard events are written from here on (No space left") == 1
 
 
 @pytest.mark.parametrize("options, message", [
@@ -301,6 +364,16 @@ def breaking_from(step, break_it):
     return errors_per_image
 
 
+@pytest.mark.parametrize("precision, advice", [
+    ("float32", "nothing was overwritten; start again with a lower --learning_rate"),
+    ("bf16", "continue from the last saved state with --resume and --precision float32, or start again")])
+def test_advice_after_a_step_that_is_not_finite(precision, advice):
+    """In float32 the same steps from the last state would lead to the same end."""
+    trainer = SimpleNamespace(args=SimpleNamespace(seed=0, batch_size=4, precision=precision), is_lift=True,
+                              rule=TimestepRule(), schedule=NoiseSchedule())
+    assert advice in training.Trainer.describe_divergence(trainer, 3, math.nan, 1.0)
+
+
 @pytest.mark.parametrize("break_it, message", [
     (lambda error, model: error * math.nan, "the loss is nan"),
     (lambda error, model: error + (next(model.parameters()).sum() * 0).sqrt(), "the gradient's norm is nan")])
@@ -309,7 +382,7 @@ def test_a_step_that_is_not_finite_stops_before_anything_is_overwritten(run, mon
     straight = final_weights(run("lift", *options, to="straight"))
     with monkeypatch.context() as patch:
         patch.setattr(training.objective, "errors_per_image", breaking_from(5, break_it))     # epoch 1 ends at step 6
-        with pytest.raises(InputError, match=rf"step 6: {message}, .*t_64 \[\d.*t_32 \[\d.*--resume"):
+        with pytest.raises(InputError, match=rf"step 6: {message}, .*t_64 \[\d.*t_32 \[\d.*start again"):
             run("lift", *options, to="diverged")
     folder = run("lift", "--max_steps", 12, "--epochs", 2, "--save_every", 1, "--state_every", 2, "--resume", to="diverged")
     assert_same_weights(straight, final_weights(folder))
@@ -351,6 +424,38 @@ def test_one_changed_byte_in_a_state_is_found(run, capsys):
     torch.load(newest, weights_only=True)               # torch itself does not notice
     run("lift", "--max_steps", 4, "--state_every", 2, "--resume")
     assert re.search(f"passing over a damaged training state: .*{newest.name}.*at step 2 of 4", capsys.readouterr().out, re.S)
+    assert_same_weights(straight, final_weights(folder))
+
+
+def test_a_damaged_state_does_not_take_the_place_of_a_good_one(run, capsys):
+    options = ("--max_steps", 6, "--state_every", 2)
+    folder = run("lift", "--max_steps", 6, "--state_every", 3)
+    straight, states = final_weights(folder), checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")
+    states[-1].write_bytes(b"damaged")
+    run("lift", *options, "--resume")
+    assert [p.name[-18:] for p in checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")] == [
+        "00000004.state.pth", "00000006.state.pth"]
+    assert_same_weights(straight, final_weights(folder))
+    checkpoint.save_state(folder / "checkpoints", "lift_dual_timestep", {"step": 5})
+    assert [p.name[-18:] for p in checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")] == [
+        "00000004.state.pth", "00000005.state.pth"]              # 6 was passed over, or 5 would not have come again
+
+
+def test_moments_in_another_layout_are_laid_out_again(run, capsys):
+    """As a GPU leaves them, where networks are channels-last; the fused step on a CPU reads memory in order."""
+    straight = final_weights(run("lift", "--max_steps", 6, "--state_every", 3, "--learning_rate", 1e-2, to="straight"))
+    folder = run("lift", "--max_steps", 6, "--state_every", 3, "--learning_rate", 1e-2)
+    *_, state_file, _ = checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")
+    for path in [*checkpoint.list_checkpoints(folder / "checkpoints", "lift_dual_timestep"),
+                 checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")[-1]]:
+        path.unlink()
+    state = load_torch(state_file)
+    for moments in state["optimizer_state"]["state"].values():
+        moments |= {key: value.contiguous(memory_format=torch.channels_last) for key, value in moments.items()
+                    if value.ndim == 4}
+    save_torch(state_file, state | {"device_type": "cuda"})
+    run("lift", "--max_steps", 6, "--state_every", 3, "--learning_rate", 1e-2, "--resume")
+    assert "--device: cpu from here on, cuda so far" in capsys.readouterr().out
     assert_same_weights(straight, final_weights(folder))
 
 
