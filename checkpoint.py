@@ -95,7 +95,11 @@ def load_model(path, model_type: str | None = None, weights: str = "ema", device
     missing, damaged, foreign, of the other model type, or without the weights asked for.
     """
     with expecting(path, "checkpoint"):
-        return model_of(load_content(path), path, model_type, weights, device)
+        before = sha256_of_file(path) if Path(path).is_file() else ""
+        loaded = model_of(load_content(path), path, model_type, weights, device)
+        if not before.startswith(loaded.fingerprint):
+            raise InputError(f"{path}: was replaced while it was being read; start again")
+        return loaded
 
 
 def model_of(content: dict, path, model_type, weights: str, device) -> LoadedModel:

@@ -30,6 +30,14 @@ class Group:
         """Element-wise mean over all processes, in place."""
         return self.sum(values).div_(self.size)
 
+    def check_same(self, marks: list[bool], message: str) -> None:
+        """Raises InputError with that message, in all processes, unless their marks are the same. Called by all."""
+        if self.size > 1:
+            device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+            counts = self.sum(torch.tensor(marks, dtype=torch.float32, device=device))
+            if not ((counts == 0) | (counts == self.size)).all():
+                raise InputError(message)
+
     def wait(self) -> None:
         """Return once every process has come here."""
         if self.size > 1:

@@ -13,7 +13,6 @@ import torch
 import checkpoint
 import data
 import distributed
-import fid
 import generation
 import results_table
 import scoring
@@ -124,6 +123,9 @@ def main():
                          "processes")
     files = find_checkpoints(args)
     metrics, weights_file = scoring.choose_metrics(args)
+    group.check_same([metric in metrics for metric in scoring.METRIC_ROWS],
+                     "--metrics: the processes do not all have Inception weights at hand; give --metrics, or "
+                     "--inception with a file that all machines see")
     rows = results_table.read(args.results, warn=group.is_main)         # complains before any work is done
     paths = {}
     for file in files:                                                  # so does a checkpoint or a path
@@ -131,13 +133,14 @@ def main():
         for path_type in args.paths:
             paths[file, path_type] = generation.find_path(loaded, path_type, args, say=group.is_main)
 
+    if not group.is_main:
+        group.wait()                            # the main process decodes; the others find the cache
     image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir)
     if group.is_main:
+        group.wait()
         print(f"reference: {len(image_set)} images of {args.dataset}, {args.reference_split} "
               f"({image_set.content_hash}); metrics: {', '.join(metrics)}", flush=True)
-        for count, what in ((args.num_images, "generated"), (len(image_set), "real")):
-            if "fid" in metrics and fid.warning_for_few(count, what):
-                print(fid.warning_for_few(count, what), flush=True)
+        scoring.warn_of_few(metrics, {"generated": args.num_images, "real": len(image_set)})
     networks = references = None
     revision, num_added, num_skipped = git_revision(), 0, 0
 

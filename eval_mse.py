@@ -114,8 +114,8 @@ def main(argv=None):
     image_set = load_images(args.dataset, args.split, args.cache_dir)
     measurements.check_enough(len(image_set), args.num_images, args.dataset, args.split)
     images = image_set.images[:args.num_images]
-    if (lift.options.get("dataset"), lift.options.get("split")) == (args.dataset, args.split):
-        print(f"note: {args.checkpoint} was trained on this split, so its images are not held out", flush=True)
+    if note := measurements.note_on_training_images(lift.options, images, args.cache_dir):
+        print(note, flush=True)
 
     if baseline:
         rows, fig = measure_beside_baseline(args, lift, baseline, images, device)

@@ -57,6 +57,7 @@ def main():
         if num_images > len(image_set) // 2:
             raise InputError(f"--num_images: found {num_images}, expected at most {len(image_set) // 2}, half of the "
                              f"{len(image_set)} images in {args.dataset}, {args.reference_split}")
+    scoring.warn_of_few(metrics, {"drawn": min(args.num_images)})
     networks, num_added, revision = None, 0, git_revision()
     for num_images, seed in ((number, seed) for number in args.num_images for seed in args.seeds):
         key = NO_MODEL | {"seed": seed, "num_images": num_images, "dataset": str(args.dataset),

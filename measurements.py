@@ -10,6 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 import devices
 import sampling
 import seeds
+from data import load_images, num_in_common
 from errors import InputError
 from scales import downsample_to_32
 from sampling import from_uint8, to_uint8
@@ -244,6 +245,19 @@ def denoising_steps(model, path, seed: int, index: int, **options) -> dict[str, 
         rows[f"x_{scale}"] = states[scale]
         rows[f"x_0 at {scale}"] = predictions[scale] + [None]
     return rows
+
+
+def note_on_training_images(options: dict, images: np.ndarray, cache_dir) -> str | None:
+    """What to say of images that a checkpoint was trained on, or where that cannot be told; else None.
+
+    options: of its training; empty for a checkpoint of the earlier implementation. images: uint8 [N, 3, 64, 64].
+    """
+    try:
+        trained_on = load_images(options["dataset"], options["split"], cache_dir).images
+    except (InputError, KeyError):
+        return "note: the training images are not at hand, so whether these are held out is not known"
+    seen = num_in_common(trained_on, images)
+    return f"WARNING: {seen} of the {len(images)} images were trained on, so they are not held out" if seen else None
 
 
 def check_enough(num_images: int, asked: int, dataset: str, split: str) -> None:

@@ -52,6 +52,13 @@ def choose_metrics(args) -> tuple[list[str], Path | None]:
     return args.metrics or ["fid"], weights_file
 
 
+def warn_of_few(metrics: list[str], counts: dict[str, int]) -> None:
+    """Say loudly where FID will be biased. counts: what the images are -> how many there are."""
+    for what, count in counts.items():
+        if "fid" in metrics and (warning := fid.warning_for_few(count, what)):
+            print(warning, flush=True)
+
+
 def claim_classifier(results, networks: "Networks") -> None:
     """Keep one table of results to one classifier behind fd_tiny: its hash is written beside the table.
 

@@ -16,7 +16,7 @@ from files import expecting
 from paths import FIXED_LEADS
 from sampling import X32_MODES
 from scheduler import NoiseSchedule
-from tables import (PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, grouped, mark_best,
+from tables import (FEW_IMAGES, PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, grouped, mark_best,
                     read_csv, run_name, spread_of, spread_over_seeds, take)
 
 RUN = re.compile(r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)$")
@@ -227,6 +227,8 @@ def note_of(protocol: dict, members: list[dict], floors: list[str]) -> str:
     else:
         spread = "one seed of training and of sampling, so no spread"
     weights = "EMA" if protocol["weights"] == "ema" else protocol["weights"]
+    if protocol["num_images"] < FEW_IMAGES and any(row["metric"] == "fid" for row in members):
+        spread += f"; FID of fewer than {FEW_IMAGES:,} images is biased upwards"
     floor = "Noise floor not measured."
     if floors:
         floor = f"Real images in place of generated ones score {', '.join(floors)}."

@@ -47,6 +47,8 @@ def main(argv=None):
     image_set = load_images(args.dataset, args.split, args.cache_dir)
     measurements.check_enough(len(image_set), args.num_images, args.dataset, args.split)
     truth = np.array(image_set.images[:args.num_images])                    # uint8 [N, 3, 64, 64]
+    if note := measurements.note_on_training_images(lift.options, truth, args.cache_dir):
+        print(note, flush=True)
 
     given = measurements.half_size(truth)                                   # uint8 [N, 3, 32, 32]
     methods = {"bicubic": measurements.bicubic_double_size(given)}

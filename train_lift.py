@@ -8,7 +8,8 @@ from training import train
 from training_options import add_training_options
 
 
-def main():
+def parse_args(argv=None):
+    """The command line. Raises InputError for options that contradict each other."""
     parser = Parser(__doc__)
     add_training_options(parser, "lift")
     group = parser.add_argument_group("LIFT")
@@ -24,10 +25,10 @@ def main():
     group.add_argument("--loss_weight_32", type=real_number(0), default=1.0, help="weight of the 32 scale's error")
     group.add_argument("--native_32", action="store_true",
                        help="the 32 scale enters and leaves the network at its 32x32 level, not upsampled to 64x64")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not (args.resume and list_states(args.checkpoint_dir, args.name)):   # else it goes on with its own options
         refuse_unused(parser, args)
-    train("lift", args)
+    return args
 
 
 def refuse_unused(parser, args) -> None:
@@ -40,6 +41,10 @@ def refuse_unused(parser, args) -> None:
         if args.native_32:
             raise InputError("--native_32: found with --loss_scales 64, which leaves the layers that put the 32 scale "
                              "out untrained; leave one of the two out")
+
+
+def main():
+    train("lift", parse_args())
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def kill_and_resume(folder: Path, command: list[str], num_kills: int, longest: f
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
             kills += 1
-            half_written += any((folder / "checkpoints").glob("*.tmp*"))
+            half_written += any((folder / "checkpoints").glob(f"*.tmp{child}"))     # not an earlier process's
         elif os.WEXITSTATUS(status) == 0:
             break
         else:

@@ -72,6 +72,22 @@ def test_missing_truncated_and_foreign_files_are_told_apart(tmp_path):
             checkpoint.load_model(tmp_path / f"{name}.pth")
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_noticed(tmp_path, monkeypatch):
+    path, other = tmp_path / "lift_2ep.pth", tmp_path / "other.pth"
+    torch.save(earlier_checkpoint("lift"), path)
+    torch.save({**earlier_checkpoint("lift"), "losses": []}, other)
+    read = checkpoint.load_content
+
+    def read_and_replace(path):
+        content = read(path)
+        os.replace(other, path)
+        return content
+
+    monkeypatch.setattr(checkpoint, "load_content", read_and_replace)
+    with pytest.raises(InputError, match="lift_2ep.pth: was replaced while it was being read"):
+        checkpoint.load_model(path)
+
+
 def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path):
     content = earlier_checkpoint("lift")
     content["hidden_dims"] = [8, 24]

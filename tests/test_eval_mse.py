@@ -10,6 +10,7 @@ import torch
 import eval_mse
 import measurements
 from conftest import write_tiny_checkpoints
+from data import load_images
 from errors import InputError
 from scales import downsample_to_32
 from scheduler import CLEAN, NoiseSchedule
@@ -226,6 +227,16 @@ def test_wrong_input_leaves_no_output(more, words, folder, tmp_path):
         run(folder, tmp_path / "mse", *(names.get(word, word) for word in more))
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_images_that_were_trained_on_are_said(folder, tmp_path, capsys):
+    run(folder, tmp_path / "mse")
+    assert "note: the training images are not at hand" in capsys.readouterr().out     # an earlier checkpoint says none
+    options = {"dataset": "synthetic:40", "split": "train"}
+    for split, expected in (("train[-6:]", "WARNING: 6 of the 6 images were trained on"), ("validation", None)):
+        found = measurements.note_on_training_images(options, load_images("synthetic:40", split, tmp_path).images,
+                                                     tmp_path)
+        assert found == expected or found.startswith(expected)
 
 
 def test_earlier_output_is_kept_unless_told_otherwise(folder, tmp_path):

@@ -19,6 +19,7 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 import devices
 import fid
 import reference_cache
+import scoring
 from errors import InputError
 from files import save_torch
 
@@ -144,11 +145,16 @@ def test_statistics_of_one_image_have_no_covariance():
         statistics_of(np.zeros((1, 4))).mean_and_covariance()
 
 
-def test_few_images_are_said_loudly():
+def test_few_images_are_said_loudly(capsys):
     assert fid.warning_for_few(2048, "generated") is None
     assert "FID with 2047 generated images, fewer than 2048" in fid.warning_for_few(2047, "generated")
     assert fid.warning_for_few(320, "scored", "fd_tiny", 320) is None
     assert "fd_tiny with 319 scored images, fewer than 320" in fid.warning_for_few(319, "scored", "fd_tiny", 320)
+    scoring.warn_of_few(["swd"], {"drawn": 5})
+    assert capsys.readouterr().out == ""
+    scoring.warn_of_few(["swd", "fid"], {"drawn": 2047, "real": 3000})
+    said = capsys.readouterr().out
+    assert said.startswith("WARNING: FID with 2047 drawn images") and said.count("WARNING") == 1
 
 
 # Inception

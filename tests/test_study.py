@@ -51,6 +51,12 @@ def test_gate_has_models_down_and_steps_across():
     assert "Noise floor not measured" in table.note
 
 
+def test_fid_of_few_images_is_said_in_the_note():
+    for num_images, metric, is_said in ((2047, "fid", True), (2048, "fid", False), (2047, "swd", False)):
+        [table] = study.tables_named("study_gate", gate_rows(metric=metric, num_images=num_images), "nowhere")
+        assert ("FID of fewer than 2,048 images is biased upwards" in table.note) == is_said
+
+
 def test_gate_needs_more_steps_than_the_paths_have():
     assert study.tables_named("study_gate", [r for r in gate_rows() if r["num_steps"] == 18], "nowhere") == []
 
