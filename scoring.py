@@ -40,6 +40,9 @@ def choose_metrics(args) -> tuple[list[str], Path | None]:
     if "fd_tiny" in (args.metrics or ()):
         tiny_classifier.find_files(args.fd_tiny)
     if args.metrics is not None and not set(args.metrics) & set(INCEPTION_METRICS):
+        if args.inception:
+            raise InputError(f"--inception: found {args.inception}, which has no effect on {', '.join(args.metrics)}; "
+                             f"leave it out, or ask for one of {', '.join(INCEPTION_METRICS)}")
         return args.metrics, None
     try:
         weights_file = fid.find_weights(args.inception)

@@ -74,6 +74,9 @@ def check_options(args) -> None:
                          "underscores, for the names of files")
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite: found both, expected one: continue what is there, or replace it")
+    beyond = [epoch for epoch in args.save_epochs or [] if epoch > args.epochs]
+    if beyond:
+        raise InputError(f"--save_epochs: found {beyond[0]}, expected at most {args.epochs}, the number of --epochs")
     if args.lr_schedule == "cosine" and args.learning_rate < LEARNING_RATE_MIN:
         raise InputError(f"--learning_rate: found {args.learning_rate:g}, expected at least {LEARNING_RATE_MIN:g}, "
                          "where the cosine schedule ends; or add --lr_schedule constant")

@@ -285,7 +285,8 @@ def main():
     write_csv(args.output_dir / f"{args.output_name}.csv", table, list(table[0]))
     write_run_record(args.output_dir / f"{args.output_name}.json", args, seconds=round(time.perf_counter() - start, 1),
                      correlations=correlations, random_path_distances=spreads, paths=table, claims=claims)
-    print(json.dumps({"ok": all(claim["ok"] for claim in claims.values()), "claims": claims}))
+    share = sum(claim["ok"] for claim in claims.values()) / len(claims)
+    print(json.dumps({"benchmark": "path_costs", "ratio": share, "target": 1.0, "ok": share == 1, "claims": claims}))
 
 
 if __name__ == "__main__":

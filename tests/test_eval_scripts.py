@@ -361,6 +361,7 @@ def test_two_processes_give_the_same_rows(work, monkeypatch, accept_stand_in):  
     (eval_fid_batch, ["--model_type", "lift", "--checkpoints", "checkpoints/baseline_3ep.pth"], "is a baseline checkpoint"),
     (eval_fid_batch, ["--model_type", "baseline", "--paths", "dp_64"], "expected one of uniform, dp"),
     (eval_fid_batch, ["--model_type", "baseline", "--x32", "random"], "--x32: found random for a baseline"),
+    (eval_fid_batch, ["--metrics", "swd", "--inception", "a.pth"], "--inception: found a.pth, which has no effect"),
     (eval_fid_batch, ["--paths", "dp_64", "--epochs", "3"], "no such heatmap"),
     (eval_fid_batch, ["--epochs", "9"], "lift_dual_timestep_9ep.pth: no such checkpoint"),
     (eval_fid_batch, ["--name", "none"], "found no none_*ep.pth"),
