@@ -3,6 +3,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -323,15 +324,25 @@ def test_a_kill_between_two_rows_loses_neither(work, monkeypatch):
 
     def dies_in_the_third(model, path, seed, *rest, **options):
         if seed == 3:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(model, path, seed, *rest, **options)
+
+    def noted(model, path, seed, *rest, **options):
         jobs.append(seed)
         return original(model, path, seed, *rest, **options)
-    monkeypatch.setattr(generation, "generate", dies_in_the_third)
-    assert run(monkeypatch, eval_fid_batch, *arguments) == 130
+
+    child = os.fork()
+    if child == 0:
+        try:
+            monkeypatch.setattr(generation, "generate", dies_in_the_third)
+            run(monkeypatch, eval_fid_batch, *arguments)
+        finally:
+            os._exit(0)                                     # never back into the tests
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert {row["seed"] for row in table()} == {1, 2}
-    monkeypatch.setattr(generation, "generate", original)
+    monkeypatch.setattr(generation, "generate", noted)
     assert run(monkeypatch, eval_fid_batch, *arguments) == 0
-    assert [row["seed"] for row in table()] == [1] * 4 + [2] * 4 + [3] * 4 and set(jobs) == {1, 2}
+    assert [row["seed"] for row in table()] == [1] * 4 + [2] * 4 + [3] * 4 and set(jobs) == {3}
 
 
 def test_two_processes_give_the_same_rows(work, monkeypatch, accept_stand_in):              # noqa: F811

@@ -154,7 +154,8 @@ def test_gradient_accumulation_changes_nothing_but_rounding(run):
 
 
 @pytest.mark.parametrize("options", [["--timesteps", "diagonal"], ["--timesteps", "band"], ["--loss_scales", "64"],
-                                     ["--loss_weight_32", 0.5], ["--flip"], ["--seed", 1]])
+                                     ["--loss_weight_32", 0.5], ["--flip"], ["--seed", 1], ["--ema_decay", 0.05],
+                                     ["--lr_schedule", "constant"], ["--warmup_steps", 1], ["--learning_rate", 1e-3]])
 def test_every_switch_reaches_the_training(run, options):
     plain = final_weights(run("lift", "--max_steps", 2, to="plain"))
     switched = final_weights(run("lift", "--max_steps", 2, *options, to="switched"))
