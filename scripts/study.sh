@@ -16,9 +16,9 @@ LEARNING_RATE="${LEARNING_RATE:-1e-4}"
 WARMUP_STEPS="${WARMUP_STEPS:-100}"
 TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options of every training
 SEEDS="${SEEDS:-0 1}"                           # of training; ablations, paths and gate have the first
-COMPARED="${COMPARED:-baseline lift_independent lift_band}"         # trained with every seed
-ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64 baseline_v lift_independent_v baseline_v_eps \
-    lift_independent_v_eps lift_native_v_eps}"                       # trained with the first seed; may be empty
+COMPARED="${COMPARED:-baseline lift_independent lift_band baseline_v_eps lift_independent_v_eps \
+    lift_native_v_eps}"                         # trained with every seed
+ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64 baseline_v lift_independent_v}"   # with the first seed
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
 GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
 GATE_STEPS="${GATE_STEPS:-18 50 250}"

@@ -28,13 +28,13 @@ printf '<!-- table:study_%s -->\n<!-- end:study_%s -->\n' training training path
     predictions predictions clean_error clean_error > "$readme"
 env OUTPUT="$folder/study" LOGS="$folder/logs" GENERATED="$folder/generated" README="$readme" \
     CHECKPOINTS="$folder/study_checkpoints" SEEDS=0 EPOCHS=1 COMPARED="baseline lift_independent" \
-    ABLATIONS="baseline_v lift_independent_v" \
+    ABLATIONS="baseline_v_eps lift_native_v_eps" \
     LEADS=lead_2 GRID=20 K=1 EDGE_IMAGES=1 MAX_LEAD=1 SCHEDULE_IMAGES=1 \
     LEAD_EDGE_IMAGES=1 LEAD_IMAGES=4 ERROR_IMAGES=4 ERROR_TIMESTEPS=2 STEPS=18 SOLVERS=ddim GATE_IMAGES=8 GATE_STEPS=50 \
     DEVICES="cpu cpu" THREADS=1 TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard --val_images 4" \
     ./scripts/study.sh
 grep -q "| LIFT, independent timesteps |" "$readme" && grep -q "| baseline lead |" "$readme" \
-    && grep -q "timesteps; reconciled |" "$readme" && grep -q "| baseline, v, loss of v | 0 |" "$readme" \
+    && grep -q "timesteps; reconciled |" "$readme" && grep -q "| baseline, v, loss of the noise | 0 |" "$readme" \
     || { echo "tiny_chain.sh: study.sh filled no table" >&2; exit 1; }
 for file in fid_results.csv report.html heatmap_8_2ep.png samples_dp_total.png baseline_loss.png mse.png model_error.png \
     super_resolution.png again.png lead_baseline_2ep_4steps.json; do
