@@ -270,11 +270,6 @@ def test_all_metrics_from_one_generation(work, monkeypatch, capsys, accept_stand
     assert again == pytest.approx(rows["fid"]["value"], rel=1e-6)
 
 
-def test_a_baseline_has_no_32_branch_to_change(work, monkeypatch, capsys):
-    assert "--x32: found random with --model_type baseline" in fails(
-        monkeypatch, capsys, eval_fid_batch, *EVAL, "--model_type", "baseline", "--metrics", "swd", "--x32", "random")
-
-
 def test_a_number_of_calls_that_does_not_fit_is_no_row(work, monkeypatch, capsys):
     original = generation.generate
 
@@ -372,6 +367,8 @@ def test_two_processes_give_the_same_rows(work, monkeypatch, accept_stand_in):  
     (eval_fid_batch, ["--model_type", "lift", "--checkpoints", "checkpoints/baseline_3ep.pth"], "is a baseline checkpoint"),
     (eval_fid_batch, ["--model_type", "baseline", "--paths", "dp_64"], "expected one of uniform, dp"),
     (eval_fid_batch, ["--model_type", "baseline", "--x32", "random"], "--x32: found random for a baseline"),
+    (generate_with_path_30, ["--checkpoint", "checkpoints/baseline_3ep.pth", "--x32", "random"],
+     "--x32: found random for a baseline"),
     (eval_fid_batch, ["--metrics", "swd", "--inception", "a.pth"], "--inception: found a.pth, which has no effect"),
     (eval_fid_batch, ["--paths", "dp_64", "--epochs", "3"], "no such heatmap"),
     (eval_fid_batch, ["--epochs", "9"], "lift_dual_timestep_9ep.pth: no such checkpoint"),
