@@ -90,11 +90,6 @@ def main(argv=None):
     args = parse_args(argv)
     timesteps = paths.timestep_grid(args.grid, args.grid_space)
     paths.check_num_steps(args.num_steps, (args.grid - 1,) * 2, (args.max_jump,) * 2)
-    output = error_map.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint),
-                                    checkpoint.epoch_of(args.checkpoint), args.weights)
-    figures_at = heatmap_figures.outputs_of(output)
-    for path in (output, output.with_suffix(".json"), *figures_at.values()):
-        refuse_existing(path, args.overwrite)
     for path_type in args.paths:
         names = paths.EDGE_COST_NAMES.get(path_type)
         if names and not set(names) & set(args.edge_costs):
@@ -104,6 +99,10 @@ def main(argv=None):
     device = start_device(args)
 
     loaded = checkpoint.load_model(args.checkpoint, "lift", args.weights, device)
+    output = error_map.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs, args.weights)
+    figures_at = heatmap_figures.outputs_of(output)
+    for path in (output, output.with_suffix(".json"), *figures_at.values()):
+        refuse_existing(path, args.overwrite)
     image_set = load_images(args.dataset, args.split, args.cache_dir)
     if len(image_set) < args.batch_size:
         raise InputError(f"--batch_size: found {args.batch_size}, but --split {args.split} of --dataset {args.dataset} "
@@ -127,10 +126,11 @@ def main(argv=None):
     relative = {s: (heatmap[f"standard_error_{s}"] / heatmap[f"error_{s}"]) for s in ("64", "32")}
     errors = {f"relative_standard_error_{s}": {"median": float(value.median()), "largest": float(value.max())}
               for s, value in relative.items()}
+    save_torch(output, heatmap)
+    # Last: where there is a record, there is a map.
     write_run_record(output.with_suffix(".json"), args, device, content_hash=image_set.content_hash,
                      checkpoint_fingerprint=loaded.fingerprint, **checks, **spent, **errors,
                      paths=heatmap_figures.record(rows))
-    save_torch(output, heatmap)
     print(f"network evaluations: {spent['num_primals']:,} primals and {spent['num_tangents']:,} tangents, of one image "
           "each")
     print("relative standard error: " + ", ".join(

@@ -39,11 +39,10 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     timesteps = paths.timestep_grid(args.grid)
-    output = error_map.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint),
-                                    checkpoint.epoch_of(args.checkpoint), args.weights)
-    refuse_existing(output, args.overwrite)
     device = start_device(args)
     loaded = checkpoint.load_model(args.checkpoint, "baseline", args.weights, device)
+    output = error_map.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs, args.weights)
+    refuse_existing(output, args.overwrite)
     image_set = load_images(args.dataset, args.split, args.cache_dir)
     costs = path_costs.step_doubling_edge_costs(
         loaded.model, image_set.images, timesteps, num_steps=args.num_steps, max_jump=args.max_jump,

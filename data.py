@@ -171,7 +171,8 @@ def check_slice(part: slice, count: int, split: str) -> slice:
 
 def unknown_split(dataset: str, split: str, splits) -> InputError:
     """The error for a split that is not there; names those that are."""
-    return InputError(f"--dataset: {dataset}: has no split {split!r}; it has {', '.join(splits)}")
+    return InputError(f"--dataset: {dataset}: has no split {split!r}; it has {', '.join(splits)}; name "
+                      "one of them with --split, --val_split or --reference_split, or a part such as train[:500]")
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def main():
     device = start_device(args)
     group = distributed.join(device)
     args.paths = args.paths or generation.DEFAULT_PATHS[args.model_type]
-    generation.check_has_32_branch(args.model_type, args.x32)
+    generation.check_options(args, args.model_type)
     if args.num_images < group.size:
         raise InputError(f"--num_images: found {args.num_images}, expected at least one for each of the {group.size} "
                          "processes")

@@ -73,7 +73,7 @@ def main():
     device = start_device(args)
     file = args.checkpoint or checkpoint.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
     loaded = checkpoint.load_model(file, None, args.weights, device)
-    generation.check_has_32_branch(loaded.model_type, args.x32)
+    generation.check_options(args, loaded.model_type)
     args.path = args.path or generation.DEFAULT_PATHS[loaded.model_type][0]
     path = generation.find_path(loaded, args.path, args)
     label = f"{file.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}"

@@ -13,7 +13,7 @@ import paths
 from command_line import real_number, whole_number
 from errors import InputError
 from files import expecting, load_torch
-from sampling import SOLVERS, X32_MODES, check_path, generate, to_uint8, uniform_diagonal
+from sampling import SOLVERS, X32_MODES, check_path, check_solver, generate, to_uint8, uniform_diagonal
 
 PATH_NAMES = {"baseline": ("uniform", "dp", "lead"), "lift": paths.PATH_TYPES}
 DEFAULT_PATHS = {"baseline": ["uniform"], "lift": ["diagonal", "dp_64", "dp_total"]}
@@ -46,10 +46,11 @@ def add_generation_options(parser) -> None:
                        help="how far one step may go in each direction")
 
 
-def check_has_32_branch(model_type: str, x32_mode: str) -> None:
-    """Raises InputError for a baseline whose 32 branch something other than `joint` is asked of."""
-    if model_type == "baseline" and x32_mode != "joint":
-        raise InputError(f"--x32: found {x32_mode} for a baseline, which has no 32 branch; leave it out")
+def check_options(args, model_type: str) -> None:
+    """Raises InputError for options of `add_generation_options` that this model or the solver does not have."""
+    if model_type == "baseline" and args.x32 != "joint":
+        raise InputError(f"--x32: found {args.x32} for a baseline, which has no 32 branch; leave it out")
+    check_solver(args.solver, args.eta)
 
 
 def name_of(path) -> str:

@@ -100,15 +100,15 @@ def read_text(path: Path) -> str:
         raise InputError(f"--readme: {path} could not be read ({error}); check the path") from error
 
 
-def check_readme(readme: Path, rows, folder) -> None:
+def check_readme(readme: Path, rows, results: Path) -> None:
     """Exit with status 1, naming the tables, if `readme` differs from what the results give."""
     text = read_text(readme)
-    expected = marked_tables.with_tables(text, rows, folder, str(readme))
+    expected = marked_tables.with_tables(text, rows, results.parent, str(readme))
     if text != expected:
         different = next(k for k, (a, b) in enumerate(zip(text.splitlines() + [""], expected.splitlines() + [""]), 1)
                          if a != b)
         print(f"{readme}: its tables differ from the results, first in line {different}; run python plot_results.py "
-              f"--readme {readme}", file=sys.stderr)
+              f"--results {results} --readme {readme}", file=sys.stderr)
         sys.exit(1)
     print(f"{readme}: agrees with the results")
 
@@ -293,7 +293,7 @@ def main(argv=None):
         raise InputError(f"--results: {args.results} does not exist; run eval_fid_batch.py first")
     rows = results_table.read(args.results)
     if args.check:
-        check_readme(args.readme or Path("README.md"), rows, folder)
+        check_readme(args.readme or Path("README.md"), rows, args.results)
         return
 
     figures = {}

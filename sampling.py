@@ -96,6 +96,13 @@ def log_snr_steps(path: np.ndarray, schedule: NoiseSchedule, num_scales: int) ->
 
 
 @torch.inference_mode()
+def check_solver(solver: str, eta: float) -> None:
+    """Raises InputError for a solver that has no noise to add."""
+    if solver != "ddim" and eta > 0:
+        raise InputError(f"--eta: found {eta} with --solver {solver}, expected --solver ddim (multistep is "
+                         "deterministic)")
+
+
 def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: float = 0.0, x32_mode: str = "joint",
              x_32_start: torch.Tensor | None = None, precision: str = "float32", on_step=None) -> Samples:
     """Denoise images `indices` of `seed` along `path`, with N network calls for a path of N steps.
@@ -111,9 +118,7 @@ def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: floa
     loop waits for the device.
     """
     path = check_path(path)
-    if solver != "ddim" and eta > 0:
-        raise InputError(f"--eta: found {eta} with --solver {solver}, expected --solver ddim (multistep is "
-                         "deterministic)")
+    check_solver(solver, eta)
     device = next(model.parameters()).device
     is_lift = model.model_type == "lift"
     x_64, x_32 = start_noise(seed, indices, device)

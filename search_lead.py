@@ -75,9 +75,10 @@ def main(argv=None):
     heatmap["lead"] = {"rho": winner.rho, "lead": winner.lead, "onset": winner.onset}
     for row in rows:
         row["path"] = row["path"].tolist()
+    save_torch(file, heatmap)
+    # Last: where there is a record, there is a winner in the file.
     write_run_record(record, args, device, checkpoint_fingerprint=loaded.fingerprint, winner=heatmap["lead"],
                      candidates=rows)
-    save_torch(file, heatmap)                           # last: a file with a winner is a search that is finished
     print("   rho    lead  onset  step doubling      swd")
     for row in rows[:args.num_finalists]:
         print(f"{row['rho']:6.2f}  {row['lead']:6.2f}  {row['onset']:5.2f}  {row['step_doubling']:13.5g}  "

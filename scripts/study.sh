@@ -255,6 +255,10 @@ for phase in "${phases[@]}"; do
 done
 for phase in "${phases[@]}"; do
     printf '\n== %s ==\n' "$phase"
+    if [[ " maps samples error training paths scale32 predictions gate " == *" $phase "* ]] && [ -z "$(runs | here)" ]; then
+        echo "study.sh: EPOCHS, CHECKPOINTS: found no *_${EPOCHS}ep.pth of these runs in $CHECKPOINTS; run phase train" >&2
+        exit 2
+    fi
     case "$phase" in
         train) train_jobs | run_jobs ;;
         maps) map_jobs | run_jobs; lead_jobs | run_jobs; draw_logsnr_paths ;;

@@ -31,6 +31,10 @@ else
     "$PYTHON" train_baseline.py "${where[@]}" "$@" "${BASELINE_OPTIONS[@]}" & running=($!)
     finish train_baseline.py "${running[0]}"
     [ -n "${stopped:-}" ] && exit "$status"
+    if [ "$status" -eq 2 ] && [ "${#BASELINE_OPTIONS[@]}" -eq 0 ]; then     # LIFT was to have the same options
+        echo "train.sh: LIFT is not trained, since the baseline refused the options that both have" >&2
+        exit 2
+    fi
     "$PYTHON" train_lift.py "${where[@]}" "$@" "${LIFT_OPTIONS[@]}" & running=($!)
     finish train_lift.py "${running[0]}"
 fi

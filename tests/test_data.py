@@ -187,7 +187,7 @@ def test_a_folder_is_read_recursively_in_order_of_path(tmp_path, load):
     assert (images.labels, images.dataset, images.split, len(images)) == (None, str(folder), "train", 3)
     for found, seed in zip(images.images, (2, 1, 0)):       # a/deep/er/y.bmp, a/z.PNG, b.png
         assert np.array_equal(found, pixels(random_image(seed)))
-    with pytest.raises(InputError, match="no split 'validation'; it has train$"):
+    with pytest.raises(InputError, match="no split 'validation'; it has train; name one of them with --split"):
         load(folder, "validation")
 
 
@@ -228,7 +228,7 @@ def test_hub_layout_with_labels(tmp_path, load, capsys):
     for found, photo in zip(train.images, photos):
         assert np.array_equal(found, data.square_64(photo))
     assert load(folder, "validation").labels.tolist() == [1]
-    with pytest.raises(InputError, match="no split 'test'; it has train, validation$"):
+    with pytest.raises(InputError, match="no split 'test'; it has train, validation; name one of them"):
         load(folder, "test")
     left = [path.name for path in (tmp_path / "cache").iterdir()]
     assert left == ["images"]                               # what `datasets` wrote on the way is gone
@@ -255,7 +255,7 @@ def test_synthetic(load):
     apart = np.abs(validation.images[:, None].astype(int) - train.images[None]).mean((2, 3, 4))
     assert apart.min() > 5                                  # no validation image is among the training images
     assert np.array_equal(load("synthetic:24").images[:16], train.images)
-    with pytest.raises(InputError, match="no split 'test'; it has train, validation$"):
+    with pytest.raises(InputError, match="no split 'test'; it has train, validation; name one of them"):
         load("synthetic:16", "test")
 
 
@@ -549,7 +549,7 @@ def test_a_hub_data_set_is_fetched_once(load, monkeypatch):
     first, second = load("huggan/AFHQv2"), load("huggan/AFHQv2")
     assert calls == ["huggan/AFHQv2"] and np.array_equal(first.images[0], pixels(random_image(0)))
     assert first.content_hash == second.content_hash
-    with pytest.raises(InputError, match="no split 'validation'; it has train$"):
+    with pytest.raises(InputError, match="no split 'validation'; it has train; name one of them with --split"):
         load("huggan/AFHQv2", "validation")
 
 

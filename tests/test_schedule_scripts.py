@@ -1,5 +1,6 @@
 """compute_schedule.py and search_lead.py: what they write is what generation then follows."""
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,6 +48,15 @@ def test_the_schedule_is_the_cheapest_and_generation_follows_it(folder):
     cells = np.searchsorted(-np.asarray(file["timesteps"]), -path[:, 0])
     _, cheapest = paths.cheapest_schedule(costs, NUM_STEPS)
     assert costs[cells[:-1], np.diff(cells)].sum() == pytest.approx(cheapest, rel=1e-12)
+
+
+def test_the_schedule_of_a_renamed_checkpoint_is_found(folder, tmp_path):
+    renamed = tmp_path / "mine.pth"                     # whose name says no epoch: the file's own content does
+    shutil.copy(folder / "baseline_1ep.pth", renamed)
+    compute_schedule.main(options(folder, "--edge_images", "1", "--checkpoint", str(renamed), "--output_dir",
+                                  str(tmp_path)))
+    path = generation.find_path(checkpoint.load_model(renamed), "dp", generation_args(tmp_path))
+    assert path.shape == (NUM_STEPS + 1, 2)
 
 
 def test_the_same_command_twice_is_refused_and_another_checkpoint_too(folder, tmp_path):
