@@ -31,7 +31,8 @@ RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent tim
               "lift_independent_v": "LIFT, independent, v, loss of v",
               "baseline_v_eps": "baseline, v, loss of the noise",
               "lift_independent_v_eps": "LIFT, independent, v, loss of the noise",
-              "lift_native_v_eps": "LIFT, 32 at its own level, v, loss of the noise"}
+              "lift_native_v_eps": "LIFT, 32 at its own level, v, loss of the noise",
+              "lift_native_light32_v_eps": "LIFT, 32 at its own level, its loss weighted 0.1, v, loss of the noise"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
 LEVELS = ("swd_64", "swd_32", "swd_16")
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD", "swd_64": "SWD, level 64",

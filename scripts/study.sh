@@ -18,7 +18,8 @@ TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options of every train
 SEEDS="${SEEDS:-0 1}"                           # of training; ablations, paths and gate have the first
 COMPARED="${COMPARED:-baseline lift_independent lift_band baseline_v_eps lift_independent_v_eps \
     lift_native_v_eps}"                         # trained with every seed
-ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64 baseline_v lift_independent_v}"   # with the first seed
+ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64 baseline_v lift_independent_v \
+    lift_native_light32_v_eps}"                 # with the first seed
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
 GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
 GATE_STEPS="${GATE_STEPS:-18 50 250}"
@@ -59,15 +60,30 @@ read -r -a devices <<< "$DEVICES"
 first="${seeds[0]}"
 data="--dataset $DATASET"
 mkdir -p "$OUTPUT" "$LOGS"
+for setting in DATASET FD_TINY CHECKPOINTS OUTPUT LOGS GENERATED; do
+    [[ "${!setting}" != *[[:space:]]* ]] || {
+        echo "study.sh: $setting: found '${!setting}', expected a path without spaces; a link to it will do" >&2; exit 2; }
+done
+
+v_eps="--parametrization v"                     # puts out v, learns with the loss of the noise
+v="$v_eps --loss_target v"
+declare -A trainings=(                          # of every run there can be
+    [baseline]="train_baseline.py"
+    [baseline_v]="train_baseline.py $v"
+    [baseline_v_eps]="train_baseline.py $v_eps"
+    [lift_independent]="train_lift.py --timesteps independent"
+    [lift_independent_v]="train_lift.py --timesteps independent $v"
+    [lift_independent_v_eps]="train_lift.py --timesteps independent $v_eps"
+    [lift_band]="train_lift.py --timesteps band"
+    [lift_diagonal]="train_lift.py --timesteps diagonal"
+    [lift_light32]="train_lift.py --loss_weight_32 0.1"
+    [lift_loss64]="train_lift.py --loss_scales 64"
+    [lift_native_v_eps]="train_lift.py --timesteps independent --native_32 $v_eps"
+    [lift_native_light32_v_eps]="train_lift.py --timesteps independent --native_32 --loss_weight_32 0.1 $v_eps"
+)
 for name in "${compared[@]}" "${ablations[@]}"; do
-    case "$name" in
-        baseline|lift_independent|lift_band|lift_diagonal|lift_light32|lift_loss64) ;;
-        baseline_v|lift_independent_v|baseline_v_eps|lift_independent_v_eps|lift_native_v_eps) ;;
-        *) echo "study.sh: COMPARED, ABLATIONS: found $name, expected baseline, lift_independent, lift_band," \
-               "lift_diagonal, lift_light32, lift_loss64, lift_native_v_eps, or baseline or lift_independent with" \
-               "_v or _v_eps" >&2
-           exit 2 ;;
-    esac
+    [ -n "${trainings[$name]:-}" ] || {
+        echo "study.sh: COMPARED, ABLATIONS: found $name, expected some of: ${!trainings[*]}" >&2; exit 2; }
 done
 
 # Jobs: a line each, its name and a command; as many at once as there are devices. All run; a failure is the status.
@@ -104,19 +120,7 @@ train_jobs() {
     local run options again
     runs | while read -r run; do
         [ -e "$(checkpoint "$run")" ] && continue
-        case "$run" in
-            baseline_*) options="train_baseline.py" ;;
-            lift_independent_*) options="train_lift.py --timesteps independent" ;;
-            lift_band_*) options="train_lift.py --timesteps band" ;;
-            lift_diagonal_*) options="train_lift.py --timesteps diagonal" ;;
-            lift_light32_*) options="train_lift.py --loss_weight_32 0.1" ;;
-            lift_native_*) options="train_lift.py --timesteps independent --native_32" ;;
-            lift_loss64_*) options="train_lift.py --loss_scales 64" ;;
-        esac
-        case "$run" in
-            *_v_eps_*) options+=" --parametrization v" ;;
-            *_v_*) options+=" --parametrization v --loss_target v" ;;
-        esac
+        options="${trainings[${run%_seed*}]}"
         again="--overwrite"     # the logs of a run whose checkpoints are not here
         if compgen -G "$CHECKPOINTS/${run}_*ep.pth" >/dev/null; then again=""; fi
         if compgen -G "$CHECKPOINTS/${run}_step*" >/dev/null; then again="--resume"; fi

@@ -1,5 +1,7 @@
 """Tables of the study from made-up rows: what stands where, over which seeds, and what is left out."""
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,11 @@ def test_which_rows_are_of_the_study():
     assert study.run_of(plain) is None and study.run_of(of_real) is None
     of_user = row(checkpoint="lift_dual_timestep_seed1_20ep.pth")
     assert study.others([plain, of_real, of_user, run("lift_band")]) == [plain, of_user]
+
+
+def test_every_training_of_the_script_has_a_name_in_the_tables():
+    script = (Path(__file__).parent.parent / "scripts" / "study.sh").read_text()
+    assert set(re.findall(r"^    \[(\w+)\]=", script, re.MULTILINE)) == set(study.RUN_LABELS)
 
 
 def gate_rows(**changes):
