@@ -5,6 +5,7 @@ An epoch checkpoint `{name}_{E}ep.pth` is a dictionary of plain types: `model_st
 `step`, `losses`, `options`. Checkpoints of the earlier implementation (`model_state`, `hidden_dims`, `losses`,
 `epochs`, `optimizer_state`, perhaps `ema_state`) load as well.
 """
+import hashlib
 import re
 from dataclasses import dataclass
 from glob import escape
@@ -14,7 +15,7 @@ import torch
 
 from baseline_model import BaselineModel
 from errors import InputError
-from files import expecting, load_torch, save_torch, sha256_of_file
+from files import expecting, load_torch, save_torch
 from model import LIFTDualTimestepModel
 from unet import PARAMETRIZATIONS
 
@@ -68,9 +69,9 @@ def is_native_32(state: dict) -> bool:
     return any(name.startswith("init_conv_32") for name in state)
 
 
-def load_content(path) -> dict:
-    """The dictionary in a checkpoint file, checked to be one. Raises InputError."""
-    content = load_torch(path, "checkpoint")
+def load_content(path, digest) -> dict:
+    """The dictionary in a checkpoint file, checked to be one. digest: as in `load_torch`. Raises InputError."""
+    content = load_torch(path, "checkpoint", digest)
     missing = [key for key in ("model_state", "hidden_dims") if not isinstance(content, dict) or key not in content]
     if missing:
         raise InputError(f"{path}: no {' and no '.join(missing)} in it, expected a checkpoint written by "
@@ -95,14 +96,12 @@ def load_model(path, model_type: str | None = None, weights: str = "ema", device
     missing, damaged, foreign, of the other model type, or without the weights asked for.
     """
     with expecting(path, "checkpoint"):
-        before = sha256_of_file(path) if Path(path).is_file() else ""
-        loaded = model_of(load_content(path), path, model_type, weights, device)
-        if not before.startswith(loaded.fingerprint):
-            raise InputError(f"{path}: was replaced while it was being read; start again")
-        return loaded
+        digest = hashlib.sha256()
+        content = load_content(path, digest)
+        return model_of(content, digest.hexdigest()[:16], path, model_type, weights, device)
 
 
-def model_of(content: dict, path, model_type, weights: str, device) -> LoadedModel:
+def model_of(content: dict, fingerprint: str, path, model_type, weights: str, device) -> LoadedModel:
     """The model in a checkpoint's content; the rest as in `load_model`."""
     found = type_of_weights(content["model_state"])
     if model_type not in (None, found):
@@ -122,7 +121,7 @@ def model_of(content: dict, path, model_type, weights: str, device) -> LoadedMod
     if broken:
         raise InputError(f"{path}: {weights} weight {broken} is not finite; use an earlier checkpoint")
     model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
-    return LoadedModel(model, found, weights, Path(path), sha256_of_file(path)[:16],
+    return LoadedModel(model, found, weights, Path(path), fingerprint,
                        int(content.get("epochs") or epoch_of(path)), content.get("options") or {})
 
 

@@ -3,6 +3,7 @@ import argparse
 import functools
 import math
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -32,7 +33,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_script(main) -> None:
-    """Call `main()`; print an InputError as one line and exit with status 2; Ctrl-C exits with 130."""
+    """Call `main()`; print an InputError as one line and exit with status 2; Ctrl-C exits with 130, SIGTERM with 143.
+
+    Both leave `main` as exceptions do, so that nothing half-made stays behind.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         main()
     except InputError as error:
@@ -76,12 +81,13 @@ def real_number(minimum: float, maximum: float = math.inf, open_below: bool = Fa
 
 
 def refuse_without_effect(parser: argparse.ArgumentParser, args: argparse.Namespace, options, where: str) -> None:
-    """Raises InputError for an option, of one number or several, that is not at its default although it has no effect
+    """Raises InputError for an option, of one value or several, that is not at its default although it has no effect
     `where` ("without --x", say)."""
     for option in options:
         value = getattr(args, option)
         if value != parser.get_default(option):
-            found = " ".join(f"{number:g}" for number in (value if isinstance(value, list) else [value]))
+            found = " ".join(f"{part:g}" if isinstance(part, float) else str(part)
+                             for part in (value if isinstance(value, list) else [value]))
             raise InputError(f"--{option}: found {found}, which has no effect {where}; leave it out")
 
 
@@ -144,7 +150,7 @@ def write_run_record(path, args: argparse.Namespace, device: torch.device | None
         "git_revision": git_revision(),
         "versions": versions,
         "device": devices.describe(device) if device else None,
-        "processor": platform.processor() or platform.machine(),
+        "processor": devices.processor_name(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **results,
     })

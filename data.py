@@ -19,7 +19,6 @@ The cache `cache_dir/images/NAME_SPLIT_KEY.npy` (with `.labels.npy` and `.json` 
 (for a folder: its path and every file's name, size and time of change), split and preprocessing, so that a changed
 folder gets a new key and a folder that is gone is an error. A hub name is its own key: delete the cache to fetch again.
 """
-import contextlib
 import hashlib
 import io
 import json
@@ -39,7 +38,7 @@ from tqdm import tqdm
 
 import synthetic
 from errors import InputError
-from files import sha256_of_file, write_json, written_whole
+from files import remove_leftovers, scratch_folder, sha256_of_file, write_json, written_whole
 
 DEFAULT_DATASET = "huggan/AFHQv2"
 SIDE = 64
@@ -84,10 +83,15 @@ class Source:
 def add_data_options(parser) -> None:
     """--dataset and --cache_dir."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", default=DEFAULT_DATASET, metavar="NAME_OR_FOLDER",
+    group.add_argument("--dataset", default=DEFAULT_DATASET, metavar="NAME_OR_FOLDER", type=without_slash,
                        help="a name on the Hugging Face hub, a data-set folder, a folder of images, synthetic or "
                             "synthetic:COUNT")
     group.add_argument("--cache_dir", default="cache", metavar="FOLDER", help="where decoded images are kept")
+
+
+def without_slash(dataset: str) -> str:
+    """`photos/` -> `photos`: one name for one folder, in records and where runs are compared."""
+    return dataset.rstrip("/") or dataset
 
 
 def load_images(dataset: str, split: str = "train", cache_dir="cache") -> ImageSet:
@@ -113,9 +117,14 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache") -> ImageS
     path = Path(cache_dir) / "images" / f"{name}_{base_split}_{key}.npy"
     cached = read_cache(path)
     if cached is None:
-        with temporary_folder(cache_dir) as work_folder:
-            write_cache(path, open_source(base_split, work_folder), dataset, base_split)
-        cached = read_cache(path)
+        check_cache_dir(cache_dir)
+        with scratch_folder(path.with_name(f".building_{path.stem}"), f"waiting for another process that decodes "
+                            f"{dataset} {base_split}", wait=True) as work_folder:
+            cached = read_cache(path, say=False)        # it may have come while waiting
+            if cached is None:
+                remove_leftovers(path.parent, f"{path.stem}.*")
+                write_cache(path, open_source(base_split, work_folder), dataset, base_split)
+                cached = read_cache(path)
         if cached is None:
             raise InputError(f"{path}: cannot be read back after it was written; check the disk, or choose another "
                              "--cache_dir")
@@ -362,17 +371,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 # --- cache ------------------------------------------------------------------------------------------------------------
 
-@contextlib.contextmanager
-def temporary_folder(cache_dir):
-    """A folder inside `cache_dir` for as long as a cache is being built. Raises InputError if there can be none."""
+def check_cache_dir(cache_dir) -> None:
+    """Raises InputError if nothing can be written into the cache."""
     try:
-        Path(cache_dir).mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=".building_", dir=cache_dir, ignore_cleanup_errors=True)
+        (Path(cache_dir) / "images").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_dir):
+            pass
     except OSError as error:
         raise InputError(f"--cache_dir: {cache_dir}: cannot be written to ({error.strerror}); choose another folder") \
             from error
-    with folder as name:
-        yield name
 
 
 def content_hash_of(images: np.ndarray) -> str:
@@ -417,7 +424,7 @@ def write_cache(path: Path, source: Source, dataset: str, split: str) -> None:
         "content_hash": digest.hexdigest()[:16], "labels_hash": labels_hash, "images_file": state_of(path)})
 
 
-def read_cache(path: Path) -> tuple[np.ndarray, np.ndarray | None, str] | None:
+def read_cache(path: Path, say: bool = True) -> tuple[np.ndarray, np.ndarray | None, str] | None:
     """Images (memory-mapped), labels and content hash; None if there is no cache, or, with a line, if it is damaged.
 
     Shape and size are checked always; the content too if the file is not the one the record was written for.
@@ -440,5 +447,6 @@ def read_cache(path: Path) -> tuple[np.ndarray, np.ndarray | None, str] | None:
                 raise ValueError("labels differ from their hash")
         return images, labels, record["content_hash"]
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        print(f"{path}: damaged cache ({' '.join(str(error).split())[:100]}); building it again", flush=True)
+        if say:
+            print(f"{path}: damaged cache ({' '.join(str(error).split())[:100]}); building it again", flush=True)
         return None

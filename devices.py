@@ -2,6 +2,7 @@
 import contextlib
 import ctypes
 import os
+import platform
 
 import torch
 
@@ -33,7 +34,17 @@ def describe(device: torch.device) -> str:
     """The device in words, for records and the first line of a run."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)"
+    return f"cpu ({processor_name()}, {torch.get_num_threads()} threads)"
+
+
+def processor_name() -> str:
+    """The CPU's name as Linux gives it, else the kind of machine."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -51,6 +51,9 @@ def find_checkpoints(args) -> list[Path]:
     """The checkpoint files asked for. Raises InputError where there are none."""
     if args.checkpoints and args.epochs:
         raise InputError("--epochs: found together with --checkpoints, expected one of the two")
+    if args.checkpoints and args.name:
+        raise InputError(f"--name: found {args.name}, which has no effect beside --checkpoints; leave one of the two "
+                         "out")
     if args.checkpoints:
         return [Path(file) for file in args.checkpoints]
     name = args.name or checkpoint.DEFAULT_NAMES[args.model_type]
@@ -117,7 +120,7 @@ def main():
     device = start_device(args)
     group = distributed.join(device)
     args.paths = args.paths or generation.DEFAULT_PATHS[args.model_type]
-    generation.check_options(args, args.model_type)
+    generation.check_options(args, args.model_type, args.paths)
     if args.num_images < group.size:
         raise InputError(f"--num_images: found {args.num_images}, expected at least one for each of the {group.size} "
                          "processes")

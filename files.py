@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -70,6 +71,49 @@ def locked(path, while_waiting: str | None = None):
         yield
 
 
+@contextlib.contextmanager
+def scratch_folder(path, busy: str, wait: bool = False):
+    """An empty folder at `path` that this process alone holds, removed with all that is in it at the end.
+
+    What a killed process left there is removed first: the kernel frees a dead process's hold. Where another process
+    holds it, the line `busy` is printed and it is waited for, or, without `wait`, raised as InputError; so is a folder
+    that cannot be made.
+    """
+    path = Path(path)
+    descriptor = hold_folder(path, busy, wait)
+    try:
+        for leftover in path.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def hold_folder(path: Path, busy: str, wait: bool) -> int:
+    """Make a folder and lock it: the descriptor that holds it. The rest as in `scratch_folder`."""
+    while True:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:               # made, and removed by its holder before it could be opened
+            continue
+        except OSError as error:
+            raise InputError(f"{path}: no such folder can be made ({error.strerror or error}); choose a place that "
+                             "can be written") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                os.close(descriptor)
+                raise InputError(busy) from None
+            print(busy, flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists() and os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+        os.close(descriptor)                    # its holder has removed it meanwhile
+
+
 def save_torch(path, content) -> None:
     """torch.save, whole or not at all. `content`: tensors and plain Python types only."""
     with written_whole(path) as file:
@@ -79,9 +123,10 @@ def save_torch(path, content) -> None:
             raise OSError(None, str(error).splitlines()[0]) from error
 
 
-def load_torch(path, what: str = "file"):
+def load_torch(path, what: str = "file", digest=None):
     """torch.load of plain types, refusing code. `what`: the kind of file expected, for the messages.
 
+    digest: a hashlib object that is fed the bytes of the very file that is loaded, whatever replaces it meanwhile.
     Every block is compared with its CRC32 in the file, which torch.load itself does not do. Raises InputError if the
     file is missing, truncated, damaged, not written by torch, or holds pickled objects.
     """
@@ -91,9 +136,13 @@ def load_torch(path, what: str = "file"):
     if not path.is_file():
         raise InputError(f"{path}: no such {what}; check the path, or make it first")
     try:
-        if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):
-            raise ValueError(f"checksum of {damaged}")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            if digest:
+                hashlib.file_digest(file, lambda: digest)
+            if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):
+                raise ValueError(f"checksum of {damaged}")
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
         if isinstance(error, pickle.UnpicklingError) and ("Unsupported global" in str(error)
                                                           or "unsupported GLOBAL" in str(error)):

@@ -3,9 +3,8 @@
 
 Image k depends on --seed and k alone: not on --batch_size, nor on the number of processes (torchrun).
 """
-import os
+import contextlib
 import re
-import shutil
 import time
 from pathlib import Path
 
@@ -16,10 +15,10 @@ from torchvision.utils import make_grid
 import checkpoint
 import distributed
 import generation
-from command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
-                          write_run_record)
+from command_line import (Parser, add_device_options, refuse_without_effect, run_script, seed_number, start_device,
+                          whole_number, write_run_record)
 from errors import InputError
-from files import check_can_be_written, refuse_existing, save_png
+from files import check_can_be_written, refuse_existing, save_png, scratch_folder
 
 
 def parse_options():
@@ -45,7 +44,10 @@ def parse_options():
     group.add_argument("--grid_images", type=whole_number(1), default=64, metavar="IMAGES", help="images in the grid")
     group.add_argument("--overwrite", action="store_true", help="replace images that are there")
     add_device_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.checkpoint:
+        refuse_without_effect(parser, args, ["epochs", "name", "checkpoint_dir"], "beside --checkpoint")
+    return args
 
 
 def refuse_images(folder: Path, overwrite: bool) -> list[Path]:
@@ -73,8 +75,8 @@ def main():
     device = start_device(args)
     file = args.checkpoint or checkpoint.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
     loaded = checkpoint.load_model(file, None, args.weights, device)
-    generation.check_options(args, loaded.model_type)
     args.path = args.path or generation.DEFAULT_PATHS[loaded.model_type][0]
+    generation.check_options(args, loaded.model_type, [args.path])
     path = generation.find_path(loaded, args.path, args)
     label = f"{file.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}"
     args.output_dir = args.output_dir or Path("generated") / label
@@ -87,14 +89,11 @@ def main():
     check_can_be_written(args.output_dir / "run.json")
 
     group = distributed.join(device)
-    # Images appear in --output_dir once all are made; the main process's number names the folder until then.
-    number = int(group.sum(torch.tensor([os.getpid() * group.is_main], device=device)))
-    made = args.output_dir.with_name(f".{args.output_dir.name}.tmp{number}")
-    try:
+    made = args.output_dir.with_name(f".{args.output_dir.name}.tmp")        # until all images are there
+    with scratch_folder(made, f"--output_dir: another process is generating into {args.output_dir}; wait for it, or "
+                        "choose another folder") if group.is_main else contextlib.nullcontext():
+        group.wait()                            # the others write into the folder once it is there
         make_images(args, loaded, path, group, made, device)
-    finally:
-        if group.is_main:
-            shutil.rmtree(made, ignore_errors=True)
     distributed.leave()
 
 

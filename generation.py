@@ -16,6 +16,7 @@ from files import expecting, load_torch
 from sampling import SOLVERS, X32_MODES, check_path, check_solver, generate, to_uint8, uniform_diagonal
 
 PATH_NAMES = {"baseline": ("uniform", "dp", "lead"), "lift": paths.PATH_TYPES}
+WITHOUT_HEATMAP = ("uniform", "diagonal", *paths.FIXED_LEADS)
 DEFAULT_PATHS = {"baseline": ["uniform"], "lift": ["diagonal", "dp_64", "dp_total"]}
 SCHEDULE_COSTS = ("step_doubling", "directional")    # which edge costs --path dp of the baseline takes, first found
 
@@ -46,8 +47,11 @@ def add_generation_options(parser) -> None:
                        help="how far one step may go in each direction")
 
 
-def check_options(args, model_type: str) -> None:
-    """Raises InputError for options of `add_generation_options` that this model or the solver does not have."""
+def check_options(args, model_type: str, path_types: list[str]) -> None:
+    """Raises InputError for options of `add_generation_options` that have no effect on this model, paths or solver."""
+    if args.heatmap and all(path_type in WITHOUT_HEATMAP for path_type in path_types):
+        raise InputError(f"--heatmap: found {args.heatmap}, which has no effect on {', '.join(path_types)}; leave it "
+                         "out")
     if model_type == "baseline" and args.x32 != "joint":
         raise InputError(f"--x32: found {args.x32} for a baseline, which has no 32 branch; leave it out")
     check_solver(args.solver, args.eta)
@@ -97,15 +101,19 @@ def find_path(loaded: checkpoint.LoadedModel, path_type: str, args, say: bool = 
     if not file.is_file():
         script = "compute_heatmap_30.py" if loaded.model_type == "lift" else "compute_schedule.py"
         raise InputError(f"{file}: no such heatmap, needed for path {path_type} of {loaded.path.name}; make it with "
-                         f"{script} --checkpoint {loaded.path}, or give --heatmap FILE")
+                         f"{script} --checkpoint {loaded.path} --grid {args.grid} --output_dir {args.heatmap_dir}, or "
+                         "give --heatmap FILE")
     load = load_schedule if loaded.model_type == "baseline" else error_map.load_heatmap
     heatmap = load(file, args.grid)
     error_map.check_heatmap_matches(heatmap, loaded, args.allow_mismatch)
     if path_type == "lead" and "lead" not in heatmap:
         return default_lead(args, loaded, say)
     if loaded.model_type == "lift" or path_type == "lead":
-        return check_path(paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,
-                                                  max_jump=args.max_jump))
+        try:
+            return check_path(paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,
+                                                      max_jump=args.max_jump))
+        except InputError as error:
+            raise InputError(f"{error} (heatmap: {file})") from error
     costs = next((np.asarray(heatmap["edge_costs"][name]) for name in SCHEDULE_COSTS
                   if np.ndim(heatmap["edge_costs"].get(name)) == 2), None)
     if costs is None:

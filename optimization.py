@@ -13,7 +13,7 @@ def learning_rate_at(step: int, num_steps: int, highest: float, schedule: str = 
     half of the steps, so that it ends at that minimum however short the run.
     """
     if schedule == "cosine":
-        warmup_steps = min(warmup_steps, num_steps // 2)
+        warmup_steps = min(warmup_steps, longest_warmup(num_steps))
     if step < warmup_steps:
         return highest * (step + 1) / (warmup_steps + 1)
     if schedule == "constant":
@@ -21,6 +21,11 @@ def learning_rate_at(step: int, num_steps: int, highest: float, schedule: str = 
     falling = num_steps - 1 - warmup_steps              # steps from the highest rate to the lowest
     progress = min((step - warmup_steps) / falling, 1.0) if falling else 1.0
     return LEARNING_RATE_MIN + (highest - LEARNING_RATE_MIN) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def longest_warmup(num_steps: int) -> int:
+    """Steps of linear rise that a cosine over so many steps leaves room for."""
+    return num_steps // 2
 
 
 class ExponentialMovingAverage:

@@ -4,6 +4,7 @@ from pathlib import Path
 import error_map
 import heatmap_figures
 from command_line import Parser, run_script, write_run_record
+from errors import InputError
 from files import refuse_existing, save_png
 from paths import check_num_steps
 
@@ -21,7 +22,10 @@ def parse_args(argv=None):
     parser.add_argument("--output", type=Path, default=None, metavar="FILE",
                         help="name of the map's PNG, the other figures beside it; left out: beside the heatmap")
     parser.add_argument("--overwrite", action="store_true", help="replace figures that exist")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.output and args.output.suffix != ".png":
+        raise InputError(f"--output: found {args.output}, expected a name that ends in .png")
+    return args
 
 
 def main(argv=None):

@@ -33,10 +33,6 @@ FIGURE_CAPTIONS = (
     (r"training_loss", "Training loss: logged values, and their moving average."),
     (r"by_epoch_(.+)", "{0} against the epoch; bands are one sample standard deviation over seeds."),
 )
-STUDY_CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's",
-                  "heatmap": "Error map and paths",
-                  "logsnr": "The same map, its paths by each scale's own change in log SNR",
-                  "samples": "Samples from the same seeds"}
 MAX_EPOCHS_SHOWN = 5           # more would not be legible side by side
 SIDE_FIGURES = {"mse": "Noise-prediction error with both scales noisy, or only one.",
                 "model_error": "Error of LIFT's 64 prediction beside the baseline's, on the same images and noise: the "
@@ -218,12 +214,6 @@ def caption_of(name: str) -> str:
     return name.replace("_", " ")
 
 
-def study_caption(name: str) -> str:
-    """What a figure of the study shows, by its file name."""
-    kind = next(text for start, text in STUDY_CAPTIONS.items() if name.startswith(start))
-    return f"{kind}: {name.replace('_', ' ')}."
-
-
 # --- report ---------------------------------------------------------------------------------------------------------
 
 def raw_rows_table(rows) -> tables.Table:
@@ -254,8 +244,8 @@ def report_sections(rows, folder: Path, figure_dir: Path) -> list[report.Section
                              pick(*(f"by_epoch_{metric}" for metric in metrics)))
     of_study = report.Section("Study", "Does a dual-scale model pay, and which path?",
                               [table for name in study.NAMES for table in study.tables_named(name, rows, folder)],
-                              [(path, study_caption(path.stem)) for path in sorted((folder / "study").glob("*.png"))
-                               if path.stem.startswith(tuple(STUDY_CAPTIONS)) and path.stem.endswith("ep")])
+                              [(path, caption) for path in sorted((folder / "study").glob("*.png"))
+                               if (caption := study.caption_of(path.stem))])
     samples = report.Section("Samples", "", [], pick("samples", "denoising_.+"))
     heatmaps = [(path, f"Error map and paths: {path.stem.replace('_', ' ')}.")
                 for path in sorted(folder.glob("heatmap_*.png"))]

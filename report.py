@@ -31,10 +31,10 @@ a { color: var(--accent); }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums;
         margin: .25rem 0 .75rem; }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
+th, td { padding: .375rem .6rem; line-height: 1.375rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 .number { text-align: right; }
-td.number:first-child, th.number:first-child { position: sticky; left: 0; background: var(--page); }
-th.number:first-child { background: var(--shade); z-index: 1; }
+td:first-child, th:first-child { position: sticky; left: 0; background: var(--page); }
+th:first-child { background: var(--shade); z-index: 1; }
 thead th { background: var(--shade); padding: 0; vertical-align: bottom; position: sticky; top: 0; }
 thead button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: .45rem .6rem;
   width: 100%; text-align: inherit; cursor: pointer; min-height: 2.5rem; }
@@ -49,6 +49,8 @@ pre { background: var(--shade); padding: .6rem .75rem; border-radius: 4px; overf
   font-size: .85rem; margin: .25rem 0 .5rem; }
 details { margin: .25rem 0 .75rem; }
 summary { cursor: pointer; padding: .35rem 0; }
+@media (max-width: 40rem) {
+  td:not(.number):first-child, th:not(.number):first-child { white-space: normal; min-width: 7.5rem; max-width: 9rem; } }
 @media (min-width: 60rem) { h1 { font-size: 2rem; } }
 """
 

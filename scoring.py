@@ -9,6 +9,7 @@ import torch
 
 import fid
 import generation
+import image_detail
 import sliced_wasserstein
 import tiny_classifier
 from command_line import write_run_record
@@ -16,7 +17,8 @@ from errors import InputError
 from files import expecting, locked, write_json
 
 METRIC_ROWS = {"fid": ("fid",), "kid": ("kid",), "precision_recall": ("precision", "recall"),
-               "swd": ("swd", "swd_64", "swd_32", "swd_16"), "fd_tiny": ("fd_tiny",)}
+               "swd": ("swd", "swd_64", "swd_32", "swd_16"), "fd_tiny": ("fd_tiny",), "detail": image_detail.ROWS}
+OF_ALL_IMAGES = {"swd", "fd_tiny", "detail"}            # metrics that are computed from all images at once
 INCEPTION_METRICS = ("fid", "kid", "precision_recall")
 
 
@@ -24,7 +26,8 @@ def add_metric_options(parser, split_help: str) -> None:
     """--metrics, --reference_split, --inception and --fd_tiny."""
     group = parser.add_argument_group("scores")
     group.add_argument("--metrics", nargs="+", choices=list(METRIC_ROWS), default=None,
-                       help="left out: fid where Inception weights are to be had, else swd, which needs none")
+                       help="left out: fid where Inception weights are to be had, else swd, which needs none; detail: "
+                       "kurtosis and contrast of the finest levels, to be compared with those of real images")
     group.add_argument("--reference_split", default="train", metavar="SPLIT", help=split_help)
     group.add_argument("--inception", type=Path, default=None, metavar="FILE",
                        help=f"{fid.WEIGHTS_NAME}; left out: from the torch hub cache, else downloaded")
@@ -116,7 +119,7 @@ class Scorer:
     def take(self, indices: list[int], images: torch.Tensor) -> None:
         """images: uint8 [B, 3, 64, 64] on the device, still being computed there."""
         self.indices += indices
-        if "swd" in self.metrics or "fd_tiny" in self.metrics:
+        if OF_ALL_IMAGES & set(self.metrics):
             self.images.append(images)
         if not set(self.metrics) & set(INCEPTION_METRICS):
             return
@@ -162,6 +165,8 @@ class Scorer:
             if warning := fid.warning_for_few(num_images, "scored", "fd_tiny", len(statistics.sum)):
                 print(warning, flush=True)
             values["fd_tiny"] = tiny_classifier.distance(statistics, references.tiny_statistics), None
+        if "detail" in self.metrics:
+            values |= image_detail.statistics_of(images)
         return values
 
 

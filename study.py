@@ -10,14 +10,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Callable
 
+import image_detail
 from checkpoint import epoch_of
 from errors import InputError
 from files import expecting
 from paths import FIXED_LEADS
 from sampling import X32_MODES
 from scheduler import NoiseSchedule
-from tables import (FEW_IMAGES, PATH_LABELS, PROTOCOL, Cell, Spread, Table, format_spread, grouped, mark_best,
-                    read_csv, run_name, spread_of, spread_over_seeds, take)
+from tables import (FEW_IMAGES, PATH_LABELS, PROTOCOL, UNRANKED, Cell, Spread, Table, direction, format_spread,
+                    grouped, mark_best, read_csv, run_name, spread_of, spread_over_seeds, take)
 
 RUN = re.compile(r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)$")
 MAP_FILE = re.compile(r"(heatmap|logsnr)_(?P<grid>\d+)_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep"
@@ -33,10 +34,18 @@ RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent tim
               "lift_independent_v_eps": "LIFT, independent, v, loss of the noise",
               "lift_native_v_eps": "LIFT, 32 at its own level, v, loss of the noise",
               "lift_native_light32_v_eps": "LIFT, 32 at its own level, its loss weighted 0.1, v, loss of the noise"}
+FIGURE_FILE = re.compile(r"(?P<kind>model_error|heatmap|logsnr|samples)_((?P<grid>\d+)_)?(?P<name>baseline\w*?|lift_\w+?)"
+                         r"_seed(?P<seed>\d+)_(?P<epochs>\d+)ep(?P<reconciled>_reconciled)?$")
+CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's", "heatmap": "Error map and paths",
+            "logsnr": "The same map, its paths by each scale's own change in log SNR",
+            "samples": "Samples from the same start noises"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
+DETAIL = image_detail.ROWS
 LEVELS = ("swd_64", "swd_32", "swd_16")
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD", "swd_64": "SWD, level 64",
-                "swd_32": "SWD, level 32", "swd_16": "SWD, level 16"}
+                "swd_32": "SWD, level 32", "swd_16": "SWD, level 16", "kurtosis_64": "kurtosis, level 64",
+                "kurtosis_32": "kurtosis, level 32", "contrast_64": "contrast, level 64",
+                "contrast_32": "contrast, level 32"}
 MANY_STEPS = 50                                         # a protocol without so many says nothing about the gate
 NOISY_FROM = 600                                        # timesteps of the noisy end
 SCHEDULE = NoiseSchedule()
@@ -63,6 +72,17 @@ def run_of(row: dict) -> tuple[str, int] | None:
     """(name, seed of training) of a row of results, None where it is not a run of the study."""
     match = RUN.match(run_name(row["checkpoint"]))
     return (match["name"], int(match["seed"])) if match and match["name"] in RUN_LABELS else None
+
+
+def caption_of(name: str) -> str | None:
+    """What a figure of the study shows, by its file name without suffix; None for other figures."""
+    match = FIGURE_FILE.match(name)
+    if not match or match["name"] not in RUN_LABELS:
+        return None
+    words = [RUN_LABELS[match["name"]], f"seed {match['seed']}", f"{match['epochs']} epochs"]
+    words += [f"{match['grid']} points"] if match["grid"] else []
+    words += ["predictions reconciled"] if match["reconciled"] else []
+    return f"{CAPTIONS[match['kind']]}: {'; '.join(words)}."
 
 
 def others(rows: list[dict]) -> list[dict]:
@@ -165,6 +185,11 @@ COMPARISONS = {
         or row["num_steps"] == NUM_STEPS and row["x32_mode"] == "reconciled" and row["path"] == "lead_3",
         level_label, lambda row: "", lambda rows: any(row["x32_mode"] == "reconciled" for row in rows),
         common_seeds=False, metrics=LEVELS),
+    "study_detail": Comparison(
+        f"Detail of the images, {NUM_STEPS} steps", "model; predictions",
+        lambda row: row["num_steps"] == NUM_STEPS and row["solver"] == "ddim"
+        and row["x32_mode"] in ("joint", "from_64", "reconciled") and (gate_path(row) or row["path"] in FIXED_LEADS),
+        level_label, lambda row: "", lambda rows: True, common_seeds=False, metrics=DETAIL),
 }
 
 
@@ -233,9 +258,11 @@ def note_of(protocol: dict, members: list[dict], floors: list[str]) -> str:
     floor = "Noise floor not measured."
     if floors:
         floor = f"Real images in place of generated ones score {', '.join(floors)}."
-    return (f"Lower is better. {protocol['epochs']} epochs of training, {protocol['num_images']:,} images a cell, "
+    metric = members[0]["metric"]
+    best = "" if metric in UNRANKED else "; best per column in bold where all its cells have the same seeds"
+    return (f"{direction(metric)} {protocol['epochs']} epochs of training, {protocol['num_images']:,} images a cell, "
             f"{weights} weights, {protocol['precision']}, against {protocol['dataset']}, split {protocol['split']}; "
-            f"{spread}; best per column in bold where all its cells have the same seeds. {floor}")
+            f"{spread}{best}. {floor}")
 
 
 def order_of(rows: list[dict], label: Callable[[dict], str], by_steps: bool = False) -> list[str]:
@@ -277,7 +304,7 @@ def comparison_tables(rows: list[dict], name: str) -> list[Table]:
         for (metric, _), cells in found.items():
             spreads = [spread_over_runs(cell, has_seeds_of_training(used)) if cell else None for cell in cells]
             column = [Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–") for spread in spreads]
-            if len({frozenset(map(run_seed, cell)) for cell in cells if cell}) == 1:
+            if metric not in UNRANKED and len({frozenset(map(run_seed, cell)) for cell in cells if cell}) == 1:
                 mark_best(column, higher=False)
             for line, cell in zip(table.rows, column):
                 line.append(cell)

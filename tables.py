@@ -11,16 +11,20 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import image_detail
 import plots
 from checkpoint import DEFAULT_NAMES
 from errors import InputError
 
 HIGHER_IS_BETTER = ("precision", "recall")
+UNRANKED = image_detail.ROWS    # good where real images have the same
 METRIC_LABELS = {"fid": "FID", "kid": "KID", "precision": "Precision", "recall": "Recall",
                  "fd_tiny": "Fréchet distance of a small classifier's features (fd_tiny, not FID)",
                  "swd": "Sliced Wasserstein distance, mean of the levels",
                  "swd_64": "Sliced Wasserstein distance, level 64", "swd_32": "Sliced Wasserstein distance, level 32",
-                 "swd_16": "Sliced Wasserstein distance, level 16"}
+                 "swd_16": "Sliced Wasserstein distance, level 16", "kurtosis_64": "Kurtosis of the detail, level 64",
+                 "kurtosis_32": "Kurtosis of the detail, level 32", "contrast_64": "Contrast of the detail, level 64",
+                 "contrast_32": "Contrast of the detail, level 32"}
 DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3}        # other metrics: four significant digits
 FEW_IMAGES = 2048               # below this, FID is biased upwards by much
 PATH_LABELS = {"uniform": "baseline", "dp": "baseline DP", **plots.PATH_LABELS}        # also the columns' order
@@ -202,10 +206,16 @@ def compare(rows: list[dict], metric: str) -> list[Comparison]:
     return comparisons
 
 
+def direction(metric: str) -> str:
+    """Which values of a metric are good, as a sentence."""
+    if metric in UNRANKED:
+        return "To be compared with real images."
+    return f"{'Higher' if metric in HIGHER_IS_BETTER else 'Lower'} is better."
+
+
 def protocol_note(comparison: Comparison) -> str:
     """What was measured, on what, in one sentence or two."""
     protocol, constants = comparison.protocol, comparison.constants
-    better = "higher" if protocol["metric"] in HIGHER_IS_BETTER else "lower"
     words = [f"{constants['num_steps']} steps"] if "num_steps" in constants else []
     if constants.get("num_model_calls") not in (None, constants.get("num_steps")):
         words.append(f"{constants['num_model_calls']} network calls")
@@ -214,12 +224,13 @@ def protocol_note(comparison: Comparison) -> str:
     words += [f"{protocol['weights'].upper() if protocol['weights'] == 'ema' else protocol['weights']} weights",
               protocol["precision"], f"against {protocol['dataset']}, split {protocol['split']}"]
     counts = sorted({len(spread.seeds) for spread in comparison.cells.values()})
-    note = f"{better.capitalize()} is better. " + ", ".join(words) + "; "
+    note = f"{direction(protocol['metric'])} " + ", ".join(words) + "; "
     if counts == [1]:
-        note += "one seed, so no spread; best per row in bold."
+        note += "one seed, so no spread"
     else:
         number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        note += f"mean ± sample standard deviation over {number} seeds; best per row in bold."
+        note += f"mean ± sample standard deviation over {number} seeds"
+    note += "." if protocol["metric"] in UNRANKED else "; best per row in bold."
     if protocol["metric"] == "fid" and protocol["num_images"] < FEW_IMAGES:
         note += f" Fewer than {FEW_IMAGES:,} images: biased upwards, compare within this table only."
     if comparison.has_earlier:
@@ -242,7 +253,8 @@ def metric_tables(rows: list[dict], metric: str, name: str | None = None) -> lis
             for label in comparison.labels:
                 spread = comparison.cells.get((row_key, label))
                 cells.append(Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–"))
-            mark_best(cells, metric in HIGHER_IS_BETTER)
+            if metric not in UNRANKED:
+                mark_best(cells, metric in HIGHER_IS_BETTER)
             table.rows.append(first + cells)
         tables.append(table)
     return tables
@@ -311,6 +323,7 @@ SIDE_TABLES = {"mse": mse_table, "super_resolution": super_resolution_table}
 # What each benchmark's ratio is, and whether it should be at least or at most its target.
 BENCHMARKS = {
     "train_step": ("training step, images/s over a plain step", "≥"),
+    "train_step_compile": ("the same with `--compile`", "≥"),
     "sampling": ("generation, images/s over a plain loop", "≥"),
     "error_map": ("error map, time of a plain loop over ours at equal standard error", "≥"),
     "dynamic_program": ("dynamic program on 100×100 points, time of nested loops over ours", "≥"),
@@ -319,7 +332,8 @@ BENCHMARKS = {
     "two_processes": ("largest relative difference of a loss, two processes from one", "≤"),
     "precision": ("loss gap of bf16 from float32 over that between two seeds", "≤"),
 }
-BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "memory_ratio", "gflops_used",
+BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "ratio_uncompiled",
+                     "compiled_over_uncompiled", "memory_ratio", "gflops_used",
                      "gflops_peak", "fraction_of_peak", "convolution_gflops", "seconds", "seconds_30", "num_kills",
                      "num_half_written", "max_steps", "relative_difference", "plain_images_per_second",
                      "ours_images_per_second", "mean_difference_in_grey_levels")
@@ -331,13 +345,14 @@ def benchmarks_table(folder) -> Table:
                   ["claim", "script", "measured", "target", "met", "figures"])
     for name, (claim, direction) in BENCHMARKS.items():
         path = Path(folder) / "benchmarks" / f"{name}.json"
+        script = f"{name.removesuffix('_compile')}.py" + " --compile" * name.endswith("_compile")
         if not path.exists():
             continue
         try:
             found = json.loads(path.read_text())
             details = "; ".join(f"{key.replace('_', ' ')} {short(found[key])}" for key in BENCHMARK_DETAILS
                                 if found.get(key) is not None)
-            table.rows.append([Cell(claim), Cell(f"`benchmarks/{name}.py`"),
+            table.rows.append([Cell(claim), Cell(f"`benchmarks/{script}`"),
                                Cell(f"{found['ratio']:.3g}", found["ratio"]),
                                Cell(f"{direction} {found['target']:g}", found["target"]),
                                Cell("yes" if found["ok"] else "no"), Cell(details)])

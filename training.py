@@ -30,7 +30,7 @@ from data import load_images, num_in_common, to_device
 from errors import InputError
 from files import (check_can_be_written, expecting, remove_leftovers, save_png, save_torch, write_csv,
                    write_json)
-from optimization import ExponentialMovingAverage, learning_rate_at, on_cpu
+from optimization import ExponentialMovingAverage, learning_rate_at, longest_warmup, on_cpu
 from scheduler import NoiseSchedule
 from training_options import check_options, check_same_run, timestep_rule
 
@@ -461,7 +461,8 @@ def name_held(args):
                          "--checkpoint_dir")
     try:
         args.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-        file = open(args.checkpoint_dir / f".{args.name}.lock", "w")
+        lock = args.checkpoint_dir / f".{args.name}.lock"
+        file = open(lock, "w")
     except OSError as error:
         raise InputError(f"--checkpoint_dir: {args.checkpoint_dir} cannot be made or written ({error.strerror}); "
                          "choose another folder") from error
@@ -471,7 +472,13 @@ def name_held(args):
         except OSError:
             raise InputError(f"--name: {args.name} is being trained into {args.checkpoint_dir} by another process; "
                              "wait for it, or choose another --name") from None
-        yield
+        try:
+            yield
+        finally:
+            if not existing_files(args):        # nothing came of it: the folder is as it was
+                lock.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    args.checkpoint_dir.rmdir()
 
 
 def existing_files(args) -> list[Path]:
@@ -560,9 +567,10 @@ def train(model_type: str, args) -> None:
             parameters = sum(p.numel() for p in trainer.model.parameters())
             print(f"{args.name}: {parameters:,} parameters, {trainer.num_images:,} images, {trainer.num_steps:,} "
                   f"steps of {args.batch_size} images ({trainer.steps_per_epoch} steps an epoch)", flush=True)
-            if args.lr_schedule == "cosine" and args.warmup_steps > trainer.num_steps // 2:
-                print(f"--warmup_steps: {trainer.num_steps // 2} in place of {args.warmup_steps}, for half of the run "
-                      "is left to the cosine", flush=True)
+            longest = longest_warmup(trainer.num_steps)
+            if args.lr_schedule == "cosine" and args.warmup_steps > longest:
+                print(f"--warmup_steps: {longest} in place of {args.warmup_steps}, for half of the run is left to the "
+                      "cosine", flush=True)
         trainer.run()
         if group.is_main:
             newest = checkpoint.list_checkpoints(args.checkpoint_dir, args.name)[-1]

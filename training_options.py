@@ -16,6 +16,7 @@ DECISIVE_OPTIONS = ("dataset", "split", "hidden_dims", "batch_size", "grad_accum
                     "warmup_steps", "ema_decay", "flip", "seed", "timesteps", "loss_scales", "loss_weight_32",
                     "parametrization", "loss_target", "native_32", "band_lead", "band_noise_share",
                     "band_independent_share")
+DEFAULT_VAL_SPLIT = "validation"
 
 
 def add_training_options(parser, model_type: str) -> None:
@@ -23,7 +24,7 @@ def add_training_options(parser, model_type: str) -> None:
     add_data_options(parser)
     data = parser.add_argument_group("data")
     data.add_argument("--split", default="train", help="images to train on")
-    data.add_argument("--val_split", default="validation", help="held-out images, for --val_every")
+    data.add_argument("--val_split", default=DEFAULT_VAL_SPLIT, help="held-out images, for --val_every")
     data.add_argument("--val_images", type=whole_number(1), default=500, help="how many held-out images to use")
     data.add_argument("--flip", action="store_true", help="mirror half of the images at random")
 
@@ -74,6 +75,9 @@ def check_options(args) -> None:
                          "underscores, for the names of files")
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite: found both, expected one: continue what is there, or replace it")
+    if args.val_split != DEFAULT_VAL_SPLIT and not args.val_every:
+        raise InputError(f"--val_split: found {args.val_split}, which has no effect without --val_every; add it, or "
+                         "leave the split out")
     beyond = [epoch for epoch in args.save_epochs or [] if epoch > args.epochs]
     if beyond:
         raise InputError(f"--save_epochs: found {beyond[0]}, expected at most {args.epochs}, the number of --epochs")

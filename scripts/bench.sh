@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
 # Run every benchmark (or the ones named) and keep the last line of each in results/benchmarks/NAME.json.
 #   ./scripts/bench.sh                      all
-#   ./scripts/bench.sh train_step frechet   these
+#   ./scripts/bench.sh train_step frechet   these; train_step_compile is train_step.py --compile
 #   BENCHMARKS_DIR                          another folder than results/benchmarks
 # Exit status 1 if one failed or missed its target; the others are run all the same.
 set -uo pipefail
 source "$(dirname "$0")/environment.sh" || exit
-all="dynamic_program train_step error_map sampling frechet path_costs resume_after_kills two_processes precision"
+all="dynamic_program train_step train_step_compile error_map sampling frechet path_costs resume_after_kills two_processes precision"
 folder="${BENCHMARKS_DIR:-results/benchmarks}"
 mkdir -p "$folder"
 for name in "$@"; do
-    [ -f "benchmarks/$name.py" ] || { echo "bench.sh: found $name, expected some of: $all" >&2; exit 2; }
+    [[ " $all " == *" $name "* ]] || { echo "bench.sh: found $name, expected some of: $all" >&2; exit 2; }
 done
 status=0
 for name in ${@:-$all}; do
-    printf '\n== benchmarks/%s.py ==\n' "$name"
+    command=("benchmarks/${name%_compile}.py")
+    if [[ "$name" == *_compile ]]; then command+=(--compile); fi
+    printf '\n== %s ==\n' "${command[*]}"
     output=$(mktemp)
-    if "$PYTHON" "benchmarks/$name.py" | tee "$output" && tail -n 1 "$output" | "$PYTHON" -m json.tool > "$output.json"; then
+    if "$PYTHON" "${command[@]}" | tee "$output" && tail -n 1 "$output" | "$PYTHON" -m json.tool > "$output.json"; then
         mv "$output.json" "$folder/$name.json"
         grep -q '"ok": true' "$folder/$name.json" || { echo "bench.sh: $name missed its target" >&2; status=1; }
     else

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The study of the README: does a dual-scale model pay, and which path? All of it, or the phases that are named:
 #   ./scripts/study.sh [train] [maps] [samples] [floor] [error] [training] [paths] [scale32] [predictions]
-#                      [gate] [tables]
+#                      [gate] [detail] [tables]
 # Every setting can be given from outside. As it stands it is the GPU's: default-size models.
 #   DEVICES    where jobs run, one process each: "0 1", or "cpu cpu" with THREADS=1; left out: all GPUs, else one CPU
 # Finished parts are not done again, stopped trainings resume: start it again after any stop. Logs: $LOGS.
@@ -216,6 +216,17 @@ predictions_jobs() {
         evaluate "$run" 18 "$NUM_IMAGES" diagonal --x32 from_64
     done
 }
+detail_jobs() {
+    local run
+    for run in $(runs | here); do
+        case "$run" in
+            baseline*) evaluate "$run" 18 "$GATE_IMAGES" uniform --metrics detail ;;
+            *) evaluate "$run" 18 "$GATE_IMAGES" diagonal --metrics detail
+               evaluate "$run" 18 "$GATE_IMAGES" "${LEADS##* }" --x32 reconciled --metrics detail ;;
+        esac
+    done
+    echo "floor_detail eval_noise_floor.py $data --num_images $GATE_IMAGES --metrics detail --results $RESULTS"
+}
 floor_jobs() {
     echo "floor eval_noise_floor.py $data --num_images $NUM_IMAGES $GATE_IMAGES $FLOOR_IMAGES --metrics $METRICS" \
         "--fd_tiny $FD_TINY --results $RESULTS"
@@ -250,7 +261,7 @@ sample_job() {      # RUN PATH X32 SUFFIX
         "--precision $PRECISION --overwrite"
 }
 
-all_phases=(train maps samples floor error training paths scale32 predictions gate tables)
+all_phases=(train maps samples floor error training paths scale32 predictions gate detail tables)
 phases=("$@")
 [ $# -gt 0 ] || phases=("${all_phases[@]}")
 for phase in "${phases[@]}"; do
@@ -259,7 +270,7 @@ for phase in "${phases[@]}"; do
 done
 for phase in "${phases[@]}"; do
     printf '\n== %s ==\n' "$phase"
-    if [[ " maps samples error training paths scale32 predictions gate " == *" $phase "* ]] && [ -z "$(runs | here)" ]; then
+    if [[ " maps samples error training paths scale32 predictions gate detail " == *" $phase "* ]] && [ -z "$(runs | here)" ]; then
         echo "study.sh: EPOCHS, CHECKPOINTS: found no *_${EPOCHS}ep.pth of these runs in $CHECKPOINTS; run phase train" >&2
         exit 2
     fi
@@ -272,6 +283,7 @@ for phase in "${phases[@]}"; do
         scale32) scale32_jobs | run_jobs ;;
         predictions) predictions_jobs | run_jobs ;;
         samples) sample_jobs | run_jobs ;;
+        detail) detail_jobs | run_jobs ;;
         floor) floor_jobs | run_jobs ;;
         error) error_jobs | run_jobs ;;
         tables) "$PYTHON" plot_results.py --results "$RESULTS" --readme "${README:-README.md}" --grid 30 ;;

@@ -1,6 +1,7 @@
 """Shared ground of the tests: modules importable from the repository root, one thread, the reference weights."""
 import json
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -89,3 +90,11 @@ def blank_v_model(model_type: str) -> torch.nn.Module:
     torch.nn.init.zeros_(model.final_conv[-1].weight)
     torch.nn.init.zeros_(model.final_conv[-1].bias)
     return model
+
+
+def wait_until(condition) -> None:
+    """Return once `condition()` is true; fails after a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited for a minute in vain"
+        time.sleep(0.02)

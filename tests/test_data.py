@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,9 @@ from PIL import Image
 
 import data
 import synthetic
+from conftest import ROOT, wait_until
 from errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
 ANIMALS = ROOT / ".." / "shared" / "data" / "animals64"
 
 
@@ -391,22 +393,51 @@ def test_a_failed_build_leaves_nothing(tmp_path, load):
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
-def test_two_processes_building_at_once(tmp_path, load, monkeypatch):
-    """While one process is in the middle of drawing, another one builds the same cache from start to end."""
-    draw, others = synthetic.draw, []
+DECODER = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+import data, synthetic
+draw = synthetic.draw
+def draw_late(index):
+    with open("drawn.txt", "a") as file:
+        file.write(f"{index}\\n")
+    while not os.path.exists("go"):
+        time.sleep(0.02)
+    return draw(index)
+synthetic.draw = draw_late
+print(data.load_images("synthetic:8", "train", "cache").content_hash)
+"""
 
-    def draw_while_another_builds(index):
-        if index == 5 and not others:
-            others.append(None)                             # the other's own image 5 comes by here as well
-            with monkeypatch.context() as patch:
-                patch.setattr(os, "getpid", lambda: 1)
-                others[0] = load("synthetic:12")
-        return draw(index)
-    monkeypatch.setattr(synthetic, "draw", draw_while_another_builds)
-    found = load("synthetic:12")
-    assert np.array_equal(found.images, others[0].images) and found.content_hash == others[0].content_hash
-    assert np.array_equal(found.images[5], draw(5)) and cache_file(tmp_path).exists()
-    assert not list((tmp_path / "cache").rglob("*.tmp*"))
+
+def start_decoder(folder):
+    """Another process that decodes eight images once there is a file `go`, and prints the content hash."""
+    return subprocess.Popen([sys.executable, "-c", DECODER, str(ROOT)], cwd=folder, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def test_of_two_processes_one_decodes_and_the_other_waits(tmp_path):
+    first = start_decoder(tmp_path)
+    wait_until((tmp_path / "drawn.txt").exists)
+    second = start_decoder(tmp_path)
+    assert second.stdout.readline() == "waiting for another process that decodes synthetic:8 train\n"
+    (tmp_path / "go").touch()
+    (hash_of_first, _), (hash_of_second, _) = first.communicate(timeout=60), second.communicate(timeout=60)
+    assert len(hash_of_first) == 17 and hash_of_first == hash_of_second
+    assert sorted((tmp_path / "drawn.txt").read_text().split()) == [str(k) for k in range(8)]
+    assert not list((tmp_path / "cache").rglob(".building*"))
+
+
+def test_what_a_killed_decoder_left_is_removed(tmp_path, load):
+    killed = start_decoder(tmp_path)
+    wait_until((tmp_path / "drawn.txt").exists)
+    killed.kill()
+    killed.communicate()
+    [left] = (tmp_path / "cache").rglob(".building*")
+    (left / "part").mkdir()
+    (left / "part" / "table.arrow").write_text("half")
+    assert list((tmp_path / "cache").rglob("*.tmp*"))
+    assert len(load("synthetic:8")) == 8
+    assert not [path for path in (tmp_path / "cache").rglob("*") if ".tmp" in path.name or ".building" in path.name]
 
 
 # --- device and options -----------------------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ class BlockGaussian(Denoiser):
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_jacobians_of_a_v_model(precision):
     """Both scales' own blocks in closed form, 3 (1 - abar) and 3 abar, in float32 and with the network in bf16."""
-    heatmap = error_map.estimate(blank_v_model("lift"), some_images(2), [999, 500, 0], K=1, batch_size=2, chain_rule="none",
+    heatmap = error_map.estimate(blank_v_model("lift"), some_images(2), [999, 500, 0], K=1, batch_size=2,
+                                 chain_rule="none",
                                  precision=precision)
     abar = SCHEDULE.alphas_cumprod[[999, 500, 0]]
     for block, values in (("64<-64", abar[:, None].expand(3, 3)), ("32<-32", abar[None].expand(3, 3))):

@@ -63,7 +63,8 @@ def test_reconciled_predictions_that_agree_stay_exact(batch):
 def test_an_exact_32_prediction_mends_the_coarse_part_of_the_64_prediction(batch):
     """A 64 prediction of no noise is wrong by the noise; of that, the 32 scale's share of the 2x2 mean goes."""
     x_0_64, noises = batch
-    errors = measurements.squared_errors(lambda *_: (torch.zeros_like(noises[0]), noises[1]), x_0_64, noises, (500, 300),
+    errors = measurements.squared_errors(lambda *_: (torch.zeros_like(noises[0]), noises[1]), x_0_64, noises,
+                                         (500, 300),
                                          SCHEDULE, reconciled=True)
     snr_64, snr_32 = SCHEDULE.snr(torch.tensor([500, 300])).double()
     coarse = downsample_to_32(noises[0]).repeat_interleave(2, -1).repeat_interleave(2, -2)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import results_table
 import sampling
 from checkpoint import build_model, load_model
 from command_line import run_script
+from conftest import wait_until
 from errors import InputError
 from files import save_torch
 from test_fid import accept_stand_in, stand_in_weights         # noqa: F401  fixtures
@@ -119,7 +121,8 @@ def test_existing_images_are_refused_or_replaced(work, monkeypatch, capsys):
     arguments = [*COMMON, "--epochs", 3, "--num_images", 3]
     assert run(monkeypatch, generate_with_path_30, *arguments, "--output_dir", "out", "--grid_png", "a.png") == 0
     before = {p.name: p.read_bytes() for p in (work / "out").iterdir()}
-    message = fails(monkeypatch, capsys, generate_with_path_30, *arguments, "--output_dir", "out", "--grid_png", "b.png")
+    message = fails(monkeypatch, capsys, generate_with_path_30, *arguments, "--output_dir", "out",
+                    "--grid_png", "b.png")
     assert "out: holds 3 PNG files" in message and "--overwrite" in message and not (work / "b.png").exists()
     assert {p.name: p.read_bytes() for p in (work / "out").iterdir()} == before
     assert run(monkeypatch, generate_with_path_30, *COMMON, "--epochs", 3, "--num_images", 2, "--output_dir", "out",
@@ -128,7 +131,8 @@ def test_existing_images_are_refused_or_replaced(work, monkeypatch, capsys):
 
 
 def test_a_run_that_is_stopped_leaves_the_earlier_images(work, monkeypatch, capsys):
-    arguments = [*COMMON, "--epochs", 3, "--num_images", 4, "--batch_size", 2, "--output_dir", "out", "--grid_png", "a.png"]
+    arguments = [*COMMON, "--epochs", 3, "--num_images", 4, "--batch_size", 2, "--output_dir", "out",
+                 "--grid_png", "a.png"]
     assert run(monkeypatch, generate_with_path_30, *arguments) == 0
     before = {p.name: p.read_bytes() for p in (work / "out").iterdir()}
     original = generation.generate_uint8
@@ -140,6 +144,36 @@ def test_a_run_that_is_stopped_leaves_the_earlier_images(work, monkeypatch, caps
     assert "stopped" in fails(monkeypatch, capsys, generate_with_path_30, *arguments, "--overwrite", "--seed", 1)
     assert {p.name: p.read_bytes() for p in (work / "out").iterdir()} == before
     assert not [p for p in work.iterdir() if ".tmp" in p.name]
+
+
+def generate_slowly(arguments):
+    """A process that generates and takes a second for every batch."""
+    original = generation.generate_uint8
+
+    def one_batch_a_second(*more, **options):
+        for batch in original(*more, **options):
+            yield batch
+            time.sleep(1)
+    generation.generate_uint8 = one_batch_a_second
+    sys.argv = ["generate_with_path_30.py", *map(str, arguments)]
+    run_script(generate_with_path_30.main)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_two_runs_into_one_folder_and_a_run_that_is_killed(work, monkeypatch, capsys, number):
+    arguments = [*COMMON, "--epochs", 3, "--num_images", 60, "--batch_size", 1, "--output_dir", "out", "--grid_png",
+                 "a.png"]
+    slow = multiprocessing.get_context("fork").Process(target=generate_slowly, args=(arguments,))
+    slow.start()
+    wait_until(lambda: list(work.glob(".out.tmp/*.png")))
+    message = fails(monkeypatch, capsys, generate_with_path_30, *arguments)
+    assert "another process is generating into out" in message and list(work.glob(".out.tmp/*.png"))
+    os.kill(slow.pid, number)
+    slow.join(20)
+    assert slow.exitcode == (143 if number == signal.SIGTERM else -number)
+    assert (work / ".out.tmp").exists() == (number == signal.SIGKILL) and not (work / "out").exists()
+    assert run(monkeypatch, generate_with_path_30, *arguments, "--num_images", 2) == 0
+    assert len(list((work / "out").glob("*.png"))) == 2 and not (work / ".out.tmp").exists()
 
 
 @pytest.mark.parametrize("grid", ["grid.json", "file/grid.png", "out"])
@@ -184,7 +218,8 @@ def fake_heatmap(loaded, **changes):
 @pytest.fixture
 def any_heatmap(monkeypatch):
     """Let load_heatmap take a file that holds only what paths need."""
-    monkeypatch.setattr(generation.error_map, "load_heatmap", lambda path, grid=None: torch.load(path, weights_only=True))
+    monkeypatch.setattr(generation.error_map, "load_heatmap",
+                        lambda path, grid=None: torch.load(path, weights_only=True))
 
 
 def test_heatmap_of_this_checkpoint_is_found_and_another_refused(work, monkeypatch, capsys, any_heatmap):
@@ -292,7 +327,8 @@ def test_without_inception_weights_nothing_is_called_fid(work, monkeypatch, caps
     printed = capsys.readouterr().out
     assert fid.WEIGHTS_NAME in printed and str(work / "home" / "hub" / "checkpoints") in printed and "swd" in printed
     assert {row["metric"] for row in table()} == {"swd", "swd_64", "swd_32", "swd_16"}
-    assert fid.WEIGHTS_NAME in fails(monkeypatch, capsys, eval_fid_batch, *EVAL, "--model_type", "baseline", "--metrics",
+    assert fid.WEIGHTS_NAME in fails(monkeypatch, capsys, eval_fid_batch, *EVAL, "--model_type", "baseline",
+                                     "--metrics",
                                      "fid")
 
 
@@ -359,12 +395,21 @@ def test_two_processes_give_the_same_rows(work, monkeypatch, accept_stand_in):  
     (generate_with_path_30, ["--checkpoint", "none.pth"], "none.pth: no such checkpoint"),
     (generate_with_path_30, ["--epochs", "3", "--path", "uniform"], "expected one of diagonal"),
     (generate_with_path_30, ["--epochs", "3", "--path", "dp_64"], "heatmap_30_3ep.pth: no such heatmap"),
+    (generate_with_path_30, ["--epochs", "3", "--heatmap", "a.pth"], "--heatmap: found a.pth, which has no effect on "
+     "diagonal"),
+    (generate_with_path_30, ["--checkpoint", "checkpoints/baseline_3ep.pth", "--name", "other"],
+     "--name: found other, which has no effect beside --checkpoint"),
+    (eval_fid_batch, ["--checkpoints", "checkpoints/lift_dual_timestep_3ep.pth", "--name", "other"],
+     "--name: found other, which has no effect beside --checkpoints"),
+    (eval_fid_batch, ["--paths", "dp_64", "--epochs", "3", "--grid", "31", "--heatmap_dir", "maps"],
+     "--grid 31 --output_dir maps"),
     (generate_with_path_30, ["--epochs", "3", "--path", "nonsense"], "invalid choice"),
     (generate_with_path_30, ["--epochs", "3", "--num_images", "0"], "--num_images"),
     (generate_with_path_30, ["--epochs", "3", "--num_steps", "1000"], "--num_steps"),
     (generate_with_path_30, ["--epochs", "3", "--eta", "0.5", "--solver", "multistep"], "--eta"),
     (generate_with_path_30, ["--epochs", "3", "--device", "cuda:99"], "--device"),
-    (eval_fid_batch, ["--model_type", "lift", "--checkpoints", "checkpoints/baseline_3ep.pth"], "is a baseline checkpoint"),
+    (eval_fid_batch, ["--model_type", "lift", "--checkpoints", "checkpoints/baseline_3ep.pth"],
+     "is a baseline checkpoint"),
     (eval_fid_batch, ["--model_type", "baseline", "--paths", "dp_64"], "expected one of uniform, dp"),
     (eval_fid_batch, ["--model_type", "baseline", "--x32", "random"], "--x32: found random for a baseline"),
     (generate_with_path_30, ["--checkpoint", "checkpoints/baseline_3ep.pth", "--x32", "random"],
@@ -376,7 +421,8 @@ def test_two_processes_give_the_same_rows(work, monkeypatch, accept_stand_in):  
     (eval_fid_batch, ["--epochs", "3", "--checkpoints", "x.pth"], "--epochs: found together with --checkpoints"),
     (eval_fid_batch, ["--paths", "diagonal", "--reference_split", "nonsense"], "nonsense"),
     (eval_fid_batch, ["--paths", "diagonal", "--num_images", "1"], "--num_images"),
-    (eval_fid_batch, ["--paths", "diagonal", "--metrics", "fid", "--inception", "none.pth"], "--inception: found no file"),
+    (eval_fid_batch, ["--paths", "diagonal", "--metrics", "fid", "--inception", "none.pth"],
+     "--inception: found no file"),
 ])
 def test_wrong_input_is_one_line_and_leaves_nothing(work, monkeypatch, capsys, script, arguments, expected):
     common = EVAL + ["--metrics", "swd"] if script is eval_fid_batch else COMMON

@@ -20,6 +20,7 @@ import devices
 import fid
 import reference_cache
 import scoring
+from conftest import wait_until
 from errors import InputError
 from files import save_torch
 
@@ -72,7 +73,8 @@ def statistics_of(features):
 # Fréchet distance
 
 def random_covariance(size, seed, rank=None):
-    factor = np.random.default_rng(seed).standard_normal((size, rank or 2 * size)) * np.geomspace(1, 0.01, size)[:, None]
+    factor = (np.random.default_rng(seed).standard_normal((size, rank or 2 * size))
+              * np.geomspace(1, 0.01, size)[:, None])
     return factor @ factor.T / size
 
 
@@ -170,7 +172,8 @@ def test_features_do_not_depend_on_the_batch(inception):
 
 def run_pytorch_fid(stand_in_weights, *arguments):
     """`python -m pytorch_fid` on a CPU with the stand-in weights -> what it printed."""
-    done = subprocess.run([sys.executable, "-m", "pytorch_fid", "--device", "cpu", "--num-workers", "0", "--dims", "2048",
+    done = subprocess.run([sys.executable, "-m", "pytorch_fid", "--device", "cpu", "--num-workers", "0",
+                           "--dims", "2048",
                            *map(str, arguments)], capture_output=True, text=True,
                           env={**os.environ, "TORCH_HOME": str(stand_in_weights.parents[2]), "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
@@ -428,19 +431,12 @@ def slow_reference(folder, log, seconds):
     assert reference_cache.load_or_compute(folder, image_set(), "swd", "", compute) == {"value": 3}
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("first_dies", [False, True])
 def test_second_process_waits_and_survives_the_first(tmp_path, first_dies):
     context, log = multiprocessing.get_context("fork"), tmp_path / "log"
     first = context.Process(target=slow_reference, args=(tmp_path, log, 60 if first_dies else 1))
     first.start()
-    wait_for(lambda: log.exists() and log.read_text())
+    wait_until(lambda: log.exists() and log.read_text())
     second = context.Process(target=slow_reference, args=(tmp_path, log, 0))
     second.start()
     time.sleep(0.3)

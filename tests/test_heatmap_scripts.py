@@ -140,6 +140,7 @@ def test_existing_output_needs_overwrite(folder, computed, capsys):
     before = computed.read_bytes()
     assert "--overwrite" in failure(compute_heatmap_30.main, options(folder), capsys)
     assert "--overwrite" in failure(plot_heatmap.main, [computed, *GRID_OPTIONS[2:]], capsys)
+    assert "expected a name that ends in .png" in failure(plot_heatmap.main, [computed, "--output", "a.pdf"], capsys)
     assert computed.read_bytes() == before
 
 

@@ -82,7 +82,8 @@ def test_baseline_makes_exactly_n_calls_from_999(num_steps):
 # Exact denoisers
 
 @pytest.mark.parametrize("solver", ["ddim", "multistep"])
-@pytest.mark.parametrize("path", [uniform_diagonal(1), uniform_diagonal(18), OFF_DIAGONAL, random_path(0), random_path(1)],
+@pytest.mark.parametrize("path", [uniform_diagonal(1), uniform_diagonal(18), OFF_DIAGONAL,
+                                  random_path(0), random_path(1)],
                          ids=["one step", "diagonal", "off diagonal", "random 0", "random 1"])
 def test_exact_noise_recovers_the_clean_image(path, solver):
     """So the last step goes to abar = 1: at abar_0 = 0.9999 a hundredth of the noise would be left."""

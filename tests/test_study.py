@@ -15,15 +15,17 @@ from test_tables import row, texts
 def run(name, training_seed=0, **changes) -> dict:
     """A row of a training run of the study, on the diagonal unless told otherwise."""
     is_baseline = name == "baseline"
-    known = {"checkpoint": f"{name}_seed{training_seed}_3ep.pth", "checkpoint_hash": f"{name}{training_seed}", "metric": "fd_tiny",
+    known = {"checkpoint": f"{name}_seed{training_seed}_3ep.pth", "checkpoint_hash": f"{name}{training_seed}",
+             "metric": "fd_tiny",
              "model_type": "baseline" if is_baseline else "lift", "path": "uniform" if is_baseline else "diagonal",
              "path_hash": "p", "step_size": ""}
     return row(**{**known, **changes})
 
 
 def real(metric, value, seed, **changes) -> dict:
-    return row(checkpoint="real images", model_type="real", path="real", metric=metric, value=value, seed=seed, epochs=0,
-               num_steps=0, num_model_calls=0, weights="", precision="", solver="", x32_mode="", step_size="", **changes)
+    return row(checkpoint="real images", model_type="real", path="real", metric=metric, value=value, seed=seed,
+               epochs=0, num_steps=0, num_model_calls=0, weights="", precision="", solver="", x32_mode="",
+               step_size="", **changes)
 
 
 def test_rows_have_the_columns_of_the_table():
@@ -42,6 +44,16 @@ def test_which_rows_are_of_the_study():
 def test_every_training_of_the_script_has_a_name_in_the_tables():
     script = (Path(__file__).parent.parent / "scripts" / "study.sh").read_text()
     assert set(re.findall(r"^    \[(\w+)\]=", script, re.MULTILINE)) == set(study.RUN_LABELS)
+
+
+def test_captions_name_the_run():
+    assert study.caption_of("heatmap_30_lift_band_seed1_3ep") == \
+        "Error map and paths: LIFT, band; seed 1; 3 epochs; 30 points."
+    assert study.caption_of("samples_lift_native_v_eps_seed0_3ep_reconciled") == (
+        "Samples from the same start noises: LIFT, 32 at its own level, v, loss of the noise; seed 0; 3 epochs; "
+        "predictions reconciled.")
+    for other in ("heatmap_30_lift_band_seed1_3ep_blocks", "samples_lift_unknown_seed0_3ep", "report"):
+        assert study.caption_of(other) is None
 
 
 def gate_rows(**changes):
@@ -201,7 +213,8 @@ def test_identity_distances_come_from_the_records(tmp_path):
         json.dumps({**record, "options": {"step_size": "logsnr"}}))
     (tmp_path / "study" / "lead_lift_band_seed1_3ep_18steps.json").write_text("{")
     [table] = study.tables_named("study_identity", [], tmp_path)
-    assert texts(table) == [["LIFT, independent timesteps", "0", "3", "30", "DP-64", "logsnr", "0.89", "25%", "32 at noise"],
+    assert texts(table) == [["LIFT, independent timesteps", "0", "3", "30", "DP-64", "logsnr", "0.89", "25%",
+                             "32 at noise"],
                             ["LIFT, band", "1", "3", "30", "DP-64", "index", "0.89", "25%", "32 at noise"]]
 
 
@@ -236,7 +249,8 @@ def test_clean_error_follows_from_the_noise_error(tmp_path):
     abar = study.SCHEDULE.alphas_cumprod
     factors = [((1 - abar[t]) / abar[t]).item() for t in (999, 700)]
     assert texts(table) == [
-        ["baseline, v, loss of v", "0", "3", *(f"{error * factor:.3f}" for error, factor in zip((0.02, 0.03), factors))],
+        ["baseline, v, loss of v", "0", "3",
+         *(f"{error * factor:.3f}" for error, factor in zip((0.02, 0.03), factors))],
         ["LIFT, independent, v, loss of v", "0", "3",
          *(f"{error * factor:.3f}" for error, factor in zip((0.01, 0.02), factors))]]
     assert table.note.startswith("8 images (d, split validation), weights: ema.")

@@ -286,13 +286,15 @@ def test_benchmarks_come_from_their_last_lines(tmp_path):
 def test_path_costs_are_averaged_over_mixtures(tmp_path):
     assert tables.path_cost_tables(tmp_path) == []
     found = {"options": {"num_mixtures": 2, "num_paths": 60, "path_steps": 10, "num_steps": 18},
-             "correlations": [{"mixture": k, "cost": "step doubling", "raw": 0.8 + 0.1 * k, "whitened": 0.5} for k in (0, 1)],
+             "correlations": [{"mixture": k, "cost": "step doubling", "raw": 0.8 + 0.1 * k, "whitened": 0.5}
+                              for k in (0, 1)],
              "paths": [{"mixture": k, "path": "dp_step", "raw": 0.03, "whitened": 0.1 * (k + 1), "kind": "mixed"}
                        for k in (0, 1)]}
     (tmp_path / "path_costs.json").write_text(json.dumps(found))
     correlations, distances = tables.path_cost_tables(tmp_path)
     assert [cell.text for cell in correlations.rows[0]] == ["step doubling", "0.85 [0.80, 0.90]", "0.50 [0.50, 0.50]"]
-    assert [cell.text for cell in distances.rows[0]] == ["dp_step", "0.0300 [0.0300, 0.0300]", "0.1500 [0.1000, 0.2000]",
+    assert [cell.text for cell in distances.rows[0]] == ["dp_step", "0.0300 [0.0300, 0.0300]",
+                                                         "0.1500 [0.1000, 0.2000]",
                                                          "mixed"]
     (tmp_path / "path_costs.json").write_text("{}")
     with pytest.raises(InputError, match="path_costs.json: is not what"):

@@ -36,7 +36,8 @@ def test_the_real_classifier_agrees_with_its_own_distance():
     a, b = noise_images(60, 0), noise_images(50, 1, 200)
     expected = classifier.code.frechet(*(classifier.code.features(torch.from_numpy(images), classifier.network)
                                          for images in (a, b)))
-    assert tiny_classifier.distance(classifier.statistics(a), classifier.statistics(b)) == pytest.approx(expected, rel=1e-4)
+    assert tiny_classifier.distance(classifier.statistics(a),
+                                    classifier.statistics(b)) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("spoil, words", [
@@ -64,16 +65,19 @@ def test_drawn_images_and_the_others_are_the_split():
 
 def test_noise_floor_rows(tmp_path, tiny_folder, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = ["--dataset", "synthetic:24", "--num_images", 6, 12, "--seeds", 1, 2, "--metrics", "fd_tiny", "--fd_tiny",
+    arguments = ["--dataset", "synthetic:24", "--num_images", 6, 12, "--seeds", 1, 2, "--metrics", "fd_tiny",
+                 "--fd_tiny",
                  tiny_folder, "--device", "cpu", "--num_threads", 1]
     assert run(monkeypatch, eval_noise_floor, *arguments) == 0
     rows = results_table.read("results/fid_results.csv")
-    assert [(r["num_images"], r["seed"], r["metric"]) for r in rows] == [(n, s, "fd_tiny") for n in (6, 12) for s in (1, 2)]
+    assert [(r["num_images"], r["seed"], r["metric"]) for r in rows] == [(n, s, "fd_tiny")
+                                                                         for n in (6, 12) for s in (1, 2)]
     assert all(r["model_type"] == "real" and r["value"] > 0 for r in rows)
     images = data.load_images("synthetic:24").images
     classifier = tiny_classifier.load(tiny_folder)
     chosen = np.random.default_rng(2).permutation(24)
-    expected = tiny_classifier.distance(*(classifier.statistics(images[np.sort(part)]) for part in (chosen[:12], chosen[12:])))
+    expected = tiny_classifier.distance(*(classifier.statistics(images[np.sort(part)])
+                                          for part in (chosen[:12], chosen[12:])))
     assert rows[3]["value"] == pytest.approx(expected, rel=1e-6)
     before = Path("results/fid_results.csv").read_bytes()
     assert "WARNING" not in capsys.readouterr().out

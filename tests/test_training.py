@@ -134,7 +134,8 @@ def test_training_lowers_the_loss(run):
 
 def test_max_steps_and_save_epochs(run):
     folder = run("baseline", "--epochs", 9, "--max_steps", 15, "--save_epochs", 1, 2)
-    assert [checkpoint.epoch_of(p) for p in checkpoint.list_checkpoints(folder / "checkpoints", "baseline")] == [1, 2, 3]
+    assert [checkpoint.epoch_of(p)
+            for p in checkpoint.list_checkpoints(folder / "checkpoints", "baseline")] == [1, 2, 3]
     assert load_torch(folder / "checkpoints/baseline_3ep.pth")["step"] == 15
 
 
@@ -256,7 +257,8 @@ def test_existing_checkpoints_are_not_touched_unless_told(run, tmp_path):
     (["--hidden_dims", 8, 24], "--hidden_dims: found"), (["--batch_size", 16], "--batch_size: found 16"),
     (["--parametrization", "v"], "--parametrization: found v, but .* was trained with eps"),
     (["--native_32"], "--native_32: found True, but .* was trained with False"),
-    (["--dataset", "synthetic:40"], "--dataset: found synthetic:40"), (["--max_steps", 9], "--epochs: found a run of 9")])
+    (["--dataset", "synthetic:40"], "--dataset: found synthetic:40"),
+    (["--max_steps", 9], "--epochs: found a run of 9")])
 def test_resume_refuses_another_run(run, options, message):
     run("lift", "--max_steps", 3)
     with pytest.raises(InputError, match=message):
@@ -330,7 +332,8 @@ def test_a_full_disk_ends_the_events_and_not_the_training(run, tmp_path, monkeyp
 
 @pytest.mark.parametrize("options, message", [
     (["--name", "run[1]"], r"--name: found 'run\[1\]', expected at most 100 letters"),
-    (["--name", "a" * 101], "--name: found 'aaa"), (["--resume", "--overwrite"], "--resume and --overwrite: found both"),
+    (["--name", "a" * 101], "--name: found 'aaa"),
+    (["--resume", "--overwrite"], "--resume and --overwrite: found both"),
     (["--learning_rate", 1e-9], "--learning_rate: found 1e-09, expected at least 1e-06"),
     (["--ema_decay", 1], "--ema_decay: found 1"),
     (["--epochs", 3, "--save_epochs", 2, 4], "--save_epochs: found 4, expected at most 3"),
@@ -343,7 +346,8 @@ def test_options_without_sense_are_refused_before_any_work(run, tmp_path, option
 
 
 @pytest.mark.parametrize("change", [
-    lambda state: state.pop("num_steps"), lambda state: state.pop("random_states"), lambda state: state.update(step="3"),
+    lambda state: state.pop("num_steps"), lambda state: state.pop("random_states"),
+    lambda state: state.update(step="3"),
     lambda state: state.update(optimizer_state={}), lambda state: state.pop("options")])
 def test_a_state_with_foreign_content_is_named(run, change):
     folder = run("lift", "--max_steps", 3)
@@ -386,7 +390,8 @@ def test_a_step_that_is_not_finite_stops_before_anything_is_overwritten(run, mon
         patch.setattr(training.objective, "errors_per_image", breaking_from(5, break_it))     # epoch 1 ends at step 6
         with pytest.raises(InputError, match=rf"step 6: {message}, .*t_64 \[\d.*t_32 \[\d.*start again"):
             run("lift", *options, to="diverged")
-    folder = run("lift", "--max_steps", 12, "--epochs", 2, "--save_every", 1, "--state_every", 2, "--resume", to="diverged")
+    folder = run("lift", "--max_steps", 12, "--epochs", 2, "--save_every", 1, "--state_every", 2, "--resume",
+                 to="diverged")
     assert_same_weights(straight, final_weights(folder))
 
 
@@ -395,7 +400,8 @@ def test_no_file_is_written_at_or_after_a_step_that_is_not_finite(run, monkeypat
     with pytest.raises(InputError, match="step 6: the loss is inf"):
         run("lift", "--epochs", 2, "--save_every", 1, "--state_every", 2)
     states = checkpoint.list_states(tmp_path / "run/checkpoints", "lift_dual_timestep")
-    assert [p.name for p in states] == ["lift_dual_timestep_step00000002.state.pth", "lift_dual_timestep_step00000004.state.pth"]
+    assert [p.name for p in states] == ["lift_dual_timestep_step00000002.state.pth",
+                                        "lift_dual_timestep_step00000004.state.pth"]
     assert checkpoint.list_checkpoints(tmp_path / "run/checkpoints", "lift_dual_timestep") == []
     assert all(value.isfinite().all() for value in load_torch(states[-1])["model_state"].values())
 
@@ -403,7 +409,8 @@ def test_no_file_is_written_at_or_after_a_step_that_is_not_finite(run, monkeypat
 def test_states_by_the_clock_and_by_steps(run, monkeypatch):
     def steps(to, *options):
         folder = run("lift", "--max_steps", 7, "--epochs", 2, "--save_every", 9, *options, to=to)
-        return [int(re.search(r"_step(\d+)", p.name)[1]) for p in checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")]
+        return [int(re.search(r"_step(\d+)", p.name)[1])
+                for p in checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")]
     assert steps("seldom") == [7]                       # the last step always
     assert steps("counted", "--state_every", 3) == [6, 7]
     monkeypatch.setattr(training, "STATE_SECONDS", 0)   # a log line every 2 steps
@@ -425,7 +432,8 @@ def test_one_changed_byte_in_a_state_is_found(run, capsys):
     newest.write_bytes(content)
     torch.load(newest, weights_only=True)               # torch itself does not notice
     run("lift", "--max_steps", 4, "--state_every", 2, "--resume")
-    assert re.search(f"passing over a damaged training state: .*{newest.name}.*at step 2 of 4", capsys.readouterr().out, re.S)
+    assert re.search(f"passing over a damaged training state: .*{newest.name}.*at step 2 of 4",
+                     capsys.readouterr().out, re.S)
     assert_same_weights(straight, final_weights(folder))
 
 
@@ -542,11 +550,14 @@ def test_full_disk_is_one_clear_line_and_leaves_the_earlier_files(run, tmp_path,
     (["--hidden_dims", "12"], "--hidden_dims: found 12, expected positive multiples of 8"),
     (["--device", "7"], "--device: found '7'"), (["--device", "tpu"], "--device: found 'tpu'"),
     (["--epochs", "0"], "--epochs: found '0', expected a whole number of at least 1"),
-    (["--batch_size", "-4"], "--batch_size: found '-4'"), (["--batch_size", "49"], "--batch_size: found 49, expected at most 48"),
+    (["--batch_size", "-4"], "--batch_size: found '-4'"),
+    (["--batch_size", "49"], "--batch_size: found 49, expected at most 48"),
     (["--grad_accum", "3"], "--batch_size: found 8, expected a multiple of 3"),
     (["--learning_rate", "nan"], "--learning_rate: found 'nan'"), (["--ema_decay", "2"], "--ema_decay: found '2'"),
-    (["--timesteps", "band", "--band_lead", "5", "1"], "--band_lead: found 5 1"), (["--dataset", "nowhere/nothing"], "nowhere/nothing"),
-    (["--split", "night"], "night"), (["--name", "a/b"], "--name: found 'a/b'"), (["--checkpoint_dir", "/dev/null/x"], "--checkpoint_dir: /dev/null/x cannot")])
+    (["--timesteps", "band", "--band_lead", "5", "1"], "--band_lead: found 5 1"),
+    (["--dataset", "nowhere/nothing"], "nowhere/nothing"),
+    (["--split", "night"], "night"), (["--name", "a/b"], "--name: found 'a/b'"),
+    (["--checkpoint_dir", "/dev/null/x"], "--checkpoint_dir: /dev/null/x cannot")])
 def test_wrong_input_is_one_line(tmp_path, cache, options, message, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", command_of("lift", tmp_path / "run", cache, ["--max_steps", "1", *options]))

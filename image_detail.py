@@ -1,0 +1,58 @@
+"""What the fine detail of images is like: its contrast, and its kurtosis, which tells structure from even texture.
+
+Of the two band-pass levels, 64 and 32 pixels, of the Laplacian pyramid that the sliced Wasserstein distance uses. A
+field of Gaussian noise, whatever its colours and however smooth, has kurtosis 3 in each of its levels; so does what a
+linear denoiser makes of noise. Photographs have more: flat regions, and edges between them (Field 1987; Ruderman 1994).
+The distances see both kinds of detail mixed with much else, and the sliced Wasserstein distance sees no contrast.
+
+Neither is better when lower: generated images are to be compared with real ones.
+"""
+import numpy as np
+import torch
+
+from errors import InputError
+from sliced_wasserstein import LEVELS, laplacian_pyramid
+
+DETAIL_LEVELS = LEVELS[:-1]                             # the last is what remains below
+ROWS = tuple(f"{name}_{size}" for name in ("kurtosis", "contrast") for size in DETAIL_LEVELS)
+IMAGES_PER_CHUNK = 256
+
+
+def moments(level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(kurtosis [B, 3], standard deviation [B, 3]) over the pixels of each channel: level [B, 3, S, S].
+
+    Kurtosis is the fourth central moment over the square of the second; NaN for a constant channel.
+    """
+    values = level.double().flatten(2)
+    deviations = values - values.mean(dim=2, keepdim=True)
+    variance = deviations.square().mean(dim=2)
+    fourth = deviations.square().square().mean(dim=2)
+    return torch.where(variance > 0, fourth / variance.square(), torch.nan), variance.sqrt()
+
+
+@torch.no_grad()
+def statistics_of(images) -> dict[str, tuple[float, float | None]]:
+    """Row of `ROWS` -> (mean over the images, its standard error or None for a single image).
+
+    images: uint8 [N, 3, 64, 64], array or tensor. Each image counts with the mean of its channels, the contrast in grey
+    levels of 255. Channels without any detail have no kurtosis and are left out of its mean. Raises InputError if none
+    has any.
+    """
+    kurtosis, contrast = ({size: [] for size in DETAIL_LEVELS} for _ in range(2))
+    for start in range(0, len(images), IMAGES_PER_CHUNK):
+        chunk = images[start:start + IMAGES_PER_CHUNK]
+        chunk = chunk if isinstance(chunk, torch.Tensor) else torch.from_numpy(np.array(chunk))
+        for size, level in zip(DETAIL_LEVELS, laplacian_pyramid(chunk.float())):
+            of_channels, deviation = moments(level)
+            kurtosis[size].append(of_channels.nanmean(dim=1).cpu())
+            contrast[size].append(deviation.mean(dim=1).cpu())
+    values = {f"kurtosis_{size}": torch.cat(parts) for size, parts in kurtosis.items()}
+    values |= {f"contrast_{size}": torch.cat(parts) for size, parts in contrast.items()}
+    return {name: mean_and_error(of_images[~of_images.isnan()], name) for name, of_images in values.items()}
+
+
+def mean_and_error(values: torch.Tensor, name: str) -> tuple[float, float | None]:
+    """Mean [N] and its standard error. Raises InputError for no values."""
+    if len(values) == 0:
+        raise InputError(f"{name}: found no image with any detail, expected images that are not all of one colour")
+    return float(values.mean()), float(values.std() / len(values)**0.5) if len(values) > 1 else None
