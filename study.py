@@ -25,6 +25,7 @@ MAP_FILE = re.compile(r"(heatmap|logsnr)_(?P<grid>\d+)_(?P<name>lift_\w+?)_seed(
                       r"(_plot)?$")
 ERROR_FILE = re.compile(r"model_error_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep"
                         r"(?P<reconciled>_reconciled)?$")
+VALIDATION_FILE = re.compile(r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)_validation$")
 ERROR_CONTENT = "table of eval_mse.py --compare_baseline"
 RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
               "lift_diagonal": "LIFT, diagonal timesteps", "lift_light32": "LIFT, 32 loss weighted 0.1",
@@ -340,8 +341,8 @@ def files_of_runs(folder, pattern: re.Pattern, suffix: str) -> list[tuple[re.Mat
     order = list(RUN_LABELS)
     found = [(match, path) for path in Path(folder).glob(f"*{suffix}")
              if (match := pattern.match(path.stem)) and match["name"] in RUN_LABELS]
-    return sorted(found, key=lambda item: (order.index(item[0]["name"]), int(item[0]["seed"]), int(item[0]["epochs"]),
-                                           item[1].name))
+    return sorted(found, key=lambda item: (order.index(item[0]["name"]), int(item[0]["seed"]),
+                                           int(item[0].groupdict().get("epochs", 0)), item[1].name))
 
 
 def run_cells(match: re.Match) -> list[Cell]:
@@ -454,6 +455,31 @@ def clean_error_table(folder) -> list[Table]:
     return [table]
 
 
+def validation_table(folder) -> list[Table]:
+    """Loss on held-out images during training, of averaged weights, from the trainings' own validation."""
+    found = []                                          # (match, epoch -> row)
+    for match, path in files_of_runs(Path(folder) / "training", VALIDATION_FILE, ".csv"):
+        with expecting(path, "table of a training's validation", "train again"):
+            by_epoch = {float(row["epoch"]): row for row in read_csv(path) if row["weights"] == "ema"}
+            found.append((match, {epoch: tuple(float(row[column]) if row[column] else None
+                                               for column in ("loss_64", "loss_32"))
+                                  for epoch, row in by_epoch.items()}))
+    epochs = sorted({epoch for _, losses in found for epoch in losses})
+    if not epochs:
+        return []
+    shown = sorted({epochs[0], epochs[len(epochs) // 2], epochs[-1]})       # a hundred would not fit
+    table = Table("study_validation", "Loss on held-out images during training",
+                  "Mean squared error, EMA weights, at the same timesteps and noise for all; LIFT's two timesteps are "
+                  "independent, whatever it was trained on. The loss of v is not to be compared with that of the "
+                  "noise.",
+                  ["model", "seed", *(f"{scale}, epoch {epoch:g}" for scale in (64, 32) for epoch in shown)])
+    for match, losses in found:
+        values = [losses.get(epoch, (None, None))[scale] for scale in (0, 1) for epoch in shown]
+        table.rows.append([Cell(RUN_LABELS[match["name"]]), Cell(match["seed"], int(match["seed"])),
+                           *(Cell("–") if value is None else Cell(f"{value:.4f}", value) for value in values)])
+    return [table]
+
+
 def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
     """The tables that a marker's name stands for, of NAMES. rows: of the results; folder: where those lie."""
     if name in COMPARISONS:
@@ -461,7 +487,8 @@ def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
     if name == "study_floor":
         return noise_floor_table(rows)
     return {"study_identity": identity_table, "study_model_error": model_error_table,
-            "study_clean_error": clean_error_table}[name](Path(folder) / "study")
+            "study_clean_error": clean_error_table, "study_validation": validation_table}[name](Path(folder) / "study")
 
 
-NAMES = ("study_floor", *COMPARISONS, "study_identity", "study_model_error", "study_clean_error")
+NAMES = ("study_floor", *COMPARISONS, "study_identity", "study_model_error", "study_clean_error",
+         "study_validation")

@@ -265,6 +265,24 @@ def test_clean_error_follows_from_the_noise_error(tmp_path):
         study.tables_named("study_clean_error", [], tmp_path)
 
 
+def test_validation_has_the_first_the_middle_and_the_last_epoch(tmp_path):
+    folder = tmp_path / "study/training"
+    folder.mkdir(parents=True)
+    for name, loss_32 in (("baseline_seed1", lambda epoch: ""), ("lift_band_seed0", lambda epoch: epoch / 100)):
+        lines = [f"{epoch * 10},{float(epoch)},{weights},{epoch / 10 + share},{loss_32(epoch)}"
+                 for epoch in range(1, 6) for weights, share in (("raw", 0.05), ("ema", 0.0))]
+        (folder / f"{name}_validation.csv").write_text("\n".join(["step,epoch,weights,loss_64,loss_32", *lines]) + "\n")
+    (folder / "other_seed0_validation.csv").write_text("not of the study\n")
+    [table] = study.tables_named("study_validation", [], tmp_path)
+    assert table.header == ["model", "seed", *(f"{scale}, epoch {epoch}" for scale in (64, 32) for epoch in (1, 3, 5))]
+    assert texts(table) == [["baseline", "1", "0.1000", "0.3000", "0.5000", "–", "–", "–"],
+                            ["LIFT, band", "0", "0.1000", "0.3000", "0.5000", "0.0100", "0.0300", "0.0500"]]
+    (folder / "lift_band_seed0_validation.csv").write_text("step,epoch\n1,2\n")
+    with pytest.raises(InputError, match="lift_band_seed0_validation.csv: its content is not what a table of a "
+                                         "training's validation holds"):
+        study.tables_named("study_validation", [], tmp_path)
+
+
 def test_no_results_no_tables(tmp_path):
     for name in study.NAMES:
         assert study.tables_named(name, [], tmp_path) == []
