@@ -3,7 +3,6 @@ import argparse
 import functools
 import math
 import platform
-import signal
 import subprocess
 import sys
 import time
@@ -33,11 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_script(main) -> None:
-    """Call `main()`; print an InputError as one line and exit with status 2; Ctrl-C exits with 130, SIGTERM with 143.
-
-    Both leave `main` as exceptions do, so that nothing half-made stays behind.
-    """
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """Call `main()`; print an InputError as one line and exit with status 2; Ctrl-C exits with 130."""
     try:
         main()
     except InputError as error:

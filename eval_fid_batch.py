@@ -16,8 +16,8 @@ import distributed
 import generation
 import results_table
 import scoring
-from command_line import (Parser, add_device_options, git_revision, run_script, seed_number, start_device,
-                          whole_number)
+from command_line import (Parser, add_device_options, git_revision, refuse_without_effect, run_script, seed_number,
+                          start_device, whole_number)
 from errors import InputError
 
 
@@ -44,16 +44,16 @@ def parse_options():
                        help="table of results that rows are added to")
     group.add_argument("--force", action="store_true", help="measure finished rows again and replace them")
     add_device_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.checkpoints:
+        refuse_without_effect(parser, args, ["name", "checkpoint_dir"], "beside --checkpoints")
+    return args
 
 
 def find_checkpoints(args) -> list[Path]:
     """The checkpoint files asked for. Raises InputError where there are none."""
     if args.checkpoints and args.epochs:
         raise InputError("--epochs: found together with --checkpoints, expected one of the two")
-    if args.checkpoints and args.name:
-        raise InputError(f"--name: found {args.name}, which has no effect beside --checkpoints; leave one of the two "
-                         "out")
     if args.checkpoints:
         return [Path(file) for file in args.checkpoints]
     name = args.name or checkpoint.DEFAULT_NAMES[args.model_type]
@@ -120,7 +120,7 @@ def main():
     device = start_device(args)
     group = distributed.join(device)
     args.paths = args.paths or generation.DEFAULT_PATHS[args.model_type]
-    generation.check_options(args, args.model_type, args.paths)
+    generation.check_options(args, args.model_type)
     if args.num_images < group.size:
         raise InputError(f"--num_images: found {args.num_images}, expected at least one for each of the {group.size} "
                          "processes")

@@ -62,12 +62,7 @@ def locked(path, while_waiting: str | None = None):
         raise InputError(f"{path}: no lock file can be made beside it ({error.strerror or error}); choose a folder "
                          "that can be written") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if while_waiting:
-                print(while_waiting, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock_or_wait(file, while_waiting)
         yield
 
 
@@ -83,7 +78,7 @@ def scratch_folder(path, busy: str, wait: bool = False):
     descriptor = hold_folder(path, busy, wait)
     try:
         for leftover in path.iterdir():
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -93,25 +88,35 @@ def scratch_folder(path, busy: str, wait: bool = False):
 def hold_folder(path: Path, busy: str, wait: bool) -> int:
     """Make a folder and lock it: the descriptor that holds it. The rest as in `scratch_folder`."""
     while True:
+        descriptor = None
         try:
             path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:               # made, and removed by its holder before it could be opened
-            continue
-        except OSError as error:
-            raise InputError(f"{path}: no such folder can be made ({error.strerror or error}); choose a place that "
-                             "can be written") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):        # its holder may remove it at any moment
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+                if wait:
+                    lock_or_wait(descriptor, busy)
+                else:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
         except BlockingIOError:
-            if not wait:
-                os.close(descriptor)
-                raise InputError(busy) from None
-            print(busy, flush=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if path.exists() and os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return descriptor
-        os.close(descriptor)                    # its holder has removed it meanwhile
+            os.close(descriptor)
+            raise InputError(busy) from None
+        except OSError as error:
+            raise InputError(f"{path}: no such folder can be made and held ({error.strerror or error}); choose another "
+                             "place") from error
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def lock_or_wait(file, while_waiting: str | None) -> None:
+    """Take the exclusive lock of an open file, printing `while_waiting` if another process has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if while_waiting:
+            print(while_waiting, flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def save_torch(path, content) -> None:

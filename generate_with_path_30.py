@@ -76,7 +76,7 @@ def main():
     file = args.checkpoint or checkpoint.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
     loaded = checkpoint.load_model(file, None, args.weights, device)
     args.path = args.path or generation.DEFAULT_PATHS[loaded.model_type][0]
-    generation.check_options(args, loaded.model_type, [args.path])
+    generation.check_options(args, loaded.model_type)
     path = generation.find_path(loaded, args.path, args)
     label = f"{file.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}"
     args.output_dir = args.output_dir or Path("generated") / label

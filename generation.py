@@ -16,7 +16,6 @@ from files import expecting, load_torch
 from sampling import SOLVERS, X32_MODES, check_path, check_solver, generate, to_uint8, uniform_diagonal
 
 PATH_NAMES = {"baseline": ("uniform", "dp", "lead"), "lift": paths.PATH_TYPES}
-WITHOUT_HEATMAP = ("uniform", "diagonal", *paths.FIXED_LEADS)
 DEFAULT_PATHS = {"baseline": ["uniform"], "lift": ["diagonal", "dp_64", "dp_total"]}
 SCHEDULE_COSTS = ("step_doubling", "directional")    # which edge costs --path dp of the baseline takes, first found
 
@@ -47,11 +46,8 @@ def add_generation_options(parser) -> None:
                        help="how far one step may go in each direction")
 
 
-def check_options(args, model_type: str, path_types: list[str]) -> None:
-    """Raises InputError for options of `add_generation_options` that have no effect on this model, paths or solver."""
-    if args.heatmap and all(path_type in WITHOUT_HEATMAP for path_type in path_types):
-        raise InputError(f"--heatmap: found {args.heatmap}, which has no effect on {', '.join(path_types)}; leave it "
-                         "out")
+def check_options(args, model_type: str) -> None:
+    """Raises InputError for options of `add_generation_options` that this model or the solver does not have."""
     if model_type == "baseline" and args.x32 != "joint":
         raise InputError(f"--x32: found {args.x32} for a baseline, which has no 32 branch; leave it out")
     check_solver(args.solver, args.eta)

@@ -31,7 +31,8 @@ a { color: var(--accent); }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums;
         margin: .25rem 0 .75rem; }
-th, td { padding: .375rem .6rem; line-height: 1.375rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
+th, td { padding: .375rem .6rem; line-height: 1.375rem; border-bottom: 1px solid var(--line); text-align: left;
+         white-space: nowrap; }
 .number { text-align: right; }
 td:first-child, th:first-child { position: sticky; left: 0; background: var(--page); }
 th:first-child { background: var(--shade); z-index: 1; }
@@ -50,7 +51,8 @@ pre { background: var(--shade); padding: .6rem .75rem; border-radius: 4px; overf
 details { margin: .25rem 0 .75rem; }
 summary { cursor: pointer; padding: .35rem 0; }
 @media (max-width: 40rem) {
-  td:not(.number):first-child, th:not(.number):first-child { white-space: normal; min-width: 7.5rem; max-width: 9rem; } }
+  td:not(.number):first-child, th:not(.number):first-child { white-space: normal; min-width: 7.5rem;
+    max-width: 9rem; } }
 @media (min-width: 60rem) { h1 { font-size: 2rem; } }
 """
 

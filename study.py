@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Callable
 
-import image_detail
 from checkpoint import epoch_of
 from errors import InputError
 from files import expecting
@@ -20,12 +19,12 @@ from scheduler import NoiseSchedule
 from tables import (FEW_IMAGES, PATH_LABELS, PROTOCOL, UNRANKED, Cell, Spread, Table, direction, format_spread,
                     grouped, mark_best, read_csv, run_name, spread_of, spread_over_seeds, take)
 
-RUN = re.compile(r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)$")
-MAP_FILE = re.compile(r"(heatmap|logsnr)_(?P<grid>\d+)_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep"
-                      r"(_plot)?$")
-ERROR_FILE = re.compile(r"model_error_(?P<name>lift_\w+?)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep"
-                        r"(?P<reconciled>_reconciled)?$")
-VALIDATION_FILE = re.compile(r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)_validation$")
+RUN_SEED = r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)"
+RUN_EPOCHS = RUN_SEED + r"_(?P<epochs>\d+)ep"
+RUN = re.compile(RUN_SEED + "$")
+MAP_FILE = re.compile(rf"(heatmap|logsnr)_(?P<grid>\d+)_(?!baseline){RUN_EPOCHS}(_plot)?$")    # baselines have no map
+ERROR_FILE = re.compile(rf"model_error_{RUN_EPOCHS}(?P<reconciled>_reconciled)?$")
+VALIDATION_FILE = re.compile(RUN_SEED + "_validation$")
 ERROR_CONTENT = "table of eval_mse.py --compare_baseline"
 RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
               "lift_diagonal": "LIFT, diagonal timesteps", "lift_light32": "LIFT, 32 loss weighted 0.1",
@@ -35,13 +34,12 @@ RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent tim
               "lift_independent_v_eps": "LIFT, independent, v, loss of the noise",
               "lift_native_v_eps": "LIFT, 32 at its own level, v, loss of the noise",
               "lift_native_light32_v_eps": "LIFT, 32 at its own level, its loss weighted 0.1, v, loss of the noise"}
-FIGURE_FILE = re.compile(r"(?P<kind>model_error|heatmap|logsnr|samples)_((?P<grid>\d+)_)?(?P<name>baseline\w*?|lift_\w+?)"
-                         r"_seed(?P<seed>\d+)_(?P<epochs>\d+)ep(?P<reconciled>_reconciled)?$")
+FIGURE_FILE = re.compile(rf"(?P<kind>model_error|heatmap|logsnr|samples)_((?P<grid>\d+)_)?{RUN_EPOCHS}"
+                         r"(?P<reconciled>_reconciled)?$")
 CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's", "heatmap": "Error map and paths",
             "logsnr": "The same map, its paths by each scale's own change in log SNR",
             "samples": "Samples from the same start noises"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
-DETAIL = image_detail.ROWS
 LEVELS = ("swd_64", "swd_32", "swd_16")
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD", "swd_64": "SWD, level 64",
                 "swd_32": "SWD, level 32", "swd_16": "SWD, level 16", "kurtosis_64": "kurtosis, level 64",
@@ -145,6 +143,13 @@ def predictions_label(row: dict) -> str:
     return run_label(row) + ("" if row["model_type"] == "baseline" else f"; {words[row['x32_mode']]}")
 
 
+def of_predictions(row: dict) -> bool:
+    """Eighteen DDIM steps along fixed paths, whatever is made of the two predictions."""
+    return (row["num_steps"] == NUM_STEPS and row["solver"] == "ddim"
+            and row["x32_mode"] in ("joint", "from_64", "reconciled")
+            and (gate_path(row) or row["path"] in FIXED_LEADS))
+
+
 def level_label(row: dict) -> str:
     """The run, what is made of its two predictions, and the path."""
     return ", ".join([predictions_label(row)] + ([] if gate_path(row) else [PATH_LABELS[row["path"]]]))
@@ -175,9 +180,7 @@ COMPARISONS = {
         lambda rows: any(row["x32_mode"] != "joint" for row in rows)),
     "study_predictions": Comparison(
         f"Two predictions of one image, {NUM_STEPS} steps", "model; predictions",
-        lambda row: row["num_steps"] == NUM_STEPS and row["solver"] == "ddim"
-        and row["x32_mode"] in ("joint", "from_64", "reconciled") and (gate_path(row) or row["path"] in FIXED_LEADS),
-        predictions_label,
+        of_predictions, predictions_label,
         lambda row: "evenly spaced" if gate_path(row) else PATH_LABELS[row["path"]],
         lambda rows: any(row["x32_mode"] == "reconciled" for row in rows), common_seeds=False),
     "study_levels": Comparison(
@@ -188,9 +191,7 @@ COMPARISONS = {
         common_seeds=False, metrics=LEVELS),
     "study_detail": Comparison(
         f"Detail of the images, {NUM_STEPS} steps", "model; predictions",
-        lambda row: row["num_steps"] == NUM_STEPS and row["solver"] == "ddim"
-        and row["x32_mode"] in ("joint", "from_64", "reconciled") and (gate_path(row) or row["path"] in FIXED_LEADS),
-        level_label, lambda row: "", lambda rows: True, common_seeds=False, metrics=DETAIL),
+        of_predictions, level_label, lambda row: "", lambda rows: True, common_seeds=False, metrics=UNRANKED),
 }
 
 

@@ -209,7 +209,7 @@ def compare(rows: list[dict], metric: str) -> list[Comparison]:
 def direction(metric: str) -> str:
     """Which values of a metric are good, as a sentence."""
     if metric in UNRANKED:
-        return "To be compared with real images."
+        return "To be compared with what real images score (`eval_noise_floor.py`)."
     return f"{'Higher' if metric in HIGHER_IS_BETTER else 'Lower'} is better."
 
 
@@ -343,7 +343,7 @@ def benchmarks_table(folder) -> Table:
     """The last lines of the benchmarks that `scripts/bench.sh` kept in `{folder}/benchmarks/`."""
     table = Table("benchmarks", "Benchmarks", "The last line of each, as `scripts/bench.sh` kept it.",
                   ["claim", "script", "measured", "target", "met", "figures"])
-    for name, (claim, direction) in BENCHMARKS.items():
+    for name, (claim, sign) in BENCHMARKS.items():
         path = Path(folder) / "benchmarks" / f"{name}.json"
         script = f"{name.removesuffix('_compile')}.py" + " --compile" * name.endswith("_compile")
         if not path.exists():
@@ -354,7 +354,7 @@ def benchmarks_table(folder) -> Table:
                                 if found.get(key) is not None)
             table.rows.append([Cell(claim), Cell(f"`benchmarks/{script}`"),
                                Cell(f"{found['ratio']:.3g}", found["ratio"]),
-                               Cell(f"{direction} {found['target']:g}", found["target"]),
+                               Cell(f"{sign} {found['target']:g}", found["target"]),
                                Cell("yes" if found["ok"] else "no"), Cell(details)])
         except (KeyError, ValueError) as error:
             raise InputError(f"{path}: is no benchmark's last line ({error}); run scripts/bench.sh {name}") from error

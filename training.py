@@ -461,8 +461,7 @@ def name_held(args):
                          "--checkpoint_dir")
     try:
         args.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-        lock = args.checkpoint_dir / f".{args.name}.lock"
-        file = open(lock, "w")
+        file = open(args.checkpoint_dir / f".{args.name}.lock", "w")
     except OSError as error:
         raise InputError(f"--checkpoint_dir: {args.checkpoint_dir} cannot be made or written ({error.strerror}); "
                          "choose another folder") from error
@@ -472,13 +471,7 @@ def name_held(args):
         except OSError:
             raise InputError(f"--name: {args.name} is being trained into {args.checkpoint_dir} by another process; "
                              "wait for it, or choose another --name") from None
-        try:
-            yield
-        finally:
-            if not existing_files(args):        # nothing came of it: the folder is as it was
-                lock.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
-                    args.checkpoint_dir.rmdir()
+        yield
 
 
 def existing_files(args) -> list[Path]:

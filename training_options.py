@@ -4,7 +4,7 @@ from pathlib import Path
 
 import checkpoint
 from command_line import add_device_options, plain_options, real_number, seed_number, whole_number
-from data import add_data_options
+from data import add_data_options, without_slash
 from errors import InputError
 from objective import TimestepRule
 from optimization import LEARNING_RATE_MIN
@@ -75,9 +75,6 @@ def check_options(args) -> None:
                          "underscores, for the names of files")
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite: found both, expected one: continue what is there, or replace it")
-    if args.val_split != DEFAULT_VAL_SPLIT and not args.val_every:
-        raise InputError(f"--val_split: found {args.val_split}, which has no effect without --val_every; add it, or "
-                         "leave the split out")
     beyond = [epoch for epoch in args.save_epochs or [] if epoch > args.epochs]
     if beyond:
         raise InputError(f"--save_epochs: found {beyond[0]}, expected at most {args.epochs}, the number of --epochs")
@@ -108,6 +105,7 @@ def check_same_run(path, state: dict, args, content_hash: str, num_steps: int) -
     older = {"parametrization": parametrization, "loss_target": parametrization}    # what older states do not say
     older |= {"native_32": False} if hasattr(args, "native_32") else {}
     saved, given = {**older, **state["options"]}, plain_options(args)
+    saved["dataset"] = without_slash(saved["dataset"])          # older states say what was given
     for key in DECISIVE_OPTIONS:
         if key in saved and saved[key] != given.get(key):
             raise InputError(f"--{key}: found {given.get(key)}, but {path} was trained with {saved[key]}; give the "

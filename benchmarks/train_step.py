@@ -4,7 +4,8 @@
 The plain step is what a straightforward implementation does: float32, default memory layout, softmax attention that
 stores its matrix, a moving average parameter by parameter, `.item()` in every step, and images decoded one by one
 from PNG bytes. Both train LIFT on the same images, in alternation, each in a process of its own: the plain step under
-the settings that PyTorch and the C library come with, ours under those of `devices.configure`. The last line is JSON.
+the settings that PyTorch and the C library come with, ours under those of `devices.configure`. With --compile a third
+process trains with the compiled model, and its ratio is the one claimed. The last line is JSON.
 """
 import contextlib
 import io
@@ -162,8 +163,8 @@ def main():
     parser.add_argument("--batch_size", type=whole_number(1), default=None, help="16 on a CPU, 64 on a GPU")
     parser.add_argument("--rounds", type=whole_number(1), default=None, help="alternations; 3 on a CPU, 10 on a GPU")
     parser.add_argument("--steps", type=whole_number(1), default=None, help="steps a turn; 1 on a CPU, 20 on a GPU")
-    parser.add_argument("--compile", action="store_true", help="a third side, whose ratio is claimed: this repository's step with its model "
-                        "compiled by torch.compile")
+    parser.add_argument("--compile", action="store_true", help="a third side, whose ratio is claimed: this "
+                        "repository's step with its model compiled by torch.compile (on a CPU: by a C++ compiler)")
     add_device_options(parser)
     args = parser.parse_args()
     device = start_device(args)

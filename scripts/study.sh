@@ -28,6 +28,7 @@ STEPS="${STEPS:-9 18 36}"                       # of the comparison of paths
 SOLVERS="${SOLVERS:-ddim multistep}"
 SAMPLING_SEEDS="${SAMPLING_SEEDS:-42}"
 LEADS="${LEADS:-lead_1 lead_2 lead_3 lead_5}"    # paths on which the two predictions are made to agree
+LEAD="${LEAD:-lead_3}"                          # the one of them that samples and details are shown for
 METRICS="${METRICS:-fd_tiny swd}"
 FD_TINY="${FD_TINY:-../shared/tools}"           # folder of the classifier behind fd_tiny
 GRID="${GRID:-40}"                              # 36 steps on the diagonal need 37 points
@@ -49,6 +50,11 @@ LOGS="${LOGS:-logs/study}"
 GENERATED="${GENERATED:-generated/study}"        # single images of the sample grids
 [ "$(basename "$OUTPUT")" = study ] || {
     echo "study.sh: OUTPUT: found $OUTPUT, expected a folder named study, where the tables look for it" >&2; exit 2; }
+for setting in DATASET FD_TINY CHECKPOINTS OUTPUT LOGS GENERATED; do
+    [[ "${!setting}" != *[[:space:]]* ]] || {
+        echo "study.sh: $setting: found '${!setting}', expected a path without spaces; a link to it will do" >&2
+        exit 2; }
+done
 RESULTS="$(dirname "$OUTPUT")/fid_results.csv"
 if [ -z "${DEVICES:-}" ]; then
     DEVICES=$("$PYTHON" -c "import torch; print(*range(torch.cuda.device_count()) or ['cpu'])")
@@ -60,10 +66,6 @@ read -r -a devices <<< "$DEVICES"
 first="${seeds[0]}"
 data="--dataset $DATASET"
 mkdir -p "$OUTPUT" "$LOGS"
-for setting in DATASET FD_TINY CHECKPOINTS OUTPUT LOGS GENERATED; do
-    [[ "${!setting}" != *[[:space:]]* ]] || {
-        echo "study.sh: $setting: found '${!setting}', expected a path without spaces; a link to it will do" >&2; exit 2; }
-done
 
 v_eps="--parametrization v"                     # puts out v, learns with the loss of the noise
 v="$v_eps --loss_target v"
@@ -105,6 +107,7 @@ runs() {    # every training as NAME_seedS
     for name in "${ablations[@]}"; do echo "${name}_seed$first"; done
 }
 lift_runs() { runs | grep -v '^baseline'; }
+with_two_outputs() { lift_runs | grep -v '^lift_loss64' | here; }      # loss64 has not learned its 32 output
 here() { while read -r run; do if [ -e "$(checkpoint "$run")" ]; then echo "$run"; fi; done; }     # those trained
 is_up_to_date() { [ "$1" -nt "$(checkpoint "$2")" ]; }     # FILE RUN: made after the run's checkpoint
 opponent() {    # the baseline that a run is measured beside
@@ -168,7 +171,7 @@ draw_logsnr_paths() {   # the same maps, each scale's error times its own change
 evaluate() {    # RUN STEPS IMAGES "PATHS" [OPTION...]
     local run=$1 steps=$2 images=$3 paths=$4 label; shift 4
     [ -e "$(checkpoint "$run")" ] || return 0
-    label=$(tr -c 'a-z0-9\n' _ <<< "$images $*")
+    label=$(tr -c 'a-z0-9\n' _ <<< "$images $METRICS $*")
     echo "eval_${run}_${steps}_$label eval_fid_batch.py $data --model_type $(model_type "$run")" \
         "--checkpoints $(checkpoint "$run")" \
         "--paths $paths --num_steps $steps --num_images $images --seeds $SAMPLING_SEEDS --metrics $METRICS" \
@@ -208,7 +211,7 @@ scale32_jobs() {
 }
 predictions_jobs() {
     local run
-    for run in $(lift_runs | grep -v '^lift_loss64' | here); do
+    for run in $(with_two_outputs); do
         evaluate "$run" 18 "$NUM_IMAGES" "diagonal $LEADS" --x32 reconciled
     done
     evaluate "lift_independent_seed$first" 18 "$NUM_IMAGES" "$LEADS"
@@ -220,10 +223,12 @@ detail_jobs() {
     local run
     for run in $(runs | here); do
         case "$run" in
-            baseline*) evaluate "$run" 18 "$GATE_IMAGES" uniform --metrics detail ;;
-            *) evaluate "$run" 18 "$GATE_IMAGES" diagonal --metrics detail
-               evaluate "$run" 18 "$GATE_IMAGES" "${LEADS##* }" --x32 reconciled --metrics detail ;;
+            baseline*) METRICS=detail evaluate "$run" 18 "$GATE_IMAGES" uniform ;;
+            *) METRICS=detail evaluate "$run" 18 "$GATE_IMAGES" diagonal ;;
         esac
+    done
+    for run in $(with_two_outputs); do
+        METRICS=detail evaluate "$run" 18 "$GATE_IMAGES" "$LEAD" --x32 reconciled
     done
     echo "floor_detail eval_noise_floor.py $data --num_images $GATE_IMAGES --metrics detail --results $RESULTS"
 }
@@ -250,9 +255,10 @@ sample_jobs() {
     for run in $(runs | here); do
         case "$run" in
             baseline*) sample_job "$run" uniform joint "" ;;
-            *) sample_job "$run" diagonal joint ""; sample_job "$run" "${LEADS##* }" reconciled _reconciled ;;
+            *) sample_job "$run" diagonal joint "" ;;
         esac
     done
+    for run in $(with_two_outputs); do sample_job "$run" "$LEAD" reconciled _reconciled; done
 }
 sample_job() {      # RUN PATH X32 SUFFIX
     local grid="$OUTPUT/samples_${1}_${EPOCHS}ep$4"
@@ -270,7 +276,7 @@ for phase in "${phases[@]}"; do
 done
 for phase in "${phases[@]}"; do
     printf '\n== %s ==\n' "$phase"
-    if [[ " maps samples error training paths scale32 predictions gate detail " == *" $phase "* ]] && [ -z "$(runs | here)" ]; then
+    if [[ " floor train tables " != *" $phase "* ]] && [ -z "$(runs | here)" ]; then
         echo "study.sh: EPOCHS, CHECKPOINTS: found no *_${EPOCHS}ep.pth of these runs in $CHECKPOINTS; run phase train" >&2
         exit 2
     fi

@@ -25,16 +25,17 @@ small=(--dataset synthetic:64 --num_images 8 --device cpu)
     --num_images 8 --output_dir "$OUTPUT" --device cpu
 readme="$folder/README.md"
 printf '<!-- table:study_%s -->\n<!-- end:study_%s -->\n' training training paths paths \
-    predictions predictions clean_error clean_error > "$readme"
+    predictions predictions clean_error clean_error detail detail validation validation > "$readme"
 env OUTPUT="$folder/study" LOGS="$folder/logs" GENERATED="$folder/generated" README="$readme" \
     CHECKPOINTS="$folder/study_checkpoints" SEEDS=0 EPOCHS=1 COMPARED="baseline lift_independent" \
     ABLATIONS="baseline_v_eps lift_native_v_eps" \
-    LEADS=lead_2 GRID=20 K=1 EDGE_IMAGES=1 MAX_LEAD=1 SCHEDULE_IMAGES=1 \
+    LEADS=lead_2 LEAD=lead_2 GRID=20 K=1 EDGE_IMAGES=1 MAX_LEAD=1 SCHEDULE_IMAGES=1 \
     LEAD_EDGE_IMAGES=1 LEAD_IMAGES=4 ERROR_IMAGES=4 ERROR_TIMESTEPS=2 STEPS=18 SOLVERS=ddim GATE_IMAGES=8 GATE_STEPS=50 \
     DEVICES="cpu cpu" THREADS=1 TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard --val_images 4" \
     ./scripts/study.sh
 grep -q "| LIFT, independent timesteps |" "$readme" && grep -q "| baseline lead |" "$readme" \
     && grep -q "timesteps; reconciled |" "$readme" && grep -q "| baseline, v, loss of the noise | 0 |" "$readme" \
+    && grep -q "| kurtosis, level 64 |" "$readme" && grep -q "| 64, epoch 1 |" "$readme" \
     || { echo "tiny_chain.sh: study.sh filled no table" >&2; exit 1; }
 for file in fid_results.csv report.html heatmap_8_2ep.png samples_dp_total.png baseline_loss.png mse.png model_error.png \
     super_resolution.png again.png lead_baseline_2ep_4steps.json; do

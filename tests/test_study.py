@@ -46,6 +46,17 @@ def test_every_training_of_the_script_has_a_name_in_the_tables():
     assert set(re.findall(r"^    \[(\w+)\]=", script, re.MULTILINE)) == set(study.RUN_LABELS)
 
 
+def test_detail_is_shown_beside_real_images_and_has_no_best():
+    rows = [run(name, metric=metric, value=value) for name, value in (("baseline", 4.0), ("lift_band", 3.0))
+            for metric in ("kurtosis_64", "contrast_64")] + [real("kurtosis_64", 6.0, 42)]
+    [table] = study.tables_named("study_detail", rows, "nowhere")
+    assert table.header == ["model; predictions", "kurtosis, level 64", "contrast, level 64"]
+    assert texts(table) == [["baseline", "4.000", "4.000"], ["LIFT, band; each scale's own", "3.000", "3.000"]]
+    assert not any(cell.best for line in table.rows for cell in line)
+    assert "Real images in place of generated ones score kurtosis, level 64 6.000." in table.note
+    assert "better" not in table.note and "best" not in table.note
+
+
 def test_captions_name_the_run():
     assert study.caption_of("heatmap_30_lift_band_seed1_3ep") == \
         "Error map and paths: LIFT, band; seed 1; 3 epochs; 30 points."
