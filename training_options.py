@@ -16,7 +16,6 @@ DECISIVE_OPTIONS = ("dataset", "split", "hidden_dims", "batch_size", "grad_accum
                     "warmup_steps", "ema_decay", "flip", "seed", "timesteps", "loss_scales", "loss_weight_32",
                     "parametrization", "loss_target", "native_32", "band_lead", "band_noise_share",
                     "band_independent_share")
-DEFAULT_VAL_SPLIT = "validation"
 
 
 def add_training_options(parser, model_type: str) -> None:
@@ -24,7 +23,7 @@ def add_training_options(parser, model_type: str) -> None:
     add_data_options(parser)
     data = parser.add_argument_group("data")
     data.add_argument("--split", default="train", help="images to train on")
-    data.add_argument("--val_split", default=DEFAULT_VAL_SPLIT, help="held-out images, for --val_every")
+    data.add_argument("--val_split", default="validation", help="held-out images, for --val_every")
     data.add_argument("--val_images", type=whole_number(1), default=500, help="how many held-out images to use")
     data.add_argument("--flip", action="store_true", help="mirror half of the images at random")
 
