@@ -95,7 +95,6 @@ def log_snr_steps(path: np.ndarray, schedule: NoiseSchedule, num_scales: int) ->
     return steps.sum(1).tolist()
 
 
-@torch.inference_mode()
 def check_solver(solver: str, eta: float) -> None:
     """Raises InputError for a solver that has no noise to add."""
     if solver != "ddim" and eta > 0:
@@ -103,6 +102,7 @@ def check_solver(solver: str, eta: float) -> None:
                          "deterministic)")
 
 
+@torch.inference_mode()
 def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: float = 0.0, x32_mode: str = "joint",
              x_32_start: torch.Tensor | None = None, precision: str = "float32", on_step=None) -> Samples:
     """Denoise images `indices` of `seed` along `path`, with N network calls for a path of N steps.

@@ -301,3 +301,10 @@ def test_one_step_of_a_v_model(model_type):
     found = [samples.x_64, samples.x_32][:1 + (model_type == "lift")]
     for x, start in zip(found, start_noise(3, range(2))):
         torch.testing.assert_close(x, (abar.sqrt() * start).clamp(-1, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_no_graph_is_kept_of_a_model_whose_weights_want_gradients():
+    model = blank_v_model("lift")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    samples = generate(model, uniform_diagonal(2), 0, [0])
+    assert samples.x_64.is_inference() and not samples.x_64.requires_grad
