@@ -43,21 +43,20 @@ def statistics_of(images) -> dict[str, tuple[float, float | None]]:
     levels of 255. Channels without any detail have no kurtosis and are left out of its mean. Raises InputError if none
     has any.
     """
-    kurtosis, contrast = ({size: [] for size in DETAIL_LEVELS} for _ in range(2))
+    of_images = {name: [] for name in ROWS}
     for start in range(0, len(images), IMAGES_PER_CHUNK):
         chunk = images[start:start + IMAGES_PER_CHUNK]
         chunk = chunk if isinstance(chunk, torch.Tensor) else torch.from_numpy(np.array(chunk))
         for size, level in zip(DETAIL_LEVELS, laplacian_pyramid(chunk.float())):
             of_channels, deviation = moments(level[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN])
-            kurtosis[size].append(of_channels.nanmean(dim=1).cpu())
-            contrast[size].append(deviation.mean(dim=1).cpu())
-    values = {f"kurtosis_{size}": torch.cat(parts) for size, parts in kurtosis.items()}
-    values |= {f"contrast_{size}": torch.cat(parts) for size, parts in contrast.items()}
-    return {name: mean_and_error(of_images[~of_images.isnan()], name) for name, of_images in values.items()}
+            of_images[f"kurtosis_{size}"].append(of_channels.nanmean(dim=1).cpu())
+            of_images[f"contrast_{size}"].append(deviation.mean(dim=1).cpu())
+    return {name: mean_and_error(torch.cat(parts), name) for name, parts in of_images.items()}
 
 
 def mean_and_error(values: torch.Tensor, name: str) -> tuple[float, float | None]:
-    """Mean [N] and its standard error. Raises InputError for no values."""
+    """Mean and standard error of those of [N] that are numbers. Raises InputError for none."""
+    values = values[~values.isnan()]
     if len(values) == 0:
         raise InputError(f"{name}: found no image with any detail, expected images that are not all of one colour")
     return float(values.mean()), float(values.std() / len(values)**0.5) if len(values) > 1 else None

@@ -17,7 +17,7 @@ from paths import FIXED_LEADS
 from sampling import X32_MODES
 from scheduler import NoiseSchedule
 from tables import (FEW_IMAGES, PATH_LABELS, PROTOCOL, UNRANKED, Cell, Spread, Table, direction, format_spread,
-                    grouped, mark_best, read_csv, run_name, spread_of, spread_over_seeds, take)
+                    grouped, mark_best_of_metric, read_csv, run_name, spread_of, spread_over_seeds, take)
 
 RUN_SEED = r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)"
 RUN_EPOCHS = RUN_SEED + r"_(?P<epochs>\d+)ep"
@@ -144,7 +144,7 @@ def predictions_label(row: dict) -> str:
 
 
 def of_predictions(row: dict) -> bool:
-    """Eighteen DDIM steps along fixed paths, whatever is made of the two predictions."""
+    """NUM_STEPS steps of DDIM along fixed paths, whatever is made of the two predictions."""
     return (row["num_steps"] == NUM_STEPS and row["solver"] == "ddim"
             and row["x32_mode"] in ("joint", "from_64", "reconciled")
             and (gate_path(row) or row["path"] in FIXED_LEADS))
@@ -306,8 +306,8 @@ def comparison_tables(rows: list[dict], name: str) -> list[Table]:
         for (metric, _), cells in found.items():
             spreads = [spread_over_runs(cell, has_seeds_of_training(used)) if cell else None for cell in cells]
             column = [Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–") for spread in spreads]
-            if metric not in UNRANKED and len({frozenset(map(run_seed, cell)) for cell in cells if cell}) == 1:
-                mark_best(column, higher=False)
+            if len({frozenset(map(run_seed, cell)) for cell in cells if cell}) == 1:
+                mark_best_of_metric(column, metric)
             for line, cell in zip(table.rows, column):
                 line.append(cell)
         tables.append(table)
@@ -347,8 +347,9 @@ def files_of_runs(folder, pattern: re.Pattern, suffix: str) -> list[tuple[re.Mat
 
 
 def run_cells(match: re.Match) -> list[Cell]:
-    """Model, seed of training, epochs."""
-    return [Cell(RUN_LABELS[match["name"]]), *(Cell(match[part], int(match[part])) for part in ("seed", "epochs"))]
+    """Model, seed of training, and epochs if the file's name has them."""
+    return [Cell(RUN_LABELS[match["name"]]), *(Cell(match[part], int(match[part])) for part in ("seed", "epochs")
+                                               if part in match.groupdict())]
 
 
 def identity_table(folder) -> list[Table]:
@@ -458,13 +459,12 @@ def clean_error_table(folder) -> list[Table]:
 
 def validation_table(folder) -> list[Table]:
     """Loss on held-out images during training, of averaged weights, from the trainings' own validation."""
-    found = []                                          # (match, epoch -> row)
+    found = []                                          # (match, epoch -> [loss_64, loss_32])
     for match, path in files_of_runs(Path(folder) / "training", VALIDATION_FILE, ".csv"):
         with expecting(path, "table of a training's validation", "train again"):
-            by_epoch = {float(row["epoch"]): row for row in read_csv(path) if row["weights"] == "ema"}
-            found.append((match, {epoch: tuple(float(row[column]) if row[column] else None
-                                               for column in ("loss_64", "loss_32"))
-                                  for epoch, row in by_epoch.items()}))
+            found.append((match, {float(row["epoch"]): [float(row[column]) if row[column] else None
+                                                        for column in ("loss_64", "loss_32")]
+                                  for row in read_csv(path) if row["weights"] == "ema"}))
     epochs = sorted({epoch for _, losses in found for epoch in losses})
     if not epochs:
         return []
@@ -476,8 +476,8 @@ def validation_table(folder) -> list[Table]:
                   ["model", "seed", *(f"{scale}, epoch {epoch:g}" for scale in (64, 32) for epoch in shown)])
     for match, losses in found:
         values = [losses.get(epoch, (None, None))[scale] for scale in (0, 1) for epoch in shown]
-        table.rows.append([Cell(RUN_LABELS[match["name"]]), Cell(match["seed"], int(match["seed"])),
-                           *(Cell("–") if value is None else Cell(f"{value:.4f}", value) for value in values)])
+        table.rows.append([*run_cells(match), *(Cell("–") if value is None else Cell(f"{value:.4f}", value)
+                                                for value in values)])
     return [table]
 
 
@@ -487,9 +487,9 @@ def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
         return comparison_tables(rows, name)
     if name == "study_floor":
         return noise_floor_table(rows)
-    return {"study_identity": identity_table, "study_model_error": model_error_table,
-            "study_clean_error": clean_error_table, "study_validation": validation_table}[name](Path(folder) / "study")
+    return FILE_TABLES[name](Path(folder) / "study")
 
 
-NAMES = ("study_floor", *COMPARISONS, "study_identity", "study_model_error", "study_clean_error",
-         "study_validation")
+FILE_TABLES = {"study_identity": identity_table, "study_model_error": model_error_table,
+               "study_clean_error": clean_error_table, "study_validation": validation_table}
+NAMES = ("study_floor", *COMPARISONS, *FILE_TABLES)

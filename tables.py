@@ -119,6 +119,12 @@ def mark_best(cells: list[Cell], higher: bool) -> None:
             cell.best = cell.value == best
 
 
+def mark_best_of_metric(cells: list[Cell], metric: str) -> None:
+    """`mark_best` in the metric's own direction; nothing where it has none."""
+    if metric not in UNRANKED:
+        mark_best(cells, metric in HIGHER_IS_BETTER)
+
+
 # --- which measurements belong together -----------------------------------------------------------------------------
 
 def run_name(checkpoint: str) -> str:
@@ -253,8 +259,7 @@ def metric_tables(rows: list[dict], metric: str, name: str | None = None) -> lis
             for label in comparison.labels:
                 spread = comparison.cells.get((row_key, label))
                 cells.append(Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–"))
-            if metric not in UNRANKED:
-                mark_best(cells, metric in HIGHER_IS_BETTER)
+            mark_best_of_metric(cells, metric)
             table.rows.append(first + cells)
         tables.append(table)
     return tables
