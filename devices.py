@@ -39,23 +39,23 @@ def describe(device: torch.device) -> str:
 
 def processor_name() -> str:
     """The CPU's name as Linux gives it, else the kind of machine."""
+    return from_cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def from_cpuinfo(*keys: str) -> str:
+    """What Linux says of the first CPU under the first of these keys that it lists; empty where it says nothing."""
     try:
         with open("/proc/cpuinfo") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+            return next((line.partition(":")[2].strip() for line in file if line.startswith(keys)), "")
     except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+        return ""
 
 
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bfloat16 arithmetic is native there (GPUs from Ampere on, CPUs with AVX512-BF16 or AMX)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        with open("/proc/cpuinfo") as file:
-            flags = next((line for line in file if line.startswith(("flags", "Features"))), "").split()
-    except OSError:
-        return False
+    flags = from_cpuinfo("flags", "Features").split()
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
@@ -87,6 +87,19 @@ def exact_float32():
     finally:
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = allow_tf32
+
+
+@contextlib.contextmanager
+def naming_compiler_errors():
+    """Turns what torch.compile cannot do, for want of a C++ compiler say, into an InputError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = " ".join(str(error).split()).partition(" Set TORCHDYNAMO")[0][:200]
+        raise InputError(f"--compile: the model could not be compiled ({reason}); leave --compile out, or make the "
+                         "compiler usable") from error
 
 
 def configure(device: torch.device, num_threads: int) -> None:

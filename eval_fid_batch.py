@@ -94,16 +94,16 @@ def say_what_differs(rows: list[dict], key: dict) -> None:
                 break
 
 
-def generate_and_score(args, loaded, path, key: dict, scorer: scoring.Scorer, references: scoring.References,
+def generate_and_score(args, network, path, key: dict, scorer: scoring.Scorer, references: scoring.References,
                        group: distributed.Group) -> dict:
     """The scores of one row's images, as `Scorer.scores` gives them; key: of that row.
 
     Raises InputError if an image is not finite or the network was called another number of times than the row says.
     """
-    what = f"{loaded.path.stem} {key['path']} seed {key['seed']}"
+    what = f"{key['checkpoint'].removesuffix('.pth')} {key['path']} seed {key['seed']}"
     num_broken = 0
     for indices, images, broken, num_model_calls in generation.generate_uint8(
-            loaded.model, path, key["seed"], args.num_images, args, group, what):
+            network, path, key["seed"], args.num_images, args, group, what):
         if num_model_calls != key["num_model_calls"]:
             raise InputError(f"{what}: {num_model_calls} network calls were counted, expected "
                              f"{key['num_model_calls']}; no row was added, for it would be wrong")
@@ -149,6 +149,7 @@ def main():
 
     for file in files:
         loaded = checkpoint.load_model(file, args.model_type, args.weights, device)
+        network = generation.network_of(loaded, args)
         for path_type, seed in ((path_type, seed) for path_type in args.paths for seed in args.seeds):
             path = paths[file, path_type]
             key = key_for(args, loaded, path_type, path, seed, image_set)
@@ -169,7 +170,7 @@ def main():
                 scoring.claim_classifier(args.results, networks)
                 references = scoring.References(metrics, image_set, networks, args.cache_dir, device)
             start = time.time()
-            scores = generate_and_score(args, loaded, path, key, scoring.Scorer(wanted, networks, device), references,
+            scores = generate_and_score(args, network, path, key, scoring.Scorer(wanted, networks, device), references,
                                         group)
             if group.is_main:
                 new = scoring.result_rows(key, scores, revision)

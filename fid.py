@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import devices
 import reference_cache
+from data import in_chunks
 from errors import InputError
 from files import load_torch, sha256_of_file
 
@@ -104,9 +105,9 @@ def load_inception(path, device="cpu") -> Inception:
 
 def features_of(images, inception: Inception, batch_size: int = INCEPTION_BATCH, progress: str | None = None):
     """Features of uint8 images [N, 3, H, W], array or tensor, batch by batch: yields float32 [B, 2048]."""
-    for start in tqdm(range(0, len(images), batch_size), desc=progress, disable=progress is None):
-        batch = images[start:start + batch_size]
-        yield inception.features(batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.array(batch)))
+    num_batches = -(-len(images) // batch_size)
+    for batch in tqdm(in_chunks(images, batch_size), total=num_batches, desc=progress, disable=progress is None):
+        yield inception.features(batch)
 
 
 # Statistics and the Fréchet distance

@@ -106,7 +106,7 @@ def make_images(args, loaded, path, group, made: Path, device) -> None:
     start, num_broken, num_model_calls = time.perf_counter(), 0, len(path) - 1
     kept, kept_indices = [torch.empty(0, 3, 64, 64, dtype=torch.uint8, device=device)], []
     for indices, images, broken, num_model_calls in generation.generate_uint8(
-            loaded.model, path, args.seed, args.num_images, args, group, "generating"):
+            generation.network_of(loaded, args), path, args.seed, args.num_images, args, group, "generating"):
         num_broken = num_broken + broken
         for index, image in zip(indices, images.permute(0, 2, 3, 1).cpu().numpy()):
             save_png(made / f"{index:05d}.png", Image.fromarray(image))

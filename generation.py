@@ -11,9 +11,11 @@ import checkpoint
 import error_map
 import paths
 from command_line import real_number, whole_number
+from devices import naming_compiler_errors
 from errors import InputError
 from files import expecting, load_torch
 from sampling import SOLVERS, X32_MODES, check_path, check_solver, generate, to_uint8, uniform_diagonal
+from unet import compiled
 
 PATH_NAMES = {"baseline": ("uniform", "dp", "lead"), "lift": paths.PATH_TYPES}
 DEFAULT_PATHS = {"baseline": ["uniform"], "lift": ["diagonal", "dp_64", "dp_total"]}
@@ -34,6 +36,8 @@ def add_generation_options(parser) -> None:
                        "anew at every step, or held at its start")
     group.add_argument("--batch_size", type=whole_number(1), default=64, metavar="IMAGES",
                        help="images generated at once; does not change them")
+    group.add_argument("--compile", action="store_true",
+                       help="torch.compile the model: minutes at the start, for many images on a GPU")
     group = parser.add_argument_group("path")
     group.add_argument("--heatmap", type=Path, default=None, metavar="FILE",
                        help="error map for the dp paths; left out: the one of this checkpoint in --heatmap_dir")
@@ -142,10 +146,16 @@ def solver_name(args) -> str:
     return args.solver if args.eta == 0 else f"{args.solver}_eta{args.eta:g}"
 
 
+def network_of(loaded: checkpoint.LoadedModel, args):
+    """What is called in the checkpoint's place: its model, compiled if --compile says so."""
+    return compiled(loaded.model) if args.compile else loaded.model
+
+
 def generate_uint8(model, path: np.ndarray, seed: int, num_images: int, args, group=None, progress: str | None = None):
     """This process's share of images 0...num_images - 1, batch by batch, on the model's device.
 
     Nothing waits for the device within a batch; the noise of the next one is copied there once it has been drawn.
+    With --compile a last batch that is not full is filled up, for another size would be compiled anew, and cut again.
 
     Yields (indices, uint8 [B, 3, 64, 64], number of images [] that are not finite, network calls). Process r of a
     distributed.Group takes images r, r + size, ...; no image depends on the batch size or the number of processes.
@@ -154,11 +164,14 @@ def generate_uint8(model, path: np.ndarray, seed: int, num_images: int, args, gr
     is_main = group is None or group.is_main
     with tqdm(total=len(mine), desc=progress, unit="image", disable=progress is None or not is_main) as bar:
         for start in range(0, len(mine), args.batch_size):
-            indices = mine[start:start + args.batch_size]
-            samples = generate(model, path, seed, indices, solver=args.solver, eta=args.eta, x32_mode=args.x32,
-                               precision=args.precision)
-            num_broken = (~samples.x_64.flatten(1).isfinite().all(1)).sum()
-            yield list(indices), to_uint8(samples.x_64), num_broken, samples.num_model_calls
+            indices = list(mine[start:start + args.batch_size])
+            filling = indices[-1:] * (args.batch_size - len(indices)) if args.compile else []
+            with naming_compiler_errors():
+                samples = generate(model, path, seed, indices + filling, solver=args.solver, eta=args.eta,
+                                   x32_mode=args.x32, precision=args.precision)
+            x_64 = samples.x_64[:len(indices)]
+            num_broken = (~x_64.flatten(1).isfinite().all(1)).sum()
+            yield indices, to_uint8(x_64), num_broken, samples.num_model_calls
             bar.update(len(indices))
 
 

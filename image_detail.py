@@ -9,10 +9,10 @@ sliced Wasserstein distance sees no contrast.
 
 Neither is better when lower: generated images are to be compared with real ones.
 """
-import numpy as np
 import torch
 
 import devices
+from data import in_chunks
 from errors import InputError
 from sliced_wasserstein import LEVELS, laplacian_pyramid
 
@@ -44,9 +44,7 @@ def statistics_of(images) -> dict[str, tuple[float, float | None]]:
     has any.
     """
     of_images = {name: [] for name in ROWS}
-    for start in range(0, len(images), IMAGES_PER_CHUNK):
-        chunk = images[start:start + IMAGES_PER_CHUNK]
-        chunk = chunk if isinstance(chunk, torch.Tensor) else torch.from_numpy(np.array(chunk))
+    for chunk in in_chunks(images, IMAGES_PER_CHUNK):
         for size, level in zip(DETAIL_LEVELS, laplacian_pyramid(chunk.float())):
             of_channels, deviation = moments(level[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN])
             of_images[f"kurtosis_{size}"].append(of_channels.nanmean(dim=1).cpu())

@@ -10,7 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 import devices
 import sampling
 import seeds
-from data import load_images, num_in_common
+from data import in_chunks, load_images, num_in_common
 from errors import InputError
 from scales import downsample_to_32
 from sampling import from_uint8, to_uint8
@@ -104,9 +104,9 @@ def noise_cases(t: int) -> list[Case]:
 
 def batches(images: np.ndarray, batch_size: int, device):
     """(indices, images in [-1, 1] [B, 3, 64, 64]) over uint8 [N, 3, 64, 64]."""
-    for start in range(0, len(images), batch_size):
-        part = np.array(images[start:start + batch_size])
-        yield range(start, start + len(part)), from_uint8(torch.from_numpy(part).to(device))
+    starts = range(0, len(images), batch_size)
+    for start, part in zip(starts, in_chunks(images, batch_size)):
+        yield range(start, start + len(part)), from_uint8(part.to(device))
 
 
 @torch.inference_mode()

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import devices
 import reference_cache
+from data import in_chunks
 from errors import InputError
 
 LEVELS = (64, 32, 16)
@@ -127,9 +128,7 @@ def profile(images, *, patches_per_image: int = PATCHES_PER_IMAGE, num_projectio
         for depth, size in enumerate(LEVELS):
             random = np.random.default_rng([seed, size])
             patches = torch.empty(len(images) * patches_per_image, 3, PATCH_SIZE, PATCH_SIZE, device=device)
-            for start in starts:
-                chunk = images[start:start + IMAGES_PER_CHUNK]
-                chunk = chunk if isinstance(chunk, torch.Tensor) else torch.from_numpy(np.array(chunk))
+            for start, chunk in zip(starts, in_chunks(images, IMAGES_PER_CHUNK)):
                 level = laplacian_pyramid(chunk.to(device).float())[depth]
                 corners = random.integers(0, size - PATCH_SIZE + 1, (len(chunk), patches_per_image, 2))
                 first = start * patches_per_image

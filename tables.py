@@ -330,6 +330,7 @@ BENCHMARKS = {
     "train_step": ("training step, images/s over a plain step", "≥"),
     "train_step_compile": ("the same with `--compile`", "≥"),
     "sampling": ("generation, images/s over a plain loop", "≥"),
+    "sampling_compile": ("the same with `--compile`", "≥"),
     "error_map": ("error map, time of a plain loop over ours at equal standard error", "≥"),
     "dynamic_program": ("dynamic program on 100×100 points, time of nested loops over ours", "≥"),
     "frechet": ("Fréchet distance at 2048 dimensions, time of pytorch-fid over ours", "≥"),
@@ -341,7 +342,7 @@ BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", 
                      "compiled_over_uncompiled", "memory_ratio", "gflops_used",
                      "gflops_peak", "fraction_of_peak", "convolution_gflops", "seconds", "seconds_30", "num_kills",
                      "num_half_written", "max_steps", "relative_difference", "plain_images_per_second",
-                     "ours_images_per_second", "mean_difference_in_grey_levels")
+                     "ours_images_per_second", "compiled_images_per_second", "mean_difference_in_grey_levels")
 
 
 def benchmarks_table(folder) -> Table:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import torch
 
 import devices
 import reference_cache
+from data import in_chunks
 from errors import InputError
 from fid import FeatureStatistics, frechet_distance
 from files import sha256_of_file
@@ -40,9 +40,8 @@ class TinyClassifier:
     def statistics(self, images) -> FeatureStatistics:
         """Statistics of uint8 images [N, 3, 64, 64], array or tensor."""
         statistics = None
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = images[start:start + BATCH_SIZE]
-            features = self.features(batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.array(batch)))
+        for batch in in_chunks(images, BATCH_SIZE):
+            features = self.features(batch)
             statistics = (statistics or FeatureStatistics(features.shape[1])).add(features)
         return statistics
 

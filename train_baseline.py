@@ -2,13 +2,13 @@
 """Train the single-scale baseline: one image at 64x64, one timestep, mean squared error of the noise prediction."""
 from command_line import Parser, run_script
 from training import train
-from training_options import add_training_options
+from training_options import add_training_options, parse_training_options
 
 
 def main():
     parser = Parser(__doc__)
     add_training_options(parser, "baseline")
-    train("baseline", parser.parse_args())
+    train("baseline", parse_training_options(parser))
 
 
 if __name__ == "__main__":

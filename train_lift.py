@@ -5,7 +5,7 @@ from command_line import Parser, real_number, refuse_without_effect, run_script
 from errors import InputError
 from objective import LOSS_SCALES, TIMESTEP_KINDS
 from training import train
-from training_options import add_training_options
+from training_options import add_training_options, parse_training_options
 
 
 def parse_args(argv=None):
@@ -25,7 +25,7 @@ def parse_args(argv=None):
     group.add_argument("--loss_weight_32", type=real_number(0), default=1.0, help="weight of the 32 scale's error")
     group.add_argument("--native_32", action="store_true",
                        help="the 32 scale enters and leaves the network at its 32x32 level, not upsampled to 64x64")
-    args = parser.parse_args(argv)
+    args = parse_training_options(parser, argv)
     if not (args.resume and list_states(args.checkpoint_dir, args.name)):   # else it goes on with its own options
         refuse_unused(parser, args)
     return args

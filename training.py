@@ -33,6 +33,7 @@ from files import (check_can_be_written, expecting, remove_leftovers, save_png, 
 from optimization import ExponentialMovingAverage, learning_rate_at, longest_warmup, on_cpu
 from scheduler import NoiseSchedule
 from training_options import check_options, check_same_run, timestep_rule
+from unet import compiled
 
 GRADIENT_NORM_MAX = 1.0
 REPORT_SECONDS = 60                     # between two writings of log and loss curve
@@ -126,9 +127,7 @@ class Trainer:
         self.average = ExponentialMovingAverage(self.model, args.ema_decay)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=args.learning_rate, weight_decay=WEIGHT_DECAY,
                                            fused=True)
-        # Filled before torch.compile looks: a table that appears during the first call would have it compile twice.
-        self.model.schedule.log_snr_at(torch.zeros(1, device=device))
-        self.network = torch.compile(self.model) if args.compile else self.model
+        self.network = compiled(self.model) if args.compile else self.model
         if group.size > 1:
             self.network = DistributedDataParallel(self.network)
 
@@ -564,7 +563,8 @@ def train(model_type: str, args) -> None:
             if args.lr_schedule == "cosine" and args.warmup_steps > longest:
                 print(f"--warmup_steps: {longest} in place of {args.warmup_steps}, for half of the run is left to the "
                       "cosine", flush=True)
-        trainer.run()
+        with devices.naming_compiler_errors():
+            trainer.run()
         if group.is_main:
             newest = checkpoint.list_checkpoints(args.checkpoint_dir, args.name)[-1]
             print(f"{args.name}: done after {trainer.step} steps; {newest}", flush=True)

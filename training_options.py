@@ -3,7 +3,8 @@ import re
 from pathlib import Path
 
 import checkpoint
-from command_line import add_device_options, plain_options, real_number, seed_number, whole_number
+from command_line import (add_device_options, plain_options, real_number, refuse_without_effect, seed_number,
+                          whole_number)
 from data import add_data_options, without_slash
 from errors import InputError
 from objective import TimestepRule
@@ -65,6 +66,14 @@ def add_training_options(parser, model_type: str) -> None:
     group.add_argument("--resume", action="store_true", help="continue from the newest good training state")
     group.add_argument("--overwrite", action="store_true", help="replace checkpoints of the same name")
     add_device_options(parser)
+
+
+def parse_training_options(parser, argv=None):
+    """The command line of a training script. Raises InputError for options about a validation that is not asked for."""
+    args = parser.parse_args(argv)
+    if not args.val_every:
+        refuse_without_effect(parser, args, ["val_split", "val_images"], "without --val_every")
+    return args
 
 
 def check_options(args) -> None:

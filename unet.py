@@ -182,6 +182,13 @@ class UNet(nn.Module):
         return eps_from_v(x_t.to(dtype), output.to(dtype), abar)
 
 
+def compiled(model: UNet):
+    """The model by way of torch.compile, called alike; the compiler runs at the first call, for minutes."""
+    # Filled before torch.compile looks: a table that appears during the first call would have it compile twice.
+    model.schedule.log_snr_at(torch.zeros(1, device=next(model.parameters()).device))
+    return torch.compile(model)
+
+
 def output_layers(in_channels: int, out_channels: int) -> nn.Sequential:
     """From features to a prediction of the same height and width."""
     return nn.Sequential(GroupNorm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1))

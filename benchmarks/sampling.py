@@ -4,9 +4,11 @@
 The plain loop: float32, default memory layout, attention that stores its matrix, start noise and steps the same, every
 image written as a PNG file and read back. Ours: the precision chosen, channels-last, fused attention, uint8 images that
 stay on the device. Measured in alternation, each in a process of its own: the plain loop under the settings that
-PyTorch and the C library come with, ours under those of `devices.configure`. The last line is JSON: ratio (our images
-per second over theirs, medians), target, ok.
+PyTorch and the C library come with, ours under those of `devices.configure`. With --compile a third process generates
+with the compiled model, and its ratio is the one claimed. The last line is JSON: ratio (our images per second over
+theirs, medians), target, ok.
 """
+import contextlib
 import json
 import statistics
 import sys
@@ -25,8 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import checkpoint                                                                       # noqa: E402
 import devices                                                                          # noqa: E402
 from command_line import Parser, add_device_options, run_script, start_device, whole_number     # noqa: E402
+from errors import InputError                                                           # noqa: E402
 from sampling import generate, start_noise, to_uint8, uniform_diagonal                   # noqa: E402
 from scheduler import CLEAN, NoiseSchedule, ddim_step                                    # noqa: E402
+from unet import compiled                                                               # noqa: E402
 
 TARGETS = {"cpu": 3.0, "cuda": 5.0}
 MOST_GREY_LEVELS = 1.0                  # mean difference of the images; more, and it is not the same work
@@ -89,10 +93,11 @@ class PlainLoop(Side):
 class OurLoop(Side):
     """Generation as `generation.generate_uint8` does it."""
 
-    def __init__(self, model_type, hidden_dims, path, seed, device, num_threads, precision):
+    def __init__(self, model_type, hidden_dims, path, seed, device, num_threads, precision, compile_model):
         devices.configure(device, num_threads)
         self.device, self.path, self.seed, self.precision = device, path, seed, precision
-        self.model = random_model(model_type, hidden_dims, seed).to(device, memory_format=torch.channels_last)
+        model = random_model(model_type, hidden_dims, seed).to(device, memory_format=torch.channels_last)
+        self.model = compiled(model) if compile_model else model
 
     def images(self, indices) -> torch.Tensor:
         made = generate(self.model, self.path, self.seed, indices, precision=self.precision)
@@ -112,36 +117,49 @@ def main():
     parser.add_argument("--repeats", type=whole_number(1), default=3, help="measurements of each, after a first one "
                         "that does not count")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of weights and images")
+    parser.add_argument("--compile", action="store_true", help="a third side, whose ratio is claimed: the same with "
+                        "its model compiled by torch.compile (on a CPU: by a C++ compiler)")
     add_device_options(parser)
     args = parser.parse_args()
     device = start_device(args)
     on_gpu = device.type == "cuda"
     batch_size = args.batch_size or (64 if on_gpu else 32)
     num_images = args.num_images or (256 if on_gpu else 32)
+    if args.compile and num_images % batch_size:
+        raise InputError(f"--num_images: found {num_images}, expected a multiple of the batch size {batch_size} with "
+                         "--compile, for another size would be compiled within a measurement")
     num_steps = args.num_steps or (18 if on_gpu else 4)
 
     shared = (args.model_type, args.hidden_dims, uniform_diagonal(num_steps), args.seed, device,
               torch.get_num_threads())
     batches = [range(start, min(start + batch_size, num_images)) for start in range(0, num_images, batch_size)]
-    rates = {"plain": [], "ours": []}
-    with OwnProcess(PlainLoop, *shared) as plain, OwnProcess(OurLoop, *shared, args.precision) as ours:
-        sides = {"plain": plain, "ours": ours}
+    builds = {"plain": (PlainLoop, *shared), "ours": (OurLoop, *shared, args.precision, False)}
+    if args.compile:
+        builds["compiled"] = (OurLoop, *shared, args.precision, True)
+    claimed = list(builds)[-1]
+    rates = {name: [] for name in builds}
+    with contextlib.ExitStack() as stack:
+        sides = {name: stack.enter_context(OwnProcess(*build)) for name, build in builds.items()}
         for repeat in range(args.repeats + 1):
             for name, side in sides.items():
                 rate = side.call("images_per_second", batches)
-                print(f"{name:>6}: {rate:8.2f} images/s{'' if repeat else ' (warm-up)'}", flush=True)
+                print(f"{name:>8}: {rate:8.2f} images/s{'' if repeat else ' (warm-up)'}", flush=True)
                 if repeat:
                     rates[name].append(rate)
         images = {name: side.call("last_images") for name, side in sides.items()}
-    ratio = statistics.median(rates["ours"]) / statistics.median(rates["plain"])
-    difference = float(np.abs(images["ours"] - images["plain"]).mean()) * 255
+    rate = {name: statistics.median(values) for name, values in rates.items()}
+    ratio = rate[claimed] / rate["plain"]
+    difference = float(np.abs(images[claimed] - images["plain"]).mean()) * 255
     target = TARGETS[device.type]
     print(json.dumps({"ratio": round(ratio, 2), "target": target,
+                      "ratio_uncompiled": round(rate["ours"] / rate["plain"], 2) if args.compile else None,
+                      "compiled_over_uncompiled": round(rate["compiled"] / rate["ours"], 3) if args.compile else None,
                       "ok": ratio >= target and difference <= MOST_GREY_LEVELS, "precision": args.precision,
                       "device": devices.describe(device), "batch_size": batch_size,
                       "num_steps": num_steps, "hidden_dims": args.hidden_dims,
                       "mean_difference_in_grey_levels": round(difference, 3),
-                      **{f"{name}_images_per_second": round(statistics.median(r), 3) for name, r in rates.items()}}))
+                      "compile": args.compile,
+                      **{f"{name}_images_per_second": round(value, 3) for name, value in rate.items()}}))
 
 
 if __name__ == "__main__":

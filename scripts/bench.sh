@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Run every benchmark (or the ones named) and keep the last line of each in results/benchmarks/NAME.json.
 #   ./scripts/bench.sh                      all
-#   ./scripts/bench.sh train_step frechet   these; train_step_compile is train_step.py --compile,
-#                                           which needs a C++ compiler on a CPU
+#   ./scripts/bench.sh train_step frechet   these; NAME_compile is NAME.py --compile, which needs
+#                                           a C++ compiler on a CPU
 #   BENCHMARKS_DIR                          another folder than results/benchmarks
 # Exit status 1 if one failed or missed its target; the others are run all the same.
 set -uo pipefail
 source "$(dirname "$0")/environment.sh" || exit
-all="dynamic_program train_step train_step_compile error_map sampling frechet path_costs resume_after_kills"
-all+=" two_processes precision"
+all="dynamic_program train_step train_step_compile error_map sampling sampling_compile frechet path_costs"
+all+=" resume_after_kills two_processes precision"
 folder="${BENCHMARKS_DIR:-results/benchmarks}"
 mkdir -p "$folder"
 for name in "$@"; do

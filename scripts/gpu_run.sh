@@ -16,6 +16,7 @@ mkdir -p "$OUTPUT"
     | tee "$OUTPUT/machine.txt"
 
 status=0
-BENCHMARKS_DIR="$OUTPUT/benchmarks" ./scripts/bench.sh ${BENCHMARKS:-train_step train_step_compile error_map sampling frechet} || status=1
+benchmarks="${BENCHMARKS:-train_step train_step_compile error_map sampling sampling_compile frechet}"
+BENCHMARKS_DIR="$OUTPUT/benchmarks" ./scripts/bench.sh $benchmarks || status=1
 ./scripts/quickstart.sh || status=1
 exit "$status"

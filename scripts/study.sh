@@ -118,6 +118,7 @@ opponent() {    # the baseline that a run is measured beside
     esac
 }
 model_type() { case "$1" in baseline*) echo baseline ;; *) echo lift ;; esac; }
+evenly_spaced() { case "$1" in baseline*) echo uniform ;; *) echo diagonal ;; esac; }      # the path, by its model's name
 
 train_jobs() {
     local run options again
@@ -178,10 +179,9 @@ evaluate() {    # RUN STEPS IMAGES "PATHS" [OPTION...]
         "--fd_tiny $FD_TINY --heatmap_dir $OUTPUT --grid $GRID --results $RESULTS --precision $PRECISION $*"
 }
 gate_jobs() {
-    local steps run path
+    local steps run
     for steps in $GATE_STEPS; do for run in $GATED; do
-        path=diagonal; if [ "$(model_type "$run")" = baseline ]; then path=uniform; fi
-        evaluate "${run}_seed$first" "$steps" "$GATE_IMAGES" "$path"
+        evaluate "${run}_seed$first" "$steps" "$GATE_IMAGES" "$(evenly_spaced "$run")"
     done; done
 }
 training_jobs() {
@@ -221,12 +221,7 @@ predictions_jobs() {
 }
 detail_jobs() {
     local run
-    for run in $(runs | here); do
-        case "$run" in
-            baseline*) METRICS=detail evaluate "$run" 18 "$GATE_IMAGES" uniform ;;
-            *) METRICS=detail evaluate "$run" 18 "$GATE_IMAGES" diagonal ;;
-        esac
-    done
+    for run in $(runs | here); do METRICS=detail evaluate "$run" 18 "$GATE_IMAGES" "$(evenly_spaced "$run")"; done
     for run in $(with_two_outputs); do
         METRICS=detail evaluate "$run" 18 "$GATE_IMAGES" "$LEAD" --x32 reconciled
     done
@@ -252,12 +247,7 @@ error_jobs() {
 
 sample_jobs() {
     local run
-    for run in $(runs | here); do
-        case "$run" in
-            baseline*) sample_job "$run" uniform joint "" ;;
-            *) sample_job "$run" diagonal joint "" ;;
-        esac
-    done
+    for run in $(runs | here); do sample_job "$run" "$(evenly_spaced "$run")" joint ""; done
     for run in $(with_two_outputs); do sample_job "$run" "$LEAD" reconciled _reconciled; done
 }
 sample_job() {      # RUN PATH X32 SUFFIX

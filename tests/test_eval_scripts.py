@@ -1,5 +1,6 @@
 """generate_with_path_30.py and eval_fid_batch.py: what they write, what they skip, and what they refuse."""
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._dynamo.testing import CompileCounter
 
 import eval_fid_batch
 import fid
@@ -201,6 +203,33 @@ def test_two_processes_give_the_same_images(work, monkeypatch):
     run_divided(generate_with_path_30, *arguments, "--output_dir", "together", "--grid_png", "together.png")
     for name in [f"alone/{k:05d}.png" for k in range(5)] + ["alone.png"]:
         assert (work / name).read_bytes() == (work / name.replace("alone", "together")).read_bytes()
+
+
+def test_compiled_once_for_full_and_broken_batches_and_all_checkpoints(work, monkeypatch):
+    write_checkpoint(work / "checkpoints" / "lift_dual_timestep_4ep.pth", "lift", seed=1)
+    counter = CompileCounter()                          # counts what is compiled, and runs it as it was
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    arguments = [*EVAL, "--epochs", 3, 4, "--paths", "diagonal", "lead_2", "--metrics", "swd"]      # of 4 images and of 1
+    assert run(monkeypatch, eval_fid_batch, *arguments) == 0
+    assert counter.frame_count == 0
+    assert run(monkeypatch, eval_fid_batch, *arguments, "--compile", "--results", "compiled.csv") == 0
+    assert counter.frame_count == 1
+    plain, compiled = table(), results_table.read("compiled.csv")
+    assert len(plain) == len(compiled) == 16
+    for one, other in zip(plain, compiled):
+        assert one["metric"] == other["metric"] and one["path"] == other["path"]
+        assert other["value"] == pytest.approx(one["value"], rel=0.01)                  # a batch of another size
+
+
+def test_what_cannot_be_compiled_is_one_line(work, monkeypatch, capsys):
+    def broken(graph, inputs):
+        raise OSError("no C++ compiler here")
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
+    message = fails(monkeypatch, capsys, generate_with_path_30, *COMMON, "--epochs", 3, "--num_images", 2, "--compile",
+                    "--output_dir", "out")
+    assert "--compile: the model could not be compiled" in message and "no C++ compiler here" in message
+    assert not (work / "out").exists()
 
 
 # Paths from heatmaps

@@ -337,6 +337,7 @@ def test_a_full_disk_ends_the_events_and_not_the_training(run, tmp_path, monkeyp
     (["--learning_rate", 1e-9], "--learning_rate: found 1e-09, expected at least 1e-06"),
     (["--ema_decay", 1], "--ema_decay: found 1"),
     (["--epochs", 3, "--save_epochs", 2, 4], "--save_epochs: found 4, expected at most 3"),
+    (["--val_images", 9], "--val_images: found 9, which has no effect without --val_every"),
     (["--band_lead", 1, 2], "--band_lead: found 1 2, which has no effect without --timesteps band"),
     (["--loss_scales", "64", "--loss_weight_32", 0.5], "--loss_weight_32: found 0.5, which has no effect")])
 def test_options_without_sense_are_refused_before_any_work(run, tmp_path, options, message):
