@@ -199,7 +199,7 @@ def find_synthetic(dataset: str):
     count = dataset.removeprefix("synthetic").removeprefix(":")
     if dataset != "synthetic" and not (count.isascii() and count.isdigit() and 8 <= int(count) <= VALIDATION_START):
         raise InputError(f"--dataset: found {dataset!r}, expected synthetic or synthetic:COUNT with COUNT a whole "
-                         "number of at least 8")
+                         f"number from 8 to {VALIDATION_START}")
     num_train = int(count or DEFAULT_NUM_SYNTHETIC)
     indices = {"train": range(num_train), "validation": range(VALIDATION_START, VALIDATION_START + num_train // 8)}
     # The drawing code itself is part of the identity, so that a change of it can never meet an old cache.

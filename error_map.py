@@ -419,14 +419,15 @@ def check_shape(value, shape: tuple, name: str, path) -> None:
                          "compute_heatmap_30.py")
 
 
-def check_heatmap_matches(heatmap: dict, loaded, allow_mismatch: bool = False, can_be_allowed: bool = True) -> None:
-    """Raises InputError unless the heatmap was computed from this very checkpoint and these weights (`loaded`:
-    checkpoint.LoadedModel), or `allow_mismatch`. can_be_allowed: whether the script has that option."""
+def check_heatmap_matches(path, heatmap: dict, loaded, allow_mismatch: bool = False,
+                          can_be_allowed: bool = True) -> None:
+    """Raises InputError unless the heatmap in the file `path` was computed from this very checkpoint and these weights
+    (`loaded`: checkpoint.LoadedModel), or `allow_mismatch`. can_be_allowed: whether the script has that option."""
     if allow_mismatch:
         return
     found = heatmap["checkpoint_fingerprint"], heatmap["weights"]
     if found != (loaded.fingerprint, loaded.weights):
-        raise InputError(f"--heatmap: was computed from {heatmap['checkpoint']} ({found[0]}, {found[1]} weights), "
+        raise InputError(f"{path}: was computed from {heatmap['checkpoint']} ({found[0]}, {found[1]} weights), "
                          f"expected {loaded.path.name} ({loaded.fingerprint}, {loaded.weights} weights); give that "
                          "checkpoint's heatmap" + (", or add --allow_mismatch" if can_be_allowed else ""))
 

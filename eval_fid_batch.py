@@ -35,7 +35,8 @@ def parse_options():
                        help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left out: "
                             "diagonal dp_64 dp_total, or uniform")
     group.add_argument("--seeds", type=seed_number, nargs="+", default=[42], metavar="SEED", help="a row for each")
-    group.add_argument("--num_images", type=whole_number(2), default=1000, metavar="IMAGES", help="images per row")
+    group.add_argument("--num_images", type=whole_number(2, 10**9), default=1000, metavar="IMAGES",
+                       help="images per row")
     generation.add_generation_options(parser)
     scoring.add_metric_options(parser, "real images to compare with: a split, or part of one such as train[:5000]")
     data.add_data_options(parser)

@@ -35,7 +35,7 @@ def parse_options():
                         help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left "
                              "out: diagonal or uniform")
     parser.add_argument("--seed", type=seed_number, default=42, help="with an image's number, decides that image")
-    parser.add_argument("--num_images", type=whole_number(1), default=64, metavar="IMAGES", help="how many")
+    parser.add_argument("--num_images", type=whole_number(1, 10**9), default=64, metavar="IMAGES", help="how many")
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", type=Path, default=None, metavar="FOLDER",
                        help="for the PNG files; left out: generated/CHECKPOINT_PATH_STEPSsteps_seedSEED")
@@ -82,9 +82,12 @@ def main():
     args.output_dir = args.output_dir or Path("generated") / label
     args.grid_png = args.grid_png or Path("results") / f"samples_{label}.png"
 
+    if args.output_dir.name in ("", ".."):
+        raise InputError(f"--output_dir: found {args.output_dir}, expected a folder with a name of its own")
     if args.grid_png.suffix != ".png":
         raise InputError(f"--grid_png: found {args.grid_png}, expected a name that ends in .png")
-    refuse_existing(args.grid_png, args.overwrite)
+    for file_beside in (args.grid_png, args.grid_png.with_suffix(".json")):
+        refuse_existing(file_beside, args.overwrite)
     refuse_images(args.output_dir, args.overwrite)
     check_can_be_written(args.output_dir / "run.json")
 

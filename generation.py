@@ -100,12 +100,14 @@ def find_path(loaded: checkpoint.LoadedModel, path_type: str, args, say: bool = 
         return default_lead(args, loaded, say)
     if not file.is_file():
         script = "compute_heatmap_30.py" if loaded.model_type == "lift" else "compute_schedule.py"
-        raise InputError(f"{file}: no such heatmap, needed for path {path_type} of {loaded.path.name}; make it with "
-                         f"{script} --checkpoint {loaded.path} --grid {args.grid} --output_dir {args.heatmap_dir}, or "
-                         "give --heatmap FILE")
+        needed = paths.EDGE_COST_NAMES.get(path_type) if loaded.model_type == "lift" else None
+        costs = f" --edge_costs {needed[0]}" if needed else ""
+        raise InputError(f"{file}: no such heatmap, needed for path {path_type} of {loaded.path.name}; make one with "
+                         f"{script} --checkpoint {loaded.path} --grid {args.grid} --output_dir {args.heatmap_dir}"
+                         f"{costs}, or give one with --heatmap")
     load = load_schedule if loaded.model_type == "baseline" else error_map.load_heatmap
     heatmap = load(file, args.grid)
-    error_map.check_heatmap_matches(heatmap, loaded, args.allow_mismatch)
+    error_map.check_heatmap_matches(file, heatmap, loaded, args.allow_mismatch)
     if path_type == "lead" and "lead" not in heatmap:
         return default_lead(args, loaded, say)
     if loaded.model_type == "lift" or path_type == "lead":

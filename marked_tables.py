@@ -6,22 +6,27 @@ from errors import InputError
 from results_table import COLUMNS, METRICS, WHOLE_NUMBERS
 from tables import SIDE_TABLES, Table, benchmarks_table, metric_tables, path_cost_tables, side_table
 
+NO_RESULTS = "_No results yet._"
 MARKER = re.compile(r"^<!-- (table|end):(.*?) -->$", re.MULTILINE)     # on a line of its own
+
+
+class UnknownTable(InputError):
+    """A marker that stands for no table."""
 
 
 def select(rows: list[dict], name: str) -> tuple[str, list[dict]]:
     """A marker's metric and its rows: `fid`, or `fid num_images=1000 weights=ema` for rows that agree.
 
-    Raises InputError for an unknown metric or column.
+    Raises UnknownTable for an unknown metric or column.
     """
     metric, *conditions = name.split() or [""]
     if metric not in METRICS:
-        raise InputError(f"table:{name}: found {metric!r}, expected one of {', '.join(METRICS)}, "
+        raise UnknownTable(f"table:{name}: found {metric!r}, expected one of {', '.join(METRICS)}, "
                          f"benchmarks, path_costs, {', '.join((*SIDE_TABLES, *study.NAMES))}")
     for condition in conditions:
         column, equals, value = condition.partition("=")
         if not equals or column not in COLUMNS:
-            raise InputError(f"table:{name}: found {condition!r}, expected column=value with a column of "
+            raise UnknownTable(f"table:{name}: found {condition!r}, expected column=value with a column of "
                              "results/fid_results.csv")
         wanted = int(value) if column in WHOLE_NUMBERS and value.isdigit() else value
         rows = [row for row in rows if row[column] == wanted]
@@ -43,26 +48,35 @@ def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
     return metric_tables(selected, metric, name)
 
 
-def with_tables(text: str, rows: list[dict], folder, source: str) -> str:
+def with_tables(text: str, rows: list[dict], folder, source: str, may_empty: bool = False) -> str:
     """`text` with what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->` replaced by the tables.
 
-    source: the text's file name, for messages. Raises InputError for markers that do not pair up.
+    source: the text's file name, for messages. Raises InputError for markers that do not pair up or whose name is not
+    known, and, unless `may_empty`, where there is a table for which there are no results.
     """
-    pieces, position, opened = [], 0, None
+    pieces, position, opened, emptied = [], 0, None, []
     for match in MARKER.finditer(text):
         kind, name = match.groups()
         if kind == "table":
             if opened is not None:
                 raise InputError(f"{source}: table:{opened} has no end:{opened} before table:{name}; add it")
-            opened = name
-            found = tables_named(name, rows, folder)
-            body = "\n\n".join(table.markdown() for table in found) or "_No results yet._"
+            opened, started = name, match.end()
+            try:
+                found = tables_named(name, rows, folder)
+            except UnknownTable as error:
+                raise InputError(f"{source}: {error}; correct the marker") from error
+            body = "\n\n".join(table.markdown() for table in found) or NO_RESULTS
             pieces += [text[position:match.end()], "\n", body, "\n"]
         else:
             if opened != name:
                 raise InputError(f"{source}: found end:{name}, expected "
                                  + (f"end:{opened}" if opened is not None else f"table:{name} before it"))
+            if body == NO_RESULTS and text[started:match.start()].strip() not in ("", NO_RESULTS):
+                emptied.append(name)
             position, opened = match.start(), None
     if opened is not None:
         raise InputError(f"{source}: table:{opened} has no end:{opened}; add it")
+    if emptied and not may_empty:
+        raise InputError(f"{source}: {', '.join(emptied)}: found tables for which {folder} has no results; give the "
+                         "results that they are of, name another text, or empty them by hand")
     return "".join(pieces) + text[position:]

@@ -156,8 +156,10 @@ def validate(model, is_lift: bool, images: torch.Tensor, seed: int, schedule, pr
 
 
 def bins_text(bins: list[list[float]]) -> str:
-    """`bins_64` of `validate` as a small table: t_64 downwards, t_32 across, each in fifths of 0...999."""
+    """`bins_64` of `validate` as a small table: t_64 downwards, t_32 across, each in fifths of 0...999; a dash where
+    no image fell."""
     starts = [f"{bin * NUM_TIMESTEPS // NUM_BINS:>9}" for bin in range(NUM_BINS)]
     lines = ["64 loss, t_64 from", "      t_32 from" + "".join(starts)]
-    lines += [f"{start:>15}" + "".join(f"{value:>9.4f}" for value in row) for start, row in zip(starts, bins)]
+    lines += [f"{start:>15}" + "".join(f"{'–' if value != value else f'{value:.4f}':>9}" for value in row)
+              for start, row in zip(starts, bins)]
     return "\n".join(lines)

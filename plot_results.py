@@ -3,6 +3,7 @@
 Tables and figures of results need the CSV alone. Sample grids and denoising strips are generated when both checkpoints
 are given.
 """
+import json
 import re
 import sys
 from pathlib import Path
@@ -93,13 +94,14 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--readme: {path} could not be read ({error}); check the path") from error
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise InputError(f"--readme: {path} could not be read ({reason}); check the path") from error
 
 
 def check_readme(readme: Path, rows, results: Path) -> None:
     """Exit with status 1, naming the tables, if `readme` differs from what the results give."""
     text = read_text(readme)
-    expected = marked_tables.with_tables(text, rows, results.parent, str(readme))
+    expected = marked_tables.with_tables(text, rows, results.parent, str(readme), may_empty=True)
     if text != expected:
         different = next(k for k, (a, b) in enumerate(zip(text.splitlines() + [""], expected.splitlines() + [""]), 1)
                          if a != b)
@@ -169,7 +171,15 @@ def evolution_figure(heatmaps, args):
 def training_figure(logs):
     """Loss curves of every training log in the results folder."""
     with expecting(logs[0].parent / "*_training.csv", "log of a training", "remove or restore the one that is none"):
-        return plots.loss_curves({path.name.removesuffix("_training.csv"): tables.read_csv(path) for path in logs})
+        return plots.loss_curves({run_of_log(path): tables.read_csv(path) for path in logs})
+
+
+def run_of_log(path: Path) -> str:
+    """A run's name by its log, and what its loss is of where its record says that it is not of the noise."""
+    name = path.name.removesuffix("_training.csv")
+    record = path.with_name(f"{name}_run.json")
+    is_of_v = record.exists() and json.loads(record.read_text())["options"].get("loss_target") == "v"
+    return f"{name} (loss of v)" if is_of_v else name
 
 
 def load_lift_heatmap(args, lift):
@@ -179,7 +189,7 @@ def load_lift_heatmap(args, lift):
     name = tables.run_name(lift.path.name)
     path = args.heatmap or error_map.heatmap_path(args.results.parent, args.grid, name, lift.epochs, args.weights)
     heatmap = error_map.load_heatmap(path)
-    error_map.check_heatmap_matches(heatmap, lift, args.allow_mismatch)
+    error_map.check_heatmap_matches(path, heatmap, lift, args.allow_mismatch)
     return heatmap
 
 
@@ -285,6 +295,8 @@ def main(argv=None):
     if args.check:
         check_readme(args.readme or Path("README.md"), rows, args.results)
         return
+    if args.readme:                             # what is wrong with it is said before any work
+        marked_tables.with_tables(read_text(args.readme), rows, folder, str(args.readme))
 
     figures = {}
     for metric in results_table.METRICS:

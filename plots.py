@@ -1,6 +1,4 @@
 """Every figure the project makes. Functions take arrays and return a matplotlib Figure; scripts save it."""
-import itertools
-
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -61,11 +59,13 @@ def loss_curves(logs: dict[str, list[dict]]):
     scales = {scale: curves for scale, curves in scales.items() if any(curve.size for curve in curves.values())}
     fig, axes = figure(max(6.0, 4.5 * len(scales)), 3.6, ncols=max(1, len(scales)), squeeze=False)
     for ax, (scale, curves) in zip(axes[0], scales.items()):
-        for color, (name, (steps, losses)) in zip(itertools.cycle(CURVE_COLORS), curves.items()):
+        for k, (name, (steps, losses)) in enumerate(curves.items()):
+            color, line = CURVE_COLORS[k % len(CURVE_COLORS)], LINE_STYLES[k % len(LINE_STYLES)]
             if len(steps):
                 ax.plot(steps, losses, ".", color=color, alpha=0.25, markersize=3, markeredgewidth=0)
-                ax.plot(steps, smoothed(losses, max(1, len(losses) // 20)), color=color, linewidth=1.6, label=name,
-                        marker="o" if len(steps) < 20 else None, markersize=3)      # one point draws no line
+                # Dashes let a curve be seen that lies under another; one point draws no line.
+                ax.plot(steps, smoothed(losses, max(1, len(losses) // 20)), line, color=color, linewidth=1.8,
+                        marker="o" if len(steps) < 20 else None, markersize=3, label=name)
         ax.set(yscale="log", xlabel="optimizer step", ylabel="loss: mean squared error", title=f"{scale} scale")
         plain_log_axis(ax.yaxis)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -81,8 +81,10 @@ LINE_MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def plain_log_axis(axis) -> None:
-    """Numbers such as 0.05 and 200 in place of powers of ten on a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Numbers such as 0.05 and 200 in place of powers of ten on a logarithmic axis; call it when all is drawn."""
+    low, high = axis.get_view_interval()
+    is_short = high < 8 * low                   # powers of ten and their halves would be one or two
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]) if is_short else LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -273,8 +275,9 @@ def model_error_curves(t, baseline, curves: dict):
 
 # --- error maps -----------------------------------------------------------------------------------------------------
 
-OTHER_PATH_COLORS = {"unconstrained_64": "#D55E00", "unconstrained_total": "#D55E00", "greedy_64": "#FFFFFF",
-                     "greedy_total": "#FFFFFF"}
+OTHER_PATH_COLORS = {"unconstrained_64": "#A6761D", "unconstrained_total": "#4D4D4D", "greedy_64": "#FFFFFF",
+                     "greedy_total": "#B0B0B0", "lead_1": "#FEE0D2", "lead_2": "#FC9272", "lead_3": "#DE2D26",
+                     "lead_5": "#67000D"}
 MAP_COLORS = "viridis"
 
 
@@ -287,7 +290,7 @@ def style_of_path(path_type: str) -> dict:
 def grid_ticks(ax, timesteps, count: int = 6) -> None:
     """Axes in timesteps for a map of equal cells: t_32 across, t_64 down, the noisiest corner at the upper left."""
     last = len(timesteps) - 1
-    if last <= 9:
+    if last <= 9 and count > 4:
         count = last + 1                        # a small grid: every cell, rather than some of them unevenly
     cells = np.unique(np.rint(np.linspace(0, last, count)).astype(int))
     names = [str(int(timesteps[cell])) for cell in cells]
@@ -338,7 +341,8 @@ def error_maps(timesteps, error_64, error_total, paths_64: dict, paths_total: di
             ax.plot(points[:, 1], points[:, 0], linestyle="none", marker="o", markersize=5, color=style["color"],
                     markeredgecolor="black", markeredgewidth=0.6, zorder=5 + 0.1 * rank, clip_on=False)
             handles[style["label"]] = Line2D([], [], color=style["color"], linewidth=2.2, marker="o", markersize=5,
-                                             markeredgecolor="black", markeredgewidth=0.6)
+                                             markeredgecolor="black", markeredgewidth=0.6,
+                                             path_effects=[Stroke(linewidth=3.6, foreground="black"), Normal()])
             if parts["identity"] is not None:
                 points = parts["identity"]
                 ax.plot(points[:, 1], points[:, 0], color="black", linewidth=3.2, zorder=4 + 0.1 * rank)

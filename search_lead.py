@@ -53,7 +53,7 @@ def main(argv=None):
                                                   loaded.weights)
     is_lift = loaded.model_type == "lift"
     heatmap = error_map.load_heatmap(file, args.grid) if is_lift else load_schedule(file, args.grid)
-    error_map.check_heatmap_matches(heatmap, loaded, can_be_allowed=False)
+    error_map.check_heatmap_matches(file, heatmap, loaded, can_be_allowed=False)
     check_can_be_written(file)
     if "lead" in heatmap and not args.overwrite:
         raise InputError(f"{file}: holds a winner of an earlier search; add --overwrite to replace it")

@@ -136,6 +136,7 @@ class Trainer:
         self.log, self.validations, self.epoch_losses = [], [], []
         self.interval_mean, self.epoch_mean = Mean(), Mean()
         self.seconds_before = 0.0               # spent in earlier parts of a resumed run
+        self.replaced = []                      # files of an earlier run, which stay until there is a state of this one
 
     def planned_steps(self) -> int:
         """Optimizer steps in the whole run; raises InputError if the images do not fill a batch."""
@@ -251,13 +252,18 @@ class Trainer:
         """Write the epoch checkpoint, whole or not at all."""
         path = checkpoint.checkpoint_path(self.args.checkpoint_dir, self.args.name, math.ceil(self.epoch))
         save_torch(path, self.content())
+        self.keep(path)
         tqdm.write(f"saved {path}")
 
+    def keep(self, path: Path) -> None:
+        """A file of this run is in the place of an earlier run's."""
+        self.replaced = [other for other in self.replaced if other != path]
+
     def save_state(self) -> None:
-        """Write everything that a resumed run needs."""
+        """Write everything that a resumed run needs; the rest of a run that this one replaces goes."""
         args = self.args
         self.state_saved = time.perf_counter()
-        checkpoint.save_state(args.checkpoint_dir, args.name, {
+        path = checkpoint.save_state(args.checkpoint_dir, args.name, {
             **self.content(), "optimizer_state": self.optimizer.state_dict(), "num_steps": self.num_steps,
             "device_type": self.device.type,
             "learning_rate_schedule": {"kind": args.lr_schedule, "highest": args.learning_rate,
@@ -266,9 +272,17 @@ class Trainer:
             "interval_mean": [self.interval_mean.sums, self.interval_mean.count],
             "epoch_mean": [self.epoch_mean.sums, self.epoch_mean.count],
             "seconds": self.seconds_before + time.perf_counter() - self.started})
+        self.keep(path)
+        for path in self.replaced:
+            path.unlink(missing_ok=True)
+        self.replaced = []
 
     def load_state(self, path: Path, state: dict) -> None:
-        """Continue from a saved state. Raises InputError if an option that decides the numbers differs."""
+        """Continue from a saved state. Raises InputError if the model or an option that decides the numbers differs."""
+        if state["model_type"] != self.model_type:
+            raise InputError(f"--name: {self.args.name} in {self.args.checkpoint_dir} is a {state['model_type']}, "
+                             f"expected a {self.model_type}; resume it with train_{state['model_type']}.py, or choose "
+                             "another --name")
         check_same_run(path, state, self.args, self.content_hash, self.num_steps)
         self.model.load_state_dict(state["model_state"])
         self.average.load_state_dict(state["ema_state"])
@@ -335,7 +349,8 @@ class Trainer:
             return self.step % self.args.state_every == 0
         if not log:
             return False
-        is_due = self.group.is_main and time.perf_counter() - self.state_saved > STATE_SECONDS
+        interval = REPORT_SECONDS if self.replaced else STATE_SECONDS
+        is_due = self.group.is_main and time.perf_counter() - self.state_saved > interval
         return self.group.sum(torch.tensor(float(is_due), device=self.device)).item() > 0
 
     def after_step(self, progress, events) -> None:
@@ -358,8 +373,8 @@ class Trainer:
                 self.save_checkpoint()
             if state:
                 self.save_state()
-            if validate or state or self.step == self.num_steps or (
-                    log and time.perf_counter() - self.reported > REPORT_SECONDS):
+            is_due = validate or state or log and time.perf_counter() - self.reported > REPORT_SECONDS
+            if is_due and not self.replaced:    # else the log in its place is that of checkpoints still there
                 self.write_reports()
 
     def stop_wanted(self, stop: StopRequest) -> bool:
@@ -529,10 +544,9 @@ def prepare_start(trainer: Trainer) -> None:
             remove_leftovers(args.checkpoint_dir, f"{args.name}_{pattern}")
         for kind in REPORTS:
             remove_leftovers(args.output_dir, f"{args.name}_{kind}")
-        for path in found if args.overwrite else []:
-            path.unlink()
-        for kind in VALIDATION_REPORTS if args.overwrite else []:    # the new run may write none
-            (args.output_dir / f"{args.name}_{kind}").unlink(missing_ok=True)
+        if args.overwrite:                      # validation reports too: the new run may write none
+            reports = [args.output_dir / f"{args.name}_{kind}" for kind in VALIDATION_REPORTS]
+            trainer.replaced = found + [path for path in reports if path.exists()]
 
 
 def train(model_type: str, args) -> None:

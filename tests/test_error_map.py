@@ -335,12 +335,12 @@ def test_foreign_truncated_and_pickled_files_are_refused(heatmap, tmp_path):
 def test_heatmap_belongs_to_its_checkpoint(heatmap, tmp_path):
     class Loaded:
         fingerprint, weights, path = "ab" * 8, "ema", tmp_path / "a_2ep.pth"
-    error_map.check_heatmap_matches(heatmap, Loaded)
+    error_map.check_heatmap_matches("map.pth", heatmap, Loaded)
     for change in ({"fingerprint": "cd" * 8}, {"weights": "raw"}):
         other = type("Other", (Loaded,), change)
-        with pytest.raises(InputError, match="allow_mismatch"):
-            error_map.check_heatmap_matches(heatmap, other)
-        error_map.check_heatmap_matches(heatmap, other, allow_mismatch=True)
+        with pytest.raises(InputError, match="map.pth: was computed from .*allow_mismatch"):
+            error_map.check_heatmap_matches("map.pth", heatmap, other)
+        error_map.check_heatmap_matches("map.pth", heatmap, other, allow_mismatch=True)
 
 
 def test_file_names():

@@ -177,12 +177,14 @@ def test_two_runs_into_one_folder_and_a_run_that_is_killed(work, monkeypatch, ca
     assert len(list((work / "out").glob("*.png"))) == 2 and not (work / ".out.tmp").exists()
 
 
-@pytest.mark.parametrize("grid", ["grid.json", "file/grid.png", "out"])
+@pytest.mark.parametrize("grid", ["grid.json", "file/grid.png", "out", "beside.png"])
 def test_a_grid_that_cannot_be_written_is_refused_before_any_work(work, monkeypatch, capsys, grid):
     (work / "file").write_text("")
+    (work / "beside.json").write_text("another's")      # where the grid's record would go
     monkeypatch.setattr(generation, "generate", lambda *_, **__: pytest.fail("work was done"))
-    assert "grid" in fails(monkeypatch, capsys, generate_with_path_30, *COMMON, "--epochs", 3, "--output_dir", "out",
-                           "--grid_png", grid)
+    message = fails(monkeypatch, capsys, generate_with_path_30, *COMMON, "--epochs", 3, "--output_dir", "out",
+                    "--grid_png", grid)
+    assert ("beside.json: exists already" if grid == "beside.png" else "grid") in message
     assert not (work / "out").exists()
 
 
@@ -209,11 +211,11 @@ def test_compiled_once_for_full_and_broken_batches_and_all_checkpoints(work, mon
     write_checkpoint(work / "checkpoints" / "lift_dual_timestep_4ep.pth", "lift", seed=1)
     counter = CompileCounter()                          # counts what is compiled, and runs it as it was
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
-    arguments = [*EVAL, "--epochs", 3, 4, "--paths", "diagonal", "lead_2", "--metrics", "swd"]      # of 4 images and of 1
+    arguments = [*EVAL, "--epochs", 3, 4, "--paths", "diagonal", "lead_2", "--metrics", "swd"]
     assert run(monkeypatch, eval_fid_batch, *arguments) == 0
     assert counter.frame_count == 0
     assert run(monkeypatch, eval_fid_batch, *arguments, "--compile", "--results", "compiled.csv") == 0
-    assert counter.frame_count == 1
+    assert counter.frame_count == 1                     # batches of 4 images and of 1
     plain, compiled = table(), results_table.read("compiled.csv")
     assert len(plain) == len(compiled) == 16
     for one, other in zip(plain, compiled):
@@ -441,6 +443,9 @@ def test_detail_of_the_generated_images(work, monkeypatch):
      "--grid 31 --output_dir maps"),
     (generate_with_path_30, ["--epochs", "3", "--path", "nonsense"], "invalid choice"),
     (generate_with_path_30, ["--epochs", "3", "--num_images", "0"], "--num_images"),
+    (generate_with_path_30, ["--epochs", "3", "--num_images", "9" * 23], "--num_images"),
+    (generate_with_path_30, ["--epochs", "3", "--output_dir", "."], "--output_dir: found ., expected a folder with a"),
+    (generate_with_path_30, ["--epochs", "3", "--path", "dp_step"], "--edge_costs step_doubling, or give one with"),
     (generate_with_path_30, ["--epochs", "3", "--num_steps", "1000"], "--num_steps"),
     (generate_with_path_30, ["--epochs", "3", "--eta", "0.5", "--solver", "multistep"], "--eta"),
     (generate_with_path_30, ["--epochs", "3", "--device", "cuda:99"], "--device"),

@@ -175,7 +175,14 @@ def test_a_marker_can_choose_rows(tmp_path):
 
 
 def test_no_results_yet(tmp_path):
-    assert "_No results yet._" in marked_tables.with_tables(README, [], tmp_path, "README.md")
+    assert "_No results yet._" in marked_tables.with_tables(README, [], tmp_path, "README.md", may_empty=True)
+    empty = README.replace("old", marked_tables.NO_RESULTS)
+    assert marked_tables.with_tables(empty, [], tmp_path, "README.md") == empty
+
+
+def test_a_table_is_not_emptied(tmp_path):
+    with pytest.raises(InputError, match=r"README.md: fid: found tables for which .* has no results; give"):
+        marked_tables.with_tables(README, [], tmp_path, "README.md")
 
 
 @pytest.mark.parametrize("text, words", [

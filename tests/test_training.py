@@ -252,6 +252,29 @@ def test_existing_checkpoints_are_not_touched_unless_told(run, tmp_path):
     assert load_torch(folder / "checkpoints/lift_dual_timestep_1ep.pth")["step"] == 2
 
 
+def test_what_is_replaced_stays_until_there_is_a_state_of_the_new_run(run, monkeypatch):
+    folder = run("baseline", "--epochs", 2, "--save_every", 1, "--val_every", 1, "--val_images", 2)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    assert len(files) == 9                  # two checkpoints, their states, and the five reports
+    diverging = ("--overwrite", "--epochs", 2, "--learning_rate", 1e38, "--lr_schedule", "constant")
+    with monkeypatch.context() as impatient, pytest.raises(InputError, match="nothing was overwritten"):
+        impatient.setattr(training, "REPORT_SECONDS", 0)
+        run("baseline", *diverging)
+    assert {path: path.read_bytes() for path in files} == files
+    run("baseline", "--overwrite", "--max_steps", 3, "--seed", 1)
+    left = {path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    assert left == {"baseline_1ep.pth", "baseline_step00000003.state.pth", "baseline_loss.png", "baseline_run.json",
+                    "baseline_training.csv"}
+
+
+@pytest.mark.parametrize("saved, resumed", [("baseline", "lift"), ("lift", "baseline")])
+def test_resume_refuses_the_other_model(run, saved, resumed):
+    run(saved, "--max_steps", 2, "--name", "mine")
+    with pytest.raises(InputError, match=f"--name: mine in .* is a {saved}, expected a {resumed}; resume it with "
+                                         f"train_{saved}.py"):
+        run(resumed, "--max_steps", 2, "--name", "mine", "--resume")
+
+
 @pytest.mark.parametrize("options, message", [
     (["--learning_rate", 3e-4], "--learning_rate: found 0.0003, but .* was trained with 0.0001"),
     (["--hidden_dims", 8, 24], "--hidden_dims: found"), (["--batch_size", 16], "--batch_size: found 16"),
