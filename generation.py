@@ -150,7 +150,10 @@ def solver_name(args) -> str:
 
 def network_of(loaded: checkpoint.LoadedModel, args):
     """What is called in the checkpoint's place: its model, compiled if --compile says so."""
-    return compiled(loaded.model) if args.compile else loaded.model
+    if not args.compile:
+        return loaded.model
+    print(f"{loaded.path.name}: compiling with its first batch, which takes minutes", flush=True)
+    return compiled(loaded.model)
 
 
 def generate_uint8(model, path: np.ndarray, seed: int, num_images: int, args, group=None, progress: str | None = None):

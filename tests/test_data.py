@@ -478,7 +478,7 @@ def test_options():
 @pytest.mark.parametrize("dataset", ["synthetic:", "synthetic:0", "synthetic:-5", "synthetic:7", "synthetic:many",
                                      "synthetic:1.5", "synthetic:99999999999"])
 def test_wrong_synthetic_counts(load, dataset):
-    with pytest.raises(InputError, match="^--dataset: found 'synthetic:.*whole number of at least 8"):
+    with pytest.raises(InputError, match="^--dataset: found 'synthetic:.*whole number from 8 to "):
         load(dataset)
 
 

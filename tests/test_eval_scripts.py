@@ -262,7 +262,7 @@ def test_heatmap_of_this_checkpoint_is_found_and_another_refused(work, monkeypat
     assert found["timesteps"] == expected.tolist() and found["path_hash"] == generation.path_hash(expected)
     save_torch("other.pth", fake_heatmap(loaded, checkpoint_fingerprint="0" * 16))
     message = fails(monkeypatch, capsys, generate_with_path_30, *arguments, "--heatmap", "other.pth", "--overwrite")
-    assert "--heatmap" in message and "--allow_mismatch" in message
+    assert "other.pth: was computed from lift_dual_timestep_3ep.pth" in message and "--allow_mismatch" in message
     assert run(monkeypatch, generate_with_path_30, *arguments, "--heatmap", "other.pth", "--overwrite",
                "--allow_mismatch") == 0
 
