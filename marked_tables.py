@@ -22,12 +22,12 @@ def select(rows: list[dict], name: str) -> tuple[str, list[dict]]:
     metric, *conditions = name.split() or [""]
     if metric not in METRICS:
         raise UnknownTable(f"table:{name}: found {metric!r}, expected one of {', '.join(METRICS)}, "
-                         f"benchmarks, path_costs, {', '.join((*SIDE_TABLES, *study.NAMES))}")
+                           f"benchmarks, path_costs, {', '.join((*SIDE_TABLES, *study.NAMES))}")
     for condition in conditions:
         column, equals, value = condition.partition("=")
         if not equals or column not in COLUMNS:
             raise UnknownTable(f"table:{name}: found {condition!r}, expected column=value with a column of "
-                             "results/fid_results.csv")
+                               "results/fid_results.csv")
         wanted = int(value) if column in WHOLE_NUMBERS and value.isdigit() else value
         rows = [row for row in rows if row[column] == wanted]
     return metric, rows

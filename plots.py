@@ -83,7 +83,7 @@ LINE_MARKERS = ("o", "s", "^", "D", "v", "P")
 def plain_log_axis(axis) -> None:
     """Numbers such as 0.05 and 200 in place of powers of ten on a logarithmic axis; call it when all is drawn."""
     low, high = axis.get_view_interval()
-    is_short = high < 8 * low                   # powers of ten and their halves would be one or two
+    is_short = high < 8 * low                   # of 1, 2, 5, 10 and so on there would be one or two
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]) if is_short else LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
