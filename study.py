@@ -33,6 +33,7 @@ RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent tim
               "baseline_v_eps": "baseline, v, loss of the noise",
               "lift_independent_v_eps": "LIFT, independent, v, loss of the noise",
               "lift_native_v_eps": "LIFT, 32 at its own level, v, loss of the noise",
+              "lift_native_band_v_eps": "LIFT, 32 at its own level, band, v, loss of the noise",
               "lift_native_light32_v_eps": "LIFT, 32 at its own level, its loss weighted 0.1, v, loss of the noise"}
 FIGURE_FILE = re.compile(rf"(?P<kind>model_error|heatmap|logsnr|samples)_((?P<grid>\d+)_)?{RUN_EPOCHS}"
                          r"(?P<reconciled>_reconciled)?$")
