@@ -20,15 +20,26 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "datasets", "pytorch-fid")
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows every default in --help and answers a wrong option in one line."""
+    """Shows every default in --help and answers a wrong option in one line; knows the action `each_once`."""
 
     def __init__(self, description: str):
         super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
                          allow_abbrev=False)
+        self.register("action", "each_once", EachOnce)
 
     def error(self, message: str):
         print(f"error: {message.removeprefix('argument ')} (see {self.prog} --help)", file=sys.stderr)
         sys.exit(2)
+
+
+class EachOnce(argparse.Action):
+    """For an option of several values: answers a value that is named twice, which would be measured or drawn twice."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        repeated = next((value for value in values if values.count(value) > 1), None)
+        if repeated is not None:
+            raise argparse.ArgumentError(self, f"found {repeated} more than once, expected each value once")
+        setattr(namespace, self.dest, values)
 
 
 def run_script(main) -> None:

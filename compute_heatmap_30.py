@@ -49,7 +49,7 @@ def parse_args(argv=None):
                             "number of pixels once more, as the earlier implementation does")
     group.add_argument("--prediction", choices=error_map.PREDICTIONS, default="eps",
                        help="whose Jacobian DP-64 and DP-Total read; both are kept")
-    group.add_argument("--edge_costs", nargs="*", choices=EDGE_COSTS, default=[], metavar="COST",
+    group.add_argument("--edge_costs", nargs="*", action="each_once", choices=EDGE_COSTS, default=[], metavar="COST",
                        help=f"also measure edge costs for other paths, of {', '.join(EDGE_COSTS)}")
     group.add_argument("--edge_images", type=whole_number(1), default=4, metavar="IMAGES",
                        help="images that edge costs over the plane are measured on")

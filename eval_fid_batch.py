@@ -25,16 +25,18 @@ def parse_options():
     parser = Parser(__doc__)
     group = parser.add_argument_group("what is evaluated")
     group.add_argument("--model_type", choices=list(checkpoint.MODELS), default="lift", help="kind of the checkpoints")
-    group.add_argument("--epochs", type=whole_number(0), nargs="+", default=None, metavar="EPOCH",
+    group.add_argument("--epochs", type=whole_number(0), nargs="+", action="each_once", default=None, metavar="EPOCH",
                        help="epochs of --name; left out with --checkpoints too: all there are in --checkpoint_dir")
-    group.add_argument("--checkpoints", nargs="+", default=None, metavar="FILE", help="checkpoint files")
+    group.add_argument("--checkpoints", nargs="+", action="each_once", default=None, metavar="FILE",
+                       help="checkpoint files")
     group.add_argument("--name", default=None, help="name of the checkpoints; left out: the default of --model_type")
     group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER",
                        help="their folder")
-    group.add_argument("--paths", nargs="+", default=None, metavar="PATH",
+    group.add_argument("--paths", nargs="+", action="each_once", default=None, metavar="PATH",
                        help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left out: "
                             "diagonal dp_64 dp_total, or uniform")
-    group.add_argument("--seeds", type=seed_number, nargs="+", default=[42], metavar="SEED", help="a row for each")
+    group.add_argument("--seeds", type=seed_number, nargs="+", action="each_once", default=[42], metavar="SEED",
+                       help="a row for each")
     group.add_argument("--num_images", type=whole_number(2, 10**9), default=1000, metavar="IMAGES",
                        help="images per row")
     generation.add_generation_options(parser)
@@ -150,7 +152,7 @@ def main():
 
     for file in files:
         loaded = checkpoint.load_model(file, args.model_type, args.weights, device)
-        network = generation.network_of(loaded, args)
+        network = None                              # not compiled for rows that are all finished
         for path_type, seed in ((path_type, seed) for path_type in args.paths for seed in args.seeds):
             path = paths[file, path_type]
             key = key_for(args, loaded, path_type, path, seed, image_set)
@@ -170,6 +172,8 @@ def main():
                 networks = scoring.Networks(metrics, weights_file, args.fd_tiny, device)
                 scoring.claim_classifier(args.results, networks)
                 references = scoring.References(metrics, image_set, networks, args.cache_dir, device)
+            if network is None:
+                network = generation.network_of(loaded, args, say=group.is_main)
             start = time.time()
             scores = generate_and_score(args, network, path, key, scoring.Scorer(wanted, networks, device), references,
                                         group)

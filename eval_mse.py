@@ -37,8 +37,8 @@ def parse_args(argv=None):
                         help="make LIFT's two predictions agree first, as --x32 reconciled does in generation")
     parser.add_argument("--num_timesteps", type=whole_number(2, 1000), default=28, metavar="COUNT",
                         help="with --compare_baseline: timesteps from 0 to 999")
-    parser.add_argument("--leads", type=real_number(-20, 20), nargs="*", default=[1.39, 3.0, 5.0], metavar="LOG_SNR",
-                        help="with --compare_baseline: how far the 32 scale is ahead")
+    parser.add_argument("--leads", type=real_number(-20, 20), nargs="*", action="each_once", default=[1.39, 3.0, 5.0],
+                        metavar="LOG_SNR", help="with --compare_baseline: how far the 32 scale is ahead")
     parser.add_argument("--output", type=Path, default=None, metavar="PREFIX",
                         help="writes PREFIX.csv, .json and .png; left out: results/mse, or results/model_error with "
                              "--compare_baseline")

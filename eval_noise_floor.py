@@ -25,9 +25,9 @@ NO_MODEL = {"checkpoint": "real images", "model_type": "real", "path": "real", "
 
 def parse_options():
     parser = Parser(__doc__)
-    parser.add_argument("--num_images", type=whole_number(2), nargs="+", default=[1000], metavar="IMAGES",
-                        help="how many are drawn; a row for each number and seed")
-    parser.add_argument("--seeds", type=seed_number, nargs="+", default=[42, 43], metavar="SEED",
+    parser.add_argument("--num_images", type=whole_number(2), nargs="+", action="each_once", default=[1000],
+                        metavar="IMAGES", help="how many are drawn; a row for each number and seed")
+    parser.add_argument("--seeds", type=seed_number, nargs="+", action="each_once", default=[42, 43], metavar="SEED",
                         help="which are drawn; a row for each")
     scoring.add_metric_options(parser, "the split that is drawn from, or part of one such as train[:5000]")
     data.add_data_options(parser)

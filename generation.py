@@ -148,11 +148,12 @@ def solver_name(args) -> str:
     return args.solver if args.eta == 0 else f"{args.solver}_eta{args.eta:g}"
 
 
-def network_of(loaded: checkpoint.LoadedModel, args):
-    """What is called in the checkpoint's place: its model, compiled if --compile says so."""
+def network_of(loaded: checkpoint.LoadedModel, args, say: bool = True):
+    """What is called in the checkpoint's place: its model, compiled if --compile says so; that is printed, if `say`."""
     if not args.compile:
         return loaded.model
-    print(f"{loaded.path.name}: compiling with its first batch, which takes minutes", flush=True)
+    if say:
+        print(f"{loaded.path.name}: compiling with its first batch, which takes minutes", flush=True)
     return compiled(loaded.model)
 
 

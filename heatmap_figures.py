@@ -11,8 +11,8 @@ DEFAULT_PATHS = ("diagonal", "dp_64", "dp_total")
 def add_path_options(parser) -> None:
     """--paths, --num_steps, --max_jump, --step_size and --num_resamples."""
     group = parser.add_argument_group("paths")
-    group.add_argument("--paths", nargs="+", choices=paths.PATH_TYPES, default=list(DEFAULT_PATHS), metavar="PATH",
-                       help=f"paths to find and draw, of {', '.join(paths.PATH_TYPES)}")
+    group.add_argument("--paths", nargs="+", action="each_once", choices=paths.PATH_TYPES, default=list(DEFAULT_PATHS),
+                       metavar="PATH", help=f"paths to find and draw, of {', '.join(paths.PATH_TYPES)}")
     group.add_argument("--num_steps", type=whole_number(1), default=18, metavar="STEPS", help="steps of every path")
     group.add_argument("--max_jump", type=whole_number(1, 99), default=5, metavar="CELLS",
                        help="most cells a step moves in each direction")

@@ -69,8 +69,9 @@ def parse_args(argv=None):
     group.add_argument("--heatmap", type=Path, default=None, metavar="FILE",
                        help="of the LIFT checkpoint; left out: found beside the CSV by its name")
     group.add_argument("--allow_mismatch", action="store_true", help="use a heat map of another checkpoint")
-    group.add_argument("--paths", nargs="+", choices=paths.PATH_TYPES, default=["diagonal", "dp_64", "dp_total"],
-                       metavar="PATH", help=f"LIFT's paths to show, of {', '.join(paths.PATH_TYPES)}")
+    group.add_argument("--paths", nargs="+", action="each_once", choices=paths.PATH_TYPES,
+                       default=["diagonal", "dp_64", "dp_total"], metavar="PATH",
+                       help=f"LIFT's paths to show, of {', '.join(paths.PATH_TYPES)}")
     group.add_argument("--step_size", choices=paths.STEP_SIZES, default="index", help="of the optimised paths")
     group.add_argument("--num_steps", type=whole_number(1), default=18, help="steps of every path shown")
     group.add_argument("--solver", choices=sampling.SOLVERS, default="ddim", help="first or second order")

@@ -30,7 +30,14 @@ def figure(width: float, height: float, **subplots):
 
 # --- training -------------------------------------------------------------------------------------------------------
 
-CURVE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
+CURVE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+LINE_STYLES = ("-", "--", ":", "-.")
+
+
+def style_of_curve(number: int) -> dict:
+    """Colour and line of one curve of many: dashes show where it lies over another; black is left to the baseline."""
+    return {"color": CURVE_COLORS[number % len(CURVE_COLORS)], "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
+            "linewidth": 1.8}
 
 
 def smoothed(values, window: int):
@@ -60,12 +67,11 @@ def loss_curves(logs: dict[str, list[dict]]):
     fig, axes = figure(max(6.0, 4.5 * len(scales)), 3.6, ncols=max(1, len(scales)), squeeze=False)
     for ax, (scale, curves) in zip(axes[0], scales.items()):
         for k, (name, (steps, losses)) in enumerate(curves.items()):
-            color, line = CURVE_COLORS[k % len(CURVE_COLORS)], LINE_STYLES[k % len(LINE_STYLES)]
+            style = style_of_curve(k)
             if len(steps):
-                ax.plot(steps, losses, ".", color=color, alpha=0.25, markersize=3, markeredgewidth=0)
-                # Dashes let a curve be seen that lies under another; one point draws no line.
-                ax.plot(steps, smoothed(losses, max(1, len(losses) // 20)), line, color=color, linewidth=1.8,
-                        marker="o" if len(steps) < 20 else None, markersize=3, label=name)
+                ax.plot(steps, losses, ".", color=style["color"], alpha=0.25, markersize=3, markeredgewidth=0)
+                ax.plot(steps, smoothed(losses, max(1, len(losses) // 20)), **style, label=name,
+                        marker="o" if len(steps) < 20 else None, markersize=3)      # one point draws no line
         ax.set(yscale="log", xlabel="optimizer step", ylabel="loss: mean squared error", title=f"{scale} scale")
         plain_log_axis(ax.yaxis)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -76,7 +82,6 @@ def loss_curves(logs: dict[str, list[dict]]):
 
 # --- results --------------------------------------------------------------------------------------------------------
 
-LINE_STYLES = ("-", "--", ":", "-.")
 LINE_MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -256,8 +261,7 @@ def model_error_curves(t, baseline, curves: dict):
     fig, (above, below) = figure(6.5, 5.4, nrows=2, sharex=True)
     above.plot(t, baseline, color="#000000", linewidth=1.8, label="baseline")
     for k, (label, curve) in enumerate(curves.items()):
-        style = {"color": CURVE_COLORS[k % (len(CURVE_COLORS) - 1)], "linestyle": LINE_STYLES[k % len(LINE_STYLES)],
-                 "linewidth": 1.8}
+        style = style_of_curve(k)
         above.plot(t, curve["mse"], **style, label=label)
         below.plot(t, curve["ratio"], **style, label=label)
         spread = 2 * np.asarray(curve["ratio_standard_error"])
@@ -330,7 +334,7 @@ def error_maps(timesteps, error_64, error_total, paths_64: dict, paths_total: di
                 outer = np.concatenate([low, high[::-1]])
                 # Outlined, since a band that is thinner than a line would vanish on the map.
                 ax.fill(outer[:, 1], outer[:, 0], facecolor=style["color"], edgecolor=style["color"], alpha=0.4,
-                        linewidth=4, zorder=2)
+                        linewidth=4, joinstyle="round", zorder=2)
                 notes["band"] = "band: 90% of the paths over resampled images"
         for rank, (path_type, parts) in enumerate(drawn.items()):
             style = style_of_path(path_type)

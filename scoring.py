@@ -25,7 +25,7 @@ INCEPTION_METRICS = ("fid", "kid", "precision_recall")
 def add_metric_options(parser, split_help: str) -> None:
     """--metrics, --reference_split, --inception and --fd_tiny."""
     group = parser.add_argument_group("scores")
-    group.add_argument("--metrics", nargs="+", choices=list(METRIC_ROWS), default=None,
+    group.add_argument("--metrics", nargs="+", action="each_once", choices=list(METRIC_ROWS), default=None,
                        help="left out: fid where Inception weights are to be had, else swd, which needs none; detail: "
                        "kurtosis and contrast of the finest levels, to be compared with those of real images")
     group.add_argument("--reference_split", default="train", metavar="SPLIT", help=split_help)

@@ -26,7 +26,7 @@ def parse_args(argv=None):
     parser.add_argument("--num_images", type=whole_number(2), default=256, help="the first so many images of the split")
     parser.add_argument("--num_steps", type=whole_number(1), default=18, help="steps of t_64 from 999 to 0")
     parser.add_argument("--solver", choices=SOLVERS, default="ddim", help="first or second order")
-    parser.add_argument("--x32", nargs="+", choices=list(METHODS), default=list(METHODS),
+    parser.add_argument("--x32", nargs="+", action="each_once", choices=list(METHODS), default=list(METHODS),
                         help="each scale by its own prediction, or the 64 prediction made to agree with the image")
     parser.add_argument("--batch_size", type=whole_number(1), default=64, help="images generated at once")
     parser.add_argument("--seed", type=seed_number, default=42, help="decides the start noise of every image")

@@ -207,7 +207,7 @@ def test_two_processes_give_the_same_images(work, monkeypatch):
         assert (work / name).read_bytes() == (work / name.replace("alone", "together")).read_bytes()
 
 
-def test_compiled_once_for_full_and_broken_batches_and_all_checkpoints(work, monkeypatch):
+def test_compiled_once_for_full_and_broken_batches_and_all_checkpoints(work, monkeypatch, capsys):
     write_checkpoint(work / "checkpoints" / "lift_dual_timestep_4ep.pth", "lift", seed=1)
     counter = CompileCounter()                          # counts what is compiled, and runs it as it was
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
@@ -216,6 +216,9 @@ def test_compiled_once_for_full_and_broken_batches_and_all_checkpoints(work, mon
     assert counter.frame_count == 0
     assert run(monkeypatch, eval_fid_batch, *arguments, "--compile", "--results", "compiled.csv") == 0
     assert counter.frame_count == 1                     # batches of 4 images and of 1
+    capsys.readouterr()
+    assert run(monkeypatch, eval_fid_batch, *arguments, "--compile", "--results", "compiled.csv") == 0
+    assert "compiling" not in capsys.readouterr().out   # all rows are finished
     plain, compiled = table(), results_table.read("compiled.csv")
     assert len(plain) == len(compiled) == 16
     for one, other in zip(plain, compiled):
@@ -462,6 +465,8 @@ def test_detail_of_the_generated_images(work, monkeypatch):
     (eval_fid_batch, ["--epochs", "3", "--checkpoints", "x.pth"], "--epochs: found together with --checkpoints"),
     (eval_fid_batch, ["--paths", "diagonal", "--reference_split", "nonsense"], "nonsense"),
     (eval_fid_batch, ["--paths", "diagonal", "--num_images", "1"], "--num_images"),
+    (eval_fid_batch, ["--metrics", "swd", "swd"], "--metrics: found swd more than once, expected each value once"),
+    (eval_fid_batch, ["--epochs", "3", "3", "--seeds", "1"], "--epochs: found 3 more than once"),
     (eval_fid_batch, ["--paths", "diagonal", "--metrics", "fid", "--inception", "none.pth"],
      "--inception: found no file"),
 ])
