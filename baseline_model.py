@@ -17,4 +17,4 @@ class BaselineModel(UNet):
     def forward(self, x_64: torch.Tensor, t_64: torch.Tensor) -> torch.Tensor:
         """x_64: [B, 3, 64, 64] noised image; t_64: [B] timesteps 0...999 -> eps_64: [B, 3, 64, 64]."""
         output, _ = self.run_backbone(x_64, self.time_mlp(t_64))
-        return self.to_noise(output, x_64, t_64)
+        return self.to_noises([output], [x_64], [t_64])[0]

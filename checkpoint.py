@@ -109,7 +109,7 @@ def model_of(content: dict, fingerprint: str, path, model_type, weights: str, de
     parametrization = content.get("parametrization", "eps")
     if parametrization not in PARAMETRIZATIONS:
         raise InputError(f"{path}: its parametrization is {str(parametrization)[:50]!r}, expected "
-                         f"{' or '.join(PARAMETRIZATIONS)}; use the version of this repository that wrote it")
+                         f"{', '.join(PARAMETRIZATIONS)}; use the version of this repository that wrote it")
     model = build_model(found, content["hidden_dims"], parametrization, is_native_32(content["model_state"]))
     state = weights_of(content, weights, path)
     try:

@@ -44,4 +44,4 @@ class LIFTDualTimestepModel(UNet):
             output, _ = self.run_backbone(torch.cat([x_64, upsample_to_64(x_32)], dim=1), time_embedding)
             output_64, output_32_large = output.chunk(2, dim=1)                         # each [B, 3, 64, 64]
             output_32 = downsample_to_32(output_32_large)
-        return self.to_noise(output_64, x_64, t_64), self.to_noise(output_32, x_32, t_32)
+        return tuple(self.to_noises([output_64, output_32], [x_64, x_32], [t_64, t_32]))

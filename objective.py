@@ -17,6 +17,7 @@ from seeds import seeded_generator
 
 TIMESTEP_KINDS = ("independent", "diagonal", "band")
 LOSS_SCALES = ("both", "64")
+LOSS_TARGETS = ("eps", "v")
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,8 @@ class Trainer:
         self.model = checkpoint.build_model(model_type, args.hidden_dims, args.parametrization,
                                             self.is_lift and args.native_32)
         self.model.to(device, memory_format=devices.training_memory_format(device))
+        if args.parametrization == "residual":
+            self.model.linear_denoiser.fit(self.images)
         self.average = ExponentialMovingAverage(self.model, args.ema_decay)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=args.learning_rate, weight_decay=WEIGHT_DECAY,
                                            fused=True)

@@ -7,7 +7,7 @@ from command_line import (add_device_options, plain_options, real_number, refuse
                           whole_number)
 from data import add_data_options, without_slash
 from errors import InputError
-from objective import TimestepRule
+from objective import LOSS_TARGETS, TimestepRule
 from optimization import LEARNING_RATE_MIN
 from unet import PARAMETRIZATIONS
 
@@ -42,8 +42,9 @@ def add_training_options(parser, model_type: str) -> None:
     group.add_argument("--ema_decay", type=real_number(0, 1), default=0.9999,
                        help="decay of the weights' moving average, lower in early steps")
     group.add_argument("--parametrization", choices=PARAMETRIZATIONS, default="eps",
-                       help="what the network puts out: the noise eps, or v = sqrt(abar) eps - sqrt(1 - abar) x_0")
-    group.add_argument("--loss_target", choices=PARAMETRIZATIONS, default="eps",
+                       help="what the network puts out: the noise eps, v = sqrt(abar) eps - sqrt(1 - abar) x_0, or the "
+                            "residual that a linear denoiser fitted to the images leaves")
+    group.add_argument("--loss_target", choices=LOSS_TARGETS, default="eps",
                        help="whose squared error the loss is; v's is the noise's over abar, so that noisy images "
                             "weigh more")
     group.add_argument("--seed", type=seed_number, default=0, help="decides weights, order, timesteps and noise")

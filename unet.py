@@ -9,12 +9,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from errors import InputError
+from linear_denoiser import LinearDenoiser
 from scheduler import NoiseSchedule, eps_from_v
 
 NUM_GROUPS = 8
 NUM_HEADS = 4
 ATTENTION_FROM_CHANNELS = 128
-PARAMETRIZATIONS = ("eps", "v")
+PARAMETRIZATIONS = ("eps", "v", "residual")
 
 
 class SinusoidalTimeEmbedding(nn.Module):
@@ -107,18 +108,22 @@ def check_hidden_dims(hidden_dims) -> None:
 class UNet(nn.Module):
     """Encoder, bottleneck and decoder with skip connections; subclasses say what goes in and what comes out.
 
-    parametrization: what the last layer puts out. eps: the noise. v: sqrt(abar) eps - sqrt(1 - abar) x_0, from which
-    the noise follows, so that a model's callers see noise either way.
+    parametrization: what the last layer puts out, of which a model's callers see the noise that follows from it. eps:
+    the noise itself. v: sqrt(abar) eps - sqrt(1 - abar) x_0. residual: what a linear denoiser, fitted to the training
+    images (`linear_denoiser.fit`), leaves of x_0.
     """
 
     def __init__(self, in_channels: int, out_channels: int, hidden_dims, parametrization: str = "eps"):
         check_hidden_dims(hidden_dims)
         if parametrization not in PARAMETRIZATIONS:
-            raise InputError(f"--parametrization: found {parametrization!r}, expected {' or '.join(PARAMETRIZATIONS)}")
+            raise InputError(f"--parametrization: found {parametrization!r}, expected "
+                             f"{', '.join(PARAMETRIZATIONS)}")
         super().__init__()
         self.hidden_dims = list(hidden_dims)
         self.parametrization = parametrization
         self.schedule = NoiseSchedule()
+        if parametrization == "residual":
+            self.linear_denoiser = LinearDenoiser()
         first, last = self.hidden_dims[0], self.hidden_dims[-1]
         time_width = 4 * first
         self.time_mlp = nn.Sequential(SinusoidalTimeEmbedding(first), nn.Linear(first, time_width), nn.SiLU(),
@@ -172,14 +177,16 @@ class UNet(nn.Module):
         """Channels of the decoder's last features at 32x32."""
         return self.upsample[-1].in_channels
 
-    def to_noise(self, output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The noise that the last layer's output means: output, x_t [B, 3, H, W] at timesteps t [B] -> same shape."""
+    def to_noises(self, outputs, xs, ts) -> list[torch.Tensor]:
+        """The noise per scale that the last layer's outputs mean: outputs, xs [B, 3, S, S] at timesteps ts [B]."""
         if self.parametrization == "eps":
-            return output
+            return list(outputs)
         # Under autocast too: at the noisy end the clean image is a small difference of x_t and noise.
-        dtype = torch.promote_types(x_t.dtype, torch.float32)
-        abar = self.schedule.alpha_cumprod_at(t).to(dtype)
-        return eps_from_v(x_t.to(dtype), output.to(dtype), abar)
+        dtype = torch.promote_types(xs[0].dtype, torch.float32)
+        abars = [self.schedule.alpha_cumprod_at(t) for t in ts]
+        if self.parametrization == "residual":
+            return [noise.to(dtype) for noise in self.linear_denoiser.noises(outputs, xs, abars)]
+        return [eps_from_v(x.to(dtype), output.to(dtype), abar.to(dtype)) for output, x, abar in zip(outputs, xs, abars)]
 
 
 def compiled(model: UNet):

@@ -17,9 +17,9 @@ WARMUP_STEPS="${WARMUP_STEPS:-100}"
 TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options of every training
 SEEDS="${SEEDS:-0 1}"                           # of training; ablations, paths and gate have the first
 COMPARED="${COMPARED:-baseline lift_independent lift_band baseline_v_eps lift_independent_v_eps \
-    lift_native_v_eps lift_native_band_v_eps}"  # trained with every seed
+    lift_native_v_eps baseline_residual lift_native_residual}"     # trained with every seed
 ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64 baseline_v lift_independent_v \
-    lift_native_light32_v_eps}"                 # with the first seed
+    lift_native_light32_v_eps lift_native_band_v_eps}"      # with the first seed
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
 GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
 GATE_STEPS="${GATE_STEPS:-18 50 250}"
@@ -82,6 +82,8 @@ declare -A trainings=(                          # of every run there can be
     [lift_loss64]="train_lift.py --loss_scales 64"
     [lift_native_v_eps]="train_lift.py --timesteps independent --native_32 $v_eps"
     [lift_native_band_v_eps]="train_lift.py --timesteps band --native_32 $v_eps"
+    [baseline_residual]="train_baseline.py --parametrization residual"
+    [lift_native_residual]="train_lift.py --timesteps independent --native_32 --parametrization residual"
     [lift_native_light32_v_eps]="train_lift.py --timesteps independent --native_32 --loss_weight_32 0.1 $v_eps"
 )
 for name in "${compared[@]}" "${ablations[@]}"; do
@@ -113,6 +115,7 @@ here() { while read -r run; do if [ -e "$(checkpoint "$run")" ]; then echo "$run
 is_up_to_date() { [ "$1" -nt "$(checkpoint "$2")" ]; }     # FILE RUN: made after the run's checkpoint
 opponent() {    # the baseline that a run is measured beside
     case "$1" in
+        *_residual_*) echo "baseline_residual_seed${1##*_seed}" ;;
         *_v_eps_*) echo "baseline_v_eps_seed${1##*_seed}" ;;
         *_v_*) echo "baseline_v_seed${1##*_seed}" ;;
         *) echo "baseline_seed${1##*_seed}" ;;

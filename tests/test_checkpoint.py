@@ -118,7 +118,7 @@ def test_parametrization_is_kept_and_an_unknown_one_is_named(tmp_path):
         assert checkpoint.load_model(path).model.parametrization == expected
     for foreign in ("x0", 3, ["v"]):
         torch.save({**earlier_checkpoint("lift"), "parametrization": foreign}, path)
-        with pytest.raises(InputError, match="lift_2ep.pth: its parametrization is .*, expected eps or v"):
+        with pytest.raises(InputError, match="lift_2ep.pth: its parametrization is .*, expected eps, v, residual"):
             checkpoint.load_model(path)
 
 

@@ -89,7 +89,7 @@ def test_a_native_32_scale_costs_two_thousand_parameters():
 
 
 def test_parametrizations_that_are_none():
-    with pytest.raises(InputError, match="--parametrization: found 'x0', expected eps or v"):
+    with pytest.raises(InputError, match="--parametrization: found 'x0', expected eps, v, residual"):
         BaselineModel([8, 16], "x0")
 
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import synthetic
 import tangents
 from conftest import with_reference_weights
 from model import LIFTDualTimestepModel
@@ -15,11 +16,14 @@ def reference_tangents(function, primals, directions):
 
 
 @pytest.mark.parametrize("hidden_dims, options", [
-    ((8, 16), {}), ((8, 16, 128), {}), ((8, 16), {"parametrization": "v"}), ((8, 16), {"native_32": True})])
+    ((8, 16), {}), ((8, 16, 128), {}), ((8, 16), {"parametrization": "v"}), ((8, 16), {"native_32": True}),
+    ((8, 16), {"parametrization": "residual"})])
 def test_network_agrees_with_forward_mode(hidden_dims, options):
     """Both scales move; the second case has attention in the levels as well as in the bottleneck."""
     torch.manual_seed(0)
     model = with_reference_weights(LIFTDualTimestepModel(hidden_dims, **options)).requires_grad_(False)
+    if model.parametrization == "residual":
+        model.linear_denoiser.fit(torch.from_numpy(synthetic.draw_images(range(20))))
     t_64, t_32 = torch.tensor([700, 3]), torch.tensor([20, 900])
     primals = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 32, 32)
     directions = torch.randn(3, 2, 3, 64, 64), torch.randn(3, 2, 3, 32, 32)

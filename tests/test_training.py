@@ -10,6 +10,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,8 +20,10 @@ import train_baseline
 import train_lift
 import training
 from conftest import ROOT
+from data import load_images
 from errors import InputError
 from files import load_torch, save_torch
+from linear_denoiser import LinearDenoiser
 from objective import TimestepRule
 from scheduler import NoiseSchedule
 
@@ -230,6 +233,27 @@ def test_a_run_that_predicts_v_says_so_in_its_checkpoint(run, model_type):
         run(model_type, "--max_steps", 3, "--resume")
     with pytest.raises(InputError, match="--loss_target: found eps, but .* was trained with v"):
         run(model_type, "--max_steps", 3, "--parametrization", "v", "--resume")
+
+
+@pytest.mark.parametrize("model_type", ["baseline", "lift"])
+def test_a_run_that_puts_out_the_residual_keeps_its_linear_denoiser(run, cache, model_type):
+    """It starts far below the loss of a run that puts out noise; stopped and resumed, it ends the same."""
+    options = ("--max_steps", 3, "--log_every", 1)
+    name = checkpoint.DEFAULT_NAMES[model_type]
+    folder = run(model_type, *options, "--parametrization", "residual", "--state_every", 1)
+    [path] = checkpoint.list_checkpoints(folder / "checkpoints", name)
+    expected = LinearDenoiser()
+    expected.fit(torch.from_numpy(np.array(load_images("synthetic:48", "train", cache).images)))
+    found = checkpoint.load_model(path).model.linear_denoiser.state_dict()
+    assert found.keys() == expected.state_dict().keys()
+    for key, value in expected.state_dict().items():
+        assert torch.equal(found[key], value), key
+    assert losses_of(folder, name)[0] < 0.5 * losses_of(run(model_type, *options, to="eps"), name)[0]
+    straight = final_weights(folder, name)
+    path.unlink()
+    checkpoint.list_states(folder / "checkpoints", name)[-1].unlink()
+    run(model_type, *options, "--parametrization", "residual", "--resume")
+    assert_same_weights(straight, final_weights(folder, name))
 
 
 def test_a_native_32_scale_comes_back_from_its_checkpoint_and_only_with_both_losses(run):
