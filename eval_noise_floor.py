@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Score real photographs instead of generated ones: what a perfect model would get, and so each metric's noise floor.
+"""Score images that no network made: what a perfect model would get, and so each metric's noise floor, or a trivial one.
 
 For each seed, --num_images images of the reference split are drawn at random and scored against all the others of that
-split. Half of the split against its other half is --num_images of half its size.
+split. Half of the split against its other half is --num_images of half its size. With --images normal they are drawn
+from the normal law with the split's mean and covariance, and scored against the whole split, as generated ones are.
 """
 import dataclasses
 from pathlib import Path
@@ -12,19 +13,23 @@ import torch
 
 import data
 import distributed
+import normal_law
 import results_table
 import scoring
 from command_line import (Parser, add_device_options, git_revision, run_script, seed_number, start_device,
                           whole_number)
 from errors import InputError
 
-NO_MODEL = {"checkpoint": "real images", "model_type": "real", "path": "real", "epochs": 0, "num_steps": 0,
-            "num_model_calls": 0, **dict.fromkeys(("checkpoint_hash", "weights", "path_hash", "step_size", "solver",
-                                                   "x32_mode", "precision"), "")}
+NAMES = {"real": "real images", "normal": "normal law"}
+NO_MODEL = {"epochs": 0, "num_steps": 0, "num_model_calls": 0,
+            **dict.fromkeys(("checkpoint_hash", "weights", "path_hash", "step_size", "solver", "x32_mode", "precision"),
+                            "")}
 
 
 def parse_options():
     parser = Parser(__doc__)
+    parser.add_argument("--images", choices=list(NAMES), default="real",
+                        help="real ones, or of the normal law with their mean and covariance")
     parser.add_argument("--num_images", type=whole_number(2), nargs="+", action="each_once", default=[1000],
                         metavar="IMAGES", help="how many are drawn; a row for each number and seed")
     parser.add_argument("--seeds", type=seed_number, nargs="+", action="each_once", default=[42, 43], metavar="SEED",
@@ -54,22 +59,26 @@ def main():
     results_table.read(args.results)                            # complains before any work is done
     image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir)
     for num_images in args.num_images:
-        if num_images > len(image_set) // 2:
+        if args.images == "real" and num_images > len(image_set) // 2:
             raise InputError(f"--num_images: found {num_images}, expected at most {len(image_set) // 2}, half of the "
                              f"{len(image_set)} images in {args.dataset}, {args.reference_split}")
     scoring.warn_of_few(metrics, {"drawn": min(args.num_images)})
     networks, num_added, revision = None, 0, git_revision()
     for num_images, seed in ((number, seed) for number in args.num_images for seed in args.seeds):
-        key = NO_MODEL | {"seed": seed, "num_images": num_images, "dataset": str(args.dataset),
+        key = NO_MODEL | {"checkpoint": NAMES[args.images], "model_type": args.images, "path": args.images,
+                          "seed": seed, "num_images": num_images, "dataset": str(args.dataset),
                           "split": args.reference_split, "reference_hash": image_set.content_hash}
         rows = results_table.read(args.results, warn=False)     # another process may have added to it
         wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force)
         if wanted:
             networks = networks or scoring.Networks(metrics, weights_file, args.fd_tiny, device)
             scoring.claim_classifier(args.results, networks)
-            images, others = draw(image_set, num_images, seed)
+            if args.images == "real":
+                images, others = draw(image_set, num_images, seed)
+            else:
+                images, others = normal_law.draw(image_set.images, num_images, seed), image_set
             scorer = scoring.Scorer(wanted, networks, device)
-            scorer.take(list(range(num_images)), torch.from_numpy(images).to(device))
+            scorer.take(list(range(num_images)), torch.as_tensor(images).to(device))
             references = scoring.References(wanted, others, networks, args.cache_dir, device)
             new = scoring.result_rows(key, scorer.scores(num_images, references, distributed.Group(0, 1)), revision)
             for row in new:

@@ -9,6 +9,7 @@ import torch
 # First number after the seed: what the randomness is for. Never reuse one, or two uses draw the same numbers.
 SAMPLE_START, SAMPLE_STEP, EPOCH_ORDER, TRAIN_BATCH, TRAIN_NOISE, VALIDATION = range(6)
 PATH_COSTS = 20
+NORMAL_LAW = 21
 ERROR_MAP_IMAGES, ERROR_MAP_NOISE, ERROR_MAP_PROBES = range(30, 33)
 
 

@@ -41,6 +41,7 @@ FIGURE_FILE = re.compile(rf"(?P<kind>model_error|heatmap|logsnr|samples)_((?P<gr
 CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's", "heatmap": "Error map and paths",
             "logsnr": "The same map, its paths by each scale's own change in log SNR",
             "samples": "Samples from the same start noises"}
+WITHOUT_NETWORK = {"real": "Real images", "normal": "Images of the normal law with their mean and covariance"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
 LEVELS = ("swd_64", "swd_32", "swd_16")
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD", "swd_64": "SWD, level 64",
@@ -51,7 +52,7 @@ MANY_STEPS = 50                                         # a protocol without so 
 NOISY_FROM = 600                                        # timesteps of the noisy end
 SCHEDULE = NoiseSchedule()
 NUM_STEPS = 18                                          # where steps are not compared
-SHARED = ("metric", "dataset", "split", "reference_hash", "num_images")         # with the noise floor
+SHARED = ("metric", "model_type", "dataset", "split", "reference_hash", "num_images")     # with the noise floor
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def caption_of(name: str) -> str | None:
 
 
 def others(rows: list[dict]) -> list[dict]:
-    """The rows that are neither of the study nor of real images."""
-    return [row for row in rows if row["model_type"] != "real" and not run_of(row)]
+    """The rows that are neither of the study nor of images that no network made."""
+    return [row for row in rows if row["model_type"] not in WITHOUT_NETWORK and not run_of(row)]
 
 
 def run_seed(row: dict) -> int:
@@ -229,17 +230,19 @@ def of_common_seeds(cells: list[list[dict]]) -> list[list[dict]]:
     return [[row for row in rows if run_seed(row) in common] for rows in cells] if common else cells
 
 
-def noise_floors(all_rows: list[dict], protocol: dict, metrics) -> list[str]:
-    """In words, what real images score under that protocol, a phrase for each of the metrics that was measured."""
-    phrases = []
-    for metric in metrics:
-        wanted = {**protocol, "metric": metric}
-        rows = [row for row in all_rows if row["model_type"] == "real"
-                and all(row[column] == wanted[column] for column in SHARED)]
-        if rows:
-            spread = spread_over_seeds(rows)
-            phrases.append(f"{SHORT_LABELS[metric]} {format_spread(metric, spread)}")
-    return phrases
+def scores_without_network(all_rows: list[dict], protocol: dict, metrics) -> str:
+    """In words, what images that no network made score under that protocol, as far as it was measured."""
+    sentences = []
+    for model_type, what in WITHOUT_NETWORK.items():
+        phrases = []
+        for metric in metrics:
+            wanted = {**protocol, "metric": metric, "model_type": model_type}
+            rows = [row for row in all_rows if all(row[column] == wanted[column] for column in SHARED)]
+            if rows:
+                phrases.append(f"{SHORT_LABELS[metric]} {format_spread(metric, spread_over_seeds(rows))}")
+        if phrases:
+            sentences.append(f"{what} in place of generated ones score {', '.join(phrases)}.")
+    return " ".join(sentences) or "Noise floor not measured."
 
 
 def has_seeds_of_training(rows: list[dict]) -> bool:
@@ -248,7 +251,7 @@ def has_seeds_of_training(rows: list[dict]) -> bool:
     return len({name for name, _ in runs}) < len(runs)
 
 
-def note_of(protocol: dict, members: list[dict], floors: list[str]) -> str:
+def note_of(protocol: dict, members: list[dict], without_network: str) -> str:
     """What was measured, on what, and how the spread is to be read."""
     if has_seeds_of_training(members):
         spread = "mean ± sample standard deviation over the seeds of training, without ± a single one"
@@ -259,14 +262,11 @@ def note_of(protocol: dict, members: list[dict], floors: list[str]) -> str:
     weights = "EMA" if protocol["weights"] == "ema" else protocol["weights"]
     if protocol["num_images"] < FEW_IMAGES and any(row["metric"] == "fid" for row in members):
         spread += f"; FID of fewer than {FEW_IMAGES:,} images is biased upwards"
-    floor = "Noise floor not measured."
-    if floors:
-        floor = f"Real images in place of generated ones score {', '.join(floors)}."
     metric = members[0]["metric"]
     best = "" if metric in UNRANKED else "; best per column in bold where all its cells have the same seeds"
     return (f"{direction(metric)} {protocol['epochs']} epochs of training, {protocol['num_images']:,} images a cell, "
             f"{weights} weights, {protocol['precision']}, against {protocol['dataset']}, split {protocol['split']}; "
-            f"{spread}{best}. {floor}")
+            f"{spread}{best}. {without_network}")
 
 
 def order_of(rows: list[dict], label: Callable[[dict], str], by_steps: bool = False) -> list[str]:
@@ -301,7 +301,7 @@ def comparison_tables(rows: list[dict], name: str) -> list[Table]:
                       == (metric, row_label, column_label)] for row_label in row_labels]
             found[metric, column_label] = of_common_seeds(cells) if comparison.common_seeds else cells
         used = [row for cells in found.values() for cell in cells for row in cell]
-        table = Table(name, comparison.title, note_of(protocol, used, noise_floors(rows, protocol, metrics)),
+        table = Table(name, comparison.title, note_of(protocol, used, scores_without_network(rows, protocol, metrics)),
                       [comparison.heading, *(", ".join(filter(None, (SHORT_LABELS[metric], label)))
                                              for metric, label in columns)],
                       [[Cell(label)] for label in row_labels])
@@ -318,23 +318,26 @@ def comparison_tables(rows: list[dict], name: str) -> list[Table]:
 
 # --- beside the table of results --------------------------------------------------------------------------------------
 
-def noise_floor_table(rows: list[dict]) -> list[Table]:
-    """Real images against the others of their split, by their number."""
-    rows = [row for row in rows if row["model_type"] == "real" and row["metric"] in METRICS]
+def without_network_table(rows: list[dict]) -> list[Table]:
+    """Images that no network made, by their number: real ones, against the others of their split, and trivial ones."""
+    rows = [row for row in rows if row["model_type"] in WITHOUT_NETWORK and row["metric"] in METRICS]
     tables = []
     columns = ("dataset", "split", "reference_hash")
     for (dataset, split, _), members in grouped(rows, lambda row: take(row, columns)).items():
         metrics = [metric for metric in METRICS if any(row["metric"] == metric for row in members)]
-        table = Table("study_floor", "Noise floor: real images against the rest of their split",
-                      f"{dataset}, split {split}; mean ± sample standard deviation over draws.",
-                      ["images drawn", *(SHORT_LABELS[metric] for metric in metrics)])
-        for number, drawn in sorted(grouped(members, lambda row: row["num_images"]).items()):
+        table = Table("study_floor", "What images score that no network made",
+                      f"{dataset}, split {split}: real images against the others, those of the normal law against all; "
+                      "mean ± sample standard deviation over draws.",
+                      ["images", "drawn", *(SHORT_LABELS[metric] for metric in metrics)])
+        kinds = list(WITHOUT_NETWORK)
+        for (kind, number), drawn in sorted(grouped(members, lambda row: (kinds.index(row["model_type"]),
+                                                                          row["num_images"])).items()):
             cells = []
             for metric in metrics:
                 of_metric = [row for row in drawn if row["metric"] == metric]
                 spread = spread_over_seeds(of_metric) if of_metric else None
                 cells.append(Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–"))
-            table.rows.append([Cell(f"{number:,}", number), *cells])
+            table.rows.append([Cell(WITHOUT_NETWORK[kinds[kind]]), Cell(f"{number:,}", number), *cells])
         tables.append(table)
     return tables
 
@@ -488,7 +491,7 @@ def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
     if name in COMPARISONS:
         return comparison_tables(rows, name)
     if name == "study_floor":
-        return noise_floor_table(rows)
+        return without_network_table(rows)
     return FILE_TABLES[name](Path(folder) / "study")
 
 

@@ -186,7 +186,8 @@ class UNet(nn.Module):
         abars = [self.schedule.alpha_cumprod_at(t) for t in ts]
         if self.parametrization == "residual":
             return [noise.to(dtype) for noise in self.linear_denoiser.noises(outputs, xs, abars)]
-        return [eps_from_v(x.to(dtype), output.to(dtype), abar.to(dtype)) for output, x, abar in zip(outputs, xs, abars)]
+        return [eps_from_v(x.to(dtype), output.to(dtype), abar.to(dtype))
+                for output, x, abar in zip(outputs, xs, abars)]
 
 
 def compiled(model: UNet):

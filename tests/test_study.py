@@ -95,8 +95,14 @@ def test_noise_floor_of_the_same_number_of_images_only():
     floors = [real("fd_tiny", 1.9, 42), real("fd_tiny", 2.1, 43), real("fd_tiny", 9.9, 42, num_images=7)]
     [table] = study.tables_named("study_gate", gate_rows() + floors, "nowhere")
     assert "fd_tiny 2.000 ± 0.141." in table.note and "9.9" not in table.note
-    [floor] = study.tables_named("study_floor", floors, "nowhere")
-    assert texts(floor) == [["7", "9.900"], ["1,000", "2.000 ± 0.141"]]
+    normal = {**real("fd_tiny", 8.0, 42), "model_type": "normal", "checkpoint": "normal law", "path": "normal"}
+    [table] = study.tables_named("study_gate", gate_rows() + floors + [normal], "nowhere")
+    assert table.note.endswith("fd_tiny 2.000 ± 0.141. Images of the normal law with their mean and covariance in place "
+                               "of generated ones score fd_tiny 8.000.")
+    [floor] = study.tables_named("study_floor", [normal] + floors, "nowhere")
+    what = list(study.WITHOUT_NETWORK.values())
+    assert texts(floor) == [[what[0], "7", "9.900"], [what[0], "1,000", "2.000 ± 0.141"], [what[1], "1,000", "8.000"]]
+    assert study.others(floors + [normal]) == []
 
 
 def test_spread_is_over_seeds_of_training():

@@ -9,6 +9,7 @@ import torch
 import data
 import eval_noise_floor
 import fid
+import normal_law
 import results_table
 import tiny_classifier
 from conftest import ROOT
@@ -83,6 +84,12 @@ def test_noise_floor_rows(tmp_path, tiny_folder, monkeypatch, capsys):
     assert "WARNING" not in capsys.readouterr().out
     assert run(monkeypatch, eval_noise_floor, *arguments) == 0
     assert Path("results/fid_results.csv").read_bytes() == before and "0 rows added" in capsys.readouterr().out
+    normal = [*arguments, "--images", "normal", "--num_images", 13, "--results", "normal.csv"]
+    assert run(monkeypatch, eval_noise_floor, *normal) == 0
+    drawn = results_table.read("normal.csv")
+    assert [(r["model_type"], r["checkpoint"], r["num_images"]) for r in drawn] == 2 * [("normal", "normal law", 13)]
+    assert drawn[0]["value"] == pytest.approx(tiny_classifier.distance(
+        classifier.statistics(normal_law.draw(images, 13, 1)), classifier.statistics(images)), rel=1e-6)
     message = fails(monkeypatch, capsys, eval_noise_floor, *arguments, "--num_images", 13)
     assert "--num_images: found 13, expected at most 12" in message
     message = fails(monkeypatch, capsys, eval_noise_floor, *arguments, "--fd_tiny", "nowhere")
