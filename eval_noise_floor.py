@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Score images that no network made: what a perfect model would get, and so each metric's noise floor, or a trivial one.
+"""Score images that no network made: what a perfect model would get, which is a metric's noise floor, or a trivial one.
 
 For each seed, --num_images images of the reference split are drawn at random and scored against all the others of that
 split. Half of the split against its other half is --num_images of half its size. With --images normal they are drawn

@@ -133,8 +133,8 @@ class LinearDenoiser(nn.Module):
     def estimates(self, xs, abars) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(coefficients of the clean image, their precision) per scale: float64 [B, 3, S, S] each.
 
-        xs: x_64, or x_64 and x_32; abars: float64 [B] for each. Of two, each is a view of the other's image too: the 2x2
-        mean of x_64 is one of x_0_32, with a quarter of the noise's variance.
+        xs: x_64, or x_64 and x_32; abars: float64 [B] for each. Of two, each is a view of the other's image too: the
+        2x2 mean of x_64 is one of x_0_32, with a quarter of the noise's variance.
         """
         x_64, abar_64 = xs[0], abars[0][:, None, None, None]
         of_64 = [(self.coefficients(x_64), abar_64.sqrt(), 1 - abar_64)]

@@ -15,8 +15,8 @@ IMAGES_PER_CHUNK = 500
 def draw(images, num_images: int, seed: int) -> torch.Tensor:
     """uint8 [num_images, 3, 64, 64], of which image k depends on the set, the seed and k alone, up to rounding.
 
-    images: uint8 [N, 3, 64, 64], at least two. With standard normal w_n, mean + sum_n w_n (x_n - mean) / sqrt(N - 1) has
-    exactly their mean and covariance.
+    images: uint8 [N, 3, 64, 64], at least two. With standard normal w_n, mean + sum_n w_n (x_n - mean) / sqrt(N - 1)
+    has exactly their mean and covariance.
     """
     parts = [draw_numbers(images, range(start, min(start + IMAGES_PER_CHUNK, num_images)), seed)
              for start in range(0, num_images, IMAGES_PER_CHUNK)]

@@ -229,11 +229,15 @@ detail_jobs() {
     for run in $(with_two_outputs); do
         METRICS=detail evaluate "$run" 18 "$GATE_IMAGES" "$LEAD" --x32 reconciled
     done
-    echo "floor_detail eval_noise_floor.py $data --num_images $GATE_IMAGES --metrics detail --results $RESULTS"
+    without_network floor_detail "$GATE_IMAGES" detail
 }
-floor_jobs() {
-    echo "floor eval_noise_floor.py $data --num_images $NUM_IMAGES $GATE_IMAGES $FLOOR_IMAGES --metrics $METRICS" \
-        "--fd_tiny $FD_TINY --results $RESULTS"
+floor_jobs() { without_network floor "$NUM_IMAGES $GATE_IMAGES $FLOOR_IMAGES" "$METRICS"; }
+without_network() {     # NAME "IMAGES" "METRICS"
+    local images
+    for images in real normal; do
+        echo "$1_$images eval_noise_floor.py $data --images $images --num_images $2 --metrics $3" \
+            "--fd_tiny $FD_TINY --results $RESULTS"
+    done
 }
 error_jobs() {
     local run beside output reconciled

@@ -119,9 +119,11 @@ def test_white_noise_makes_it_the_v_parametrization():
     assert torch.allclose(noise, eps_from_v(x, -output, abar), atol=1e-10)
 
 
-def test_a_network_that_puts_out_nothing_is_the_linear_denoiser(fitted):
+@pytest.mark.parametrize("low_precision", [False, True])
+def test_a_network_that_puts_out_nothing_is_the_linear_denoiser(fitted, low_precision):
+    """Also where the network runs in bfloat16, which would leave nothing of the clean image at the noisy end."""
     generator = torch.Generator().manual_seed(4)
-    t_64, t_32 = torch.tensor([900, 200]), torch.tensor([500, 600])
+    t_64, t_32 = torch.tensor([999, 200]), torch.tensor([500, 999])
     abars = [SCHEDULE.alpha_cumprod_at(t) for t in (t_64, t_32)]
     x_64, x_32 = torch.randn(2, 3, 64, 64, generator=generator), torch.randn(2, 3, 32, 32, generator=generator)
     for model, xs, ts in ((BaselineModel([8, 16], "residual"), [x_64], [t_64]),
@@ -130,7 +132,7 @@ def test_a_network_that_puts_out_nothing_is_the_linear_denoiser(fitted):
         for name, layer in model.named_modules():
             if name in ("final_conv.2", "final_conv_32.2"):
                 torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
             noises = model(*xs, *ts)
         noises = [noises] if len(xs) == 1 else noises
         for noise, x, abar, (estimate, _) in zip(noises, xs, abars, fitted.estimates(xs, abars)):

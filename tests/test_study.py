@@ -97,8 +97,8 @@ def test_noise_floor_of_the_same_number_of_images_only():
     assert "fd_tiny 2.000 ± 0.141." in table.note and "9.9" not in table.note
     normal = {**real("fd_tiny", 8.0, 42), "model_type": "normal", "checkpoint": "normal law", "path": "normal"}
     [table] = study.tables_named("study_gate", gate_rows() + floors + [normal], "nowhere")
-    assert table.note.endswith("fd_tiny 2.000 ± 0.141. Images of the normal law with their mean and covariance in place "
-                               "of generated ones score fd_tiny 8.000.")
+    assert table.note.endswith("fd_tiny 2.000 ± 0.141. Images of the normal law with their mean and covariance in "
+                               "place of generated ones score fd_tiny 8.000.")
     [floor] = study.tables_named("study_floor", [normal] + floors, "nowhere")
     what = list(study.WITHOUT_NETWORK.values())
     assert texts(floor) == [[what[0], "7", "9.900"], [what[0], "1,000", "2.000 ± 0.141"], [what[1], "1,000", "8.000"]]
