@@ -163,7 +163,8 @@ COMPARISONS = {
         "Is it the path or the model? Evenly spaced steps", "model",
         lambda row: gate_path(row) and is_plain(row)
         and is_one_of(row, "baseline", "lift_independent", "lift_band", "baseline_v", "lift_independent_v",
-                      "baseline_v_eps", "lift_independent_v_eps", "lift_native_v_eps"),
+                      "baseline_v_eps", "lift_independent_v_eps", "lift_native_v_eps", "baseline_residual",
+                      "lift_native_residual"),
         run_label, steps_label, lambda rows: any(row["num_steps"] >= MANY_STEPS for row in rows)),
     "study_paths": Comparison(
         "Paths and solvers", "path",

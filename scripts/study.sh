@@ -23,7 +23,8 @@ ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64 baseline_v lift_in
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
 GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
 GATE_STEPS="${GATE_STEPS:-18 50 250}"
-GATED="${GATED:-baseline lift_independent lift_band baseline_v_eps lift_native_v_eps}"    # runs compared with so many steps
+GATED="${GATED:-baseline lift_independent lift_band baseline_v_eps lift_native_v_eps \
+    baseline_residual lift_native_residual}"    # runs compared with so many steps
 STEPS="${STEPS:-9 18 36}"                       # of the comparison of paths
 SOLVERS="${SOLVERS:-ddim multistep}"
 SAMPLING_SEEDS="${SAMPLING_SEEDS:-42}"
