@@ -2,7 +2,8 @@
 
 Without --compare_baseline: the error at --t for both scales noisy, clean 32 with noisy 64, and clean 64 with noisy 32.
 With it: LIFT's 64 error over the baseline's at timesteps from 0 to 999, with the 32 scale pure noise (the baseline's
-task), on the diagonal, and ahead by some log SNR: the model's own error, apart from that of any path.
+task), on the diagonal, and ahead by some log SNR: the model's own error, apart from that of any path. Where the baseline
+puts out the residual of a linear denoiser, that denoiser's error is measured too.
 """
 from pathlib import Path
 
@@ -84,6 +85,10 @@ def measure_beside_baseline(args, lift, baseline, images, device):
         of_baseline, of_lift = measurements.errors_beside_baseline(
             lift.model, baseline.model, images, timesteps, curves, args.seed, args.batch_size, device, args.precision,
             bar.update, args.reconciled)
+    linear = measurements.linear_denoiser_of(baseline.model)
+    if linear:
+        of_linear, _ = measurements.errors_beside_baseline(None, linear, images, timesteps, {}, args.seed,
+                                                           args.batch_size, device)
     rows, figure_curves = [], {}
     for label, t_32 in curves.items():
         figure_curves[label] = {"mse": [], "ratio": [], "ratio_standard_error": []}
@@ -94,14 +99,16 @@ def measure_beside_baseline(args, lift, baseline, images, device):
             rows.append({"curve": label, "t_64": int(t), "t_32": int(t_32[k]), "mse_lift": mean,
                          "mse_lift_standard_error": standard_error, "mse_baseline": baseline_mean,
                          "mse_baseline_standard_error": baseline_error, "ratio": ratio,
-                         "ratio_standard_error": ratio_error})
+                         "ratio_standard_error": ratio_error}
+                        | ({"mse_linear": measurements.mean_and_standard_error(of_linear[k])[0]} if linear else {}))
             for name, value in (("mse", mean), ("ratio", ratio), ("ratio_standard_error", ratio_error)):
                 figure_curves[label][name].append(value)
         print(f"{label:20} LIFT / baseline: mean over t {np.mean(figure_curves[label]['ratio']):.3f}, "
               f"at t = 999 {figure_curves[label]['ratio'][-1]:.3f}")
     figure_curves = {label: {name: np.array(values) for name, values in curve.items()}
                      for label, curve in figure_curves.items()}
-    return rows, plots.model_error_curves(timesteps, of_baseline.mean(1), figure_curves)
+    return rows, plots.model_error_curves(timesteps, of_baseline.mean(1), figure_curves,
+                                          of_linear.mean(1) if linear else None)
 
 
 def main(argv=None):

@@ -168,6 +168,16 @@ def errors_beside_baseline(lift, baseline, images, timesteps, curves: dict, seed
             {label: torch.cat(parts, dim=1).numpy() for label, parts in of_lift.items()})
 
 
+def linear_denoiser_of(model):
+    """What a baseline that puts out the residual started from, to be called as it is; None for another baseline."""
+    if model.parametrization != "residual":
+        return None
+
+    def noise(x_64, t_64):
+        return model.linear_denoiser.noises([torch.zeros_like(x_64)], [x_64], [model.schedule.alpha_cumprod_at(t_64)])[0]
+    return noise
+
+
 # --- super-resolution -----------------------------------------------------------------------------------------------
 
 def held_clean_path(num_steps: int) -> np.ndarray:

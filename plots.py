@@ -252,14 +252,17 @@ def error_bars(groups: dict, ylabel: str, title: str = ""):
     return fig
 
 
-def model_error_curves(t, baseline, curves: dict):
+def model_error_curves(t, baseline, curves: dict, linear=None):
     """Error of LIFT at 64 beside the baseline's: both above, their ratio below.
 
     t: [n] timesteps; baseline: [n] its mean squared error; curves: label -> dict of arrays [n]: `mse`, `ratio`,
-    `ratio_standard_error`. Bands are two standard errors.
+    `ratio_standard_error`. Bands are two standard errors. linear: [n], of a linear denoiser, or None.
     """
     fig, (above, below) = figure(6.5, 5.4, nrows=2, sharex=True)
     above.plot(t, baseline, color="#000000", linewidth=1.8, label="baseline")
+    if linear is not None:
+        above.plot(t, linear, color="0.55", linewidth=1.2, label="linear denoiser")
+        below.plot(t, linear / baseline, color="0.55", linewidth=1.2)
     for k, (label, curve) in enumerate(curves.items()):
         style = style_of_curve(k)
         above.plot(t, curve["mse"], **style, label=label)

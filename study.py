@@ -41,6 +41,7 @@ FIGURE_FILE = re.compile(rf"(?P<kind>model_error|heatmap|logsnr|samples)_((?P<gr
 CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's", "heatmap": "Error map and paths",
             "logsnr": "The same map, its paths by each scale's own change in log SNR",
             "samples": "Samples from the same start noises"}
+LINEAR_DENOISER = "linear_denoiser"                     # stands where the name of a run does
 WITHOUT_NETWORK = {"real": "Real images", "normal": "Images of the normal law with their mean and covariance"}
 METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
 LEVELS = ("swd_64", "swd_32", "swd_16")
@@ -446,6 +447,8 @@ def clean_error_table(folder) -> list[Table]:
             runs = [(match["name"], int(match["seed"]), int(match["epochs"]), "mse_lift")]
             if (baseline := RUN.match(run_name(beside))) and baseline["name"] in RUN_LABELS:
                 runs.append((baseline["name"], int(baseline["seed"]), epoch_of(beside), "mse_baseline"))
+            if "mse_linear" in rows[0]:
+                runs.append((LINEAR_DENOISER, 0, 0, "mse_linear"))
             for *run, column in runs:
                 errors[tuple(run)] = {int(row["t_64"]): float(row[column]) / float(SCHEDULE.snr(int(row["t_64"])))
                                       for row in noisy}
@@ -456,9 +459,10 @@ def clean_error_table(folder) -> list[Table]:
                   f"{about}. Both timesteps t; LIFT's own 64 prediction, before it is clipped to [-1, 1]. Mid-grey for "
                   "every pixel would be wrong by the images' mean square, which is below 1.",
                   ["model", "seed", "epochs", *(f"t = {t}" for t in times)])
-    for name, seed, epochs in sorted(errors, key=lambda run: (list(RUN_LABELS).index(run[0]), *run[1:])):
-        found = errors[name, seed, epochs]
-        table.rows.append([Cell(RUN_LABELS[name]), Cell(str(seed), seed), Cell(str(epochs), epochs),
+    labels = {LINEAR_DENOISER: "linear denoiser, no network"} | RUN_LABELS
+    for name, seed, epochs in sorted(errors, key=lambda run: (list(labels).index(run[0]), *run[1:])):
+        found, is_run = errors[name, seed, epochs], name != LINEAR_DENOISER
+        table.rows.append([Cell(labels[name]), *(Cell(str(n), n) if is_run else Cell("–") for n in (seed, epochs)),
                            *(Cell(f"{found[t]:.3f}", found[t]) if t in found else Cell("–") for t in times)])
     return [table]
 

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+import checkpoint
 import eval_mse
 import measurements
+import synthetic
 from conftest import write_tiny_checkpoints
 from data import load_images
 from errors import InputError
+from files import save_torch
 from scales import downsample_to_32
 from scheduler import CLEAN, NoiseSchedule
 
@@ -212,7 +215,23 @@ def test_command_compares_with_a_baseline(folder, tmp_path):
     assert [int(row["t_64"]) for row in rows] == [0, 500, 999] * 3
     for row in rows:
         assert float(row["ratio"]) == pytest.approx(float(row["mse_lift"]) / float(row["mse_baseline"]))
-    assert (tmp_path / "error.png").exists()
+    assert (tmp_path / "error.png").exists() and "mse_linear" not in rows[0]
+
+
+def test_beside_a_baseline_of_residuals_its_linear_denoiser_is_measured(folder, tmp_path):
+    model = checkpoint.build_model("baseline", [8, 8, 8], "residual")
+    model.linear_denoiser.fit(torch.from_numpy(synthetic.draw_images(range(20))))
+    torch.nn.init.zeros_(model.final_conv[2].weight), torch.nn.init.zeros_(model.final_conv[2].bias)
+    save_torch(tmp_path / "nothing_1ep.pth", {"model_state": model.state_dict(), "hidden_dims": [8, 8, 8],
+                                              "parametrization": "residual"})
+    run(folder, tmp_path / "error", "--compare_baseline", str(tmp_path / "nothing_1ep.pth"), "--num_timesteps", "3",
+        "--leads", "1.39", "--weights", "raw")
+    with open(tmp_path / "error.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["t_64"]) for row in rows] == [0, 500, 999] * 3
+    for row in rows:                                        # a network that puts out nothing
+        assert float(row["mse_linear"]) == pytest.approx(float(row["mse_baseline"]), rel=1e-4) and \
+            float(row["mse_linear"]) > 0
 
 
 @pytest.mark.parametrize("more, words", [

@@ -271,6 +271,12 @@ def test_clean_error_follows_from_the_noise_error(tmp_path):
         ["LIFT, independent, v, loss of v", "0", "3",
          *(f"{error * factor:.3f}" for error, factor in zip((0.01, 0.02), factors))]]
     assert table.note.startswith("8 images (d, split validation), weights: ema.")
+    file.write_text("".join(f"{line}{',mse_linear' if k == 0 else ',0.04'}\n"
+                            for k, line in enumerate(file.read_text().splitlines())))
+    [table] = study.tables_named("study_clean_error", [], tmp_path)
+    assert texts(table)[0] == ["linear denoiser, no network", "–", "–",
+                               *(f"{0.04 * factor:.3f}" for factor in factors)]
+    assert len(texts(table)) == 3
     write("mine_3ep.pth")                               # a baseline that is no run of the study has no row
     assert [line[0] for line in texts(study.tables_named("study_clean_error", [], tmp_path)[0])] == [
         "LIFT, independent, v, loss of v"]
