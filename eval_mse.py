@@ -2,8 +2,8 @@
 
 Without --compare_baseline: the error at --t for both scales noisy, clean 32 with noisy 64, and clean 64 with noisy 32.
 With it: LIFT's 64 error over the baseline's at timesteps from 0 to 999, with the 32 scale pure noise (the baseline's
-task), on the diagonal, and ahead by some log SNR: the model's own error, apart from that of any path. Where the baseline
-puts out the residual of a linear denoiser, that denoiser's error is measured too.
+task), on the diagonal, and ahead by some log SNR: the model's own error, apart from that of any path. Where the
+baseline puts out the residual of a linear denoiser, that denoiser's error is measured too.
 """
 from pathlib import Path
 

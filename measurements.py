@@ -174,7 +174,8 @@ def linear_denoiser_of(model):
         return None
 
     def noise(x_64, t_64):
-        return model.linear_denoiser.noises([torch.zeros_like(x_64)], [x_64], [model.schedule.alpha_cumprod_at(t_64)])[0]
+        abar = model.schedule.alpha_cumprod_at(t_64)
+        return model.linear_denoiser.noises([torch.zeros_like(x_64)], [x_64], [abar])[0]
     return noise
 
 
