@@ -1,13 +1,14 @@
-"""The best linear denoiser of a set of images at both scales, and how far from the truth it stays.
+"""A linear denoiser of a set of images at both scales, nearly the best there is, and how far from the truth it stays.
 
 It takes the cosine coefficients of an image's three principal colours for independent. Of photographs they nearly are
 (Ahmed, Natarajan and Rao 1974), so that it needs no more of the images than their coefficients' means and variances.
 The best linear estimate of a coefficient is then the mean of all that is known of it, the prior and every noised view,
-weighted by precision, and the variance of its error is one over the sum of the precisions (Wiener 1949).
+weighted by precision, and the variance of its error is one over the sum of the precisions (Wiener 1949). Of two scales
+it combines the coefficients of the same frequency; what the 2x2 mean folds down to one from others counts as noise.
 
-A network that puts out the rest in units of that deviation (`noises`) starts from this denoiser in place of from
-nothing. For images whose coefficients all have mean 0 and variance 1 its output is v, up to the sign; so this is the
-preconditioning of Karras et al. (2022, equation 7), each frequency with a deviation of its own.
+A network may put out what this denoiser leaves, in units of that deviation (`noises`): zeros are the denoiser itself.
+With one scale, and for images whose coefficients all have mean 0 and variance 1, its output is v up to the sign; so
+this is the preconditioning of Karras et al. (2022, equation 7), each frequency with a deviation of its own.
 """
 import math
 
@@ -61,7 +62,7 @@ class LinearDenoiser(nn.Module):
 
     Buffers, of images in [-1, 1]: `colors` [3, 3], a principal colour per row; `mean_64`, `variance_64` [3, 64, 64] and
     `mean_32`, `variance_32` [3, 32, 32] of the coefficients [colour, vertical frequency, horizontal frequency]. Before
-    `fit` they are those of white noise.
+    `fit` they are those of white noise at 64.
     """
 
     def __init__(self):
@@ -70,16 +71,17 @@ class LinearDenoiser(nn.Module):
         self.register_buffer("gain", gain_of_coarse(), persistent=False)
         for size in SIZES:
             self.register_buffer(f"mean_{size}", torch.zeros(3, size, size))
-            self.register_buffer(f"variance_{size}", torch.ones(3, size, size))
+            self.register_buffer(f"variance_{size}", torch.full((3, size, size), (size / 64)**2))
             self.register_buffer(f"cosines_{size}", cosine_matrix(size), persistent=False)
 
     @torch.no_grad()
     def fit(self, images: torch.Tensor) -> None:
-        """Take colours, means and variances from images: uint8 [N, 3, 64, 64]."""
+        """Take colours, means and variances from images: uint8 [N, 3, 64, 64], on any device."""
+        device = self.colors.device
         self.colors.copy_(principal_colors(images))
         sums = {size: [0.0, 0.0] for size in SIZES}
         for chunk in in_chunks(images, IMAGES_PER_CHUNK):
-            x_64 = from_uint8(chunk).double()
+            x_64 = from_uint8(chunk.to(device)).double()
             for x in (x_64, downsample_to_32(x_64)):
                 coefficients, total = self.coefficients(x), sums[x.shape[-1]]
                 total[0], total[1] = total[0] + coefficients.sum(0), total[1] + coefficients.square().sum(0)

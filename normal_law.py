@@ -1,11 +1,12 @@
 """Images of the normal law that has a set of images' mean and covariance: what can be drawn without any network.
 
-They have every colour, brightness and correlation of the set, and no structure beyond. A model that scores no better
-has learned nothing else, or nothing that the metric sees.
+They have the second moments of the set, but for what clipping to grey levels takes from them, and no structure beyond.
+A model that scores no better has learned nothing else, or nothing that the metric sees.
 """
 import torch
 
 from data import in_chunks
+from errors import InputError
 from sampling import from_uint8, to_uint8
 from seeds import NORMAL_LAW, seeded_generator
 
@@ -15,9 +16,11 @@ IMAGES_PER_CHUNK = 500
 def draw(images, num_images: int, seed: int) -> torch.Tensor:
     """uint8 [num_images, 3, 64, 64], of which image k depends on the set, the seed and k alone, up to rounding.
 
-    images: uint8 [N, 3, 64, 64], at least two. With standard normal w_n, mean + sum_n w_n (x_n - mean) / sqrt(N - 1)
-    has exactly their mean and covariance.
+    images: uint8 [N, 3, 64, 64]. With standard normal w_n, mean + sum_n w_n (x_n - mean) / sqrt(N - 1) has exactly
+    their mean and covariance, until it is clipped. Raises InputError for fewer than two.
     """
+    if len(images) < 2:
+        raise InputError(f"--reference_split: found {len(images)} image, expected at least 2, which have a covariance")
     parts = [draw_numbers(images, range(start, min(start + IMAGES_PER_CHUNK, num_images)), seed)
              for start in range(0, num_images, IMAGES_PER_CHUNK)]
     return torch.cat(parts)

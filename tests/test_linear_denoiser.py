@@ -1,4 +1,6 @@
 """The linear denoiser against a library's transform, conditional means of a normal law, and the v parametrization."""
+import math
+
 import numpy as np
 import pytest
 import scipy.fft
@@ -69,6 +71,17 @@ def test_gain_is_what_the_mean_of_four_pixels_leaves_of_one_coefficient():
         expected = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
         expected[0, 1, row, column] = gain_of_coarse()[row, column]
         assert torch.allclose(coarse, expected, atol=1e-12)
+
+
+def test_a_higher_frequency_folds_down():
+    """Row frequency 59 of 64 places is -5 of 32, up to what the mean of two neighbours leaves of it."""
+    denoiser = LinearDenoiser()
+    coefficients = torch.zeros(1, 3, 64, 64, dtype=torch.float64)
+    coefficients[0, 1, 59, 7] = 1
+    coarse = denoiser.coefficients(downsample_to_32(denoiser.image(coefficients)))
+    of_rows = -math.cos(math.pi * 59 / 128) / math.sqrt(2)
+    assert coarse[0, 1, 5, 7].item() == pytest.approx(of_rows * math.cos(math.pi * 7 / 128) / math.sqrt(2), rel=1e-9)
+    assert coarse.square().sum().item() == pytest.approx(coarse[0, 1, 5, 7].square().item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("t_64, t_32", [(900, 900), (900, 400), (400, 900), (999, 10)])

@@ -1,8 +1,10 @@
 """Images of the normal law: their moments, and that each depends on its number alone."""
 import numpy as np
+import pytest
 import torch
 
 import normal_law
+from errors import InputError
 
 
 def few_images() -> np.ndarray:
@@ -22,6 +24,19 @@ def test_mean_and_covariance_are_those_of_the_images():
         found = torch.cov(drawn[:, [a, b]].T) if a != b else drawn[:, a].var() - rounding
         scale = (flat[:, a].var() * flat[:, b].var()).sqrt()
         assert ((found - expected).abs() < 6 * scale * (2 / 1200)**0.5).all()
+
+
+def test_their_variance_over_all_pixels_tells_the_right_divisor():
+    """Six images have five degrees of freedom: the total variance of 1,200 draws is known to about two per cent."""
+    flat = torch.from_numpy(few_images()).double().flatten(1)
+    drawn = normal_law.draw(few_images(), 1200, seed=6).double().flatten(1)
+    total = (drawn.var(0) - 1 / 12).sum()
+    assert abs(total / flat.var(0).sum() - 1) < 0.07
+
+
+def test_one_image_has_no_covariance():
+    with pytest.raises(InputError, match="found 1 image, expected at least 2"):
+        normal_law.draw(few_images()[:1], 3, seed=0)
 
 
 def test_they_lie_in_the_span_of_the_images():
