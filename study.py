@@ -331,15 +331,14 @@ def without_network_table(rows: list[dict]) -> list[Table]:
                       f"{dataset}, split {split}: real images against the others, those of the normal law against all; "
                       "mean ± sample standard deviation over draws.",
                       ["images", "drawn", *(SHORT_LABELS[metric] for metric in metrics)])
-        kinds = list(WITHOUT_NETWORK)
-        for (kind, number), drawn in sorted(grouped(members, lambda row: (kinds.index(row["model_type"]),
-                                                                          row["num_images"])).items()):
-            cells = []
+        by_draw = grouped(members, lambda row: (row["model_type"], row["num_images"]))
+        for model_type, number in sorted(by_draw, key=lambda draw: (list(WITHOUT_NETWORK).index(draw[0]), draw[1])):
+            drawn, cells = by_draw[model_type, number], []
             for metric in metrics:
                 of_metric = [row for row in drawn if row["metric"] == metric]
                 spread = spread_over_seeds(of_metric) if of_metric else None
                 cells.append(Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–"))
-            table.rows.append([Cell(WITHOUT_NETWORK[kinds[kind]]), Cell(f"{number:,}", number), *cells])
+            table.rows.append([Cell(WITHOUT_NETWORK[model_type]), Cell(f"{number:,}", number), *cells])
         tables.append(table)
     return tables
 
