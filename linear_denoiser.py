@@ -4,7 +4,8 @@ It takes the cosine coefficients of an image's three principal colours for indep
 (Ahmed, Natarajan and Rao 1974), so that it needs no more of the images than their coefficients' means and variances.
 The best linear estimate of a coefficient is then the mean of all that is known of it, the prior and every noised view,
 weighted by precision, and the variance of its error is one over the sum of the precisions (Wiener 1949). Of two scales
-it combines the coefficients of the same frequency; what the 2x2 mean folds down to one from others counts as noise.
+it combines the coefficients of the same frequency; what a coefficient of the 32 scale owes to others than its own one
+at 64 (the 2x2 mean folds higher frequencies down to it) counts as noise.
 
 A network may put out what this denoiser leaves, in units of that deviation (`noises`): zeros are the denoiser itself.
 With one scale, and for images whose coefficients all have mean 0 and variance 1, its output is v up to the sign; so
@@ -61,34 +62,42 @@ class LinearDenoiser(nn.Module):
     """Estimates of the clean images from one noised image or two; all of it in float64, also under autocast.
 
     Buffers, of images in [-1, 1]: `colors` [3, 3], a principal colour per row; `mean_64`, `variance_64` [3, 64, 64] and
-    `mean_32`, `variance_32` [3, 32, 32] of the coefficients [colour, vertical frequency, horizontal frequency]. Before
-    `fit` they are those of white noise at 64.
+    `mean_32`, `variance_32` [3, 32, 32] of the coefficients [colour, vertical frequency, horizontal frequency]; `slope`
+    and `rest_variance` [3, 32, 32] of the regression of a coefficient at 32 on its own one at 64. Before `fit` they are
+    those of white noise at 64.
     """
 
     def __init__(self):
         super().__init__()
         self.register_buffer("colors", torch.eye(3))
-        self.register_buffer("gain", gain_of_coarse(), persistent=False)
         for size in SIZES:
             self.register_buffer(f"mean_{size}", torch.zeros(3, size, size))
             self.register_buffer(f"variance_{size}", torch.full((3, size, size), (size / 64)**2))
             self.register_buffer(f"cosines_{size}", cosine_matrix(size), persistent=False)
+        gain = gain_of_coarse().expand(3, 32, 32)
+        self.register_buffer("slope", gain.float())
+        self.register_buffer("rest_variance", (self.variance_32 - gain**2).float())
 
     @torch.no_grad()
     def fit(self, images: torch.Tensor) -> None:
-        """Take colours, means and variances from images: uint8 [N, 3, 64, 64], on any device."""
+        """Take colours and moments from images: uint8 [N, 3, 64, 64], on any device."""
         device = self.colors.device
         self.colors.copy_(principal_colors(images))
-        sums = {size: [0.0, 0.0] for size in SIZES}
+        sums = {name: 0.0 for name in ("64", "32", "64 64", "32 32", "64 32")}
         for chunk in in_chunks(images, IMAGES_PER_CHUNK):
             x_64 = from_uint8(chunk.to(device)).double()
-            for x in (x_64, downsample_to_32(x_64)):
-                coefficients, total = self.coefficients(x), sums[x.shape[-1]]
-                total[0], total[1] = total[0] + coefficients.sum(0), total[1] + coefficients.square().sum(0)
-        for size, (total, squares) in sums.items():
-            mean = total / len(images)
-            getattr(self, f"mean_{size}").copy_(mean)
-            getattr(self, f"variance_{size}").copy_((squares / len(images) - mean**2).clamp(min=ROUNDING_VARIANCE))
+            fine, coarse = self.coefficients(x_64), self.coefficients(downsample_to_32(x_64))
+            for name, values in (("64", fine), ("32", coarse), ("64 64", fine.square()), ("32 32", coarse.square()),
+                                 ("64 32", fine[:, :, :32, :32] * coarse)):
+                sums[name] = sums[name] + values.sum(0)
+        mean = {name: total / len(images) for name, total in sums.items()}
+        variance = {size: (mean[f"{size} {size}"] - mean[size]**2).clamp(min=ROUNDING_VARIANCE) for size in ("64", "32")}
+        covariance = mean["64 32"] - mean["64"][:, :32, :32] * mean["32"]
+        self.slope.copy_(covariance / variance["64"][:, :32, :32])
+        self.rest_variance.copy_((variance["32"] - covariance * self.slope).clamp(min=0))
+        for size in ("64", "32"):
+            getattr(self, f"mean_{size}").copy_(mean[size])
+            getattr(self, f"variance_{size}").copy_(variance[size])
 
     def transformed(self, x: torch.Tensor, cosines: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
         """x [B, 3, S, S] with its colours mixed by `colors` [3, 3] and both directions by `cosines` [S, S]: float64."""
@@ -123,14 +132,12 @@ class LinearDenoiser(nn.Module):
     def coarse_view(self, x_32: torch.Tensor, abar_32: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x_32 as a view of the 64 scale's coefficients, of which it shows the 32 x 32 of lowest frequency.
 
-        What the higher ones add to it, folded down, is noise of known mean and variance.
+        What these leave of its own coefficients is noise of known mean and variance.
         """
-        (mean_64, precision_64), (mean_32, precision_32) = self.prior(64), self.prior(32)
-        folded_mean = mean_32 - self.gain * mean_64[:, :32, :32]
-        folded_variance = (1 / precision_32 - self.gain**2 / precision_64[:, :32, :32]).clamp(min=0)
-        z = self.coefficients(x_32) - abar_32.sqrt() * folded_mean
-        return (F.pad(z, (0, 32, 0, 32)), F.pad(abar_32.sqrt() * self.gain, (0, 32, 0, 32)),
-                F.pad(1 - abar_32 + abar_32 * folded_variance, (0, 32, 0, 32), value=1.0))
+        amplitude = abar_32.sqrt() * self.slope.double()
+        z = self.coefficients(x_32) - abar_32.sqrt() * self.mean_32.double() + amplitude * self.mean_64[:, :32, :32]
+        variance = 1 - abar_32 + abar_32 * self.rest_variance
+        return F.pad(z, (0, 32, 0, 32)), F.pad(amplitude, (0, 32, 0, 32)), F.pad(variance, (0, 32, 0, 32), value=1.0)
 
     def estimates(self, xs, abars) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(coefficients of the clean image, their precision) per scale: float64 [B, 3, S, S] each.

@@ -4,7 +4,7 @@ import torch.nn as nn
 
 from baseline_model import DEFAULT_HIDDEN_DIMS
 from scales import downsample_to_32, upsample_to_64
-from unet import UNet, output_layers
+from unet import UNet
 
 
 class LIFTDualTimestepModel(UNet):
@@ -27,7 +27,7 @@ class LIFTDualTimestepModel(UNet):
                                           nn.Linear(time_width, time_width))
         if native_32:
             self.init_conv_32 = nn.Conv2d(3, first, 3, padding=1)
-            self.final_conv_32 = output_layers(self.channels_at_32, 3)
+            self.final_conv_32 = self.output_layers(self.channels_at_32, 3)
 
     def forward(self, x_64: torch.Tensor, x_32: torch.Tensor, t_64: torch.Tensor, t_32: torch.Tensor):
         """Noise at both scales.

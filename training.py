@@ -124,8 +124,6 @@ class Trainer:
         self.model = checkpoint.build_model(model_type, args.hidden_dims, args.parametrization,
                                             self.is_lift and args.native_32)
         self.model.to(device, memory_format=devices.training_memory_format(device))
-        if args.parametrization == "residual":
-            self.model.linear_denoiser.fit(self.images)
         self.average = ExponentialMovingAverage(self.model, args.ema_decay)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=args.learning_rate, weight_decay=WEIGHT_DECAY,
                                            fused=True)
@@ -536,6 +534,8 @@ def prepare_start(trainer: Trainer) -> None:
                          "choose another --name")
     if not trainer.step:
         refuse_another_runs_log(args)
+        if args.parametrization == "residual":          # a state that is continued has it
+            trainer.model.linear_denoiser.fit(trainer.images)
     steps = torch.zeros(trainer.group.size, device=trainer.device)
     steps[trainer.group.rank] = trainer.step
     if len(set(trainer.group.sum(steps).tolist())) > 1:

@@ -147,7 +147,7 @@ class UNet(nn.Module):
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(c, c, 4, stride=2, padding=1) for c in from_below)
         self.decoder_blocks = nn.ModuleList(
             level(c_below + c_out, c_out) for c_below, c_out in zip(from_below, deepest_first))
-        self.final_conv = output_layers(first, out_channels)
+        self.final_conv = self.output_layers(first, out_channels)
 
     def run_backbone(self, x: torch.Tensor, time_embedding: torch.Tensor, joining_at_32: torch.Tensor | None = None):
         """Encoder, bottleneck, decoder.
@@ -172,6 +172,14 @@ class UNet(nn.Module):
             h = run_blocks(blocks, h, time_features)
         return self.final_conv(h), h_before
 
+    def output_layers(self, in_channels: int, out_channels: int) -> nn.Sequential:
+        """From features to a prediction of the same height and width; of a residual, zero until it is trained."""
+        layers = nn.Sequential(GroupNorm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1))
+        if self.parametrization == "residual":
+            nn.init.zeros_(layers[-1].weight)
+            nn.init.zeros_(layers[-1].bias)
+        return layers
+
     @property
     def channels_at_32(self) -> int:
         """Channels of the decoder's last features at 32x32."""
@@ -195,11 +203,6 @@ def compiled(model: UNet):
     # Filled before torch.compile looks: a table that appears during the first call would have it compile twice.
     model.schedule.log_snr_at(torch.zeros(1, device=next(model.parameters()).device))
     return torch.compile(model)
-
-
-def output_layers(in_channels: int, out_channels: int) -> nn.Sequential:
-    """From features to a prediction of the same height and width."""
-    return nn.Sequential(GroupNorm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1))
 
 
 def run_blocks(blocks, h: torch.Tensor, time_features: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ WARMUP_STEPS="${WARMUP_STEPS:-100}"
 TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options of every training
 SEEDS="${SEEDS:-0 1}"                           # of training; ablations, paths and gate have the first
 COMPARED="${COMPARED:-baseline lift_independent lift_band baseline_v_eps lift_independent_v_eps \
-    lift_native_v_eps baseline_residual lift_native_residual}"     # trained with every seed
+    lift_native_v_eps baseline_residual lift_native_residual lift_native_band_residual}"   # trained with every seed
 ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64 baseline_v lift_independent_v \
     lift_native_light32_v_eps lift_native_band_v_eps}"      # with the first seed
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
@@ -85,6 +85,7 @@ declare -A trainings=(                          # of every run there can be
     [lift_native_band_v_eps]="train_lift.py --timesteps band --native_32 $v_eps"
     [baseline_residual]="train_baseline.py --parametrization residual"
     [lift_native_residual]="train_lift.py --timesteps independent --native_32 --parametrization residual"
+    [lift_native_band_residual]="train_lift.py --timesteps band --native_32 --parametrization residual"
     [lift_native_light32_v_eps]="train_lift.py --timesteps independent --native_32 --loss_weight_32 0.1 $v_eps"
 )
 for name in "${compared[@]}" "${ablations[@]}"; do

@@ -221,7 +221,6 @@ def test_command_compares_with_a_baseline(folder, tmp_path):
 def test_beside_a_baseline_of_residuals_its_linear_denoiser_is_measured(folder, tmp_path):
     model = checkpoint.build_model("baseline", [8, 8, 8], "residual")
     model.linear_denoiser.fit(torch.from_numpy(synthetic.draw_images(range(20))))
-    torch.nn.init.zeros_(model.final_conv[2].weight), torch.nn.init.zeros_(model.final_conv[2].bias)
     save_torch(tmp_path / "nothing_1ep.pth", {"model_state": model.state_dict(), "hidden_dims": [8, 8, 8],
                                               "parametrization": "residual"})
     run(folder, tmp_path / "error", "--compare_baseline", str(tmp_path / "nothing_1ep.pth"), "--num_timesteps", "3",

@@ -103,6 +103,17 @@ def test_errors_are_as_large_as_the_precisions_say(fitted, t_64, t_32):
     assert error(both_64, truth_64) < error(alone, truth_64) * (0.8 if t_32 < t_64 else 1)
 
 
+def test_fit_regresses_the_32_coefficients_on_those_at_64(fitted):
+    """Against numpy's least squares; of images whose high frequencies are correlated with the low ones."""
+    images = from_uint8(torch.from_numpy(synthetic.draw_images(range(60)))).double()
+    fine, coarse = fitted.coefficients(images), fitted.coefficients(downsample_to_32(images))
+    for where in ((0, 0, 0), (2, 5, 1), (1, 30, 31)):
+        slope, intercept = np.polyfit(fine[:, *where], coarse[:, *where], 1)
+        rest = coarse[:, *where].numpy() - slope * fine[:, *where].numpy() - intercept
+        assert fitted.slope[where].item() == pytest.approx(slope, rel=1e-5, abs=1e-6)
+        assert fitted.rest_variance[where].item() == pytest.approx((rest**2).mean(), rel=1e-3, abs=1e-6)
+
+
 def test_estimate_is_the_conditional_mean_of_a_normal_law(fitted):
     """The 64 scale's coefficient of lowest frequency given the two that show it: the 2x2 system of equations."""
     abar_64, abar_32 = (torch.tensor([value], dtype=torch.float64) for value in (0.2, 0.6))
@@ -112,9 +123,9 @@ def test_estimate_is_the_conditional_mean_of_a_normal_law(fitted):
     found, precision = fitted.estimates([x_64, x_32], [abar_64, abar_32])[0]
     where = (0, 1, 3, 8)
     (mean_64, precision_64), (mean_32, precision_32) = fitted.prior(64), fitted.prior(32)
-    mean, variance, gain = mean_64[where[1:]], 1 / precision_64[where[1:]], gain_of_coarse()[where[2:]]
-    gains = torch.cat([abar_64.sqrt(), abar_32.sqrt() * gain])
-    rest = 1 / precision_32[where[1:]] - gain**2 * variance                 # of frequencies that fold down to this one
+    mean, variance, slope = mean_64[where[1:]], 1 / precision_64[where[1:]], fitted.slope[where[1:]].double()
+    gains = torch.cat([abar_64.sqrt(), abar_32.sqrt() * slope])
+    rest = 1 / precision_32[where[1:]] - slope**2 * variance                # of frequencies that fold down to this one
     assert rest > 0
     covariance = gains[:, None] * gains * variance + torch.diag(torch.cat([1 - abar_64, 1 - abar_32 + abar_32 * rest]))
     weights = torch.linalg.solve(covariance, gains * variance)
@@ -133,7 +144,7 @@ def test_white_noise_makes_it_the_v_parametrization():
 
 
 @pytest.mark.parametrize("low_precision", [False, True])
-def test_a_network_that_puts_out_nothing_is_the_linear_denoiser(fitted, low_precision):
+def test_a_new_residual_network_is_the_linear_denoiser(fitted, low_precision):
     """Also where the network runs in bfloat16, which would leave nothing of the clean image at the noisy end."""
     generator = torch.Generator().manual_seed(4)
     t_64, t_32 = torch.tensor([999, 200]), torch.tensor([500, 999])
@@ -142,9 +153,6 @@ def test_a_network_that_puts_out_nothing_is_the_linear_denoiser(fitted, low_prec
     for model, xs, ts in ((BaselineModel([8, 16], "residual"), [x_64], [t_64]),
                           (LIFTDualTimestepModel([8, 16], "residual", native_32=True), [x_64, x_32], [t_64, t_32])):
         model.linear_denoiser.load_state_dict(fitted.state_dict())
-        for name, layer in model.named_modules():
-            if name in ("final_conv.2", "final_conv_32.2"):
-                torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
             noises = model(*xs, *ts)
         noises = [noises] if len(xs) == 1 else noises
