@@ -25,6 +25,7 @@ RUN = re.compile(RUN_SEED + "$")
 MAP_FILE = re.compile(rf"(heatmap|logsnr)_(?P<grid>\d+)_(?!baseline){RUN_EPOCHS}(_plot)?$")    # baselines have no map
 ERROR_FILE = re.compile(rf"model_error_{RUN_EPOCHS}(?P<reconciled>_reconciled)?$")
 VALIDATION_FILE = re.compile(RUN_SEED + "_validation$")
+TRAINING_FOLDER = re.compile(r"training_(?P<epochs>\d+)ep$")
 ERROR_CONTENT = "table of eval_mse.py --compare_baseline"
 RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
               "lift_diagonal": "LIFT, diagonal timesteps", "lift_light32": "LIFT, 32 loss weighted 0.1",
@@ -467,10 +468,20 @@ def clean_error_table(folder) -> list[Table]:
     return [table]
 
 
-def validation_table(folder) -> list[Table]:
-    """Loss on held-out images during training, of averaged weights, from the trainings' own validation."""
+def validation_tables(folder) -> list[Table]:
+    """Loss on held-out images during training, of averaged weights, from the trainings' own validation.
+
+    One table per number of epochs: the runs of each lie in a folder of their own.
+    """
+    folders = {int(match["epochs"]): path for path in Path(folder).glob("training_*ep")
+               if (match := TRAINING_FOLDER.match(path.name))}
+    return [table for epochs in sorted(folders) for table in validation_table(folders[epochs], epochs)]
+
+
+def validation_table(folder, num_epochs: int) -> list[Table]:
+    """The table of the runs of so many epochs."""
     found = []                                          # (match, epoch -> [loss_64, loss_32])
-    for match, path in files_of_runs(Path(folder) / "training", VALIDATION_FILE, ".csv"):
+    for match, path in files_of_runs(folder, VALIDATION_FILE, ".csv"):
         with expecting(path, "table of a training's validation", "train again"):
             found.append((match, {float(row["epoch"]): [float(row[column]) if row[column] else None
                                                         for column in ("loss_64", "loss_32")]
@@ -479,7 +490,7 @@ def validation_table(folder) -> list[Table]:
     if not epochs:
         return []
     shown = sorted({epochs[0], epochs[len(epochs) // 2], epochs[-1]})       # a hundred would not fit
-    table = Table("study_validation", "Loss on held-out images during training",
+    table = Table("study_validation", f"Loss on held-out images during {num_epochs} epochs of training",
                   "Mean squared error, EMA weights, at the same timesteps and noise for all; LIFT's two timesteps are "
                   "independent, whatever it was trained on. The loss of v is not to be compared with that of the "
                   "noise.",
@@ -501,5 +512,5 @@ def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
 
 
 FILE_TABLES = {"study_identity": identity_table, "study_model_error": model_error_table,
-               "study_clean_error": clean_error_table, "study_validation": validation_table}
+               "study_clean_error": clean_error_table, "study_validation": validation_tables}
 NAMES = ("study_floor", *COMPARISONS, *FILE_TABLES)

@@ -137,7 +137,7 @@ train_jobs() {
         echo "train_$run $options $data --hidden_dims $HIDDEN_DIMS --epochs $EPOCHS --batch_size $BATCH_SIZE" \
             "--learning_rate $LEARNING_RATE --warmup_steps $WARMUP_STEPS --flip --val_split $VAL_SPLIT --val_every 1" \
             "--save_epochs $EPOCHS" \
-            "--seed ${run##*_seed} --name $run --checkpoint_dir $CHECKPOINTS --output_dir $OUTPUT/training" \
+            "--seed ${run##*_seed} --name $run --checkpoint_dir $CHECKPOINTS --output_dir $OUTPUT/training_${EPOCHS}ep" \
             "--precision $PRECISION $TRAIN_OPTIONS $again"
     done
 }

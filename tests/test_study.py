@@ -289,7 +289,7 @@ def test_clean_error_follows_from_the_noise_error(tmp_path):
 
 
 def test_validation_has_the_first_the_middle_and_the_last_epoch(tmp_path):
-    folder = tmp_path / "study/training"
+    folder = tmp_path / "study/training_5ep"
     folder.mkdir(parents=True)
     for name, loss_32 in (("baseline_seed1", lambda epoch: ""), ("lift_band_seed0", lambda epoch: epoch / 100)):
         lines = [f"{epoch * 10},{float(epoch)},{weights},{epoch / 10 + share},{loss_32(epoch)}"
@@ -300,6 +300,12 @@ def test_validation_has_the_first_the_middle_and_the_last_epoch(tmp_path):
     assert table.header == ["model", "seed", *(f"{scale}, epoch {epoch}" for scale in (64, 32) for epoch in (1, 3, 5))]
     assert texts(table) == [["baseline", "1", "0.1000", "0.3000", "0.5000", "–", "–", "–"],
                             ["LIFT, band", "0", "0.1000", "0.3000", "0.5000", "0.0100", "0.0300", "0.0500"]]
+    longer = tmp_path / "study/training_10ep"
+    longer.mkdir()
+    (longer / "baseline_seed0_validation.csv").write_text("step,epoch,weights,loss_64,loss_32\n90,9.0,ema,0.3,\n")
+    (tmp_path / "study/training_of_mine").mkdir()
+    assert [found.title for found in study.tables_named("study_validation", [], tmp_path)] == [
+        f"Loss on held-out images during {epochs} epochs of training" for epochs in (5, 10)]
     (folder / "lift_band_seed0_validation.csv").write_text("step,epoch\n1,2\n")
     with pytest.raises(InputError, match="lift_band_seed0_validation.csv: its content is not what a table of a "
                                          "training's validation holds"):
