@@ -1,4 +1,4 @@
-"""Tables inside a text, the README above all: what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->`."""
+"""Tables inside a text, README.md and STUDY.md above all: what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->`."""
 import re
 
 import study
@@ -7,6 +7,8 @@ from results_table import COLUMNS, METRICS, WHOLE_NUMBERS
 from tables import SIDE_TABLES, Table, benchmarks_table, metric_tables, path_cost_tables, side_table
 
 NO_RESULTS = "_No results yet._"
+WITHOUT_CONDITIONS = ("benchmarks", "path_costs", *SIDE_TABLES, *(name for name in study.NAMES
+                                                                  if name not in study.COMPARISONS))
 MARKER = re.compile(r"^<!-- (table|end):(.*?) -->$", re.MULTILINE)     # on a line of its own
 
 
@@ -14,15 +16,8 @@ class UnknownTable(InputError):
     """A marker that stands for no table."""
 
 
-def select(rows: list[dict], name: str) -> tuple[str, list[dict]]:
-    """A marker's metric and its rows: `fid`, or `fid num_images=1000 weights=ema` for rows that agree.
-
-    Raises UnknownTable for an unknown metric or column.
-    """
-    metric, *conditions = name.split() or [""]
-    if metric not in METRICS:
-        raise UnknownTable(f"table:{name}: found {metric!r}, expected one of {', '.join(METRICS)}, "
-                           f"benchmarks, path_costs, {', '.join((*SIDE_TABLES, *study.NAMES))}")
+def selected(rows: list[dict], name: str, conditions: list[str]) -> list[dict]:
+    """The rows that agree with all conditions, `column=value` each. Raises UnknownTable for an unknown column."""
     for condition in conditions:
         column, equals, value = condition.partition("=")
         if not equals or column not in COLUMNS:
@@ -30,22 +25,34 @@ def select(rows: list[dict], name: str) -> tuple[str, list[dict]]:
                                "results/fid_results.csv")
         wanted = int(value) if column in WHOLE_NUMBERS and value.isdigit() else value
         rows = [row for row in rows if row[column] == wanted]
-    return metric, rows
+    return rows
 
 
 def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
-    """The tables that a marker's name stands for. rows: of the results CSV; folder: where the other CSVs lie."""
-    if name == "benchmarks":
+    """The tables that a marker's name stands for. rows: of the results CSV; folder: where the other CSVs lie.
+
+    That of a metric or of a comparison of the study may be followed by conditions on the models' rows: `fid
+    num_images=1000 weights=ema`. Raises UnknownTable for an unknown name or column, and for conditions elsewhere.
+    """
+    kind, *conditions = name.split() or [""]
+    if kind in METRICS:
+        return metric_tables(selected(study.others(rows), name, conditions), kind, name)
+    if kind in study.COMPARISONS:
+        chosen = selected([row for row in rows if study.run_of(row)], name, conditions)
+        return study.tables_named(kind, chosen + study.without_network(rows), folder)
+    if conditions and kind in WITHOUT_CONDITIONS:
+        raise UnknownTable(f"table:{name}: found conditions, expected {kind} alone")
+    if kind == "benchmarks":
         return [benchmarks_table(folder)]
-    if name == "path_costs":
+    if kind == "path_costs":
         return path_cost_tables(folder)
-    if name in SIDE_TABLES:
-        table = side_table(folder, name)
+    if kind in SIDE_TABLES:
+        table = side_table(folder, kind)
         return [table] if table else []
-    if name in study.NAMES:
-        return study.tables_named(name, rows, folder)
-    metric, selected = select(study.others(rows), name)
-    return metric_tables(selected, metric, name)
+    if kind in study.NAMES:
+        return study.tables_named(kind, rows, folder)
+    raise UnknownTable(f"table:{name}: found {kind!r}, expected one of "
+                       f"{', '.join((*METRICS, *study.COMPARISONS, *WITHOUT_CONDITIONS))}")
 
 
 def with_tables(text: str, rows: list[dict], folder, source: str, may_empty: bool = False) -> str:

@@ -34,6 +34,7 @@ FIGURE_CAPTIONS = (
     (r"training_loss", "Training loss: logged values, and their moving average."),
     (r"by_epoch_(.+)", "{0} against the epoch; bands are one sample standard deviation over seeds."),
 )
+TEXTS = ("README.md", "STUDY.md")
 MAX_EPOCHS_SHOWN = 5           # more would not be legible side by side
 SIDE_FIGURES = {"mse": "Noise-prediction error with both scales noisy, or only one.",
                 "model_error": "Error of LIFT's 64 prediction beside the baseline's, on the same images and noise: the "
@@ -52,11 +53,11 @@ def parse_args(argv=None):
                         help="for figures; left out: `figures` beside the CSV")
     parser.add_argument("--html", type=Path, default=None, metavar="FILE",
                         help="the report; left out: `report.html` beside the CSV")
-    parser.add_argument("--readme", type=Path, default=None, metavar="FILE",
-                        help="text whose tables between <!-- table:NAME --> and <!-- end:NAME --> are written anew; "
-                             "left out: none, with --check README.md")
+    parser.add_argument("--readme", type=Path, nargs="+", default=None, metavar="FILE",
+                        help="texts whose tables between <!-- table:NAME --> and <!-- end:NAME --> are written anew; "
+                             f"left out: none, with --check {' and '.join(TEXTS)}")
     parser.add_argument("--check", action="store_true",
-                        help="only compare README and CSV: exit status 1 if they differ; nothing is written")
+                        help="only compare the texts and the CSV: exit status 1 if they differ; nothing is written")
     parser.add_argument("--title", default="LIFT: results", help="heading of the report")
     parser.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS",
                         help="points per axis of the heat maps used")
@@ -99,8 +100,8 @@ def read_text(path: Path) -> str:
         raise InputError(f"--readme: {path} could not be read ({reason}); check the path") from error
 
 
-def check_readme(readme: Path, rows, results: Path) -> None:
-    """Exit with status 1, naming the tables, if `readme` differs from what the results give."""
+def agrees(readme: Path, rows, results: Path) -> bool:
+    """Whether `readme` is what the results give; where not, its first line that differs is named."""
     text = read_text(readme)
     expected = marked_tables.with_tables(text, rows, results.parent, str(readme), may_empty=True)
     if text != expected:
@@ -108,8 +109,9 @@ def check_readme(readme: Path, rows, results: Path) -> None:
                          if a != b)
         print(f"{readme}: its tables differ from the results, first in line {different}; run python plot_results.py "
               f"--results {results} --readme {readme}", file=sys.stderr)
-        sys.exit(1)
+        return False
     print(f"{readme}: agrees with the results")
+    return True
 
 
 def update_readme(readme: Path, rows, folder) -> None:
@@ -294,10 +296,10 @@ def main(argv=None):
         raise InputError(f"--results: {args.results} does not exist; run eval_fid_batch.py first")
     rows = results_table.read(args.results)
     if args.check:
-        check_readme(args.readme or Path("README.md"), rows, args.results)
-        return
-    if args.readme:                             # what is wrong with it is said before any work
-        marked_tables.with_tables(read_text(args.readme), rows, folder, str(args.readme))
+        checked = [agrees(text, rows, args.results) for text in args.readme or map(Path, TEXTS)]
+        sys.exit(0 if all(checked) else 1)
+    for text in args.readme or []:              # what is wrong with it is said before any work
+        marked_tables.with_tables(read_text(text), rows, folder, str(text))
 
     figures = {}
     for metric in results_table.METRICS:
@@ -330,8 +332,8 @@ def main(argv=None):
         save_png(args.output_dir / f"{name}.png", fig)
         print(f"wrote {args.output_dir / name}.png")
 
-    if args.readme:
-        update_readme(args.readme, rows, folder)
+    for text in args.readme or []:
+        update_readme(text, rows, folder)
     write_report(args, rows)
 
 

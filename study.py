@@ -95,6 +95,11 @@ def others(rows: list[dict]) -> list[dict]:
     return [row for row in rows if row["model_type"] not in WITHOUT_NETWORK and not run_of(row)]
 
 
+def without_network(rows: list[dict]) -> list[dict]:
+    """The rows of images that no network made."""
+    return [row for row in rows if row["model_type"] in WITHOUT_NETWORK]
+
+
 def run_seed(row: dict) -> int:
     """The seed of training of a row of the study."""
     return run_of(row)[1]
@@ -324,7 +329,7 @@ def comparison_tables(rows: list[dict], name: str) -> list[Table]:
 
 def without_network_table(rows: list[dict]) -> list[Table]:
     """Images that no network made, by their number: real ones, against the others of their split, and trivial ones."""
-    rows = [row for row in rows if row["model_type"] in WITHOUT_NETWORK and row["metric"] in METRICS]
+    rows = [row for row in without_network(rows) if row["metric"] in METRICS]
     tables = []
     columns = ("dataset", "split", "reference_hash")
     for (dataset, split, _), members in grouped(rows, lambda row: take(row, columns)).items():

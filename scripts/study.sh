@@ -292,6 +292,6 @@ for phase in "${phases[@]}"; do
         detail) detail_jobs | run_jobs ;;
         floor) floor_jobs | run_jobs ;;
         error) error_jobs | run_jobs ;;
-        tables) "$PYTHON" plot_results.py --results "$RESULTS" --readme "${README:-README.md}" --grid 30 ;;
+        tables) "$PYTHON" plot_results.py --results "$RESULTS" --readme ${README:-README.md STUDY.md} --grid 30 ;;
     esac
 done

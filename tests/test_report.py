@@ -154,8 +154,10 @@ def test_script_writes_every_figure(written):
 def test_script_fills_the_readme(written):
     text = (written / "README.md").read_text()
     assert "| 10 | **10.50 ± 0.71** | 13.50 ± 0.71 | 16.50 ± 0.71 | 19.50 ± 0.71 |" in text
-    plot_results.main(["--results", str(written / "results/fid_results.csv"), "--readme", str(written / "README.md"),
-                       "--check"])
+    with pytest.raises(SystemExit) as stop:
+        plot_results.main(["--results", str(written / "results/fid_results.csv"), "--readme",
+                           str(written / "README.md"), "--check"])
+    assert stop.value.code == 0
 
 
 def test_csv_alone_is_enough(written, tmp_path, capsys):

@@ -321,3 +321,14 @@ def test_markers_of_the_study_and_of_the_rest_share_no_rows(tmp_path):
     text = "<!-- table:study_gate -->\n<!-- end:study_gate -->\n<!-- table:fd_tiny -->\n<!-- end:fd_tiny -->\n"
     filled = marked_tables.with_tables(text, gate_rows(), tmp_path, "README.md")
     assert "20.56" in filled and filled.count("_No results yet._") == 1
+
+
+def test_a_marker_chooses_among_the_models_rows_and_keeps_the_noise_floor(tmp_path):
+    shared = {"model_type": "real", "checkpoint": "", "epochs": 0, "path": "", "solver": "", "num_steps": 0}
+    rows = gate_rows() + [row | {"epochs": row["epochs"] + 7} for row in gate_rows()]
+    rows += [gate_rows()[0] | shared | {"value": 0.125}]
+    name = f"study_gate epochs={gate_rows()[0]['epochs']}"
+    filled = marked_tables.with_tables(f"<!-- table:{name} -->\n<!-- end:{name} -->\n", rows, tmp_path, "README.md")
+    assert filled.count("| model |") == 1 and "score fd_tiny 0.125" in filled
+    everything = marked_tables.with_tables("<!-- table:study_gate -->\n<!-- end:study_gate -->\n", rows, tmp_path, "README.md")
+    assert everything.count("| model |") == 2

@@ -190,7 +190,8 @@ def test_a_table_is_not_emptied(tmp_path):
     ("<!-- table:fid -->\n<!-- end:kid -->\n", "expected end:fid"),
     ("<!-- table:fid -->\n<!-- table:kid -->\n<!-- end:kid -->\n", "has no end:fid"),
     ("<!-- table:fed -->\n<!-- end:fed -->\n", "found 'fed'"),
-    ("<!-- table:fid colour=red -->\n<!-- end:fid colour=red -->\n", "found 'colour=red'")])
+    ("<!-- table:fid colour=red -->\n<!-- end:fid colour=red -->\n", "found 'colour=red'"),
+    ("<!-- table:mse epochs=3 -->\n<!-- end:mse epochs=3 -->\n", "found conditions, expected mse alone")])
 def test_wrong_markers(text, words, tmp_path):
     with pytest.raises(InputError, match=words) as caught:
         marked_tables.with_tables(text, [row()], tmp_path, "README.md")
@@ -206,12 +207,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def check(folder):
+def check(folder, *more):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     try:
         plot_results.main(["--results", str(folder / "results" / "fid_results.csv"), "--readme",
-                           str(folder / "README.md"), "--check"])
-        return 0
+                           str(folder / "README.md"), *map(str, more), "--check"])
     except SystemExit as stop:
         return stop.code
     finally:
@@ -228,6 +228,16 @@ def test_check_sees_a_changed_readme(folder, capsys):
     (folder / "README.md").write_text(text.replace("12.00", "11.00"))
     assert check(folder) == 1
     assert "line 8" in capsys.readouterr().err
+
+
+def test_check_looks_at_every_text(folder, capsys):
+    other = folder / "OTHER.md"
+    other.write_text((folder / "README.md").read_text())
+    assert check(folder, other) == 0
+    other.write_text(README)
+    assert check(folder, other) == 1
+    captured = capsys.readouterr()
+    assert "README.md: agrees" in captured.out and "OTHER.md: its tables differ" in captured.err
 
 
 def test_check_sees_a_new_result(folder):
