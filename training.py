@@ -360,8 +360,9 @@ class Trainer:
         state = save or self.state_is_due(log)
         validate = self.held_out is not None and self.is_due(self.args.val_every)
         if log or state or validate:
+            num_rows = len(self.log)
             self.collect_losses()               # also: no checkpoint is written after a loss that is not finite
-            if self.group.is_main and self.log:
+            if self.group.is_main and len(self.log) > num_rows:
                 row = self.log[-1]
                 progress.set_postfix_str(f"loss {row['loss']:.4f}, rate {row['learning_rate']:.1e}, "
                                          f"{row['images_per_second']:.0f} images/s")

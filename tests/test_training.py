@@ -355,7 +355,7 @@ def test_tensorboard_events_go_on_where_a_resumed_run_does(run, tmp_path, monkey
     pytest.importorskip("tensorboard")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys.modules[__name__], "TINY", [word for word in TINY if word != "--no_tensorboard"])
-    options = ("--epochs", 1, "--state_every", 2, "--lr_schedule", "constant")
+    options = ("--epochs", 1, "--state_every", 1, "--lr_schedule", "constant")
     run("lift", "--max_steps", 4, *options)
     run("lift", "--max_steps", 6, *options, "--resume")
     found = events_of(tmp_path / "logs/lift_dual_timestep")
