@@ -1,4 +1,4 @@
-"""Tables inside a text, README.md and STUDY.md above all: what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->`."""
+"""Tables inside a text (README.md, STUDY.md): what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->`."""
 import re
 
 import study

@@ -31,5 +31,6 @@ is_up_to_date results/model_error.csv "$lift" || "$PYTHON" eval_mse.py "${common
     --compare_baseline "$baseline" --num_images 128 --num_timesteps 14 --overwrite
 is_up_to_date results/super_resolution.csv "$lift" || "$PYTHON" super_resolve.py "${common[@]}" --checkpoint "$lift" \
     --overwrite
-"$PYTHON" plot_results.py --readme README.md STUDY.md --baseline_checkpoint "$baseline" --lift_checkpoint "$lift" "${where[@]}" \
+"$PYTHON" plot_results.py --readme README.md STUDY.md \
+    --baseline_checkpoint "$baseline" --lift_checkpoint "$lift" "${where[@]}" \
     --title "LIFT: small models on photographs"

@@ -330,5 +330,6 @@ def test_a_marker_chooses_among_the_models_rows_and_keeps_the_noise_floor(tmp_pa
     name = f"study_gate epochs={gate_rows()[0]['epochs']}"
     filled = marked_tables.with_tables(f"<!-- table:{name} -->\n<!-- end:{name} -->\n", rows, tmp_path, "README.md")
     assert filled.count("| model |") == 1 and "score fd_tiny 0.125" in filled
-    everything = marked_tables.with_tables("<!-- table:study_gate -->\n<!-- end:study_gate -->\n", rows, tmp_path, "README.md")
+    plain = "<!-- table:study_gate -->\n<!-- end:study_gate -->\n"
+    everything = marked_tables.with_tables(plain, rows, tmp_path, "README.md")
     assert everything.count("| model |") == 2
