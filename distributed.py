@@ -45,7 +45,14 @@ class Group:
 
 
 def local_gpu(name: str | None) -> str | None:
-    """The --device that this process should use: under torchrun with GPUs, the one of its local rank."""
+    """The --device that this process should use: under torchrun with GPUs, the one of its local rank.
+
+    Raises InputError where several processes of one machine would share the GPU that is named.
+    """
+    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if name not in (None, "cpu") and num_processes > 1:
+        raise InputError(f"--device: found {name} with {num_processes} processes of torchrun on this machine, expected "
+                         "it left out (each takes a GPU of its own; CUDA_VISIBLE_DEVICES says which there are), or cpu")
     if name is not None or "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
         return name
     return os.environ["LOCAL_RANK"]

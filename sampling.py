@@ -39,8 +39,9 @@ def start_noise(seed: int, indices, device="cpu") -> tuple[torch.Tensor, torch.T
 
 
 def to_device(x: torch.Tensor, device) -> torch.Tensor:
-    """Copy from the CPU without waiting for work that the device has still to do."""
-    return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else x.to(device)
+    """Copy to the device, from the CPU without waiting for work that the device has still to do."""
+    is_copied_behind = torch.device(device).type == "cuda" and x.device.type == "cpu"
+    return x.pin_memory().to(device, non_blocking=True) if is_copied_behind else x.to(device)
 
 
 def check_path(path) -> np.ndarray:
@@ -122,7 +123,7 @@ def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: floa
     device = next(model.parameters()).device
     is_lift = model.model_type == "lift"
     x_64, x_32 = start_noise(seed, indices, device)
-    x_32 = x_32 if x_32_start is None else x_32_start.to(device)
+    x_32 = x_32 if x_32_start is None else to_device(x_32_start, device)
     starts = [x_64, x_32][:1 + is_lift]
     step_generators = [seeded_generator(seed, seeds.SAMPLE_STEP, index) for index in indices]
 
@@ -147,10 +148,10 @@ def denoise_along(model, path, starts, *, solver: str = "ddim", eta: float = 0.0
     schedule = NoiseSchedule(NUM_TIMESTEPS)
     scales = [ScaleState(start) for start in starts]
     arrivals = np.where(path == 0, CLEAN, path)
-    abar_from = schedule.alpha_cumprod(torch.from_numpy(path), dtype).to(device)    # [N + 1, 2]
-    abar_to = schedule.alpha_cumprod(torch.from_numpy(arrivals), dtype).to(device)  # [N + 1, 2]
+    abar_from, abar_to = (to_device(schedule.alpha_cumprod(torch.from_numpy(t), dtype), device)     # [N + 1, 2]
+                          for t in (path, arrivals))
     lengths = [0.0] + log_snr_steps(path, schedule, len(scales))
-    timesteps = torch.from_numpy(path).to(device)[:, :, None].expand(-1, -1, len(starts[0]))
+    timesteps = to_device(torch.from_numpy(path), device)[:, :, None].expand(-1, -1, len(starts[0]))
     num_model_calls = 0
     for step in range(len(path) - 1):
         if on_step:

@@ -325,48 +325,6 @@ def super_resolution_table(rows: list[dict]) -> Table:
 
 SIDE_TABLES = {"mse": mse_table, "super_resolution": super_resolution_table}
 
-# What each benchmark's ratio is, and whether it should be at least or at most its target.
-BENCHMARKS = {
-    "train_step": ("training step, images/s over a plain step", "≥"),
-    "train_step_compile": ("the same with `--compile`", "≥"),
-    "sampling": ("generation, images/s over a plain loop", "≥"),
-    "sampling_compile": ("the same with `--compile`", "≥"),
-    "error_map": ("error map, time of a plain loop over ours at equal standard error", "≥"),
-    "dynamic_program": ("dynamic program on 100×100 points, time of nested loops over ours", "≥"),
-    "frechet": ("Fréchet distance at 2048 dimensions, time of pytorch-fid over ours", "≥"),
-    "resume_after_kills": ("share of weights that equal those of a run never killed, bit for bit", "≥"),
-    "two_processes": ("largest relative difference of a loss, two processes from one", "≤"),
-    "precision": ("loss gap of bf16 from float32 over that between two seeds", "≤"),
-}
-BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "ratio_uncompiled",
-                     "compiled_over_uncompiled", "memory_ratio", "gflops_used",
-                     "gflops_peak", "fraction_of_peak", "convolution_gflops", "seconds", "seconds_30", "num_kills",
-                     "num_half_written", "max_steps", "relative_difference", "plain_images_per_second",
-                     "ours_images_per_second", "compiled_images_per_second", "mean_difference_in_grey_levels")
-
-
-def benchmarks_table(folder) -> Table:
-    """The last lines of the benchmarks that `scripts/bench.sh` kept in `{folder}/benchmarks/`."""
-    table = Table("benchmarks", "Benchmarks", "The last line of each, as `scripts/bench.sh` kept it.",
-                  ["claim", "script", "measured", "target", "met", "figures"])
-    for name, (claim, sign) in BENCHMARKS.items():
-        path = Path(folder) / "benchmarks" / f"{name}.json"
-        script = f"{name.removesuffix('_compile')}.py" + " --compile" * name.endswith("_compile")
-        if not path.exists():
-            continue
-        try:
-            found = json.loads(path.read_text())
-            details = "; ".join(f"{key.replace('_', ' ')} {short(found[key])}" for key in BENCHMARK_DETAILS
-                                if found.get(key) is not None)
-            table.rows.append([Cell(claim), Cell(f"`benchmarks/{script}`"),
-                               Cell(f"{found['ratio']:.3g}", found["ratio"]),
-                               Cell(f"{sign} {found['target']:g}", found["target"]),
-                               Cell("yes" if found["ok"] else "no"), Cell(details)])
-        except (KeyError, ValueError) as error:
-            raise InputError(f"{path}: is no benchmark's last line ({error}); run scripts/bench.sh {name}") from error
-    return table
-
-
 def path_cost_tables(folder) -> list[Table]:
     """What benchmarks/path_costs.py found: how well costs predict the error, and the error of the named paths."""
     path = Path(folder) / "path_costs.json"
@@ -397,13 +355,6 @@ def range_cell(values: list[float], digits: int) -> Cell:
     """`mean [least, greatest]`."""
     mean = statistics.fmean(values)
     return Cell(f"{mean:.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]", mean)
-
-
-def short(value) -> str:
-    """A number with three digits, a dictionary of numbers, or text."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {short(item)}" for key, item in value.items())
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def side_table(folder, name: str) -> Table | None:

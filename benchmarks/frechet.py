@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Fréchet distance at 2048 dimensions: fid.frechet_distance against pytorch_fid's calculate_frechet_distance.
 
-Both get the same means and covariances, in alternation, with the same number of threads. The last line is JSON: ratio
-(their time over ours, medians), target, ok, and how far the two values are apart.
+Both get the same means and covariances, in alternation, each in a process of its own whose numerical libraries were
+loaded with so many threads. The last line is JSON: ratio (their time over ours, medians), target, ok, and how far the
+two values are apart.
 """
+import contextlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from own_process import OwnProcess
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -29,29 +33,47 @@ def made_up_features(num_images: int, num_features: int, seed: int) -> np.ndarra
     return np.abs(random.standard_normal((num_images, num_features)) @ mixing * 0.02 + 0.3 + 0.02 * seed)
 
 
+class Side:
+    """One implementation, and the two normal laws that it measures the distance of."""
+
+    def __init__(self, name: str, num_images: int, num_features: int, num_threads: int):
+        torch.set_num_threads(num_threads)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        if name == "ours":
+            self.distance = fid.frechet_distance
+        else:
+            from pytorch_fid.fid_score import calculate_frechet_distance
+            self.distance = calculate_frechet_distance
+        self.gaussians = []
+        for seed in (0, 1):
+            features = made_up_features(num_images, num_features, seed)
+            self.gaussians += [features.mean(0), np.cov(features, rowvar=False)]
+
+    def measure(self) -> tuple[float, float]:
+        """Seconds, and the distance."""
+        start = time.perf_counter()
+        value = float(self.distance(*self.gaussians))
+        return time.perf_counter() - start, value
+
+
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--num_features", type=whole_number(2), default=2048, help="dimensions")
     parser.add_argument("--num_images", type=whole_number(2), default=5000, help="images behind each covariance")
     parser.add_argument("--repeats", type=whole_number(1), default=3, help="measurements of each")
-    parser.add_argument("--num_threads", type=whole_number(1), default=1, help="CPU threads of ours; for theirs set "
-                        "OMP_NUM_THREADS as well")
+    parser.add_argument("--num_threads", type=whole_number(1), default=1, help="CPU threads of each side")
     args = parser.parse_args()
-    torch.set_num_threads(args.num_threads)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    from pytorch_fid.fid_score import calculate_frechet_distance
-
-    gaussians = []
-    for seed in (0, 1):
-        features = made_up_features(args.num_images, args.num_features, seed)
-        gaussians += [features.mean(0), np.cov(features, rowvar=False)]
+    for library in ("OMP", "OPENBLAS", "MKL"):      # read by the processes below, when they load it
+        os.environ[f"{library}_NUM_THREADS"] = str(args.num_threads)
     seconds, values = {"theirs": [], "ours": []}, {}
-    for _ in range(args.repeats):
-        for name, distance in (("theirs", calculate_frechet_distance), ("ours", fid.frechet_distance)):
-            start = time.perf_counter()
-            values[name] = float(distance(*gaussians))
-            seconds[name].append(time.perf_counter() - start)
-            print(f"{name:>7}: {seconds[name][-1]:8.2f} s, distance {values[name]:.9f}", flush=True)
+    with contextlib.ExitStack() as stack:
+        sides = {name: stack.enter_context(OwnProcess(Side, name, args.num_images, args.num_features,
+                                                      args.num_threads)) for name in seconds}
+        for _ in range(args.repeats):
+            for name, side in sides.items():
+                duration, values[name] = side.call("measure")
+                seconds[name].append(duration)
+                print(f"{name:>7}: {duration:8.2f} s, distance {values[name]:.9f}", flush=True)
     ratio = statistics.median(seconds["theirs"]) / statistics.median(seconds["ours"])
     difference = abs(values["ours"] - values["theirs"]) / abs(values["theirs"])
     print(json.dumps({"ratio": round(ratio, 2), "target": TARGET, "ok": ratio >= TARGET and difference < 1e-6,

@@ -3,6 +3,8 @@
 #   ./scripts/bench.sh                      all
 #   ./scripts/bench.sh train_step frechet   these; NAME_compile is NAME.py --compile, which needs
 #                                           a C++ compiler on a CPU
+#   TRAINING_RUN=results/gpu/lift_dual_timestep_run.json ./scripts/bench.sh training_time
+#                                           how long a training took; not among all
 #   BENCHMARKS_DIR                          another folder than results/benchmarks
 # Exit status 1 if one failed or missed its target; the others are run all the same.
 set -uo pipefail
@@ -12,12 +14,14 @@ all+=" resume_after_kills two_processes precision"
 folder="${BENCHMARKS_DIR:-results/benchmarks}"
 mkdir -p "$folder"
 for name in "$@"; do
-    [[ " $all " == *" $name "* ]] || { echo "bench.sh: found $name, expected some of: $all" >&2; exit 2; }
+    [[ " $all training_time " == *" $name "* ]] || {
+        echo "bench.sh: found $name, expected some of: $all training_time" >&2; exit 2; }
 done
 status=0
 for name in ${@:-$all}; do
     command=("benchmarks/${name%_compile}.py")
     if [[ "$name" == *_compile ]]; then command+=(--compile); fi
+    if [ "$name" = training_time ]; then command+=("${TRAINING_RUN:-results/gpu/lift_dual_timestep_run.json}"); fi
     printf '\n== %s ==\n' "${command[*]}"
     output=$(mktemp)
     if "$PYTHON" "${command[@]}" | tee "$output" && tail -n 1 "$output" | "$PYTHON" -m json.tool > "$output.json"; then

@@ -4,7 +4,8 @@
 #   CHECKPOINTS    files to evaluate; left out: all of checkpoints/baseline_*ep.pth and lift_dual_timestep_*ep.pth
 #   BASELINE_PATHS, LIFT_PATHS    paths of each; left out: uniform, and diagonal dp_64 dp_total
 #   DEVICE         run all there, one after the other
-# Finished rows are skipped, so it can be started again after any stop. Logs of several processes: logs/eval_*.log.
+#   LOGS           where the output of several processes goes, eval_*.log (logs)
+# Finished rows are skipped, so it can be started again after any stop.
 set -uo pipefail
 source "$(dirname "$0")/environment.sh" || exit
 read -r -a BASELINE_PATHS <<< "${BASELINE_PATHS:-uniform}"
@@ -49,10 +50,11 @@ if [ "${#devices[@]}" -eq 1 ]; then
     work_through 0 "$@"
     exit
 fi
-mkdir -p logs
+log_of() { echo "${LOGS:-logs}/eval_${1//:/}.log"; }
+mkdir -p "${LOGS:-logs}" || exit
 processes=()
 for position in "${!devices[@]}"; do
-    log="logs/eval_${devices[position]//:/}.log"
+    log=$(log_of "${devices[position]}")
     echo "device ${devices[position]}: $log"
     work_through "$position" "$@" > "$log" 2>&1 &
     processes+=($!)
@@ -63,6 +65,6 @@ for position in "${!processes[@]}"; do
     wait "${processes[position]}"
     result=$?
     [ "$result" -eq 0 ] || { echo "eval_all.sh: device ${devices[position]} failed with status $result, see" \
-        "logs/eval_${devices[position]//:/}.log" >&2; status=$result; }
+        "$(log_of "${devices[position]}")" >&2; status=$result; }
 done
 exit "$status"

@@ -3,10 +3,12 @@
 # Arguments go to both: ./scripts/train.sh --dataset huggan/AFHQv2 --epochs 100
 #   BASELINE_OPTIONS, LIFT_OPTIONS    further options for one of the two
 #   DEVICE                            run both there, one after the other
+#   LOGS                              where the baseline's output goes if both run at once (logs)
 set -uo pipefail
 source "$(dirname "$0")/environment.sh" || exit
 read -r -a BASELINE_OPTIONS <<< "${BASELINE_OPTIONS:-}"
 read -r -a LIFT_OPTIONS <<< "${LIFT_OPTIONS:-}"
+log="${LOGS:-logs}/train_baseline.log"
 
 NUM_GPUS=$("$PYTHON" -c "import torch; print(torch.cuda.device_count())") || exit
 status=0
@@ -20,12 +22,12 @@ finish() {    # NAME PID: wait for it, also through a signal to this script
     [ "$code" -eq 0 ] || { echo "train.sh: $1 failed with status $code" >&2; status=$code; }
 }
 if [ -z "${DEVICE:-}" ] && [ "$NUM_GPUS" -ge 2 ]; then
-    mkdir -p logs
-    echo "baseline on GPU 0 (logs/train_baseline.log), LIFT on GPU 1"
-    "$PYTHON" train_baseline.py --device 0 "$@" "${BASELINE_OPTIONS[@]}" > logs/train_baseline.log 2>&1 & running+=($!)
+    mkdir -p "$(dirname "$log")" || exit
+    echo "baseline on GPU 0 ($log), LIFT on GPU 1"
+    "$PYTHON" train_baseline.py --device 0 "$@" "${BASELINE_OPTIONS[@]}" > "$log" 2>&1 & running+=($!)
     "$PYTHON" train_lift.py --device 1 "$@" "${LIFT_OPTIONS[@]}" & running+=($!)
     finish train_lift.py "${running[1]}"
-    finish "train_baseline.py (logs/train_baseline.log)" "${running[0]}"
+    finish "train_baseline.py ($log)" "${running[0]}"
 else
     where=(); [ -n "${DEVICE:-}" ] && where=(--device "$DEVICE")
     "$PYTHON" train_baseline.py "${where[@]}" "$@" "${BASELINE_OPTIONS[@]}" & running=($!)

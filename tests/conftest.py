@@ -19,6 +19,14 @@ import files                            # noqa: E402
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Where there is no GPU, the tests marked gpu are skipped."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 def reference_value(name: str, shape) -> np.ndarray:
     """One entry of the reference weights: drawn from the CRC of its name, scaled by what kind of entry it is."""
     r = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)

@@ -451,7 +451,7 @@ def test_on_the_cpu_the_tensor_shares_the_memory_map(load, recwarn):
     assert np.array_equal(data.to_device(images[3:5], torch.device("cpu")).numpy(), images[3:5])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 def test_on_the_gpu_if_it_fits(load, monkeypatch):
     images = load("synthetic:12").images
     tensor = data.to_device(images, "cuda:0")

@@ -222,7 +222,7 @@ def test_exact_float32_sets_and_restores():
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_fid_on_a_gpu_agrees_with_the_cpu(inception, stand_in_weights):
     values = [fid.fid(*(statistics_of_images(random_images(64, seed), network) for seed in (0, 1)))
               for network in (inception, fid.load_inception(stand_in_weights, "cuda"))]

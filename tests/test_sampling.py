@@ -308,3 +308,21 @@ def test_no_graph_is_kept_of_a_model_whose_weights_want_gradients():
     assert all(parameter.requires_grad for parameter in model.parameters())
     samples = generate(model, uniform_diagonal(2), 0, [0])
     assert samples.x_64.is_inference() and not samples.x_64.requires_grad
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model_type", ["baseline", "lift"])
+@pytest.mark.parametrize("x32_mode, eta", [("joint", 0.0), ("reconciled", 0.5)])
+def test_generation_does_not_wait_for_the_gpu(model_type, x32_mode, eta):
+    model = tiny_model(model_type).cuda()
+
+    def images():
+        return generate(model, OFF_DIAGONAL, 3, range(4), x32_mode=x32_mode, eta=eta, precision="bf16").x_64
+
+    images()                                # the first call may tune
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made = images()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert made.isfinite().all()

@@ -287,19 +287,6 @@ def test_no_file_no_table(tmp_path):
     assert tables.side_table(tmp_path, "mse") is None
 
 
-def test_benchmarks_come_from_their_last_lines(tmp_path):
-    folder = tmp_path / "benchmarks"
-    folder.mkdir()
-    (folder / "frechet.json").write_text('{"ratio": 12.345, "target": 3.0, "ok": true, "device": "cpu"}')
-    (folder / "precision.json").write_text('{"ratio": 1.5, "target": 1.0, "ok": false}')
-    table = tables.benchmarks_table(tmp_path)
-    assert [[cell.text for cell in row][1:5] for row in table.rows] == [
-        ["`benchmarks/frechet.py`", "12.3", "≥ 3", "yes"], ["`benchmarks/precision.py`", "1.5", "≤ 1", "no"]]
-    (folder / "frechet.json").write_text('{"target": 3.0}')
-    with pytest.raises(InputError, match="frechet.json: is no benchmark's last line"):
-        tables.benchmarks_table(tmp_path)
-
-
 def test_path_costs_are_averaged_over_mixtures(tmp_path):
     assert tables.path_cost_tables(tmp_path) == []
     found = {"options": {"num_mixtures": 2, "num_paths": 60, "path_steps": 10, "num_steps": 18},

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import checkpoint
+import distributed
 import optimization
 import train_baseline
 import train_lift
 import training
-from conftest import ROOT
+from conftest import ROOT, wait_until
 from data import load_images
 from errors import InputError
 from files import load_torch, save_torch
@@ -548,7 +549,7 @@ def test_only_leftovers_of_the_same_name_are_removed(run, tmp_path):
     assert other.exists() and not any(path.exists() for path in own)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_step_does_not_wait_for_the_gpu(run, monkeypatch):
     original = training.Trainer.run_step
 
@@ -621,16 +622,64 @@ def test_wrong_input_is_one_line(tmp_path, cache, options, message, monkeypatch,
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
+def assert_close_weights(weights, others, start):
+    """Equal up to the rounding of sums in another order: far closer to each other than to where both started from."""
+    assert weights.keys() == others.keys()
+    for kind in ("raw", "ema"):
+        def distance(a, b):
+            return sum(float((a[key] - b[key]).double().square().sum()) for key in a if key.startswith(kind)) ** 0.5
+        assert 0 < distance(others, start) and distance(weights, others) < 0.01 * distance(others, start), kind
+
+
 def test_two_processes_equal_one_and_resume_across_their_number(run, tmp_path, cache):
+    """Two processes that accumulate their gradients over two parts each take the steps of one that does not."""
     options = ("--max_steps", 8, "--log_every", 1, "--state_every", 4)
-    one = run("lift", *options, to="one")
-    done = script("lift", tmp_path / "two", cache, *options, launcher=TWO, OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr[-2000:]
-    losses = losses_of(tmp_path / "two")
-    assert losses == pytest.approx(losses_of(one), rel=1e-5) and len(losses) == 8
-    # Resumed at step 4 by one process, the run of two ends where it ended.
-    checkpoint.list_states(tmp_path / "two/checkpoints", "lift_dual_timestep")[-1].unlink()
-    assert losses_of(run("lift", *options, "--resume", to="two")) == pytest.approx(losses, rel=1e-5)
+    one, two = run("lift", *options, to="one"), tmp_path / "two"
+    losses, weights = losses_of(one), final_weights(one)
+    start = final_weights(run("lift", "--max_steps", 1, "--learning_rate", 1e-12, "--lr_schedule", "constant", to="start"))
+
+    def in_two(folder, *more):
+        done = script("lift", folder, cache, *options, *more, launcher=TWO, OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    def forget_the_end(folder):
+        checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")[-1].unlink()
+
+    in_two(two, "--grad_accum", 2)
+    assert losses_of(two) == pytest.approx(losses, rel=1e-5) and len(losses) == 8
+    assert_close_weights(final_weights(two), weights, start)
+    # From step 4 on, one process continues the run of two, and two that of one.
+    forget_the_end(two)
+    run("lift", *options, "--grad_accum", 2, "--resume", to="two")
+    forget_the_end(one)
+    in_two(one, "--resume")
+    for folder in (one, two):
+        assert losses_of(folder) == pytest.approx(losses, rel=1e-5)
+        assert_close_weights(final_weights(folder), weights, start)
+
+
+def test_one_gpu_named_for_several_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="--device: found 0 with 2 processes"):
+        distributed.local_gpu("0")
+    assert distributed.local_gpu("cpu") == "cpu"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert distributed.local_gpu("0") == "0"
+
+
+def test_ctrl_c_with_two_processes_saves_one_state(tmp_path, cache):
+    folder = tmp_path / "two"
+    command = command_of("lift", folder, cache, ["--max_steps", 100_000, "--epochs", 100_000])
+    process = subprocess.Popen([sys.executable, *TWO, str(ROOT / command[0]), *command[1:]], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    log = folder / "results/lift_dual_timestep_training.csv"
+    wait_until(lambda: process.poll() is not None or log.exists())
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode != 0 and len(re.findall(r"stopped by SIG\w+ after step \d+ of", output)) == 1, output
+    [state] = checkpoint.list_states(folder / "checkpoints", "lift_dual_timestep")
+    step = load_torch(state)["step"]
+    assert step >= 1 and f"after step {step} of 100000" in output
 
 
 def test_train_script_trains_both_and_reports_a_failure(tmp_path, cache):

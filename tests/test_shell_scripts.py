@@ -1,0 +1,82 @@
+"""What the scripts of a box with two GPUs start there, seen by a Python that only takes notes."""
+import os
+import subprocess
+
+import pytest
+
+from conftest import ROOT
+
+NOTES = """#!/usr/bin/env bash
+# Says that there are two GPUs, notes what it was started with, and fails where $FAILS names one of its arguments.
+if [ "$1" = -c ]; then echo 2; exit; fi
+echo "$*" >> "$NOTES"
+if [ -n "${TOGETHER:-}" ]; then         # ends only once so many are running
+    for ((k = 0; k < 300; k++)); do [ "$(wc -l < "$NOTES")" -ge "$TOGETHER" ] && break; sleep 0.1; done
+    [ "$(wc -l < "$NOTES")" -ge "$TOGETHER" ] || exit 9
+fi
+[[ -z "${FAILS:-}" || "$*" != *"$FAILS"* ]] || { echo "no luck"; exit 3; }
+"""
+
+
+@pytest.fixture
+def box(tmp_path):
+    """Run a script on a box with two GPUs: box(name, *arguments, **environment) -> (what ended, lines of notes)."""
+    python, notes = tmp_path / "python", tmp_path / "notes"
+    python.write_text(NOTES)
+    python.chmod(0o755)
+
+    def start(name, *arguments, **environment):
+        notes.write_text("")
+        known = {key: value for key, value in os.environ.items() if key != "DEVICE"}
+        done = subprocess.run([str(ROOT / "scripts" / name), *arguments], capture_output=True, text=True, timeout=60,
+                              env={**known, "VENV": "none", "PYTHON": str(python), "NOTES": str(notes),
+                                   "LOGS": str(tmp_path / "logs"), **environment})
+        return done, sorted(notes.read_text().splitlines())
+    return start
+
+
+def test_train_trains_both_models_at_once_on_a_gpu_each(box):
+    done, notes = box("train.sh", "--epochs", "2", TOGETHER="2", LIFT_OPTIONS="--native_32")
+    assert done.returncode == 0, done.stderr
+    assert notes == ["train_baseline.py --device 0 --epochs 2", "train_lift.py --device 1 --epochs 2 --native_32"]
+
+
+@pytest.mark.parametrize("failing, other", [("train_baseline.py", "train_lift.py"),
+                                            ("train_lift.py", "train_baseline.py")])
+def test_train_reports_a_failure_and_lets_the_other_end(box, tmp_path, failing, other):
+    done, notes = box("train.sh", TOGETHER="2", FAILS=failing)
+    assert done.returncode == 3 and len(notes) == 2
+    assert f"train.sh: {failing}" in done.stderr and "failed with status 3" in done.stderr and other not in done.stderr
+    log = (tmp_path / "logs/train_baseline.log").read_text()
+    assert ("no luck" in log) == (failing == "train_baseline.py")
+
+
+def test_train_keeps_both_on_the_device_that_is_named(box):
+    done, notes = box("train.sh", DEVICE="1")
+    assert done.returncode == 0 and notes == ["train_baseline.py --device 1", "train_lift.py --device 1"]
+
+
+FILES = "c/baseline_1ep.pth c/lift_dual_timestep_1ep.pth c/lift_dual_timestep_2ep.pth"
+
+
+def test_eval_all_gives_every_file_to_one_gpu(box):
+    done, notes = box("eval_all.sh", "--num_images", "8", CHECKPOINTS=FILES, LIFT_PATHS="diagonal dp_64", TOGETHER="2")
+    lift = "eval_fid_batch.py --model_type lift --checkpoints c/lift_dual_timestep_{}ep.pth --paths diagonal dp_64 " \
+           "--device {} --num_images 8"
+    assert done.returncode == 0, done.stderr
+    assert notes == ["eval_fid_batch.py --model_type baseline --checkpoints c/baseline_1ep.pth --paths uniform --device 0 "
+                     "--num_images 8", lift.format(1, 1), lift.format(2, 0)]
+
+
+def test_eval_all_goes_on_after_a_failure_and_ends_with_its_status(box, tmp_path):
+    done, notes = box("eval_all.sh", CHECKPOINTS=FILES, FAILS="baseline_1ep")
+    assert done.returncode == 3 and len(notes) == 3
+    assert f"device 0 failed with status 3, see {tmp_path}/logs/eval_0.log" in done.stderr
+    assert "c/baseline_1ep.pth failed with status 3" in (tmp_path / "logs/eval_0.log").read_text()
+
+
+def test_eval_all_on_one_device_and_without_checkpoints(box):
+    done, notes = box("eval_all.sh", CHECKPOINTS=FILES, DEVICE="cpu")
+    assert done.returncode == 0 and len(notes) == 3 and all("--device cpu" in line for line in notes)
+    done, notes = box("eval_all.sh", CHECKPOINTS=" ")
+    assert done.returncode == 2 and "found no checkpoints" in done.stderr and not notes
