@@ -5,11 +5,11 @@ import study
 from benchmark_tables import arithmetic_tables, benchmarks_tables
 from errors import InputError
 from results_table import COLUMNS, METRICS, WHOLE_NUMBERS
-from tables import SIDE_TABLES, Table, metric_tables, path_cost_tables, side_table
+from tables import SIDE_TABLES, Table, bf16_tables, metric_tables, path_cost_tables, side_table
 
 NO_RESULTS = "_No results yet._"
 MEASURED = {"benchmarks": benchmarks_tables, "arithmetic": arithmetic_tables, "path_costs": path_cost_tables}
-WITHOUT_CONDITIONS = (*MEASURED, *SIDE_TABLES, *(name for name in study.NAMES if name not in study.COMPARISONS))
+WITHOUT_CONDITIONS = ("bf16", *MEASURED, *SIDE_TABLES, *(name for name in study.NAMES if name not in study.COMPARISONS))
 MARKER = re.compile(r"^<!-- (table|end):(.*?) -->$", re.MULTILINE)     # on a line of its own
 
 
@@ -43,6 +43,8 @@ def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
         return study.tables_named(kind, chosen + study.without_network(rows), folder)
     if conditions and kind in WITHOUT_CONDITIONS:
         raise UnknownTable(f"table:{name}: found conditions, expected {kind} alone")
+    if kind == "bf16":
+        return bf16_tables(rows)
     if kind in MEASURED:
         return MEASURED[kind](folder)
     if kind in SIDE_TABLES:

@@ -37,7 +37,8 @@ RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent tim
               "lift_native_band_v_eps": "LIFT, 32 at its own level, band, v, loss of the noise",
               "lift_native_light32_v_eps": "LIFT, 32 at its own level, its loss weighted 0.1, v, loss of the noise",
               "baseline_residual": "baseline, residual", "lift_native_residual": "LIFT, 32 at its own level, residual",
-              "lift_native_band_residual": "LIFT, 32 at its own level, band, residual"}
+              "lift_native_band_residual": "LIFT, 32 at its own level, band, residual",
+              "lift_native_near_residual": "LIFT, 32 at its own level, leads 0 to 2 alone, residual"}
 FIGURE_FILE = re.compile(rf"(?P<kind>model_error|heatmap|logsnr|samples)_((?P<grid>\d+)_)?{RUN_EPOCHS}"
                          r"(?P<reconciled>_reconciled)?$")
 CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's", "heatmap": "Error map and paths",

@@ -15,6 +15,7 @@ import image_detail
 import plots
 from checkpoint import DEFAULT_NAMES
 from errors import InputError
+from results_table import KEY_COLUMNS
 
 HIGHER_IS_BETTER = ("precision", "recall")
 UNRANKED = image_detail.ROWS    # good where real images have the same
@@ -263,6 +264,29 @@ def metric_tables(rows: list[dict], metric: str, name: str | None = None) -> lis
             table.rows.append(first + cells)
         tables.append(table)
     return tables
+
+
+def bf16_tables(rows: list[dict]) -> list[Table]:
+    """What bf16 changes: measurements made in both precisions with the same seeds, everything else being equal."""
+    both = ("bf16", "float32")
+    table = Table("bf16", "bf16 against float32 generation",
+                  "The same checkpoint, path and seeds in both; mean ± sample standard deviation over the seeds, of the "
+                  "difference too.", ["checkpoint", "path", "32 branch", "steps", "images", "metric", *both, "bf16 − float32"])
+    alike = [column for column in KEY_COLUMNS if column not in ("precision", "seed")]
+    for members in grouped(rows, lambda row: take(row, alike)).values():
+        values = {name: {row["seed"]: row["value"] for row in members if row["precision"] == name} for name in both}
+        seeds = sorted(set(values["bf16"]) & set(values["float32"]))
+        if not seeds:
+            continue
+        first = members[0]
+        columns = [[values[name][seed] for seed in seeds] for name in both]
+        columns.append([a - b for a, b in zip(*columns)])
+        table.rows.append([Cell(first["checkpoint"]), Cell(PATH_LABELS.get(first["path"], first["path"])),
+                           Cell(first["x32_mode"] or "–"), Cell(str(first["num_steps"]), first["num_steps"]),
+                           Cell(f"{first['num_images']:,}", first["num_images"]), Cell(first["metric"]),
+                           *(Cell(format_spread(first["metric"], spread), spread.mean)
+                             for spread in (spread_of(column, seeds) for column in columns))])
+    return [table] if table.rows else []
 
 
 # --- tables of the other measurements -------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def main():
         "images_per_second": {name: round(value, 3) for name, value in rate.items()},
         "activation_megabytes": {name: round(value, 1) for name, value in memory.items()},
         "peak_megabytes": {name: round(value, 1) for name, value in peak_memory.items()},
-        "gflop_per_image": 3 * GFLOP_PER_IMAGE_FORWARD if is_default_size else None,
+        "gflop_per_image": round(3 * GFLOP_PER_IMAGE_FORWARD, 2) if is_default_size else None,
         "gflops_used": used and round(used, 1), "gflops_peak": round(peak, 1),
         "fraction_of_peak": used and round(used / peak, 3),
         "convolution_gflops": {name: round(convolution_gflops(device, dtype), 1)

@@ -287,6 +287,18 @@ def test_no_file_no_table(tmp_path):
     assert tables.side_table(tmp_path, "mse") is None
 
 
+def test_bf16_is_set_against_float32_on_the_seeds_that_both_have():
+    rows = [row(precision=precision, seed=seed, metric="swd", value=value) for precision, seed, value in (
+        ("bf16", 1, 30.0), ("bf16", 2, 34.0), ("bf16", 3, 90.0), ("float32", 1, 29.0), ("float32", 2, 31.0))]
+    others = [row(precision="bf16", seed=1, path="dp_64", metric="swd"), row(precision="float32", seed=1, num_images=50)]
+    [table] = tables.bf16_tables([*rows, *others])
+    assert [[cell.text for cell in line] for line in table.rows] == [
+        ["lift_dual_timestep_20ep.pth", "diagonal", "joint", "18", "1,000", "swd", "32.00 ± 2.83", "30.00 ± 1.41",
+         "2.000 ± 1.414"]]
+    assert tables.bf16_tables(others) == []
+    assert "2.000 ± 1.414" in marked_tables.with_tables("<!-- table:bf16 -->\n<!-- end:bf16 -->\n", rows, ".", "text")
+
+
 def test_path_costs_are_averaged_over_mixtures(tmp_path):
     assert tables.path_cost_tables(tmp_path) == []
     found = {"options": {"num_mixtures": 2, "num_paths": 60, "path_steps": 10, "num_steps": 18},
