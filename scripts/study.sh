@@ -70,6 +70,7 @@ mkdir -p "$OUTPUT" "$LOGS"
 
 v_eps="--parametrization v"                     # puts out v, learns with the loss of the noise
 v="$v_eps --loss_target v"
+near="--timesteps band --band_lead 0 2 --band_noise_share 0 --band_independent_share 0"
 declare -A trainings=(                          # of every run there can be
     [baseline]="train_baseline.py"
     [baseline_v]="train_baseline.py $v"
@@ -86,8 +87,7 @@ declare -A trainings=(                          # of every run there can be
     [baseline_residual]="train_baseline.py --parametrization residual"
     [lift_native_residual]="train_lift.py --timesteps independent --native_32 --parametrization residual"
     [lift_native_band_residual]="train_lift.py --timesteps band --native_32 --parametrization residual"
-    [lift_native_near_residual]="train_lift.py --timesteps band --band_lead 0 2 --band_noise_share 0
-        --band_independent_share 0 --native_32 --parametrization residual"
+    [lift_native_near_residual]="train_lift.py $near --native_32 --parametrization residual"
     [lift_native_light32_v_eps]="train_lift.py --timesteps independent --native_32 --loss_weight_32 0.1 $v_eps"
 )
 for name in "${compared[@]}" "${ablations[@]}"; do
