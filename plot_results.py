@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import benchmark_tables
 import checkpoint
 import error_map
 import marked_tables
@@ -273,8 +274,10 @@ def report_sections(rows, folder: Path, figure_dir: Path) -> list[report.Section
     others = [(path, path.stem.replace("_", " ")) for path in sorted(folder.glob("*.png")) if path not in known]
     others += [(path, caption_of(path.stem)) for path in figures if path not in taken]
     more = report.Section("More figures", "", [], others)
+    speed = report.Section("Speed", "Ratios measured side by side in one run, in alternation.",
+                           [*benchmark_tables.benchmarks_tables(folder), *benchmark_tables.arithmetic_tables(folder)], [])
     raw = report.Section("Data", "", [raw_rows_table(rows)] if rows else [])
-    return [of_study, results, samples, map_section, side, training, more, raw]
+    return [of_study, results, samples, map_section, side, training, speed, more, raw]
 
 
 def write_report(args, rows) -> None:

@@ -3,6 +3,7 @@ import base64
 import html
 import json
 import math
+import re
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: var(--page); line-height: 1.5;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
-header, main { max-width: 84rem; margin: 0 auto; padding: 0 1rem; }
+header, main { max-width: 110rem; margin: 0 auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 1.5rem 0 .5rem; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 1.5rem 0 .25rem; }
@@ -33,6 +34,7 @@ table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-var
         margin: .25rem 0 .75rem; }
 th, td { padding: .375rem .6rem; line-height: 1.375rem; border-bottom: 1px solid var(--line); text-align: left;
          white-space: nowrap; }
+td.long { white-space: normal; min-width: 26rem; }
 .number { text-align: right; }
 td:first-child, th:first-child { position: sticky; left: 0; background: var(--page); }
 th:first-child { background: var(--shade); z-index: 1; }
@@ -98,6 +100,11 @@ def number_attribute(value: float | None) -> str:
     return repr(value) if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
 
 
+def inline_html(text: str) -> str:
+    """Text with what stands between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
 def table_html(table: Table) -> str:
     """A table that a click on a column's heading sorts."""
     numeric = [is_numeric(table, k) for k in range(len(table.header))]
@@ -109,10 +116,12 @@ def table_html(table: Table) -> str:
         cells = []
         for cell, is_number in zip(row, numeric):
             attributes = f' class="number" data-value="{number_attribute(cell.value)}"' if is_number else ""
-            text = html.escape(cell.text)
+            if len(cell.text) > LONG_TEXT and not is_number:
+                attributes = ' class="long"'
+            text = inline_html(cell.text)
             cells.append(f"<td{attributes}>{f'<strong>{text}</strong>' if cell.best else text}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    return (f'<h3>{html.escape(table.title)}</h3>\n<p class="note">{html.escape(table.note)}</p>\n'
+    return (f'<h3>{html.escape(table.title)}</h3>\n<p class="note">{inline_html(table.note)}</p>\n'
             f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.title)}">'
             f'<table class="sortable"><thead><tr>{head}</tr></thead>\n<tbody>\n' + "\n".join(lines)
             + "\n</tbody></table></div>")
@@ -138,6 +147,7 @@ def figure_html(path, caption: str) -> str:
             f'height="{height}" style="--natural: {width}px"></div><figcaption>{text}</figcaption></figure>')
 
 
+LONG_TEXT = 80         # characters; longer cells are broken into lines
 RECORD_FOLDERS = (".", "figures", "runs", "study", "study/*")       # other folders may hold other results
 
 

@@ -42,6 +42,12 @@ def test_table_escapes_and_carries_values():
     assert '<td class="number" data-value="">–</td>' in text
 
 
+def test_backticks_become_code_and_long_cells_are_broken():
+    text = report.table_html(Table("t", "title", "as `a.sh` says", ["a", "b"], [[Cell("`<b>.py`"), Cell("word " * 40)]]))
+    assert 'as <code>a.sh</code> says' in text and "<td><code>&lt;b&gt;.py</code></td>" in text
+    assert '<td class="long">word ' in text and text.count("class=\"long\"") == 1
+
+
 @pytest.mark.parametrize("value, text", [(None, ""), (float("nan"), ""), (0.5, "0.5"), (3, "3"),
                                          (float("inf"), "Infinity"), (float("-inf"), "-Infinity")])
 def test_numbers_as_a_browser_reads_them(value, text):

@@ -80,3 +80,22 @@ def test_eval_all_on_one_device_and_without_checkpoints(box):
     assert done.returncode == 0 and len(notes) == 3 and all("--device cpu" in line for line in notes)
     done, notes = box("eval_all.sh", CHECKPOINTS=" ")
     assert done.returncode == 2 and "found no checkpoints" in done.stderr and not notes
+
+
+def test_gpu_run_goes_through_its_phases_at_default_size(box, tmp_path):
+    output = tmp_path / "gpu"
+    done, notes = box("gpu_run.sh", "data", "tests", "chain", OUTPUT=str(output), CHECKPOINTS=str(tmp_path / "c"),
+                      DATASET="synthetic:15803")
+    assert done.returncode == 0, done.stderr
+    assert "-m pytest -m gpu -n 0" in notes and (output / "machine.txt").read_text() == "2\n"
+    [train] = [note for note in notes if note.startswith("train_lift.py --device 1 --dataset synthetic:15803")]
+    assert "--hidden_dims 64 128 256 512 --epochs 100 --batch_size 64 --learning_rate 1e-4" in train
+    assert "--compile" in train.split() and f"--output_dir {output}" in train
+    assert sum(note.startswith("eval_fid_batch.py") for note in notes) == 2
+
+
+def test_gpu_run_ends_with_a_failure_where_a_phase_fails_or_is_none(box, tmp_path):
+    done, notes = box("gpu_run.sh", "tests", OUTPUT=str(tmp_path / "gpu"), FAILS="pytest")
+    assert done.returncode == 1 and notes == ["-m pytest -m gpu -n 0"]
+    done, notes = box("gpu_run.sh", "everything")
+    assert done.returncode == 2 and "found phase everything, expected some of: data tests" in done.stderr and not notes
