@@ -235,7 +235,11 @@ detail_jobs() {
     done
     without_network floor_detail "$GATE_IMAGES" detail
 }
-floor_jobs() { without_network floor "$NUM_IMAGES $GATE_IMAGES $FLOOR_IMAGES" "$METRICS"; }
+floor_jobs() {
+    local numbers
+    numbers=$(printf '%s\n' $NUM_IMAGES $GATE_IMAGES $FLOOR_IMAGES | sort -nu | tr '\n' ' ')    # each once
+    without_network floor "$numbers" "$METRICS"
+}
 without_network() {     # NAME "IMAGES" "METRICS"
     local images
     for images in real normal; do
