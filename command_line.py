@@ -109,12 +109,16 @@ def add_device_options(parser: argparse.ArgumentParser, precision: str | None = 
                        help="CPU threads; 0: as many as this process may use")
 
 
-def start_device(args: argparse.Namespace) -> torch.device:
-    """Choose and configure the device; fixes args.precision to what `auto` meant; says which, in one line."""
+def start_device(args: argparse.Namespace, tf32: bool = False) -> torch.device:
+    """Choose and configure the device; fixes args.precision to what `auto` meant; says which, in one line.
+
+    tf32: whether a GPU may round the factors of float32 products to 10 bits. For training; measurements are exact.
+    """
     device = devices.choose_device(args.device)
-    devices.configure(device, args.num_threads)
+    devices.configure(device, args.num_threads, tf32)
     args.precision = devices.choose_precision(getattr(args, "precision", "float32"), device)
-    print(f"device: {devices.describe(device)}, precision: {args.precision}", flush=True)
+    rounded = " (TF32 products)" if tf32 and device.type == "cuda" and args.precision == "float32" else ""
+    print(f"device: {devices.describe(device)}, precision: {args.precision}{rounded}", flush=True)
     git_revision()                              # now, since files may change while a long run goes on
     return device
 

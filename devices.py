@@ -102,8 +102,8 @@ def naming_compiler_errors():
                          "compiler usable") from error
 
 
-def configure(device: torch.device, num_threads: int) -> None:
-    """Set the number of CPU threads and TF32 for float32 work on a GPU.
+def configure(device: torch.device, num_threads: int, tf32: bool = False) -> None:
+    """Set the number of CPU threads and, on a GPU, whether float32 work may use TF32.
 
     num_threads 0: as many as the process may use, divided by the number of torchrun's processes on this machine
     (two processes with two threads each on two cores run many times slower than one after the other).
@@ -113,8 +113,8 @@ def configure(device: torch.device, num_threads: int) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = True
 
 

@@ -165,7 +165,10 @@ class Draws:
 def frozen_copy(model: torch.nn.Module, precision: str) -> torch.nn.Module:
     """The model as the estimator runs it: contiguous weights (normalisation is fastest so), bf16 ones where asked."""
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
-    return model.to(torch.bfloat16) if precision == "bf16" else model
+    if precision == "bf16":
+        for parameter in model.parameters():    # not the buffers: a linear denoiser computes in float64
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model
 
 
 @torch.no_grad()
@@ -465,7 +468,7 @@ def step_errors(heatmap: dict, path: np.ndarray, step_size: str = "index") -> np
         error = map_at(np.asarray(heatmap[key], dtype=np.float64), position)
         middle.append((error[1:] + error[:-1]) / 2)
     if step_size == "logsnr":
-        log_snr = paths.log_snr_of(timesteps)
+        log_snr = paths.grid_log_snr(timesteps)
         lengths = np.abs(np.diff(np.interp(position, np.arange(len(log_snr)), log_snr), axis=0))
     else:
         lengths = np.linalg.norm(np.diff(position, axis=0), axis=1, keepdims=True)

@@ -181,7 +181,7 @@ def plan_edges(timesteps, max_jump: int, num_steps: int, *, num_scales: int = 2,
     if jumps is not None:
         keep &= np.isin(moves, list(jumps)).all(1)
     if max_lead is not None and num_scales == 2:
-        log_snr = paths.log_snr_of(paths.cells_to_timesteps(np.arange(n), timesteps))
+        log_snr = paths.grid_log_snr(timesteps)
         near = np.abs(log_snr[:, None] - log_snr[None, :]) <= max_lead
         keep &= near[tuple(starts.T)] & near[tuple(ends.T)]
     plan = EdgePlan(starts[keep], ends[keep], n, max_jump)
@@ -448,7 +448,7 @@ def directional_edge_costs(model, images, timesteps, *, num_steps: int = 18, max
 
 def loss_map_edge_costs(errors_64, errors_32, timesteps, max_jump: int) -> np.ndarray:
     """Edge costs by the loss bound, from maps [n, n] of squared errors in x_0 summed over each scale's values."""
-    log_snr = paths.log_snr_of(paths.cells_to_timesteps(np.arange(len(timesteps)), timesteps))
+    log_snr = paths.grid_log_snr(timesteps)
     errors = [paths.check_map(error, "loss map") for error in (errors_64, errors_32)]
     snr = np.exp(log_snr)
 

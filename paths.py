@@ -59,6 +59,11 @@ def log_snr_of(timesteps: np.ndarray) -> np.ndarray:
     return NoiseSchedule().t_to_log_snr(torch.from_numpy(np.asarray(timesteps))).numpy()
 
 
+def grid_log_snr(timesteps: np.ndarray) -> np.ndarray:
+    """log SNR at a grid's points, float64 [n], as paths use them: the ends are those of timesteps 999 and 0."""
+    return log_snr_of(cells_to_timesteps(np.arange(len(timesteps)), timesteps))
+
+
 # Edge costs of the documented paths
 
 def check_map(error, name: str) -> np.ndarray:
@@ -457,7 +462,7 @@ def edge_costs_of(heatmap: dict | None, path_type: str, step_size: str = "index"
     if step_size == "index":
         return edge_costs_index(error_64 if error_32 is None else error_64 + error_32, max_jump)
     if step_size == "logsnr":
-        log_snr = log_snr_of(map_of(heatmap, "timesteps", path_type))
+        log_snr = grid_log_snr(map_of(heatmap, "timesteps", path_type))
         return edge_costs_log_snr(error_64, error_32, log_snr, max_jump)
     raise InputError(f"--step_size: found {step_size!r}, expected one of {', '.join(STEP_SIZES)}")
 

@@ -199,7 +199,7 @@ COMPARISONS = {
     "study_levels": Comparison(
         f"Sliced Wasserstein distance by level, {NUM_STEPS} steps", "model; predictions",
         lambda row: row["num_steps"] == NUM_STEPS and is_plain(row) and gate_path(row)
-        or row["num_steps"] == NUM_STEPS and row["x32_mode"] == "reconciled" and row["path"] == "lead_3",
+        or of_predictions(row) and row["x32_mode"] == "reconciled" and row["path"] == "lead_3",
         level_label, lambda row: "", lambda rows: any(row["x32_mode"] == "reconciled" for row in rows),
         common_seeds=False, metrics=LEVELS),
     "study_detail": Comparison(

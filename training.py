@@ -129,7 +129,7 @@ class Trainer:
                                            fused=True)
         self.network = compiled(self.model) if args.compile else self.model
         if group.size > 1:
-            self.network = DistributedDataParallel(self.network)
+            self.network = DistributedDataParallel(self.network, broadcast_buffers=False)   # all have the same
 
         self.step = 0                           # optimizer steps done
         self.pending = []                       # of steps that the host has not asked about yet: losses, gradient norm
@@ -161,13 +161,14 @@ class Trainer:
             start = (accumulation * self.group.size + self.group.rank) * part_size
             batch = objective.training_batch(self.images, indices, self.rule, args.seed, self.step,
                                              slice(start, start + part_size), args.flip, self.schedule, self.device)
-            errors = objective.errors_per_image(self.network, self.is_lift, batch, self.schedule, args.precision,
-                                                args.loss_target)
-            losses = [error.mean() for error in errors]
-            loss = objective.total_loss(losses, args.loss_scales, args.loss_weight_32)
             is_last = accumulation == args.grad_accum - 1
+            # The processes' gradients are averaged in the last part only; the forward pass is what decides that.
             with contextlib.nullcontext() if is_last or self.group.size == 1 else self.network.no_sync():
-                (loss / args.grad_accum).backward()     # the processes' gradients are averaged in the last part only
+                errors = objective.errors_per_image(self.network, self.is_lift, batch, self.schedule, args.precision,
+                                                    args.loss_target)
+                losses = [error.mean() for error in errors]
+                loss = objective.total_loss(losses, args.loss_scales, args.loss_weight_32)
+                (loss / args.grad_accum).backward()
             total = total + torch.stack([loss, *losses]).detach() / args.grad_accum
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM_MAX, foreach=True)
         self.optimizer.step()
@@ -370,10 +371,10 @@ class Trainer:
         if self.group.is_main:
             if validate:
                 self.run_validation()
+            if state:
+                self.save_state()               # first: a run killed here resumes, and then writes its checkpoint
             if save:
                 self.save_checkpoint()
-            if state:
-                self.save_state()
             is_due = validate or state or log and time.perf_counter() - self.reported > REPORT_SECONDS
             if is_due and not self.replaced:    # else the log in its place is that of checkpoints still there
                 self.write_reports()
@@ -390,7 +391,8 @@ class Trainer:
     def run(self) -> None:
         """Train to the last step. Ctrl-C and SIGTERM save the state and exit, saying how to go on."""
         self.started = self.reported = self.state_saved = time.perf_counter()
-        was_done = self.step == self.num_steps
+        if self.step and self.group.is_main:
+            self.write_what_a_kill_left_out()
         with contextlib.closing(Events(self.args, self.step, self.group.is_main)) as events, StopRequest() as stop, \
                 tqdm(total=self.num_steps, initial=self.step, unit="step", desc=self.args.name,
                      disable=not self.group.is_main, dynamic_ncols=True,
@@ -401,9 +403,13 @@ class Trainer:
                 self.after_step(progress, events)
                 if self.step < self.num_steps and self.stop_wanted(stop):
                     self.stop_now(stop.signal or signal.SIGTERM)
-        if was_done and self.group.is_main:     # a run killed right after its last state may lack its last files
-            if not checkpoint.checkpoint_path(self.args.checkpoint_dir, self.args.name, math.ceil(self.epoch)).exists():
-                self.save_checkpoint()
+
+    def write_what_a_kill_left_out(self) -> None:
+        """Of a run that was killed right after a state: the checkpoint due then, and a finished run's reports."""
+        path = checkpoint.checkpoint_path(self.args.checkpoint_dir, self.args.name, math.ceil(self.epoch))
+        if self.checkpoint_is_due() and not path.exists():
+            self.save_checkpoint()
+        if self.step == self.num_steps:
             self.write_reports()
 
     def stop_now(self, number: int) -> None:
@@ -557,7 +563,7 @@ def train(model_type: str, args) -> None:
     check_options(args)
     check_can_be_written(args.output_dir / f"{args.name}_run.json")
     args.device = distributed.local_gpu(args.device)
-    device = start_device(args)
+    device = start_device(args, tf32=True)
     group = distributed.join(device)
     distributed.check_divisible(args.batch_size, group, args.grad_accum)
     with name_held(args) if group.is_main else contextlib.nullcontext():

@@ -128,7 +128,7 @@ class OurStep(Side):
     """The step that `train_lift.py` takes, taken by its own trainer."""
 
     def __init__(self, hidden_dims, images, batch_size, device, num_threads, precision, compile_model):
-        devices.configure(device, num_threads)
+        devices.configure(device, num_threads, tf32=True)
         args = train_lift.parse_args(["--hidden_dims", *map(str, hidden_dims), "--batch_size", str(batch_size),
                                       "--precision", precision] + ["--compile"] * compile_model)
         self.trainer = Trainer("lift", args, ImageSet(images, None, "synthetic", "train", ""), None, device,
@@ -166,7 +166,7 @@ def convolution_gflops(device, dtype: torch.dtype) -> float:
     """Rate of a 3x3 convolution from the middle of the network, 128 channels at 32x32: the best of several."""
     x = torch.randn(16, 128, 32, 32, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(128, 128, 3, 3, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
+    with torch.inference_mode(), devices.exact_float32():
         seconds = min(seconds_per_step(lambda: F.conv2d(x, weight, padding=1), 5, device) for _ in range(5))
     return 2 * x.numel() * 128 * 9 / seconds / 1e9
 
@@ -186,7 +186,7 @@ def main():
                         "repository's step with its model compiled by torch.compile (on a CPU: by a C++ compiler)")
     add_device_options(parser)
     args = parser.parse_args()
-    device = start_device(args)
+    device = start_device(args, tf32=True)
     on_gpu = device.type == "cuda"
     batch_size = args.batch_size or (64 if on_gpu else 16)
     rounds, steps = args.rounds or (10 if on_gpu else 3), args.steps or (20 if on_gpu else 1)

@@ -27,7 +27,7 @@ def main():
         train(one, *options)
         train(two, *options, launcher=TWO_PROCESSES)
         logs = {"one process": log_of(one), "two processes": log_of(two)}
-    largest = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(*logs.values()))
+    largest = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(*logs.values(), strict=True))
     save_png(args.output, plots.loss_curves(logs))
     print(json.dumps({"benchmark": "two_processes", "ratio": largest, "target": args.tolerance,
                       "ok": largest <= args.tolerance, "max_steps": args.max_steps,

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, into $OUTPUT (results/gpu): all of it, or the phases that are named:
-#   ./scripts/gpu_run.sh [data] [tests] [benchmarks] [chain] [time]
+#   ./scripts/gpu_run.sh [data] [tests] [benchmarks] [lift] [time] [chain]
 #   DATASET=huggan/AFHQv2 EPOCHS=100 ./scripts/gpu_run.sh
 #   VENV=none DATASET=synthetic:15803 ./scripts/gpu_run.sh      a box without network whose Python has the packages
 # data reads the data set, so that one that cannot be had is told before hours of work; tests are those that need a
-# GPU; chain is quickstart.sh at default size; time holds LIFT's training against six minutes.
+# GPU; benchmarks measure compiled and uncompiled beside the plain side; lift is LIFT's training, which time holds
+# against six minutes; chain is quickstart.sh at default size, with the training that is there already.
 # EPOCHS, NUM_IMAGES and the other settings of quickstart.sh shorten it. A stopped chain goes on where it was; each phase
 # and BENCHMARKS="..." can have a command of its own. Exit status 1 if something failed or missed its target.
 set -uo pipefail
 source "$(dirname "$0")/environment.sh" || exit
-all_phases=(data tests benchmarks chain time)
+all_phases=(data tests benchmarks lift time chain)
 phases=("$@")
 [ $# -gt 0 ] || phases=("${all_phases[@]}")
 for phase in "${phases[@]}"; do
@@ -34,8 +35,10 @@ for phase in "${phases[@]}"; do
         data) "$PYTHON" -c "import sys, command_line, data
 command_line.run_script(lambda: print(len(data.load_images(sys.argv[1]).images), 'images'))" "$DATASET" || exit ;;
         tests) ./scripts/test.sh -m gpu -n 0 || status=1 ;;
-        benchmarks) ./scripts/bench.sh ${BENCHMARKS:-train_step train_step_compile error_map sampling sampling_compile \
-                        frechet} || status=1 ;;
+        benchmarks) ./scripts/bench.sh ${BENCHMARKS:-train_step_compile sampling_compile error_map} || status=1 ;;
+        lift) "$PYTHON" train_lift.py --dataset "$DATASET" --hidden_dims $HIDDEN_DIMS --epochs "$EPOCHS" \
+                  --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --warmup_steps 50 --flip \
+                  --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" $TRAIN_OPTIONS --resume || status=1 ;;
         chain) ./scripts/quickstart.sh || status=1 ;;
         time) ./scripts/bench.sh training_time || status=1 ;;
     esac

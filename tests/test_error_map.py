@@ -251,9 +251,14 @@ def test_standard_error_is_calibrated():
     assert 0.75 < spread < 1.3          # the 60 estimates fix a standard deviation to about 9 %
 
 
-def test_bf16_is_close_to_float32():
-    bias = error_map.precision_bias(small_model(), some_images(2), paths.timestep_grid(4), prediction="eps", seed=1,
-                                    num_images=2)
+@pytest.mark.parametrize("parametrization", ["eps", "v", "residual"])
+def test_bf16_is_close_to_float32(parametrization):
+    """A residual network's linear denoiser stays in float64."""
+    images = some_images(2)
+    model = with_reference_weights(LIFTDualTimestepModel((8, 8), parametrization=parametrization, native_32=True))
+    if parametrization == "residual":
+        model.linear_denoiser.fit(images)
+    bias = error_map.precision_bias(model, images, paths.timestep_grid(4), prediction="eps", seed=1, num_images=2)
     assert 0 < bias < 0.02
 
 
@@ -350,6 +355,16 @@ def test_file_names():
 
 
 # Costs along paths
+
+def test_a_grid_even_in_log_snr_counts_its_end_steps_whole():
+    """Its ends stand for 999 and 0: with an error of 1 everywhere a path costs the log SNR between those."""
+    timesteps = paths.timestep_grid(30, "logsnr")
+    heatmap = {"timesteps": timesteps, "error_64": np.ones((30, 30)), "error_32": np.ones((30, 30))}
+    path = paths.path_from_heatmap(heatmap, "dp_total", 18, step_size="logsnr")
+    whole = np.diff(paths.log_snr_of(np.array([999, 0]))).item()
+    assert error_map.step_errors(heatmap, path, "logsnr").sum(0) == pytest.approx([whole, whole])
+    assert error_map.path_cost(heatmap, path, "dp_total", "logsnr") == pytest.approx(2 * whole)
+
 
 def test_step_errors_sum_to_what_the_dynamic_program_minimised():
     random = np.random.default_rng(0)

@@ -94,6 +94,14 @@ def test_gpu_run_goes_through_its_phases_at_default_size(box, tmp_path):
     assert sum(note.startswith("eval_fid_batch.py") for note in notes) == 2
 
 
+def test_gpu_run_trains_lift_alone_with_the_options_that_it_has_in_the_chain(box, tmp_path):
+    settings = {"OUTPUT": str(tmp_path / "gpu"), "CHECKPOINTS": str(tmp_path / "c"), "DATASET": "synthetic:15803"}
+    (alone,), (in_chain,) = ([note.removeprefix("train_lift.py").replace(" --device 1", "").split(" --")
+                              for note in box("gpu_run.sh", phase, **settings)[1] if note.startswith("train_lift.py")]
+                             for phase in ("lift", "chain"))
+    assert sorted(alone) == sorted(in_chain)
+
+
 def test_gpu_run_ends_with_a_failure_where_a_phase_fails_or_is_none(box, tmp_path):
     done, notes = box("gpu_run.sh", "tests", OUTPUT=str(tmp_path / "gpu"), FAILS="pytest")
     assert done.returncode == 1 and notes == ["-m pytest -m gpu -n 0"]

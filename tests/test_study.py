@@ -120,7 +120,8 @@ def test_levels_of_plain_and_of_reconciled_predictions():
     levels = [{"metric": f"swd_{level}", "value": float(level), "num_steps": 18} for level in (16, 64)]
     rows = [run(name, **changes, **level) for level in levels for name, changes in (
         ("baseline", {}), ("lift_band", {}), ("lift_band", {"x32_mode": "random"}),
-        ("lift_band", {"path": "lead_3", "path_hash": "q", "x32_mode": "reconciled"}))]
+        ("lift_band", {"path": "lead_3", "path_hash": "q", "x32_mode": "reconciled"}),
+        ("lift_band", {"path": "lead_3", "path_hash": "q", "x32_mode": "reconciled", "solver": "multistep"}))]
     [table] = study.tables_named("study_levels", rows + [real("swd_64", 3.0, 42), real("swd", 2.0, 42)], "nowhere")
     assert table.header == ["model; predictions", "SWD, level 64", "SWD, level 16"]
     assert texts(table) == [["baseline", "64.00", "16.00"], ["LIFT, band; each scale's own", "64.00", "16.00"],

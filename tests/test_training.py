@@ -1,4 +1,5 @@
 """The training loop: schedules, averages, resuming after real kills, several processes, and wrong input."""
+import contextlib
 import errno
 import json
 import math
@@ -538,6 +539,50 @@ def test_killed_after_its_last_state_a_run_gets_its_last_files_on_resuming(run):
     assert json.loads((folder / "results/lift_dual_timestep_run.json").read_text())["is_finished"] is True
 
 
+def test_killed_between_a_state_and_its_checkpoint_a_run_gets_that_checkpoint_on_resuming(run, monkeypatch):
+    """The first state of a run that saves by the clock comes with its first checkpoint."""
+    options = ("--epochs", 2, "--save_every", 1)
+    straight = final_weights(run("lift", *options, to="straight"))
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(training.Trainer, "save_checkpoint", lambda trainer: os.kill(os.getpid(), signal.SIGKILL))
+        run("lift", *options, to="killed")
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    folder = run("lift", *options, "--resume", to="killed")
+    assert [path.name for path in checkpoint.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")] == [
+        "lift_dual_timestep_1ep.pth", "lift_dual_timestep_2ep.pth"]
+    assert_same_weights(straight, final_weights(folder))
+
+
+def test_only_the_last_part_of_a_batch_averages_gradients(run, monkeypatch):
+    """DistributedDataParallel decides so in its forward pass."""
+    original, silent, forwards = training.Trainer.run_step, [False], []
+
+    class Network:
+        def __init__(self, model):
+            self.model = model
+
+        def __call__(self, *inputs):
+            forwards.append("silent" if silent[0] else "averaged")
+            return self.model(*inputs)
+
+        @contextlib.contextmanager
+        def no_sync(self):
+            silent[0] = True
+            yield
+            silent[0] = False
+
+    def as_one_of_two(trainer):
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "group", SimpleNamespace(size=2, rank=0))
+            patch.setattr(trainer, "network", Network(trainer.model))
+            original(trainer)
+    monkeypatch.setattr(training.Trainer, "run_step", as_one_of_two)
+    run("lift", "--max_steps", 1, "--grad_accum", 4)
+    assert forwards == ["silent"] * 3 + ["averaged"]
+
+
 def test_only_leftovers_of_the_same_name_are_removed(run, tmp_path):
     folder = tmp_path / "run/checkpoints"
     folder.mkdir(parents=True)
@@ -551,7 +596,7 @@ def test_only_leftovers_of_the_same_name_are_removed(run, tmp_path):
 
 @pytest.mark.gpu
 def test_a_step_does_not_wait_for_the_gpu(run, monkeypatch):
-    original = training.Trainer.run_step
+    original, watched_steps = training.Trainer.run_step, []
 
     def watched(trainer):
         torch.cuda.set_sync_debug_mode("error" if trainer.step >= 3 else "default")
@@ -559,8 +604,10 @@ def test_a_step_does_not_wait_for_the_gpu(run, monkeypatch):
             original(trainer)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+        watched_steps.append(trainer.step)
     monkeypatch.setattr(training.Trainer, "run_step", watched)
     run("lift", "--max_steps", 6, "--device", "cuda:0", "--precision", "bf16", "--flip")
+    assert watched_steps == [1, 2, 3, 4, 5, 6]
 
 
 def test_two_runs_of_one_name_do_not_mix(run, tmp_path):
@@ -590,7 +637,7 @@ def test_full_disk_is_one_clear_line_and_leaves_the_earlier_files(run, tmp_path,
     done = script("lift", folder, cache, "--max_steps", 12, "--lr_schedule", "constant", "--name", "other",
                   launcher=("-c", limited))
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert re.search(r"^error: .*other_2ep.pth: could not be written \(.*\); nothing was changed", done.stderr, re.M)
+    assert re.search(r"^error: .*other_step\d+\S*: could not be written \(.*\); nothing was changed", done.stderr, re.M)
     assert {p.name: p.read_bytes() for p in (folder / "checkpoints").iterdir() if "other" not in p.name} == before
     assert not list((folder / "checkpoints").glob("other*"))
 
