@@ -40,7 +40,7 @@ from errors import InputError
 from files import expecting, load_torch
 from scales import downsample_to_32
 from sampling import from_uint8
-from scheduler import NUM_TIMESTEPS, NoiseSchedule, per_image
+from scheduler import NUM_TIMESTEPS, NoiseSchedule, predict_x_0
 from seeds import seeded_generator
 from tangents import propagate
 
@@ -191,9 +191,10 @@ def squared_norms(model, draws: Draws, which: torch.Tensor, t_64: torch.Tensor, 
     for output, (eps_tangent, tangent, t) in enumerate(zip(eps_tangents, (tangents_64, tangents_32), (t_64, t_32))):
         if eps_tangent is None:
             eps_tangent = torch.zeros_like(tangent)
-        abar = per_image(schedule.alpha_cumprod(t), x_64)
         eps_tangent = eps_tangent.float()
-        x_0_tangent = (tangent - (1 - abar).sqrt() * eps_tangent) / abar.sqrt()
+        # Unclipped, x_0 is linear in x_t and eps, and so the same formula holds for their tangents.
+        abar = schedule.alpha_cumprod(t).repeat(len(tangent))
+        x_0_tangent = predict_x_0(tangent.flatten(0, 1), eps_tangent.flatten(0, 1), abar, clip=False).view_as(tangent)
         for prediction, value in enumerate((eps_tangent, x_0_tangent)):
             by_probe = value.square().flatten(2).sum(2).double().unflatten(0, (2, -1))          # [input, K, B]
             norms[prediction, :, output] = by_probe.mean(1)

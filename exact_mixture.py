@@ -12,8 +12,9 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linprog
 
+from fid import frechet_distance
+from linear_denoiser import cosine_matrix
 from sampling import Samples, denoise_along
 from scheduler import NUM_TIMESTEPS, NoiseSchedule, predict_eps
 
@@ -121,9 +122,7 @@ def random_mixture(seed: int, num_components: int = 6, falloff: float = 0.5) -> 
     other, across scales too. Pixels have a standard deviation of 0.4 about an overall mean of 0.
     """
     random = np.random.default_rng([seed, 8])
-    n = np.arange(SIZE)
-    cosines = np.cos(np.pi * (n[None, :] + 0.5) * n[:, None] / SIZE) * np.sqrt(2 / SIZE)
-    cosines[0] /= np.sqrt(2)
+    n, cosines = np.arange(SIZE), cosine_matrix(SIZE).numpy()
     basis = np.einsum("ux,vy->uvxy", cosines, cosines).reshape(SIZE**2, SIZE**2)        # DCT, rows orthonormal
     frequency_sq = (n[:, None]**2 + n[None, :]**2).reshape(-1)
     means, covariances = [], []
@@ -209,23 +208,6 @@ def sample_along(denoiser: ExactDenoiser, path, starts, solver: str = "ddim") ->
 
 # Distances to the true law, per pixel: the root of the squared distance divided by D.
 
-def matrix_root(matrix: torch.Tensor) -> torch.Tensor:
-    """The symmetric square root of positive semi-definite matrices [..., D, D]."""
-    eigenvalues, basis = torch.linalg.eigh(matrix)
-    return basis * eigenvalues.clamp(min=0).sqrt()[..., None, :] @ basis.mT
-
-
-def gaussian_distance_sq(mean_a, covariance_a, mean_b, covariance_b) -> torch.Tensor:
-    """Squared 2-Wasserstein distance between Gaussians: |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2).
-
-    Means [..., D] and covariances [..., D, D] broadcast.
-    """
-    root = matrix_root(covariance_a)
-    cross = torch.linalg.eigvalsh(root @ covariance_b @ root).clamp(min=0).sqrt().sum(-1)
-    trace = sum(c.diagonal(dim1=-2, dim2=-1).sum(-1) for c in (covariance_a, covariance_b))
-    return ((mean_a - mean_b)**2).sum(-1) + (trace - 2 * cross).clamp(min=0)
-
-
 def distance_to_truth(samples: torch.Tensor, mixture: GaussianMixture, whitened: bool = False) -> float:
     """2-Wasserstein distance between the Gaussians with the samples' and the mixture's moments, per pixel.
 
@@ -235,42 +217,13 @@ def distance_to_truth(samples: torch.Tensor, mixture: GaussianMixture, whitened:
     """
     transform = mixture.whitening if whitened else torch.eye(mixture.num_pixels, dtype=torch.float64)
     x = samples.flatten(1).double() @ transform
-    distance_sq = gaussian_distance_sq(x.mean(0), torch.cov(x.T), mixture.mean @ transform,
-                                       transform @ mixture.covariance @ transform)
-    return math.sqrt(distance_sq / mixture.num_pixels)
+    distance_sq = frechet_distance(x.mean(0), torch.cov(x.T), mixture.mean @ transform,
+                                   transform @ mixture.covariance @ transform)
+    return math.sqrt(max(distance_sq, 0.0) / mixture.num_pixels)
 
 
-def mixture_distance_to_truth(samples: torch.Tensor, mixture: GaussianMixture, whitened: bool = False) -> float:
-    """The same, component by component: optimal transport between mixtures by Gaussian pieces, per pixel.
-
-    Samples are assigned to their most probable component, whose moments are compared with the true ones; the pieces are
-    coupled at least cost (Delon and Desolneux 2020, MW2). Sees the weights and shapes of the modes, at a higher noise
-    floor: each piece has a sixth of the samples.
-    """
-    transform = mixture.whitening if whitened else torch.eye(mixture.num_pixels, dtype=torch.float64)
-    flat = samples.flatten(1).double()
-    log_weights = torch.stack([
-        constant - ((flat - mean) @ precision * (flat - mean)).sum(1) / 2
-        for constant, mean, precision in zip(
-            mixture.constants + (mixture.shifts * mixture.means).sum(1) / 2, mixture.means, mixture.precisions)])
-    labels, x = log_weights.argmax(0), flat @ transform
-    present = [k for k in range(len(mixture.weights)) if (labels == k).sum() > 1]
-    shares = np.array([(labels == k).double().mean().item() for k in present])
-    true_covariances = transform @ mixture.covariances @ transform
-    pieces = [x[labels == k] for k in present]
-    costs = np.array([[gaussian_distance_sq(mean, covariance, piece.mean(0), torch.cov(piece.T)).item()
-                       for piece in pieces] for mean, covariance in zip(mixture.means @ transform, true_covariances)])
-    num_true, num_found = costs.shape
-    rows = np.kron(np.eye(num_true), np.ones(num_found))
-    columns = np.kron(np.ones(num_true), np.eye(num_found))
-    weights = mixture.weights.numpy()
-    solution = linprog(costs.ravel(), A_eq=np.vstack([rows, columns]),
-                       b_eq=np.concatenate([weights / weights.sum(), shares / shares.sum()]))
-    return math.sqrt(max(solution.fun, 0.0) / mixture.num_pixels)
-
-
-def noise_floor(mixture: GaussianMixture, num_images: int, seed: int, distance=distance_to_truth, repeats: int = 4,
-                **options) -> float:
+def noise_floor(mixture: GaussianMixture, num_images: int, seed: int, repeats: int = 4, **options) -> float:
     """The same distance for true samples in place of generated ones, averaged over `repeats` sets."""
     generator = torch.Generator().manual_seed(seed)
-    return float(np.mean([distance(mixture.sample(num_images, generator), mixture, **options) for _ in range(repeats)]))
+    return float(np.mean([distance_to_truth(mixture.sample(num_images, generator), mixture, **options)
+                          for _ in range(repeats)]))

@@ -127,12 +127,6 @@ def errors_by_case(model, images, cases: list[Case], seed: int, batch_size: int,
     return torch.cat(parts, dim=2).numpy()
 
 
-def leading_t_32(t_64, lead: float, schedule: NoiseSchedule) -> np.ndarray:
-    """t_32 that is ahead of t_64 by `lead` in log SNR, to the nearest timestep, ending at 0: int64, as t_64."""
-    log_snr = schedule.t_to_log_snr(torch.as_tensor(t_64)) + lead
-    return schedule.log_snr_to_t(log_snr).round().long().numpy()
-
-
 def comparison_curves(timesteps, leads, schedule: NoiseSchedule) -> dict[str, np.ndarray]:
     """What t_32 is beside each t_64 when LIFT is compared with the baseline: label -> int64 [n].
 
@@ -141,7 +135,7 @@ def comparison_curves(timesteps, leads, schedule: NoiseSchedule) -> dict[str, np
     timesteps = np.asarray(timesteps)
     curves = {"32 pure noise": np.full_like(timesteps, NUM_TIMESTEPS - 1), "diagonal": timesteps.copy()}
     for lead in leads:
-        curves[f"32 leads by {lead:g}"] = leading_t_32(timesteps, lead, schedule)
+        curves[f"32 leads by {lead:g}"] = schedule.leading_t(torch.from_numpy(timesteps), lead).numpy()
     return curves
 
 

@@ -44,7 +44,7 @@ def draw_timesteps(rule: TimestepRule, batch_size: int, generator: torch.Generat
     if rule.kind == "band":
         share = torch.rand(batch_size, generator=generator)
         lead = torch.empty(batch_size, dtype=torch.float64).uniform_(rule.lead_min, rule.lead_max, generator=generator)
-        in_band = schedule.log_snr_to_t(schedule.t_to_log_snr(t_64) + lead).round().long()
+        in_band = schedule.leading_t(t_64, lead)
         independent = share < rule.independent_share
         pure_noise = ~independent & (share < rule.independent_share + rule.noise_share)
         t_32 = torch.where(independent, t_32, torch.where(pure_noise, NUM_TIMESTEPS - 1, in_band))

@@ -22,7 +22,7 @@ import seeds
 from errors import InputError
 from scales import downsample_to_32
 from sampling import from_uint8
-from scheduler import NUM_TIMESTEPS, NoiseSchedule, per_image, predict_x_0, step_from_x_0
+from scheduler import NUM_TIMESTEPS, NoiseSchedule, noised, per_image, predict_x_0, step_from_x_0
 from seeds import seeded_generator
 
 
@@ -75,10 +75,8 @@ class Measurement:
         """All images at every cell [E, S]: per scale [E * M, C, H, W], cell by cell."""
         states = []
         for s, (x_0, noise) in enumerate(zip(self.clean, self.noise)):
-            abar = self.abar(self.log_snr[cells[:, s]])
             repeats = (len(cells), 1, 1, 1)
-            states.append(per_image(abar.sqrt(), x_0) * x_0.repeat(repeats)
-                          + per_image((1 - abar).sqrt(), x_0) * noise.repeat(repeats))
+            states.append(noised(x_0.repeat(repeats), noise.repeat(repeats), self.abar(self.log_snr[cells[:, s]])))
         return states
 
     def noise_predictions(self, states, times) -> tuple:
@@ -148,11 +146,6 @@ class EdgePlan:
     num_points: int
     max_jump: int
 
-    @property
-    def num_cells(self) -> int:
-        """Number of different cells that edges start from."""
-        return len(np.unique(self.starts, axis=0))
-
     def fill(self, costs: np.ndarray) -> np.ndarray:
         """Costs [E] as edge costs: [n, n, J + 1, J + 1], or [n, J + 1] for a single scale."""
         num_scales = self.starts.shape[1]
@@ -162,13 +155,12 @@ class EdgePlan:
 
 
 def plan_edges(timesteps, max_jump: int, num_steps: int, *, num_scales: int = 2, diagonal_only: bool = False,
-               max_lead: float | None = None, jumps=None) -> EdgePlan:
+               max_lead: float | None = None) -> EdgePlan:
     """All edges that some path of exactly `num_steps` steps uses, sorted by start cell.
 
-    diagonal_only: only edges from (i, i) to (k, k). Two ways to search fewer, for a slow machine: max_lead, only cells
-    whose scales are at most that far apart in log SNR (the end cells always count); jumps, only these jumps per scale,
-    such as (0, 1, 2, 3). Neither invents a cost: what is not measured cannot be used. Raises InputError where no path
-    of `num_steps` steps is left.
+    diagonal_only: only edges from (i, i) to (k, k). max_lead: only cells whose scales are at most that far apart in log
+    SNR (the end cells always count), for a slow machine. It invents no cost: what is not measured cannot be used. Raises
+    InputError where no path of `num_steps` steps is left.
     """
     n = len(timesteps)
     paths.check_num_steps(num_steps, (n - 1,) * (1 if diagonal_only else num_scales),
@@ -178,8 +170,6 @@ def plan_edges(timesteps, max_jump: int, num_steps: int, *, num_scales: int = 2,
     starts, moves = rows[:, :num_scales], rows[:, num_scales:]
     ends = starts + moves
     keep = np.ones(len(rows), dtype=bool)
-    if jumps is not None:
-        keep &= np.isin(moves, list(jumps)).all(1)
     if max_lead is not None and num_scales == 2:
         log_snr = paths.grid_log_snr(timesteps)
         near = np.abs(log_snr[:, None] - log_snr[None, :]) <= max_lead
@@ -189,8 +179,8 @@ def plan_edges(timesteps, max_jump: int, num_steps: int, *, num_scales: int = 2,
     try:
         (paths.cheapest_path if num_scales == 2 else paths.cheapest_schedule)(allowed, num_steps)
     except InputError as error:
-        raise InputError(f"--max_lead, jumps: no path of {num_steps} steps on {n} points is left with max lead "
-                         f"{max_lead} and jumps {jumps}; widen them") from error
+        raise InputError(f"--max_lead: found {max_lead}, which leaves no path of {num_steps} steps on {n} points; "
+                         "widen it") from error
     return plan
 
 
@@ -399,30 +389,30 @@ def trapezoid_costs(error_start: np.ndarray, error_end: np.ndarray, step_sizes: 
 # Edge costs of a network, as a heatmap keeps them
 
 def measure(model, images, timesteps, num_steps, max_jump, max_images, seed, batch_size, precision, clip, progress,
-            diagonal_only, max_lead, jumps):
+            diagonal_only, max_lead):
     """The measurement and the plan of edges that both kinds of edge costs share."""
     if len(images) == 0:
         raise InputError("edge costs: found no images, expected at least one; choose another --dataset or split")
     at = Measurement.of_images(model, images[:max_images], timesteps, seed=seed, batch_size=batch_size, clip=clip,
                                precision=precision, progress=progress)
     plan = plan_edges(timesteps, max_jump, num_steps, num_scales=at.num_scales, diagonal_only=diagonal_only,
-                      max_lead=max_lead, jumps=jumps)
+                      max_lead=max_lead)
     return at, plan
 
 
 @devices.exact_float32()
 def step_doubling_edge_costs(model, images, timesteps, *, num_steps: int = 18, max_jump: int = 5, max_images: int = 4,
                              seed: int = 0, batch_size: int = 64, precision: str = "float32", clip: bool = True,
-                             diagonal_only: bool = False, max_lead: float | None = None, jumps=None,
+                             diagonal_only: bool = False, max_lead: float | None = None,
                              progress: bool = False) -> np.ndarray:
     """Edge costs by step doubling: float64 [n, n, J + 1, J + 1] for LIFT, [n, J + 1] for the baseline.
 
     images: uint8 [.., 3, 64, 64], of which the first `max_images` are used. Prints the number of model calls first.
-    diagonal_only, max_lead, jumps: which edges are measured, see `plan_edges`; a full 30-point grid with max jump 5
+    diagonal_only, max_lead: which edges are measured, see `plan_edges`; a full 30-point grid with max jump 5
     takes about 80,000 calls an image.
     """
     at, plan = measure(model, images, timesteps, num_steps, max_jump, max_images, seed, batch_size, precision, clip,
-                       progress, diagonal_only, max_lead, jumps)
+                       progress, diagonal_only, max_lead)
     print(f"step doubling: {len(plan.starts)} edges, {at.num_images} images, "
           f"{step_doubling_num_calls(plan, at.num_images)} model calls", flush=True)
     return plan.fill(step_doubling_costs(at, plan.starts, plan.ends))
@@ -432,7 +422,7 @@ def step_doubling_edge_costs(model, images, timesteps, *, num_steps: int = 18, m
 def directional_edge_costs(model, images, timesteps, *, num_steps: int = 18, max_jump: int = 5, max_images: int = 4,
                            seed: int = 0, batch_size: int = 64, precision: str = "float32", clip: bool = True,
                            cross_terms: bool = True, propagate: str = "arrival", diagonal_only: bool = False,
-                           max_lead: float | None = None, jumps=None, progress: bool = False) -> np.ndarray:
+                           max_lead: float | None = None, progress: bool = False) -> np.ndarray:
     """Edge costs by local error: float64 [n, n, J + 1, J + 1] for LIFT, [n, J + 1] for the baseline.
 
     propagate: see `directional_costs`; with `arrival` every edge takes a Jacobian-vector product, about 55,000 calls an
@@ -440,7 +430,7 @@ def directional_edge_costs(model, images, timesteps, *, num_steps: int = 18, max
     `step_doubling_edge_costs`.
     """
     at, plan = measure(model, images, timesteps, num_steps, max_jump, max_images, seed, batch_size, precision, clip,
-                       progress, diagonal_only, max_lead, jumps)
+                       progress, diagonal_only, max_lead)
     print(f"directional: {len(plan.starts)} edges, {at.num_images} images, "
           f"{directional_num_calls(plan, at.num_images, propagate)} model calls", flush=True)
     return plan.fill(directional_costs(at, plan.starts, plan.ends, cross_terms, propagate))

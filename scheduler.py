@@ -87,14 +87,26 @@ class NoiseSchedule:
         return self.log_snr_to_t(torch.as_tensor(snr, dtype=torch.float64).log())
 
     def add_noise(self, x_0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise. x_0, noise: [B, C, H, W]; t: [B]."""
-        abar = per_image(self.alpha_cumprod(t, x_0.dtype), x_0)
-        return abar.sqrt() * x_0 + (1 - abar).sqrt() * noise
+        """x_t of integer timesteps t. x_0, noise: [B, C, H, W]; t: [B]."""
+        return noised(x_0, noise, self.alpha_cumprod(t, x_0.dtype))
+
+    def leading_t(self, t: torch.Tensor, lead) -> torch.Tensor:
+        """The timestep ahead of t by `lead` in log SNR, to the nearest, ending at 0 and 999: int64 on the CPU.
+
+        t: timesteps of any shape; lead: a number or a tensor of that shape.
+        """
+        return self.log_snr_to_t(self.t_to_log_snr(t) + lead).round().long()
 
 
 def per_image(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Shape a scalar or [B] tensor so that it multiplies a batch x: [B, ...]."""
     return values.reshape(-1, *[1] * (x.ndim - 1)) if values.ndim else values
+
+
+def noised(x_0: torch.Tensor, noise: torch.Tensor, abar: torch.Tensor) -> torch.Tensor:
+    """x_t = sqrt(abar) x_0 + sqrt(1 - abar) noise. x_0, noise: [B, C, H, W]; abar: scalar tensor or [B]."""
+    abar = per_image(abar, x_0)
+    return abar.sqrt() * x_0 + (1 - abar).sqrt() * noise
 
 
 def predict_x_0(x_t: torch.Tensor, eps: torch.Tensor, abar: torch.Tensor, clip: bool = True) -> torch.Tensor:

@@ -149,9 +149,9 @@ def test_ratio_and_standard_error():
 
 
 def test_leading_timesteps():
-    t_64 = np.arange(1000)
-    assert (measurements.leading_t_32(t_64, 0.0, SCHEDULE) == t_64).all()
-    t_32 = measurements.leading_t_32(t_64, math.log(4), SCHEDULE)
+    t_64 = torch.arange(1000)
+    assert (SCHEDULE.leading_t(t_64, 0.0) == t_64).all()
+    t_32 = SCHEDULE.leading_t(t_64, math.log(4)).numpy()
     gain = (SCHEDULE.t_to_log_snr(t_32) - SCHEDULE.t_to_log_snr(t_64)).numpy()
     inside = t_32 > 0
     log_snrs = SCHEDULE.log_snrs.numpy()

@@ -109,18 +109,6 @@ def test_moments(mixture):
     torch.testing.assert_close(white, torch.eye(64, dtype=torch.float64), rtol=0, atol=1e-8)
 
 
-def test_distances():
-    mean, covariance = torch.zeros(3, dtype=torch.float64), torch.diag(torch.tensor([1.0, 4.0, 9.0]).double())
-    found = exact_mixture.gaussian_distance_sq(mean, covariance, mean + 2, 4 * covariance)
-    assert found.item() == pytest.approx(12 + 1 + 4 + 9)        # shifts of 2; deviations 1, 2, 3 doubled
-    turned = torch.tensor([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]).double()
-    other = turned @ covariance @ turned.T
-    # Against the eigenvalues of the product, another way to the same trace.
-    trace = torch.linalg.eigvals(covariance @ other).real.clamp(min=0).sqrt().sum()
-    assert exact_mixture.gaussian_distance_sq(mean, covariance, mean, other).item() == pytest.approx(
-        (2 * covariance.trace() - 2 * trace).item())
-
-
 def test_noise_floor_falls_and_scaling_is_seen(mixture):
     floors = [exact_mixture.noise_floor(mixture, n, 5, repeats=2) for n in (500, 8000)]
     assert floors[1] < floors[0] / 3
@@ -128,8 +116,6 @@ def test_noise_floor_falls_and_scaling_is_seen(mixture):
     # Samples 10% too wide: 0.1 standard deviations of 0.4 raw, 0.1 whitened.
     assert exact_mixture.distance_to_truth(1.1 * x, mixture) == pytest.approx(0.04, rel=0.15)
     assert exact_mixture.distance_to_truth(1.1 * x, mixture, True) == pytest.approx(0.1, rel=0.25)
-    by_component = [exact_mixture.mixture_distance_to_truth(scale * x, mixture) for scale in (1, 1.3)]
-    assert by_component[0] < by_component[1]
 
 
 def l_shaped(num_steps: int, first: int) -> np.ndarray:
