@@ -62,6 +62,7 @@ CHUNK_SIZES = {"cpu": 64, "cuda": 512}
 REQUIRED = ("format_version", "timesteps", "error_64", "error_32", "standard_error_64", "standard_error_32", "blocks",
             "block_standard_errors", "frobenius", "num_images", "edge_costs", "options", "checkpoint",
             "checkpoint_fingerprint", "weights", "epochs")
+LEAD_KEYS = ("lead", "lead_num_steps")       # what search_lead.py adds: the winner, and the steps it was sought for
 
 
 # Weights of the maps
@@ -353,7 +354,7 @@ def keep_lead(heatmap: dict, path) -> dict:
         return heatmap
     same = isinstance(earlier, dict) and all(earlier.get(key) == heatmap[key]
                                              for key in ("checkpoint_fingerprint", "weights"))
-    return {**heatmap, "lead": earlier["lead"]} if same and "lead" in earlier else heatmap
+    return {**heatmap, **{key: earlier[key] for key in LEAD_KEYS if key in earlier}} if same else heatmap
 
 
 def load_heatmap(path, expect_grid: int | None = None) -> dict:
@@ -409,6 +410,7 @@ def checked_heatmap(heatmap, path, expect_grid: int | None) -> dict:
                   *(heatmap["options"][key] for key in ("chain_rule", "normalization", "prediction")))
     int(heatmap["options"]["seed"])
     paths.Lead(**heatmap.get("lead", {})).check()
+    int(heatmap.get("lead_num_steps", 1))
     for name, costs in heatmap["edge_costs"].items():
         if not isinstance(costs, torch.Tensor) or costs.ndim != 4 or costs.shape[:2] != (n, n) or costs.isnan().any():
             raise InputError(f"{path}: edge costs {name} are damaged; compute them again with compute_heatmap_30.py")

@@ -128,13 +128,6 @@ class FeatureStatistics:
         self.outer.addmm_(features.T, features)
         return self
 
-    def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        """Take in what another process or set has counted."""
-        self.count += other.count
-        self.sum += other.sum.to(self.sum.device)
-        self.outer += other.outer.to(self.outer.device)
-        return self
-
     def sum_over(self, group) -> "FeatureStatistics":
         """The same over all processes of a distributed.Group."""
         if group.size > 1:

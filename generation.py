@@ -83,7 +83,8 @@ def load_schedule(path, expect_grid: int | None = None) -> dict:
 def find_path(loaded: checkpoint.LoadedModel, path_type: str, args, say: bool = True) -> np.ndarray:
     """The timesteps of a path for a checkpoint, int64 [num_steps + 1, 2]. args: those of `add_generation_options`.
 
-    A lead that was never searched for is the family's default; that is printed, if `say`. Raises InputError for a path
+    A lead that was never searched for is the family's default; that is printed, if `say`, and so is one that was
+    searched for with another number of steps. Raises InputError for a path
     of the other model type, a heatmap that is missing, of another grid or of another checkpoint, and a number of steps
     that the grid does not allow.
     """
@@ -110,6 +111,10 @@ def find_path(loaded: checkpoint.LoadedModel, path_type: str, args, say: bool = 
     error_map.check_heatmap_matches(file, heatmap, loaded, args.allow_mismatch)
     if path_type == "lead" and "lead" not in heatmap:
         return default_lead(args, loaded, say)
+    sought_for = heatmap.get("lead_num_steps", args.num_steps)
+    if path_type == "lead" and sought_for != args.num_steps and say:
+        print(f"path lead of {loaded.path.name}: its search was for {sought_for} steps, here it is used with "
+              f"{args.num_steps}", flush=True)
     if loaded.model_type == "lift" or path_type == "lead":
         try:
             return check_path(paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,

@@ -158,9 +158,9 @@ def plan_edges(timesteps, max_jump: int, num_steps: int, *, num_scales: int = 2,
                max_lead: float | None = None) -> EdgePlan:
     """All edges that some path of exactly `num_steps` steps uses, sorted by start cell.
 
-    diagonal_only: only edges from (i, i) to (k, k). max_lead: only cells whose scales are at most that far apart in log
-    SNR (the end cells always count), for a slow machine. It invents no cost: what is not measured cannot be used. Raises
-    InputError where no path of `num_steps` steps is left.
+    diagonal_only: only edges from (i, i) to (k, k). max_lead: for a slow machine, only cells whose scales are at most
+    that far apart in log SNR; the end cells always count. What is not measured cannot be used. Raises InputError where
+    no path of `num_steps` steps is left.
     """
     n = len(timesteps)
     paths.check_num_steps(num_steps, (n - 1,) * (1 if diagonal_only else num_scales),

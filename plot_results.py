@@ -62,6 +62,8 @@ def parse_args(argv=None):
     parser.add_argument("--title", default="LIFT: results", help="heading of the report")
     parser.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS",
                         help="points per axis of the heat maps used")
+    parser.add_argument("--max_jump", type=whole_number(1, 99), default=5, metavar="CELLS",
+                        help="most cells a step of a path moves on them in each direction")
 
     group = parser.add_argument_group("samples (drawn when both checkpoints are given)")
     group.add_argument("--baseline_checkpoint", type=Path, default=None, metavar="CHECKPOINT", help="for sample grids")
@@ -162,9 +164,9 @@ def evolution_figure(heatmaps, args):
     for epoch, path in (heatmaps[k] for k in shown):
         heatmap = error_map.load_heatmap(path, args.grid)
         timesteps = heatmap["timesteps"].numpy()
-        diagonal, dp_64, dp_total = (error_map.grid_position(
-            paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size), timesteps)
-            for path_type in ("diagonal", "dp_64", "dp_total"))
+        found = (paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,
+                                         max_jump=args.max_jump) for path_type in ("diagonal", "dp_64", "dp_total"))
+        diagonal, dp_64, dp_total = (error_map.grid_position(path, timesteps) for path in found)
         error_64, error_32 = heatmap["error_64"].numpy(), heatmap["error_32"].numpy()
         columns.append({"title": f"epoch {epoch}", "timesteps": timesteps, "error_64": error_64,
                         "error_total": error_64 + error_32, "paths_64": {"diagonal": diagonal, "dp_64": dp_64},
@@ -204,7 +206,8 @@ def sample_figures(args, device) -> dict:
     heatmap = load_lift_heatmap(args, lift)
     ways = {"baseline": (baseline.model, sampling.uniform_diagonal(args.num_steps))}
     for path_type in args.paths:
-        path = paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size)
+        path = paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,
+                                       max_jump=args.max_jump)
         ways[path_type] = (lift.model, path)
     options = {"solver": args.solver, "precision": args.precision}
     rows, figures = {}, {}

@@ -104,11 +104,6 @@ def split_lines(text: str) -> list[tuple[int, str, dict | None, str]]:
     return lines
 
 
-def damaged_lines(path) -> list[tuple[int, str]]:
-    """(line number, what is wrong with it) for every line that is no row."""
-    return [(number, reason) for number, _, row, reason in split_lines(read_text(Path(path))) if row is None]
-
-
 def read(path, warn=True) -> list[dict]:
     """All rows, in the order of the file; an absent file has none. Numbers are int or float, hashes stay text.
 

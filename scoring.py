@@ -145,8 +145,8 @@ class Scorer:
         features, images = (generation.gather(torch.cat(parts), self.indices, num_images, group) if parts else None
                             for parts in (self.features, self.images))
         values = {}
-        if "fid" in self.metrics:
-            self.statistics.sum_over(group)
+        if "fid" in self.metrics and (count := self.statistics.sum_over(group).count) != num_images:
+            raise ValueError(f"took in {count} images, expected {num_images}")
         if not group.is_main:
             return {}
         if "fid" in self.metrics:

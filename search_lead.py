@@ -73,6 +73,7 @@ def main(argv=None):
                                           num_finalists=args.num_finalists, seed=args.seed, precision=args.precision,
                                           progress=True)
     heatmap["lead"] = {"rho": winner.rho, "lead": winner.lead, "onset": winner.onset}
+    heatmap["lead_num_steps"] = args.num_steps
     for row in rows:
         row["path"] = row["path"].tolist()
     save_torch(file, heatmap)

@@ -15,6 +15,7 @@ import image_detail
 import plots
 from checkpoint import DEFAULT_NAMES
 from errors import InputError
+from fid import FEW_IMAGES
 from results_table import KEY_COLUMNS
 
 HIGHER_IS_BETTER = ("precision", "recall")
@@ -27,7 +28,6 @@ METRIC_LABELS = {"fid": "FID", "kid": "KID", "precision": "Precision", "recall":
                  "kurtosis_32": "Kurtosis of the detail, level 32", "contrast_64": "Contrast of the detail, level 64",
                  "contrast_32": "Contrast of the detail, level 32"}
 DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3}        # other metrics: four significant digits
-FEW_IMAGES = 2048               # below this, FID is biased upwards by much
 PATH_LABELS = {"uniform": "baseline", "dp": "baseline DP", **plots.PATH_LABELS}        # also the columns' order
 PROTOCOL = ("metric", "dataset", "split", "reference_hash", "num_images", "weights", "precision")
 ROW = ("epochs", "num_steps", "num_model_calls")

@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import checkpoint
+from baseline_model import DEFAULT_HIDDEN_DIMS
 from command_line import (add_device_options, plain_options, real_number, refuse_without_effect, seed_number,
                           whole_number)
 from data import add_data_options, without_slash
@@ -29,7 +30,7 @@ def add_training_options(parser, model_type: str) -> None:
     data.add_argument("--flip", action="store_true", help="mirror half of the images at random")
 
     group = parser.add_argument_group("training")
-    group.add_argument("--hidden_dims", type=whole_number(1, 8192), nargs="+", default=[64, 128, 256, 512],
+    group.add_argument("--hidden_dims", type=whole_number(1, 8192), nargs="+", default=list(DEFAULT_HIDDEN_DIMS),
                        metavar="CHANNELS", help="channels per level, multiples of 8")
     group.add_argument("--epochs", type=whole_number(1), default=100, help="passes over the images")
     group.add_argument("--max_steps", type=whole_number(1), default=None, help="stop after so many optimizer steps")
@@ -67,6 +68,8 @@ def add_training_options(parser, model_type: str) -> None:
     group.add_argument("--resume", action="store_true", help="continue from the newest good training state")
     group.add_argument("--overwrite", action="store_true", help="replace checkpoints of the same name")
     add_device_options(parser)
+    if model_type == "baseline":
+        parser.set_defaults(loss_scales="64", loss_weight_32=0.0)
 
 
 def parse_training_options(parser, argv=None):
@@ -97,7 +100,6 @@ def check_options(args) -> None:
 def timestep_rule(args) -> TimestepRule:
     """The rule that LIFT's options name; for the baseline only t_64 is used."""
     if not hasattr(args, "timesteps"):
-        args.loss_scales, args.loss_weight_32 = "64", 0.0
         return TimestepRule()
     low, high = args.band_lead
     if low > high:

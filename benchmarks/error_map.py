@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import error_map
 import paths
 import synthetic
+from baseline_model import DEFAULT_HIDDEN_DIMS
 from checkpoint import load_model
 from command_line import Parser, add_device_options, run_script, start_device, whole_number
 from error_map import BLOCKS, Draws
@@ -76,7 +77,7 @@ def squared_standard_error(norms: np.ndarray) -> np.ndarray:
 def main():
     args = parse_args()
     device = start_device(args)
-    dims = args.hidden_dims or ([64, 128, 256, 512] if device.type == "cuda" else [16, 32, 64, 128])
+    dims = args.hidden_dims or (DEFAULT_HIDDEN_DIMS if device.type == "cuda" else [16, 32, 64, 128])
     torch.manual_seed(args.seed)
     if args.checkpoint:
         model = load_model(args.checkpoint, "lift", "ema", device).model

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import checkpoint                                                                       # noqa: E402
 import devices                                                                          # noqa: E402
+from baseline_model import DEFAULT_HIDDEN_DIMS                                          # noqa: E402
 from command_line import Parser, add_device_options, run_script, start_device, whole_number     # noqa: E402
 from errors import InputError                                                           # noqa: E402
 from sampling import generate, start_noise, to_uint8, uniform_diagonal                   # noqa: E402
@@ -107,7 +108,7 @@ class OurLoop(Side):
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--model_type", choices=list(checkpoint.MODELS), default="lift", help="which model")
-    parser.add_argument("--hidden_dims", type=whole_number(8), nargs="+", default=[64, 128, 256, 512],
+    parser.add_argument("--hidden_dims", type=whole_number(8), nargs="+", default=list(DEFAULT_HIDDEN_DIMS),
                         help="channels per level")
     parser.add_argument("--num_images", type=whole_number(1), default=None,
                         help="per measurement; left out: 32 on a CPU, 256 on a GPU")

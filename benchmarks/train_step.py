@@ -26,22 +26,26 @@ import torch.nn.functional as F
 from own_process import OwnProcess
 from PIL import Image
 from plain_attention import store_attention_matrices
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import checkpoint
 import devices
 import synthetic
 import train_lift
+from baseline_model import DEFAULT_HIDDEN_DIMS
 from command_line import Parser, add_device_options, run_script, start_device, whole_number
 from data import ImageSet
 from distributed import Group
 from scales import downsample_to_32
+from model import LIFTDualTimestepModel
 from scheduler import NUM_TIMESTEPS, NoiseSchedule
 from training import GRADIENT_NORM_MAX, WEIGHT_DECAY, Trainer
 
-GFLOP_PER_IMAGE_FORWARD = 16.45         # of LIFT at the default hidden dims; a training step does three times that
 NUM_EPOCHS, NUM_IMAGES, MINUTES_TARGET = 100, 15_803, 6.0
-DEFAULT_DIMS = [64, 128, 256, 512]
+DEFAULT_DIMS = list(DEFAULT_HIDDEN_DIMS)
 TARGETS = {"cpu": (2.5, 0.5), "cuda": (6.0, 0.5)}
 # Products whose rate is tried for the machine's best, (m, k, n): large squares, and tall ones that fit a CPU's cache.
 PRODUCT_SHAPES = {"cpu": [(2048, 2048, 2048), (4096, 1024, 1024), (16384, 512, 512), (16384, 256, 256)],
@@ -171,6 +175,15 @@ def convolution_gflops(device, dtype: torch.dtype) -> float:
     return 2 * x.numel() * 128 * 9 / seconds / 1e9
 
 
+def gflop_of_forward(hidden_dims) -> float:
+    """Arithmetic of LIFT's forward pass per image: 10^9 multiplications and additions in convolutions and products."""
+    # Fake tensors have shapes and no values: nothing is computed.
+    with FakeTensorMode(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        t = torch.zeros(1, dtype=torch.int64)
+        LIFTDualTimestepModel(hidden_dims)(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 32, 32), t, t)
+    return counted.get_total_flops() / 1e9
+
+
 def minutes_of_training(images_per_second: float) -> float:
     """Time of the 100 epochs that a full-size run has, at that rate."""
     return NUM_EPOCHS * (NUM_IMAGES // 64) * 64 / images_per_second / 60
@@ -218,7 +231,8 @@ def main():
     is_default_size = args.hidden_dims == DEFAULT_DIMS
     minutes = minutes_of_training(rate[claimed]) if is_default_size and on_gpu else None
     minutes_target = MINUTES_TARGET if minutes and args.compile else None
-    used = 3 * GFLOP_PER_IMAGE_FORWARD * rate[claimed] if is_default_size else None
+    needed = 3 * gflop_of_forward(args.hidden_dims)     # a training step does three times the forward pass
+    used = needed * rate[claimed]
     for name in builds:
         print(f"{name:>8}: {rate[name]:8.2f} images/s, peak memory {peak_memory[name]:.0f} MB, kept for backward "
               f"{memory[name]:.0f} MB")
@@ -236,9 +250,9 @@ def main():
         "images_per_second": {name: round(value, 3) for name, value in rate.items()},
         "activation_megabytes": {name: round(value, 1) for name, value in memory.items()},
         "peak_megabytes": {name: round(value, 1) for name, value in peak_memory.items()},
-        "gflop_per_image": round(3 * GFLOP_PER_IMAGE_FORWARD, 2) if is_default_size else None,
-        "gflops_used": used and round(used, 1), "gflops_peak": round(peak, 1),
-        "fraction_of_peak": used and round(used / peak, 3),
+        "gflop_per_image": round(needed, 2),
+        "gflops_used": round(used, 1), "gflops_peak": round(peak, 1),
+        "fraction_of_peak": round(used / peak, 3),
         "convolution_gflops": {name: round(convolution_gflops(device, dtype), 1)
                                for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))},
         "device": devices.describe(device),

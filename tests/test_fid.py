@@ -134,7 +134,9 @@ def test_statistics_are_mean_and_covariance_however_they_are_divided():
     features = np.random.default_rng(0).standard_normal((101, 20)).astype(np.float32) + 3
     whole = statistics_of(features)
     parts = [statistics_of(features[:1]), statistics_of(features[1:60]), statistics_of(features[60:])]
-    merged = parts[2].merge(parts[0]).merge(parts[1])
+    others = [iter([torch.tensor(float(part.count)), part.sum, part.outer]) for part in parts[1:]]
+    of_three = SimpleNamespace(size=3, sum=lambda values: values.add_(sum(next(other) for other in others)))
+    merged = parts[0].sum_over(of_three)
     for statistics in (whole, merged, fid.FeatureStatistics.from_state(whole.state())):
         mean, covariance = statistics.mean_and_covariance()
         assert statistics.count == 101

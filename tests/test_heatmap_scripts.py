@@ -214,7 +214,9 @@ def test_figures_draw_any_number_of_paths():
 
 def test_a_map_made_anew_keeps_its_lead(folder, computed, tmp_path):
     options_here = options(folder, "--output_dir", str(tmp_path), "--overwrite")
-    files.save_torch(tmp_path / computed.name, {**error_map.load_heatmap(computed), "lead": {"rho": 3.0}})
+    files.save_torch(tmp_path / computed.name, {**error_map.load_heatmap(computed), "lead": {"rho": 3.0},
+                                                  "lead_num_steps": 9})
     compute_heatmap_30.main(options_here)
     heatmap = error_map.load_heatmap(tmp_path / computed.name)
-    assert heatmap["lead"] == {"rho": 3.0} and "directional" not in heatmap["edge_costs"]
+    assert heatmap["lead"] == {"rho": 3.0} and heatmap["lead_num_steps"] == 9
+    assert "directional" not in heatmap["edge_costs"]

@@ -3,8 +3,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from baseline_model import BaselineModel
-from conftest import with_reference_weights
+from baseline_model import DEFAULT_HIDDEN_DIMS, BaselineModel
+from conftest import ROOT, with_reference_weights
 from errors import InputError
 from model import LIFTDualTimestepModel
 from scales import downsample_to_32
@@ -32,6 +32,13 @@ def test_names_shapes_and_size_are_the_published_ones(reference_shapes, model_ty
         model = model_class()
     assert {name: list(value.shape) for name, value in model.state_dict().items()} == reference_shapes[model_type]
     assert sum(p.numel() for p in model.parameters()) == num_parameters
+
+
+def test_arithmetic_of_a_forward_pass(monkeypatch):
+    """The figure that the fraction of the machine's peak is of; a layer more or less would change it."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from train_step import gflop_of_forward
+    assert gflop_of_forward(DEFAULT_HIDDEN_DIMS) == pytest.approx(16.45, abs=0.005)
 
 
 @pytest.mark.parametrize("model_type", MODELS)

@@ -179,10 +179,13 @@ def test_csv_alone_is_enough(written, tmp_path, capsys):
     (["--lift_checkpoint", "LIFT"], "--baseline_checkpoint"),
     (["--lift_checkpoint", "LIFT", "--baseline_checkpoint", "LIFT"], "is a lift checkpoint"),
     (["--lift_checkpoint", "LIFT", "--baseline_checkpoint", "BASE", "--grid", "7"], "heatmap_7_10ep.pth"),
+    (["--lift_checkpoint", "LIFT", "--baseline_checkpoint", "BASE", "--heatmap", "MAP", "--num_steps", "2", "--max_jump",
+      "2"], "--max_jump 2 allows 3 to"),
     (["--readme", "absent.md"], "absent.md")])
 def test_wrong_input(more, words, written, tmp_path):
     shutil.copy(written / "results/fid_results.csv", tmp_path)
-    names = {"LIFT": str(written / "lift_dual_timestep_10ep.pth"), "BASE": str(written / "baseline_10ep.pth")}
+    names = {"LIFT": str(written / "lift_dual_timestep_10ep.pth"), "BASE": str(written / "baseline_10ep.pth"),
+             "MAP": str(written / "results/heatmap_6_10ep.pth")}
     with pytest.raises(InputError) as caught:
         plot_results.main(["--results", str(tmp_path / "fid_results.csv"), "--device", "cpu", "--num_threads", "1",
                            *(names.get(word, word) for word in more)])

@@ -35,9 +35,15 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     assert [p.name for p in path.parent.iterdir() if ".tmp" in p.name] == []
 
 
+def damaged_lines(path) -> list[tuple[int, str]]:
+    """(line number, what is wrong with it) for every line that is no row."""
+    return [(number, why) for number, _, found, why in results_table.split_lines(results_table.read_text(path))
+            if found is None]
+
+
 def test_absent_table_has_no_rows(tmp_path):
     assert results_table.read(tmp_path / "none.csv") == []
-    assert results_table.damaged_lines(tmp_path / "none.csv") == []
+    assert damaged_lines(tmp_path / "none.csv") == []
 
 
 def test_adding_again_keeps_the_first_and_replacing_touches_only_its_own(tmp_path):
@@ -85,7 +91,7 @@ def test_damaged_line_is_named_and_never_lost(tmp_path, capsys, damage, reason):
     assert [r["seed"] for r in results_table.read(path)] == [1, 2]
     message = capsys.readouterr().err
     assert f"{path}: line 3 is damaged" in message and reason in message and message.count("\n") == 1
-    [(number, why)] = results_table.damaged_lines(path)
+    [(number, why)] = damaged_lines(path)
     assert number == 3 and reason in why
     results_table.add(path, [row(seed=3), row(seed=2, value=8.0)], replace=True)
     assert path.read_bytes().split(b"\n")[2] == damage
@@ -98,7 +104,7 @@ def test_last_line_cut_off_does_not_swallow_the_next_row(tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     results_table.add(path, [row(seed=3)])
     assert [r["seed"] for r in results_table.read(path, warn=False)] == [1, 3]
-    assert [number for number, _ in results_table.damaged_lines(path)] == [3]
+    assert [number for number, _ in damaged_lines(path)] == [3]
 
 
 def test_foreign_or_unreadable_files_are_refused_untouched(tmp_path):
@@ -156,7 +162,7 @@ def test_eight_processes_lose_nothing(tmp_path):
         assert process.exitcode == 0
     expected = sorted(1000 * writer + number for writer in range(8) for number in range(6))
     assert sorted(r["seed"] for r in results_table.read(path)) == expected
-    assert results_table.damaged_lines(path) == []
+    assert damaged_lines(path) == []
 
 
 WRITER = """
@@ -179,7 +185,7 @@ def test_kill_while_writing_loses_no_earlier_row_and_frees_the_lock(tmp_path):
     last = ([last] + process.stdout.readlines())[-1]
     process.wait()
     seeds = [r["seed"] for r in results_table.read(path)]
-    assert results_table.damaged_lines(path) == []
+    assert damaged_lines(path) == []
     assert seeds == list(range(len(seeds))) and int(last) + 1 <= len(seeds) <= int(last) + 2
     assert results_table.add(path, [row(seed=10**6)]) == 1                     # would hang if the lock were still held
 

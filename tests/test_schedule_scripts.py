@@ -73,7 +73,7 @@ def test_the_same_command_twice_is_refused_and_another_checkpoint_too(folder, tm
         compute_schedule.main(options(folder, "--checkpoint", str(folder / "lift_dual_timestep_1ep.pth")))
 
 
-def test_the_winner_of_the_search_is_the_lead_path(folder, monkeypatch):
+def test_the_winner_of_the_search_is_the_lead_path(folder, monkeypatch, capsys):
     candidates = [paths.Lead(2.0, 0.0, 0.0), paths.Lead(7.0, 0.0, 0.0), paths.Lead(20.0, 0.0, 0.0)]
     monkeypatch.setattr(path_costs, "lead_candidates", lambda num_scales: candidates)
     search_lead.main(options(folder, "--edge_images", "1", "--num_images", "4", "--num_finalists", "2"))
@@ -84,6 +84,11 @@ def test_the_winner_of_the_search_is_the_lead_path(folder, monkeypatch):
     loaded = checkpoint.load_model(folder / "baseline_1ep.pth")
     path = generation.find_path(loaded, "lead", generation_args(folder))
     assert path.tolist() == rows[0]["path"] == paths.lead_path(NUM_STEPS, paths.Lead(**record["winner"])).tolist()
+    assert "its search" not in capsys.readouterr().out
+    args = generation_args(folder)
+    args.num_steps = NUM_STEPS + 2
+    assert len(generation.find_path(loaded, "lead", args)) == NUM_STEPS + 3
+    assert f"its search was for {NUM_STEPS} steps, here it is used with {NUM_STEPS + 2}" in capsys.readouterr().out
     with pytest.raises(InputError, match="holds a winner of an earlier search"):
         search_lead.main(options(folder))
 
