@@ -17,6 +17,7 @@ from PIL import Image
 from pytorch_fid.fid_score import calculate_frechet_distance
 
 import devices
+import distributed
 import fid
 import reference_cache
 import scoring
@@ -229,6 +230,27 @@ def test_fid_on_a_gpu_agrees_with_the_cpu(inception, stand_in_weights):
     values = [fid.fid(*(statistics_of_images(random_images(64, seed), network) for seed in (0, 1)))
               for network in (inception, fid.load_inception(stand_in_weights, "cuda"))]
     assert values[1] == pytest.approx(values[0], rel=1e-3) and values[0] > 0
+
+
+@pytest.mark.gpu
+def test_scores_of_images_still_being_made_on_a_gpu_agree_with_the_cpu(inception, stand_in_weights):
+    images, values = torch.from_numpy(random_images(32, 0)), []
+    references = SimpleNamespace(statistics=statistics_of_images(random_images(32, 1), inception))
+    for device, network in (("cpu", inception), ("cuda", fid.load_inception(stand_in_weights, "cuda"))):
+        scorer = scoring.Scorer(["fid"], SimpleNamespace(inception=network, tiny=None), torch.device(device))
+        for indices in torch.arange(32).split(10):
+            made = torch.zeros(len(indices), 3, 64, 64, dtype=torch.uint8, device=device)
+            if device == "cuda":
+                torch.cuda._sleep(100_000_000)          # the images below come late, in the stream of generation
+            scorer.take(indices.tolist(), made.copy_(images[indices]))
+        values.append(scorer.scores(32, references, distributed.Group(0, 1))["fid"][0])
+    assert values[1] == pytest.approx(values[0], rel=1e-3) and values[0] > 0
+
+
+def test_a_score_of_fewer_images_than_stated_is_none():
+    scorer = scoring.Scorer(["fid"], SimpleNamespace(inception=None, tiny=None), torch.device("cpu"))
+    with pytest.raises(ValueError, match="took in 0 images, expected 3"):
+        scorer.scores(3, None, distributed.Group(0, 1))
 
 
 @pytest.mark.slow                   # the root of a 2048 x 2048 matrix takes pytorch-fid a minute on a busy CPU
