@@ -117,6 +117,48 @@ def generate_and_score(args, network, path, key: dict, scorer: scoring.Scorer, r
     return scorer.scores(args.num_images, references, group)
 
 
+def find_paths(args, files: list[Path], say: bool) -> dict:
+    """(checkpoint file, path type) -> timesteps. Raises InputError for a checkpoint or a path that is wrong."""
+    found = {}
+    for file in files:
+        loaded = checkpoint.load_model(file, args.model_type, args.weights)
+        for path_type in args.paths:
+            found[file, path_type] = generation.find_path(loaded, path_type, args, say=say)
+    return found
+
+
+def load_reference(args, metrics: list[str], group: distributed.Group) -> data.ImageSet:
+    """The real images, decoded by the main process; the others find them in the cache."""
+    if not group.is_main:
+        group.wait()
+    image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir)
+    if group.is_main:
+        group.wait()
+        print(f"reference: {len(image_set)} images of {args.dataset}, {args.reference_split} "
+              f"({image_set.content_hash}); metrics: {', '.join(metrics)}", flush=True)
+        scoring.warn_of_few(metrics, {"generated": args.num_images, "real": len(image_set)})
+    return image_set
+
+
+def unfinished_metrics(args, metrics: list[str], key: dict, rows: list[dict], group: distributed.Group,
+                       device) -> list[str]:
+    """The metrics that the row lacks, the same in all processes: another program may have added rows between two
+    processes' reading, and the main one's decides."""
+    wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force, say=group.is_main)
+    marks = torch.tensor([float(group.is_main and metric in wanted) for metric in metrics], device=device)
+    return [metric for metric, mark in zip(metrics, group.sum(marks).tolist()) if mark]
+
+
+def add_rows(args, key: dict, scores: dict, revision: str, seconds: float) -> int:
+    """Add a row per score to the table and print them; returns how many were new."""
+    new = scoring.result_rows(key, scores, revision)
+    for row in new:
+        scoring.print_row(row, "new")
+    num_added = results_table.add(args.results, new, replace=args.force)
+    print(f"          {args.num_images / seconds:.2f} images/s generated and scored", flush=True)
+    return num_added
+
+
 def main():
     args = parse_options()
     args.device = distributed.local_gpu(args.device)
@@ -132,21 +174,9 @@ def main():
     group.check_same([metric in metrics for metric in scoring.METRIC_ROWS],
                      "--metrics: the processes do not all have Inception weights at hand; give --metrics, or "
                      "--inception with a file that all machines see")
-    rows = results_table.read(args.results, warn=group.is_main)         # complains before any work is done
-    paths = {}
-    for file in files:                                                  # so does a checkpoint or a path
-        loaded = checkpoint.load_model(file, args.model_type, args.weights)
-        for path_type in args.paths:
-            paths[file, path_type] = generation.find_path(loaded, path_type, args, say=group.is_main)
-
-    if not group.is_main:
-        group.wait()                            # the main process decodes; the others find the cache
-    image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir)
-    if group.is_main:
-        group.wait()
-        print(f"reference: {len(image_set)} images of {args.dataset}, {args.reference_split} "
-              f"({image_set.content_hash}); metrics: {', '.join(metrics)}", flush=True)
-        scoring.warn_of_few(metrics, {"generated": args.num_images, "real": len(image_set)})
+    rows = results_table.read(args.results, warn=group.is_main)         # what is wrong with it is said before any work
+    paths = find_paths(args, files, say=group.is_main)
+    image_set = load_reference(args, metrics, group)
     networks = references = None
     revision, num_added, num_skipped = git_revision(), 0, 0
 
@@ -158,16 +188,12 @@ def main():
             key = key_for(args, loaded, path_type, path, seed, image_set)
             if group.size == 1:
                 rows = results_table.read(args.results, warn=False)     # another process may have added to it
-            wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force, say=group.is_main)
-            # Another program may have added rows between two processes' reading: the main one's decides for all.
-            marks = torch.tensor([float(group.is_main and metric in wanted) for metric in metrics], device=device)
-            wanted = [metric for metric, mark in zip(metrics, group.sum(marks).tolist()) if mark]
+            wanted = unfinished_metrics(args, metrics, key, rows, group, device)
             if not wanted:
                 num_skipped += 1
                 continue
             if group.is_main:
                 say_what_differs(rows, key)
-
             if references is None:      # all processes ask, one computes, and the lock lets the others wait
                 networks = scoring.Networks(metrics, weights_file, args.fd_tiny, device)
                 scoring.claim_classifier(args.results, networks)
@@ -178,12 +204,7 @@ def main():
             scores = generate_and_score(args, network, path, key, scoring.Scorer(wanted, networks, device), references,
                                         group)
             if group.is_main:
-                new = scoring.result_rows(key, scores, revision)
-                for row in new:
-                    scoring.print_row(row, "new")
-                num_added += results_table.add(args.results, new, replace=args.force)
-                rate = args.num_images / (time.time() - start)
-                print(f"          {rate:.2f} images/s generated and scored", flush=True)
+                num_added += add_rows(args, key, scores, revision, time.time() - start)
 
     if group.is_main:
         print(f"{args.results}: {num_added} rows added, {num_skipped} jobs were finished already")

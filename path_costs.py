@@ -299,6 +299,45 @@ def directional_num_calls(plan: EdgePlan, num_images: int, propagate: str) -> in
     return num_images * (len(np.unique(plan.starts[moving], axis=0)) * calls_per_cell + 2 * num_edges)
 
 
+def form_of_gram(at: Measurement, vectors, lengths: np.ndarray, cell_of: np.ndarray) -> np.ndarray:
+    """|sum_p lengths_p vectors_p| per edge: [E]. vectors: P of [cells * M, ...]; lengths: [E, P]; cell_of: [E]."""
+    seen = [at.transform(vector).double().reshape(len(vector) // at.num_images, -1) for vector in vectors]
+    gram = np.array([[(a * b).mean(1).cpu().numpy() for a in seen] for b in seen])
+    return np.sqrt(np.einsum("ep,pqe,eq->e", lengths, gram[:, :, cell_of], lengths).clip(min=0))
+
+
+def start_jacobian_products(at: Measurement, cells: np.ndarray, derivatives, pairs) -> list[torch.Tensor]:
+    """Per pair (s, axis): the clean image's change by D_axis x^_s and, where they differ, by D_s x^_axis with it, since
+    both go with the same product of steps. The Jacobians are those at `cells`: P of [cells * M, ...]."""
+    nothing = [torch.zeros_like(x) for x in derivatives[0]]
+    vectors = []
+    for s, axis in pairs:
+        directions = list(nothing)
+        directions[s] = derivatives[axis][s]
+        if axis != s:
+            directions[axis] = derivatives[s][axis]
+        vectors.append(propagate_to_image(at, cells, directions))
+    return vectors
+
+
+def arrival_costs(at: Measurement, ends: np.ndarray, steps: np.ndarray, cell_of: np.ndarray, derivatives,
+                  used) -> np.ndarray:
+    """|J_64,64 dz_64 + J_64,32 dz_32| with the Jacobians of the arrival points `ends`: [E], one product an edge."""
+    costs = np.zeros(len(ends))
+    size = max(at.batch_size // at.num_images, 1)
+    for first in range(0, len(ends), size):
+        edges = slice(first, first + size)
+        images = at.rows_of(cell_of[edges])
+        lengths = [per_image(torch.as_tensor(steps[edges, s]).repeat_interleave(at.num_images), x).to(x)
+                   for s, x in enumerate(at.clean)]
+        errors = [lengths[s] / 4 * sum(lengths[axis] * derivatives[axis][s][images] for axis in range(at.num_scales)
+                                       if used[axis][s]) for s in range(at.num_scales)]
+        if at.num_scales == 2 and not used[1][0]:           # without cross terms J_64,32 counts no more than they do
+            errors[1] = torch.zeros_like(errors[1])
+        costs[edges] = at.lengths(at.transform(propagate_to_image(at, ends[edges], errors)))
+    return costs
+
+
 def directional_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray, cross_terms: bool = True,
                       propagate: str = "arrival") -> np.ndarray:
     """Local error of a DDIM step, from the flow's derivatives at its start: float64 [E] for edges [E, S].
@@ -313,6 +352,10 @@ def directional_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray, cro
     if propagate not in PROPAGATIONS:
         raise InputError(f"propagate: found {propagate!r}, expected one of {', '.join(PROPAGATIONS)}")
     last, num_scales = len(at.timesteps) - 1, at.num_scales
+    used = [[cross_terms or axis == s for s in range(num_scales)] for axis in range(num_scales)]
+    axes = [axis for axis in range(num_scales) if used[axis][0]]
+    pairs = [(s, axis) for s in range(num_scales if cross_terms else 1) for axis in range(s, num_scales)
+             if used[axis][s]]
     costs = np.zeros(len(starts))
     rows = np.flatnonzero(starts[:, 0] != last)
     for block in at.blocks(starts[rows], "directional"):
@@ -322,41 +365,16 @@ def directional_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray, cro
         cell_of = cell_of.ravel()
         derivatives = flow_derivatives(at, cells)[2]
         steps = at.log_snr[end] - at.log_snr[start]                                     # [E, S]
-        used = [[cross_terms or axis == s for s in range(num_scales)] for axis in range(num_scales)]
-
-        def form(vectors, lengths):
-            """|sum_p lengths_p vectors_p| per edge: vectors [P] of [cells * M, ...], lengths [E, P]."""
-            seen = [at.transform(vector).double() for vector in vectors]
-            gram = np.array([[(a * b).reshape(len(cells), -1).mean(1).cpu().numpy() for a in seen] for b in seen])
-            return np.sqrt(np.einsum("ep,pqe,eq->e", lengths, gram[:, :, cell_of], lengths).clip(min=0))
-
-        axes = [axis for axis in range(num_scales) if used[axis][0]]
-        costs[chosen] = steps[:, 0] / 4 * form([derivatives[axis][0] for axis in axes], steps[:, axes])
+        costs[chosen] = form_of_gram(at, [derivatives[axis][0] for axis in axes], steps[:, axes] * steps[:, :1] / 4,
+                                     cell_of)
         goes_on = np.flatnonzero(end[:, 0] != last)
         if propagate == "start" and len(goes_on):
-            scales = range(num_scales if cross_terms else 1)
-            pairs = [(s, axis) for s in scales for axis in range(s, num_scales) if used[axis][s]]
-            nothing = [torch.zeros_like(x) for x in derivatives[0]]
-            vectors = []
-            for s, axis in pairs:                   # dz_s by axis, and what goes with the same product of steps
-                directions = list(nothing)
-                directions[s] = derivatives[axis][s]
-                if axis != s:
-                    directions[axis] = derivatives[s][axis]
-                vectors.append(propagate_to_image(at, cells, directions))
+            vectors = start_jacobian_products(at, cells, derivatives, pairs)
             lengths = np.stack([steps[:, s] * steps[:, axis] for s, axis in pairs], axis=1) / 4
-            costs[chosen[goes_on]] = form(vectors, lengths)[goes_on]
-        size = max(at.batch_size // at.num_images, 1)
-        for first in range(0, len(goes_on) if propagate == "arrival" else 0, size):
-            edges = goes_on[first:first + size]
-            images = at.rows_of(cell_of[edges])
-            lengths = [per_image(torch.as_tensor(steps[edges, s]).repeat_interleave(at.num_images), x).to(x)
-                       for s, x in enumerate(at.clean)]
-            errors = [lengths[s] / 4 * sum(lengths[axis] * derivatives[axis][s][images] for axis in range(num_scales)
-                                           if used[axis][s]) for s in range(num_scales)]
-            if not cross_terms:
-                errors[1:] = [torch.zeros_like(error) for error in errors[1:]]
-            costs[chosen[edges]] = at.lengths(at.transform(propagate_to_image(at, end[edges], errors)))
+            costs[chosen[goes_on]] = form_of_gram(at, vectors, lengths, cell_of)[goes_on]
+        if propagate == "arrival":
+            costs[chosen[goes_on]] = arrival_costs(at, end[goes_on], steps[goes_on], cell_of[goes_on], derivatives,
+                                                   used)
     return costs
 
 
