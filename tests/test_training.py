@@ -637,6 +637,7 @@ def test_full_disk_is_one_clear_line_and_leaves_the_earlier_files(run, tmp_path,
     done = script("lift", folder, cache, "--max_steps", 12, "--lr_schedule", "constant", "--name", "other",
                   launcher=("-c", limited))
     assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.search(r"/12 \[[\d:]+<[\d:]+, .*, loss [\d.]+, rate [\d.e+-]+, \d+ images/s\]", done.stderr)
     assert re.search(r"^error: .*other_step\d+\S*: could not be written \(.*\); nothing was changed", done.stderr, re.M)
     assert {p.name: p.read_bytes() for p in (folder / "checkpoints").iterdir() if "other" not in p.name} == before
     assert not list((folder / "checkpoints").glob("other*"))
