@@ -86,6 +86,11 @@ def weights_of(content: dict, weights: str, path) -> dict:
     if not content.get("ema_state"):
         raise InputError(f"{path}: has no EMA weights; use --weights raw")
     # The average covers parameters; anything else in the state dict is taken from the model itself.
+    without = [name for name in content["model_state"] if name not in content["ema_state"]["shadow"]
+               and not name.startswith("linear_denoiser.")]
+    if without:
+        raise InputError(f"{path}: has no EMA weights for {without[0]}, expected them for every parameter; restore it, "
+                         "or use --weights raw")
     return {**content["model_state"], **content["ema_state"]["shadow"]}
 
 

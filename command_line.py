@@ -4,6 +4,7 @@ import functools
 import math
 import platform
 import subprocess
+import shlex
 import sys
 import time
 from importlib import metadata
@@ -154,7 +155,7 @@ def write_run_record(path, args: argparse.Namespace, device: torch.device | None
         except metadata.PackageNotFoundError:
             versions[package] = None
     write_json(path, {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *map(str, sys.argv[1:])]),
         "options": plain_options(args),
         "seed": getattr(args, "seed", None),
         "git_revision": git_revision(),

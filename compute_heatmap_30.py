@@ -12,7 +12,7 @@ from command_line import (Parser, add_device_options, real_number, run_script, s
                           whole_number, write_run_record)
 from data import add_data_options, load_images
 from errors import InputError
-from files import refuse_existing, save_png, save_torch
+from files import refuse_existing, save_png, save_torch, written_together
 from generation import name_of
 
 EDGE_COSTS = ("directional", "step_doubling", "step_doubling_diagonal")
@@ -120,17 +120,18 @@ def main(argv=None):
     rows = error_map.summarize_paths(heatmap, args.paths, args.num_steps, args.step_size, args.max_jump)
     figures = heatmap_figures.draw(heatmap, rows, args.step_size, args.max_jump, args.num_resamples,
                                    heatmap_figures.title_of(heatmap))
-    for kind, path in figures_at.items():
-        save_png(path, figures[kind])
     spent = {key: heatmap[key] for key in ("num_primals", "num_tangents", "num_cells_above_target")}
     relative = {s: (heatmap[f"standard_error_{s}"] / heatmap[f"error_{s}"]) for s in ("64", "32")}
     errors = {f"relative_standard_error_{s}": {"median": float(value.median()), "largest": float(value.max())}
               for s, value in relative.items()}
-    save_torch(output, heatmap)
-    # Last: where there is a record, there is a map.
-    write_run_record(output.with_suffix(".json"), args, device, content_hash=image_set.content_hash,
-                     checkpoint_fingerprint=loaded.fingerprint, **checks, **spent, **errors,
-                     paths=heatmap_figures.record(rows))
+    with written_together():
+        for kind, path in figures_at.items():
+            save_png(path, figures[kind])
+        save_torch(output, heatmap)
+        # Last: where there is a record, there is a map.
+        write_run_record(output.with_suffix(".json"), args, device, content_hash=image_set.content_hash,
+                         checkpoint_fingerprint=loaded.fingerprint, **checks, **spent, **errors,
+                         paths=heatmap_figures.record(rows))
     print(f"network evaluations: {spent['num_primals']:,} primals and {spent['num_tangents']:,} tangents, of one image "
           "each")
     print("relative standard error: " + ", ".join(

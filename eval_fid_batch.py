@@ -19,6 +19,7 @@ import scoring
 from command_line import (Parser, add_device_options, git_revision, refuse_without_effect, run_script, seed_number,
                           start_device, whole_number)
 from errors import InputError
+from files import check_can_be_written
 
 
 def parse_options():
@@ -169,6 +170,7 @@ def main():
     if args.num_images < group.size:
         raise InputError(f"--num_images: found {args.num_images}, expected at least one for each of the {group.size} "
                          "processes")
+    check_can_be_written(args.results)
     files = find_checkpoints(args)
     metrics, weights_file = scoring.choose_metrics(args)
     group.check_same([metric in metrics for metric in scoring.METRIC_ROWS],

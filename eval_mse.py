@@ -17,7 +17,7 @@ from command_line import (Parser, add_device_options, real_number, refuse_withou
                           start_device, whole_number, write_run_record)
 from data import add_data_options, load_images
 from errors import InputError
-from files import outputs_beside, save_png, write_csv
+from files import outputs_beside, save_png, write_csv, written_together
 from scheduler import NUM_TIMESTEPS, NoiseSchedule
 
 
@@ -133,9 +133,10 @@ def main(argv=None):
               "precision": args.precision, "predictions": "reconciled" if args.reconciled else "own"}
     if baseline:
         shared |= {"baseline": baseline.path.name, "baseline_hash": baseline.fingerprint}
-    write_csv(outputs["csv"], [shared | row for row in rows], list(shared | rows[0]))
-    save_png(outputs["png"], fig)
-    write_run_record(outputs["json"], args, device, content_hash=image_set.content_hash, rows=rows)
+    with written_together():
+        write_csv(outputs["csv"], [shared | row for row in rows], list(shared | rows[0]))
+        save_png(outputs["png"], fig)
+        write_run_record(outputs["json"], args, device, content_hash=image_set.content_hash, rows=rows)
     print("wrote " + ", ".join(map(str, outputs.values())))
 
 

@@ -19,6 +19,7 @@ import scoring
 from command_line import (Parser, add_device_options, git_revision, run_script, seed_number, start_device,
                           whole_number)
 from errors import InputError
+from files import check_can_be_written
 
 NAMES = {"real": "real images", "normal": "normal law"}
 NO_MODEL = {"epochs": 0, "num_steps": 0, "num_model_calls": 0,
@@ -56,6 +57,7 @@ def main():
     args = parse_options()
     device = start_device(args)
     metrics, weights_file = scoring.choose_metrics(args)
+    check_can_be_written(args.results)
     results_table.read(args.results)                            # complains before any work is done
     image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir)
     for num_images in args.num_images:

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and files that are read without running what is in them."""
 import contextlib
+import contextvars
 import csv
 import fcntl
 import hashlib
@@ -16,14 +17,35 @@ import torch
 from errors import InputError
 
 
+# What `written_whole` has written within `written_together` and not yet renamed: path -> temporary file.
+held_back = contextvars.ContextVar("held_back", default=None)
+
+
+@contextlib.contextmanager
+def written_together():
+    """The files that `written_whole` writes within the block appear at its end, in their order; none does, and earlier
+    ones stay as they were, if anything goes wrong before. Until then they cannot be read under their names."""
+    temporary_of = {}
+    token = held_back.set(temporary_of)
+    try:
+        yield
+        for path, temporary in temporary_of.items():
+            os.replace(temporary, path)
+    finally:
+        held_back.reset(token)
+        for temporary in temporary_of.values():
+            temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def written_whole(path, mode: str = "wb"):
     """Open a temporary file beside `path` for writing and rename it to `path` once all has been written and synced.
 
     If anything goes wrong, the temporary file is removed and an earlier `path` stays as it was. A full disk or a
-    folder without write permission raises InputError.
+    folder without write permission raises InputError. Within `written_together` the rename waits for the block's end.
     """
     path = named_file(path)
+    together = held_back.get()
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,14 +53,18 @@ def written_whole(path, mode: str = "wb"):
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if together is None:
+            os.replace(temporary, path)
+        else:
+            together[path] = temporary
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"{path}: could not be written ({reason}); nothing was changed, earlier files are intact; "
-                         "free some space or choose another folder") from error
+        raise InputError(f"{path}: could not be written ({reason}); what was there under that name is as it was; free "
+                         "some space or choose another folder") from error
     finally:
-        with contextlib.suppress(OSError):      # no folder to write into: no temporary file either
-            temporary.unlink(missing_ok=True)
+        if together is None or path not in together:
+            with contextlib.suppress(OSError):      # no folder to write into: no temporary file either
+                temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder, pattern: str) -> None:
@@ -148,6 +174,8 @@ def load_torch(path, what: str = "file", digest=None):
                 raise ValueError(f"checksum of {damaged}")
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise InputError(f"{path}: could not be read ({error.strerror}); check its permissions") from error
     except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
         if isinstance(error, pickle.UnpicklingError) and ("Unsupported global" in str(error)
                                                           or "unsupported GLOBAL" in str(error)):
@@ -165,6 +193,8 @@ def expecting(path, what: str, advice: str = "restore or make it again"):
         yield
     except (InputError, torch.OutOfMemoryError):
         raise
+    except OSError as error:
+        raise InputError(f"{path}: could not be read ({error.strerror or error}); check its permissions") from error
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0][:120]
         raise InputError(f"{path}: its content is not what a {what} holds ({type(error).__name__}: {reason}); "

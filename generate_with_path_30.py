@@ -18,7 +18,7 @@ import generation
 from command_line import (Parser, add_device_options, refuse_without_effect, run_script, seed_number, start_device,
                           whole_number, write_run_record)
 from errors import InputError
-from files import check_can_be_written, refuse_existing, save_png, scratch_folder
+from files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
 
 
 def parse_options():
@@ -127,10 +127,11 @@ def make_images(args, loaded, path, group, made: Path, device) -> None:
                    "timesteps": path.tolist(), "path_hash": generation.path_hash(path),
                    "checkpoint_hash": loaded.fingerprint}
         write_run_record(made / "run.json", args, device, **results)
-        publish(made, args.output_dir, args.overwrite)
         grid = make_grid(in_grid, nrow=8, padding=2, pad_value=255)
-        save_png(args.grid_png, Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
-        write_run_record(args.grid_png.with_suffix(".json"), args, device, **results)
+        with written_together():
+            save_png(args.grid_png, Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
+            write_run_record(args.grid_png.with_suffix(".json"), args, device, **results)
+            publish(made, args.output_dir, args.overwrite)      # once the grid is sure to be there too
         print(f"{args.num_images} images in {args.output_dir}, grid in {args.grid_png}: {num_model_calls} model calls "
               f"per image, {args.num_images / seconds:.2f} images/s")
 

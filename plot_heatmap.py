@@ -5,7 +5,7 @@ import error_map
 import heatmap_figures
 from command_line import Parser, run_script, write_run_record
 from errors import InputError
-from files import refuse_existing, save_png
+from files import refuse_existing, save_png, written_together
 from paths import check_num_steps
 
 
@@ -40,9 +40,10 @@ def main(argv=None):
     rows = error_map.summarize_paths(heatmap, args.paths, args.num_steps, args.step_size, args.max_jump)
     figures = heatmap_figures.draw(heatmap, rows, args.step_size, args.max_jump, args.num_resamples,
                                    heatmap_figures.title_of(heatmap))
-    for kind, path in figures_at.items():
-        save_png(path, figures[kind])
-    write_run_record(record_at, args, paths=heatmap_figures.record(rows))
+    with written_together():
+        for kind, path in figures_at.items():
+            save_png(path, figures[kind])
+        write_run_record(record_at, args, paths=heatmap_figures.record(rows))
     print(heatmap_figures.table(rows))
     print("wrote " + ", ".join(map(str, figures_at.values())))
 

@@ -86,6 +86,8 @@ def parse_args(argv=None):
     folder = args.results.parent
     args.output_dir = args.output_dir or folder / "figures"
     args.html = args.html or folder / "report.html"
+    if args.html.suffix != ".html":
+        raise InputError(f"--html: found {args.html}, expected a name that ends in .html")
     if (args.baseline_checkpoint is None) != (args.lift_checkpoint is None):
         missing = "--lift_checkpoint" if args.lift_checkpoint is None else "--baseline_checkpoint"
         raise InputError(f"{missing}: not given, expected both checkpoints or neither; samples are shown side by side")
@@ -184,7 +186,8 @@ def run_of_log(path: Path) -> str:
     """A run's name by its log, and what its loss is of where its record says that it is not of the noise."""
     name = path.name.removesuffix("_training.csv")
     record = path.with_name(f"{name}_run.json")
-    is_of_v = record.exists() and json.loads(record.read_text())["options"].get("loss_target") == "v"
+    with expecting(record, "record of a training", "make it again or remove it"):
+        is_of_v = record.exists() and json.loads(record.read_text())["options"].get("loss_target") == "v"
     return f"{name} (loss of v)" if is_of_v else name
 
 

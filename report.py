@@ -131,6 +131,8 @@ def png_size(content: bytes, path) -> tuple[int, int]:
     """Width and height in the header of a PNG. Raises InputError if it is none."""
     if content[:8] != b"\x89PNG\r\n\x1a\n" or len(content) < 24:
         raise InputError(f"{path}: is no PNG image; make it again")
+    if content[-8:-4] != b"IEND":
+        raise InputError(f"{path}: is a PNG image that ends before its end; make it again")
     return struct.unpack(">II", content[16:24])
 
 

@@ -261,6 +261,11 @@ def has_seeds_of_training(rows: list[dict]) -> bool:
     return len({name for name, _ in runs}) < len(runs)
 
 
+def epochs_of_training(number: int) -> str:
+    """The words for it."""
+    return f"{number} epoch{'s' * (number != 1)} of training"
+
+
 def note_of(protocol: dict, members: list[dict], without_network: str) -> str:
     """What was measured, on what, and how the spread is to be read."""
     if has_seeds_of_training(members):
@@ -274,7 +279,7 @@ def note_of(protocol: dict, members: list[dict], without_network: str) -> str:
         spread += f"; FID of fewer than {FEW_IMAGES:,} images is biased upwards"
     metric = members[0]["metric"]
     best = "" if metric in UNRANKED else "; best per column in bold where all its cells have the same seeds"
-    return (f"{direction(metric)} {protocol['epochs']} epochs of training, {protocol['num_images']:,} images a cell, "
+    return (f"{direction(metric)} {epochs_of_training(protocol['epochs'])}, {protocol['num_images']:,} images a cell, "
             f"{weights} weights, {protocol['precision']}, against {protocol['dataset']}, split {protocol['split']}; "
             f"{spread}{best}. {without_network}")
 
@@ -496,7 +501,7 @@ def validation_table(folder, num_epochs: int) -> list[Table]:
     if not epochs:
         return []
     shown = sorted({epochs[0], epochs[len(epochs) // 2], epochs[-1]})       # a hundred would not fit
-    table = Table("study_validation", f"Loss on held-out images during {num_epochs} epochs of training",
+    table = Table("study_validation", f"Loss on held-out images during {epochs_of_training(num_epochs)}",
                   "Mean squared error, EMA weights, at the same timesteps and noise for all; LIFT's two timesteps are "
                   "independent, whatever it was trained on. The loss of v is not to be compared with that of the "
                   "noise.",

@@ -10,7 +10,7 @@ import plots
 from command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
                           write_run_record)
 from data import add_data_options, load_images
-from files import outputs_beside, save_png, write_csv
+from files import outputs_beside, save_png, write_csv, written_together
 from sampling import SOLVERS
 
 MEASURES = ("psnr", "ssim", "consistency")
@@ -80,9 +80,10 @@ def main(argv=None):
               f"consistency {row['consistency']:.2f} ± {row['consistency_standard_error']:.2f} dB")
 
     shown = {"32×32": given, **methods, "truth": truth}
-    write_csv(outputs["csv"], rows, list(rows[0]))
-    save_png(outputs["png"], plots.image_rows({label: images[:args.num_shown] for label, images in shown.items()}))
-    write_run_record(outputs["json"], args, device, content_hash=image_set.content_hash, per_image=per_image)
+    with written_together():
+        write_csv(outputs["csv"], rows, list(rows[0]))
+        save_png(outputs["png"], plots.image_rows({label: images[:args.num_shown] for label, images in shown.items()}))
+        write_run_record(outputs["json"], args, device, content_hash=image_set.content_hash, per_image=per_image)
     print("wrote " + ", ".join(map(str, outputs.values())))
 
 

@@ -480,19 +480,27 @@ def name_held(args):
     if not args.name or "/" in args.name:
         raise InputError(f"--name: found {args.name!r}, expected the beginning of a file name; folders belong into "
                          "--checkpoint_dir")
-    try:
-        args.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-        file = open(args.checkpoint_dir / f".{args.name}.lock", "w")
-    except OSError as error:
-        raise InputError(f"--checkpoint_dir: {args.checkpoint_dir} cannot be made or written ({error.strerror}); "
-                         "choose another folder") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"--name: {args.name} is being trained into {args.checkpoint_dir} by another process; "
-                             "wait for it, or choose another --name") from None
+    with contextlib.ExitStack() as held:
+        for option, folder in folders_of(args).items():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                file = held.enter_context(open(folder / f".{args.name}.lock", "w"))
+            except OSError as error:
+                raise InputError(f"{option}: {folder} cannot be made or written ({error.strerror}); choose another "
+                                 "folder") from error
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"--name: {args.name} is being trained into {folder} by another process; wait for it, "
+                                 "or choose another --name") from None
         yield
+
+
+def folders_of(args) -> dict[str, Path]:
+    """Where a run writes: option -> folder, each folder once."""
+    folders = {"--checkpoint_dir": args.checkpoint_dir, "--output_dir": args.output_dir}
+    return folders if args.checkpoint_dir.resolve() != args.output_dir.resolve() else {
+        "--checkpoint_dir": args.checkpoint_dir}
 
 
 def existing_files(args) -> list[Path]:
@@ -517,7 +525,7 @@ def refuse_another_runs_log(args) -> None:
 def prepare_start(trainer: Trainer) -> None:
     """Resume, or make room, or refuse; then say from which step the run goes."""
     args, main = trainer.args, trainer.group.is_main
-    found = existing_files(args)
+    found, logs_before = existing_files(args), args.output_dir
     if args.resume:
         newest = checkpoint.newest_good_state(args.checkpoint_dir, args.name)
         if found and not newest:
@@ -526,6 +534,7 @@ def prepare_start(trainer: Trainer) -> None:
         if newest:
             with expecting(newest[0], "training state", "delete it to go on from the one before it"):
                 trainer.load_state(*newest)
+                logs_before = Path(newest[1]["options"].get("output_dir", logs_before))
         if main:
             print(f"resuming {args.name} from {newest[0]} at step {trainer.step} of {trainer.num_steps}" if newest
                   else f"nothing to resume for {args.name}: starting at step 0", flush=True)
@@ -539,8 +548,9 @@ def prepare_start(trainer: Trainer) -> None:
     elif found and not args.overwrite:
         raise InputError(f"{found[-1]}: exists already; add --resume to continue, --overwrite to train anew, or "
                          "choose another --name")
-    if not trainer.step:
+    if not trainer.step or logs_before.absolute() != args.output_dir.absolute():
         refuse_another_runs_log(args)
+    if not trainer.step:
         if args.parametrization == "residual":          # a state that is continued has it
             trainer.model.linear_denoiser.fit(trainer.images)
     steps = torch.zeros(trainer.group.size, device=trainer.device)

@@ -36,11 +36,12 @@ for phase in "${phases[@]}"; do
 command_line.run_script(lambda: print(len(data.load_images(sys.argv[1]).images), 'images'))" "$DATASET" || exit ;;
         tests) ./scripts/test.sh -m gpu -n 0 || status=1 ;;
         benchmarks) ./scripts/bench.sh ${BENCHMARKS:-train_step_compile sampling_compile error_map} || status=1 ;;
-        lift) "$PYTHON" train_lift.py --dataset "$DATASET" --hidden_dims $HIDDEN_DIMS --epochs "$EPOCHS" \
+        lift) run "$PYTHON" train_lift.py --dataset "$DATASET" --hidden_dims $HIDDEN_DIMS --epochs "$EPOCHS" \
                   --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --warmup_steps 50 --flip \
                   --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" $TRAIN_OPTIONS --resume || status=1 ;;
-        chain) ./scripts/quickstart.sh || status=1 ;;
+        chain) run ./scripts/quickstart.sh || status=1 ;;
         time) ./scripts/bench.sh training_time || status=1 ;;
     esac
+    [ -z "$stopped" ] || exit 143
 done
 exit "$status"

@@ -37,7 +37,7 @@ heatmap="$OUTPUT/heatmap_${GRID}_${EPOCHS}ep.pth"
 stage() { printf '\n== %s ==\n' "$*"; }
 
 stage "1/5 training: baseline, then LIFT (side by side with two GPUs)"
-DEVICE="${DEVICE:-}" ./scripts/train.sh "${data[@]}" --hidden_dims "${hidden_dims[@]}" --epochs "$EPOCHS" \
+DEVICE="${DEVICE:-}" run ./scripts/train.sh "${data[@]}" --hidden_dims "${hidden_dims[@]}" --epochs "$EPOCHS" \
     --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --warmup_steps 50 --flip \
     --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" "${train_options[@]}" "${again[@]}"
 
@@ -45,14 +45,14 @@ stage "2/5 error map on a ${GRID}x${GRID} grid, and the paths through it"
 if [ -e "$heatmap" ] && [ -z "${OVERWRITE:-}" ]; then
     echo "$heatmap is there already; OVERWRITE=1 makes it anew"
 else
-    "$PYTHON" compute_heatmap_30.py "${data[@]}" --checkpoint "$CHECKPOINTS/lift_dual_timestep_${EPOCHS}ep.pth" \
+    run "$PYTHON" compute_heatmap_30.py "${data[@]}" --checkpoint "$CHECKPOINTS/lift_dual_timestep_${EPOCHS}ep.pth" \
         --grid "$GRID" --K "$K" --batch_size "$MAP_IMAGES" --target_error 0 --num_steps "$NUM_STEPS" \
         --output_dir "$OUTPUT" --overwrite "${device[@]}"
 fi
 
 stage "3/5 generation along each path, and scores"
 evaluate() {
-    "$PYTHON" eval_fid_batch.py "${data[@]}" --epochs "$EPOCHS" --checkpoint_dir "$CHECKPOINTS" \
+    run "$PYTHON" eval_fid_batch.py "${data[@]}" --epochs "$EPOCHS" --checkpoint_dir "$CHECKPOINTS" \
         --results "$OUTPUT/fid_results.csv" --num_images "$NUM_IMAGES" --num_steps "$NUM_STEPS" \
         --seeds "${seeds[@]}" "${metrics[@]}" "${device[@]}" "$@"
 }
@@ -61,7 +61,7 @@ evaluate --model_type lift --paths diagonal dp_64 dp_total --heatmap "$heatmap" 
 
 stage "4/5 sample grids"
 generate() {    # CHECKPOINT PATH OPTIONS...
-    "$PYTHON" generate_with_path_30.py --checkpoint "$CHECKPOINTS/$1_${EPOCHS}ep.pth" --path "$2" \
+    run "$PYTHON" generate_with_path_30.py --checkpoint "$CHECKPOINTS/$1_${EPOCHS}ep.pth" --path "$2" \
         --num_images 32 --grid_images 32 --num_steps "$NUM_STEPS" --output_dir "generated/$(basename "$OUTPUT")/$2" \
         --grid_png "$OUTPUT/samples_$2.png" --overwrite "${device[@]}" "${@:3}"
 }
@@ -69,7 +69,7 @@ generate baseline uniform
 for path in diagonal dp_64 dp_total; do generate lift_dual_timestep "$path" --heatmap "$heatmap" --grid "$GRID"; done
 
 stage "5/5 tables, figures and report"
-"$PYTHON" plot_results.py --results "$OUTPUT/fid_results.csv" --grid "$GRID" --num_steps "$NUM_STEPS" \
+run "$PYTHON" plot_results.py --results "$OUTPUT/fid_results.csv" --grid "$GRID" --num_steps "$NUM_STEPS" \
     --heatmap "$heatmap" --baseline_checkpoint "$CHECKPOINTS/baseline_${EPOCHS}ep.pth" \
     --lift_checkpoint "$CHECKPOINTS/lift_dual_timestep_${EPOCHS}ep.pth" "${device[@]}"
 printf '\nall of it is in %s; open %s/report.html\n' "$OUTPUT" "$OUTPUT"

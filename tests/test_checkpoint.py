@@ -9,7 +9,7 @@ import checkpoint
 import files
 from conftest import reference_value
 from errors import InputError
-from files import check_can_be_written, load_torch, save_torch, written_whole
+from files import check_can_be_written, load_torch, save_torch, written_together, written_whole
 
 DIMS = [8, 16]
 
@@ -48,6 +48,12 @@ def test_weights_asked_for_must_be_there(tmp_path):
         checkpoint.load_model(path, "baseline", "ema")
     with pytest.raises(InputError, match="is a baseline checkpoint, expected a lift checkpoint"):
         checkpoint.load_model(path, "lift", "raw")
+    content = earlier_checkpoint("baseline")
+    name, _ = content["ema_state"]["shadow"].popitem()
+    torch.save(content, path)
+    with pytest.raises(InputError, match=f"has no EMA weights for {name}, expected them for every parameter"):
+        checkpoint.load_model(path, "baseline", "ema")
+    assert checkpoint.load_model(path, "baseline", "raw").epochs == 2
 
 
 def test_missing_truncated_and_foreign_files_are_told_apart(tmp_path):
@@ -184,6 +190,40 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path):
     assert path.read_bytes() == b"earlier" and os.listdir(tmp_path) == ["file.bin"]
     save_torch(path, {"a": torch.arange(3)})
     assert load_torch(path)["a"].tolist() == [0, 1, 2] and os.listdir(tmp_path) == ["file.bin"]
+
+
+def write(path, text: str) -> None:
+    with written_whole(path, "w") as file:
+        file.write(text)
+
+
+def test_files_written_together_are_all_there_or_none(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    write(a, "earlier")
+    for failure in (OSError(28, "No space left on device"), ZeroDivisionError()):
+        with pytest.raises((InputError, ZeroDivisionError)), written_together():
+            write(a, "new")
+            assert a.read_text() == "earlier"
+            with written_whole(b, "w"):
+                raise failure
+        assert a.read_text() == "earlier" and os.listdir(tmp_path) == ["a"]
+    with written_together():
+        write(a, "first")
+        write(a, "new")
+        write(b, "new too")
+    assert (a.read_text(), b.read_text()) == ("new", "new too") and sorted(os.listdir(tmp_path)) == ["a", "b"]
+    write(a, "alone")
+    assert a.read_text() == "alone"
+
+
+def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
+    save_torch(tmp_path / "a.pth", {})
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr(files, "open", refused, raising=False)
+    with pytest.raises(InputError, match="a.pth: could not be read .Permission denied.; check its permissions"):
+        load_torch(tmp_path / "a.pth")
 
 
 def test_states_are_ordered_kept_to_two_and_told_from_other_names(tmp_path):

@@ -149,6 +149,21 @@ def test_a_run_that_is_stopped_leaves_the_earlier_images(work, monkeypatch, caps
     assert not [p for p in work.iterdir() if ".tmp" in p.name]
 
 
+@pytest.mark.parametrize("full", ["a.png", "a.json"])
+def test_a_grid_that_does_not_fit_on_the_disk_leaves_the_earlier_images_too(work, monkeypatch, capsys, full):
+    arguments = [*COMMON, "--epochs", 3, "--num_images", 2, "--output_dir", "out", "--grid_png", "grids/a.png"]
+    assert run(monkeypatch, generate_with_path_30, *arguments) == 0
+    before = {p: p.read_bytes() for p in work.rglob("*") if p.is_file()}
+
+    def sync(descriptor):
+        if f"/grids/{full}" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", sync)
+    message = fails(monkeypatch, capsys, generate_with_path_30, *arguments, "--overwrite", "--seed", 1)
+    assert f"{full}: could not be written (No space left on device); what was there" in message
+    assert {p: p.read_bytes() for p in work.rglob("*") if p.is_file()} == before
+
+
 def generate_slowly(arguments):
     """A process that generates and takes a second for every batch."""
     original = generation.generate_uint8

@@ -1,11 +1,14 @@
 """The report and the figures: from a CSV and what lies beside it to a page that a browser shows without fault."""
+import argparse
 import base64
 import html
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ import plot_results
 import plots
 import report
 import results_table
+from command_line import write_run_record
 from errors import InputError
 from tables import Cell, Table
 from test_tables import baseline_row, row
@@ -63,7 +67,8 @@ def test_figure_holds_the_very_file(tmp_path):
 
 def test_what_is_no_png_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image at all, whatever its name may say")
-    for path in (tmp_path / "a.png", tmp_path / "missing.png"):
+    (tmp_path / "cut.png").write_bytes(png(300, 200)[:-20])
+    for path in (tmp_path / "a.png", tmp_path / "cut.png", tmp_path / "missing.png"):
         with pytest.raises(InputError, match=path.name):
             report.figure_html(path, "")
 
@@ -181,6 +186,7 @@ def test_csv_alone_is_enough(written, tmp_path, capsys):
     (["--lift_checkpoint", "LIFT", "--baseline_checkpoint", "BASE", "--grid", "7"], "heatmap_7_10ep.pth"),
     (["--lift_checkpoint", "LIFT", "--baseline_checkpoint", "BASE", "--heatmap", "MAP", "--num_steps", "2", "--max_jump",
       "2"], "--max_jump 2 allows 3 to"),
+    (["--html", "fid_results.csv"], "--html: found fid_results.csv, expected a name that ends in .html"),
     (["--readme", "absent.md"], "absent.md")])
 def test_wrong_input(more, words, written, tmp_path):
     shutil.copy(written / "results/fid_results.csv", tmp_path)
@@ -191,6 +197,22 @@ def test_wrong_input(more, words, written, tmp_path):
                            *(names.get(word, word) for word in more)])
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("spoil", [lambda record: record.write_text("{"), lambda record: record.mkdir()])
+def test_a_damaged_record_is_named_and_not_the_log_beside_it(tmp_path, spoil):
+    results_table.add(tmp_path / "fid_results.csv", [row()])
+    files.write_csv(tmp_path / "a_training.csv", [{"step": 1, "loss_64": 1.0, "loss_32": 1.0}],
+                    ["step", "loss_64", "loss_32"])
+    spoil(tmp_path / "a_run.json")
+    with pytest.raises(InputError, match="/a_run.json: .*make it again or remove it|/a_run.json: could not be read"):
+        plot_results.main(["--results", str(tmp_path / "fid_results.csv")])
+
+
+def test_a_recorded_command_can_be_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/a.py", "--name", "two words", "--flag"])
+    write_run_record(tmp_path / "a.json", argparse.Namespace(name="two words"))
+    assert shlex.split(json.loads((tmp_path / "a.json").read_text())["command"]) == ["a.py", *sys.argv[1:]]
 
 
 def test_no_results_file(tmp_path):

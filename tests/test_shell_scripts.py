@@ -4,15 +4,20 @@ import subprocess
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, wait_until
 
 NOTES = """#!/usr/bin/env bash
-# Says that there are two GPUs, notes what it was started with, and fails where $FAILS names one of its arguments.
+# Says that there are two GPUs, notes what it was started with, waits to be stopped where $WAITS names one of its
+# arguments, and fails where $FAILS does.
 if [ "$1" = -c ]; then echo 2; exit; fi
+trap 'echo "stopped: $1" >> "$NOTES"; exit 143' TERM
 echo "$*" >> "$NOTES"
 if [ -n "${TOGETHER:-}" ]; then         # ends only once so many are running
     for ((k = 0; k < 300; k++)); do [ "$(wc -l < "$NOTES")" -ge "$TOGETHER" ] && break; sleep 0.1; done
     [ "$(wc -l < "$NOTES")" -ge "$TOGETHER" ] || exit 9
+fi
+if [ -n "${WAITS:-}" ] && [[ "$*" == *"$WAITS"* ]]; then
+    for ((k = 0; k < 300; k++)); do sleep 0.1; done
 fi
 [[ -z "${FAILS:-}" || "$*" != *"$FAILS"* ]] || { echo "no luck"; exit 3; }
 """
@@ -20,19 +25,29 @@ fi
 
 @pytest.fixture
 def box(tmp_path):
-    """Run a script on a box with two GPUs: box(name, *arguments, **environment) -> (what ended, lines of notes)."""
+    """Run a script on a box with two GPUs: box(name, *arguments, **environment) -> (what ended, lines of notes).
+
+    stop_at: SIGTERM to the script once it has started a command with that word in it.
+    """
     python, notes = tmp_path / "python", tmp_path / "notes"
     python.write_text(NOTES)
     python.chmod(0o755)
 
-    def start(name, *arguments, **environment):
+    def start(name, *arguments, stop_at=None, **environment):
         notes.write_text("")
         known = {key: value for key, value in os.environ.items() if key != "DEVICE"}
-        done = subprocess.run([str(ROOT / "scripts" / name), *arguments], capture_output=True, text=True, timeout=60,
-                              env={**known, "VENV": "none", "PYTHON": str(python), "NOTES": str(notes),
-                                   "LOGS": str(tmp_path / "logs"), **environment})
+        process = subprocess.Popen([str(ROOT / "scripts" / name), *arguments], text=True, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE,
+                                   env={**known, "VENV": "none", "PYTHON": str(python), "NOTES": str(notes),
+                                        "LOGS": str(tmp_path / "logs"), "WAITS": stop_at or "", **environment})
+        if stop_at:
+            wait_until(lambda: stop_at in notes.read_text())
+            process.terminate()
+        out, err = process.communicate(timeout=60)
+        done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
         return done, sorted(notes.read_text().splitlines())
     return start
+
 
 
 def test_train_trains_both_models_at_once_on_a_gpu_each(box):
@@ -100,6 +115,13 @@ def test_gpu_run_trains_lift_alone_with_the_options_that_it_has_in_the_chain(box
                               for note in box("gpu_run.sh", phase, **settings)[1] if note.startswith("train_lift.py")]
                              for phase in ("lift", "chain"))
     assert sorted(alone) == sorted(in_chain)
+
+
+@pytest.mark.parametrize("word, started", [("train_lift.py", 2), ("compute_heatmap_30.py", 3)])
+def test_quickstart_stopped_leaves_nothing_behind_and_starts_nothing_more(box, tmp_path, word, started):
+    done, notes = box("quickstart.sh", stop_at=word, OUTPUT=str(tmp_path / "quick"), CHECKPOINTS=str(tmp_path / "c"))
+    assert done.returncode == 143 and f"stopped: {word}" in notes
+    assert len([note for note in notes if not note.startswith("stopped")]) == started
 
 
 def test_gpu_run_ends_with_a_failure_where_a_phase_fails_or_is_none(box, tmp_path):

@@ -118,7 +118,7 @@ def test_a_run_leaves_what_it_should(run):
     assert "optimizer_state" not in content and content["options"]["hidden_dims"] == [8, 16]
     assert any(not torch.equal(content["model_state"][n], content["ema_state"]["shadow"][n])
                for n in content["model_state"])
-    assert sorted(p.name for p in (folder / "results").iterdir()) == [
+    assert sorted(p.name for p in (folder / "results").iterdir() if p.suffix != ".lock") == [
         "lift_dual_timestep_loss.png", "lift_dual_timestep_run.json", "lift_dual_timestep_training.csv",
         "lift_dual_timestep_validation.csv", "lift_dual_timestep_validation_bins.json"]
     lines = (folder / "results/lift_dual_timestep_training.csv").read_text().splitlines()
@@ -329,11 +329,23 @@ def test_the_log_of_another_run_is_not_overwritten(run, tmp_path):
     assert log.read_bytes() != before
 
 
+def test_a_resumed_run_does_not_overwrite_the_log_of_another(run):
+    folder = run("lift", "--max_steps", 3)
+    results = {path: path.read_bytes() for path in (folder / "results").iterdir()}
+    other = run("lift", "--max_steps", 3, "--seed", 1, to="other")
+    for _ in range(2):                          # finished, it would write its reports anew
+        with pytest.raises(InputError, match="_run.json: belongs to a finished run, whose log would be lost"):
+            run("lift", "--max_steps", 3, "--seed", 1, "--resume", "--output_dir", folder / "results", to="other")
+    assert {path: path.read_bytes() for path in (folder / "results").iterdir()} == results
+    run("lift", "--max_steps", 3, "--seed", 1, "--resume", "--output_dir", other / "moved", to="other")
+    assert (other / "moved/lift_dual_timestep_run.json").exists()
+
+
 def test_the_validation_of_another_run_does_not_stay(run):
     folder = run("baseline", "--max_steps", 6, "--val_every", 1, "--val_images", 2)
     assert (folder / "results/baseline_validation.csv").exists()
     run("baseline", "--max_steps", 6, "--overwrite")
-    assert sorted(p.name for p in (folder / "results").iterdir()) == [
+    assert sorted(p.name for p in (folder / "results").iterdir() if p.suffix != ".lock") == [
         "baseline_loss.png", "baseline_run.json", "baseline_training.csv"]
 
 
@@ -615,10 +627,13 @@ def test_two_runs_of_one_name_do_not_mix(run, tmp_path):
     folder.mkdir(parents=True)
 
     class Options:
-        checkpoint_dir, name = folder, "lift_dual_timestep"
+        checkpoint_dir, output_dir, name = folder, tmp_path / "run/results", "lift_dual_timestep"
 
-    with training.name_held(Options), pytest.raises(InputError, match="is being trained .* by another process"):
-        run("lift", "--max_steps", 1)
+    with training.name_held(Options):
+        with pytest.raises(InputError, match="is being trained into .*/run/checkpoints by another process"):
+            run("lift", "--max_steps", 1)
+        with pytest.raises(InputError, match="is being trained into .*/run/results by another process"):
+            run("lift", "--max_steps", 1, "--checkpoint_dir", tmp_path / "elsewhere")      # they share the log
     run("lift", "--max_steps", 1)
 
 
@@ -638,7 +653,7 @@ def test_full_disk_is_one_clear_line_and_leaves_the_earlier_files(run, tmp_path,
                   launcher=("-c", limited))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert re.search(r"/12 \[[\d:]+<[\d:]+, .*, loss [\d.]+, rate [\d.e+-]+, \d+ images/s\]", done.stderr)
-    assert re.search(r"^error: .*other_step\d+\S*: could not be written \(.*\); nothing was changed", done.stderr, re.M)
+    assert re.search(r"^error: .*other_step\d+\S*: could not be written \(.*\); what was there", done.stderr, re.M)
     assert {p.name: p.read_bytes() for p in (folder / "checkpoints").iterdir() if "other" not in p.name} == before
     assert not list((folder / "checkpoints").glob("other*"))
 
