@@ -2,6 +2,7 @@
 import json
 from pathlib import Path
 
+from baseline_model import DEFAULT_HIDDEN_DIMS
 from errors import InputError
 from tables import Cell, Table
 
@@ -27,16 +28,19 @@ BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", 
 
 
 def benchmark_rows(folder, row_of, names=tuple(BENCHMARKS)) -> list[list[Cell]]:
-    """`row_of(name, last line)` of every benchmark in `{folder}/benchmarks/`, as `scripts/bench.sh` keeps them."""
+    """`row_of(name, last line)` of every benchmark in `{folder}/benchmarks/`, as `scripts/bench.sh` keeps them; one for
+    which it is None is left out."""
     rows = []
     for name in names:
         path = Path(folder) / "benchmarks" / f"{name}.json"
         if not path.exists():
             continue
         try:
-            rows.append(row_of(name, json.loads(path.read_text())))
+            row = row_of(name, json.loads(path.read_text()))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: is no benchmark's last line ({error}); run scripts/bench.sh {name}") from error
+        if row is not None:
+            rows.append(row)
     return rows
 
 
@@ -64,9 +68,11 @@ def benchmarks_tables(folder) -> list[Table]:
 
 def arithmetic_tables(folder) -> list[Table]:
     """How much of a machine's matrix-product rate a training step uses, from benchmarks/train_step.py."""
-    def row_of(name: str, found: dict) -> list[Cell]:
+    def row_of(name: str, found: dict) -> list[Cell] | None:
         side = "compiled" if found["compile"] else "ours"
         convolution = found["convolution_gflops"][found["precision"]]
+        if found["hidden_dims"] != list(DEFAULT_HIDDEN_DIMS):
+            return None
         return [Cell("compiled" if found["compile"] else "as it is"), Cell(found["device"]), Cell(found["precision"]),
                 *(Cell(f"{value:.{digits}f}", value) for value, digits in (
                     (found["images_per_second"][side], 2), (found["gflop_per_image"], 2), (found["gflops_used"], 0),

@@ -140,13 +140,16 @@ class Scorer:
 
     def scores(self, num_images: int, references: References, group) -> dict[str, tuple[float, float | None]]:
         """metric row -> (value, standard error or None), over all processes; only the main one's is used."""
+        count = int(group.sum(torch.tensor(float(len(self.indices)), device=self.device)))
+        if count != num_images:
+            raise ValueError(f"took in {count} images, expected {num_images}")
         if self.stream:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
         features, images = (generation.gather(torch.cat(parts), self.indices, num_images, group) if parts else None
                             for parts in (self.features, self.images))
         values = {}
-        if "fid" in self.metrics and (count := self.statistics.sum_over(group).count) != num_images:
-            raise ValueError(f"took in {count} images, expected {num_images}")
+        if "fid" in self.metrics:
+            self.statistics.sum_over(group)
         if not group.is_main:
             return {}
         if "fid" in self.metrics:

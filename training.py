@@ -315,6 +315,7 @@ class Trainer:
                          dataset_hash=self.content_hash, num_processes=self.group.size,
                          seconds=self.log[-1]["seconds"], last_loss=self.log[-1]["loss"])
 
+    @devices.exact_float32()
     def run_validation(self) -> None:
         """Held-out loss of raw and averaged weights, at timesteps and noise that never change."""
         for weights in ("raw", "ema"):
@@ -407,7 +408,9 @@ class Trainer:
     def write_what_a_kill_left_out(self) -> None:
         """Of a run that was killed right after a state: the checkpoint due then, and a finished run's reports."""
         path = checkpoint.checkpoint_path(self.args.checkpoint_dir, self.args.name, math.ceil(self.epoch))
-        if self.checkpoint_is_due() and not path.exists():
+        state = checkpoint.state_path(self.args.checkpoint_dir, self.args.name, self.step)
+        # An older one is that of the run which this one replaces.
+        if self.checkpoint_is_due() and not (path.exists() and path.stat().st_mtime_ns >= state.stat().st_mtime_ns):
             self.save_checkpoint()
         if self.step == self.num_steps:
             self.write_reports()

@@ -170,7 +170,7 @@ def convolution_gflops(device, dtype: torch.dtype) -> float:
     """Rate of a 3x3 convolution from the middle of the network, 128 channels at 32x32: the best of several."""
     x = torch.randn(16, 128, 32, 32, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(128, 128, 3, 3, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode(), devices.exact_float32():
+    with torch.inference_mode():
         seconds = min(seconds_per_step(lambda: F.conv2d(x, weight, padding=1), 5, device) for _ in range(5))
     return 2 * x.numel() * 128 * 9 / seconds / 1e9
 

@@ -13,6 +13,7 @@ source "$(dirname "$0")/environment.sh" || exit
 all_phases=(data tests benchmarks lift time chain)
 phases=("$@")
 [ $# -gt 0 ] || phases=("${all_phases[@]}")
+[ -z "${OVERWRITE:-}" ] || { echo "gpu_run.sh: OVERWRITE: has no effect here; delete what is to be made anew" >&2; exit 2; }
 for phase in "${phases[@]}"; do
     [[ " ${all_phases[*]} " == *" $phase "* ]] || {
         echo "gpu_run.sh: found phase $phase, expected some of: ${all_phases[*]}" >&2; exit 2; }
@@ -38,7 +39,8 @@ command_line.run_script(lambda: print(len(data.load_images(sys.argv[1]).images),
         benchmarks) ./scripts/bench.sh ${BENCHMARKS:-train_step_compile sampling_compile error_map} || status=1 ;;
         lift) run "$PYTHON" train_lift.py --dataset "$DATASET" --hidden_dims $HIDDEN_DIMS --epochs "$EPOCHS" \
                   --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --warmup_steps 50 --flip \
-                  --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" $TRAIN_OPTIONS --resume || status=1 ;;
+                  --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" ${DEVICE:+--device "$DEVICE"} $TRAIN_OPTIONS \
+                  --resume || status=1 ;;
         chain) run ./scripts/quickstart.sh || status=1 ;;
         time) ./scripts/bench.sh training_time || status=1 ;;
     esac

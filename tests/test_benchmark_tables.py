@@ -9,7 +9,8 @@ import benchmark_tables
 from conftest import ROOT
 from errors import InputError
 
-STEP = {"ratio": 4.0, "target": 2.5, "ok": True, "compile": False, "precision": "bf16", "device": "cpu (a, 2 threads)",
+STEP = {"hidden_dims": [64, 128, 256, 512],
+        "ratio": 4.0, "target": 2.5, "ok": True, "compile": False, "precision": "bf16", "device": "cpu (a, 2 threads)",
         "images_per_second": {"plain": 2.0, "ours": 8.0}, "gflop_per_image": 49.35, "gflops_used": 394.8,
         "gflops_peak": 3000.0, "fraction_of_peak": 0.132, "convolution_gflops": {"float32": 300.0, "bf16": 2900.0}}
 
@@ -51,6 +52,9 @@ def test_arithmetic_is_that_of_the_side_that_is_claimed(tmp_path):
     assert texts(table) == [
         ["as it is", "cpu (a, 2 threads)", "bf16", "8.00", "49.35", "395", "3000", "0.132", "2900"],
         ["compiled", "cpu (a, 2 threads)", "float32", "9.00", "49.35", "395", "3000", "0.132", "300"]]
+    keep(tmp_path, "train_step", {**STEP, "hidden_dims": [16, 32, 64, 128]})
+    [of_compiled] = benchmark_tables.arithmetic_tables(tmp_path)
+    assert texts(of_compiled) == texts(table)[1:]                   # the table is of the default size
     keep(tmp_path, "train_step", {**STEP, "convolution_gflops": None})
     with pytest.raises(InputError, match="train_step.json: is no benchmark's last line"):
         benchmark_tables.arithmetic_tables(tmp_path)

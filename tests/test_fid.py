@@ -234,22 +234,24 @@ def test_fid_on_a_gpu_agrees_with_the_cpu(inception, stand_in_weights):
 
 @pytest.mark.gpu
 def test_scores_of_images_still_being_made_on_a_gpu_agree_with_the_cpu(inception, stand_in_weights):
-    images, values = torch.from_numpy(random_images(32, 0)), []
+    values = []
     references = SimpleNamespace(statistics=statistics_of_images(random_images(32, 1), inception))
     for device, network in (("cpu", inception), ("cuda", fid.load_inception(stand_in_weights, "cuda"))):
         scorer = scoring.Scorer(["fid"], SimpleNamespace(inception=network, tiny=None), torch.device(device))
+        images = torch.from_numpy(random_images(32, 0)).to(device)
         for indices in torch.arange(32).split(10):
             made = torch.zeros(len(indices), 3, 64, 64, dtype=torch.uint8, device=device)
-            if device == "cuda":
-                torch.cuda._sleep(100_000_000)          # the images below come late, in the stream of generation
-            scorer.take(indices.tolist(), made.copy_(images[indices]))
+            if device == "cuda":                # the copy, within the device, comes late: the host does not wait for it
+                torch.cuda._sleep(100_000_000)
+            scorer.take(indices.tolist(), made.copy_(images[int(indices[0]):int(indices[-1]) + 1]))
         values.append(scorer.scores(32, references, distributed.Group(0, 1))["fid"][0])
     assert values[1] == pytest.approx(values[0], rel=1e-3) and values[0] > 0
 
 
 def test_a_score_of_fewer_images_than_stated_is_none():
-    scorer = scoring.Scorer(["fid"], SimpleNamespace(inception=None, tiny=None), torch.device("cpu"))
-    with pytest.raises(ValueError, match="took in 0 images, expected 3"):
+    scorer = scoring.Scorer(["swd"], SimpleNamespace(inception=None, tiny=None), torch.device("cpu"))
+    scorer.take([0, 1], torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="took in 2 images, expected 3"):
         scorer.scores(3, None, distributed.Group(0, 1))
 
 

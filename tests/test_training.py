@@ -551,17 +551,34 @@ def test_killed_after_its_last_state_a_run_gets_its_last_files_on_resuming(run):
     assert json.loads((folder / "results/lift_dual_timestep_run.json").read_text())["is_finished"] is True
 
 
-def test_killed_between_a_state_and_its_checkpoint_a_run_gets_that_checkpoint_on_resuming(run, monkeypatch):
+def test_a_checkpoint_older_than_the_state_is_that_of_the_run_replaced(run):
+    folder = run("lift", "--max_steps", 2)
+    path, mine = folder / "checkpoints/lift_dual_timestep_1ep.pth", final_weights(folder)
+    run("lift", "--max_steps", 2, "--resume")
+    os.utime(path, ns=(0, 0))
+    save_torch(folder / "other.pth", {**load_torch(path), "step": 99})
+    os.utime(folder / "other.pth", ns=(0, 0))
+    (folder / "other.pth").replace(path)
+    run("lift", "--max_steps", 2, "--resume")
+    assert load_torch(path)["step"] == 2
+    assert_same_weights(mine, final_weights(folder))
+
+
+def test_killed_between_a_state_and_its_checkpoint_a_run_gets_that_checkpoint_on_resuming(run, monkeypatch, capsys):
     """The first state of a run that saves by the clock comes with its first checkpoint."""
     options = ("--epochs", 2, "--save_every", 1)
     straight = final_weights(run("lift", *options, to="straight"))
     child = os.fork()
     if child == 0:
         monkeypatch.setattr(training.Trainer, "save_checkpoint", lambda trainer: os.kill(os.getpid(), signal.SIGKILL))
-        run("lift", *options, to="killed")
-        os._exit(0)
+        try:
+            run("lift", *options, to="killed")
+        finally:
+            os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    capsys.readouterr()
     folder = run("lift", *options, "--resume", to="killed")
+    assert "step00000006.state.pth at step 6 of 12" in capsys.readouterr().out
     assert [path.name for path in checkpoint.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")] == [
         "lift_dual_timestep_1ep.pth", "lift_dual_timestep_2ep.pth"]
     assert_same_weights(straight, final_weights(folder))
