@@ -553,9 +553,8 @@ def prepare_start(trainer: Trainer) -> None:
                          "choose another --name")
     if not trainer.step or logs_before.absolute() != args.output_dir.absolute():
         refuse_another_runs_log(args)
-    if not trainer.step:
-        if args.parametrization == "residual":          # a state that is continued has it
-            trainer.model.linear_denoiser.fit(trainer.images)
+    if not trainer.step and args.parametrization == "residual":         # a state that is continued has it
+        trainer.model.linear_denoiser.fit(trainer.images)
     steps = torch.zeros(trainer.group.size, device=trainer.device)
     steps[trainer.group.rank] = trainer.step
     if len(set(trainer.group.sum(steps).tolist())) > 1:

@@ -39,8 +39,8 @@ from baseline_model import DEFAULT_HIDDEN_DIMS
 from command_line import Parser, add_device_options, run_script, start_device, whole_number
 from data import ImageSet
 from distributed import Group
-from scales import downsample_to_32
 from model import LIFTDualTimestepModel
+from scales import downsample_to_32
 from scheduler import NUM_TIMESTEPS, NoiseSchedule
 from training import GRADIENT_NORM_MAX, WEIGHT_DECAY, Trainer
 

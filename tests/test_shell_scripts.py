@@ -49,7 +49,6 @@ def box(tmp_path):
     return start
 
 
-
 def test_train_trains_both_models_at_once_on_a_gpu_each(box):
     done, notes = box("train.sh", "--epochs", "2", TOGETHER="2", LIFT_OPTIONS="--native_32")
     assert done.returncode == 0, done.stderr
