@@ -18,13 +18,13 @@ import reference_cache
 from data import in_chunks
 from errors import InputError
 from files import load_torch, sha256_of_file
+from results_table import FEW_IMAGES
 
 NUM_FEATURES = 2048
 WEIGHTS_URL = pytorch_fid.inception.FID_WEIGHTS_URL
 WEIGHTS_NAME = WEIGHTS_URL.rsplit("/", 1)[-1]
 WEIGHTS_SHA256 = WEIGHTS_NAME.removesuffix(".pth").rsplit("-", 1)[-1]      # the first 8 hex digits, in the file's name
 DOWNLOAD_TIMEOUT_SECONDS = 20
-FEW_IMAGES = NUM_FEATURES                   # with fewer, the covariance is singular and the distance biased upwards
 INCEPTION_BATCH = 50
 NUM_KID_SUBSETS = 10
 NUM_NEIGHBOURS = 3

@@ -19,6 +19,7 @@ COLUMNS = ("checkpoint", "checkpoint_hash", "model_type", "epochs", "weights", "
 KEY_COLUMNS = COLUMNS[:-4]              # what was measured; the last four say what came out, and when
 WHOLE_NUMBERS = ("epochs", "num_steps", "num_model_calls", "seed", "num_images")
 REAL_NUMBERS = ("value", "standard_error")
+FEW_IMAGES = 2048               # with fewer, the covariance behind FID is singular and its value biased upwards
 METRICS = ("fid", "kid", "precision", "recall", "fd_tiny", "swd", "swd_64", "swd_32", "swd_16", "kurtosis_64",
            "kurtosis_32", "contrast_64", "contrast_32")
 

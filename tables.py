@@ -15,8 +15,7 @@ import image_detail
 import plots
 from checkpoint import DEFAULT_NAMES
 from errors import InputError
-from fid import FEW_IMAGES
-from results_table import KEY_COLUMNS
+from results_table import FEW_IMAGES, KEY_COLUMNS
 
 HIGHER_IS_BETTER = ("precision", "recall")
 UNRANKED = image_detail.ROWS    # good where real images have the same
