@@ -1,7 +1,7 @@
 """The single-scale opponent: one image, one timestep."""
 import torch
 
-from unet import UNet
+from networks.unet import UNet
 
 DEFAULT_HIDDEN_DIMS = (64, 128, 256, 512)
 

@@ -3,17 +3,17 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
-import error_map
-import heatmap_figures
-import path_costs
-import paths
-from command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
+from lift import checkpoints
+from lift import error_map
+from lift import heatmap_figures
+from lift import path_costs
+from lift import paths
+from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                           whole_number, write_run_record)
 from data import add_data_options, load_images
-from errors import InputError
-from files import refuse_existing, save_png, save_torch, written_together
-from generation import name_of
+from engine.errors import InputError
+from engine.files import refuse_existing, save_png, save_torch, written_together
+from lift.generation import name_of
 
 EDGE_COSTS = ("directional", "step_doubling", "step_doubling_diagonal")
 
@@ -27,7 +27,7 @@ def parse_args(argv=None):
     group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER",
                        help="where checkpoints lie")
     group.add_argument("--name", default="lift_dual_timestep", help="first part of the checkpoint's file name")
-    group.add_argument("--weights", choices=checkpoint.WEIGHTS, default="ema", help="which of its weights")
+    group.add_argument("--weights", choices=checkpoints.WEIGHTS, default="ema", help="which of its weights")
     add_data_options(parser)
     parser.add_argument("--split", default="train", help="part of the data set, perhaps sliced: train[:500]")
     group = parser.add_argument_group("error map")
@@ -67,7 +67,7 @@ def parse_args(argv=None):
     if args.checkpoint is None:
         if args.epochs is None:
             parser.error("--checkpoint: found none, expected --checkpoint FILE or --epochs E")
-        args.checkpoint = checkpoint.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
+        args.checkpoint = checkpoints.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
     return args
 
 
@@ -98,7 +98,7 @@ def main(argv=None):
     was_auto = args.precision == "auto"
     device = start_device(args)
 
-    loaded = checkpoint.load_model(args.checkpoint, "lift", args.weights, device)
+    loaded = checkpoints.load_model(args.checkpoint, "lift", args.weights, device)
     output = error_map.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs, args.weights)
     figures_at = heatmap_figures.outputs_of(output)
     for path in (output, output.with_suffix(".json"), *figures_at.values()):

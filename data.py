@@ -36,9 +36,9 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-import synthetic
-from errors import InputError
-from files import remove_leftovers, scratch_folder, sha256_of_file, write_json, written_whole
+from engine import synthetic_faces
+from engine.errors import InputError
+from engine.files import remove_leftovers, scratch_folder, sha256_of_file, write_json, written_whole
 
 DEFAULT_DATASET = "huggan/AFHQv2"
 SIDE = 64
@@ -203,10 +203,10 @@ def find_synthetic(dataset: str):
     num_train = int(count or DEFAULT_NUM_SYNTHETIC)
     indices = {"train": range(num_train), "validation": range(VALIDATION_START, VALIDATION_START + num_train // 8)}
     # The drawing code itself is part of the identity, so that a change of it can never meet an old cache.
-    identity = {"synthetic": num_train, "code": sha256_of_file(synthetic.__file__)}
+    identity = {"synthetic": num_train, "code": sha256_of_file(synthetic_faces.__file__)}
     return identity, list(indices), lambda split, work_folder: Source(
-        len(indices[split]), synthetic.labels_of(indices[split]),
-        lambda start, stop: indices[split][start:stop], synthetic.draw)
+        len(indices[split]), synthetic_faces.labels_of(indices[split]),
+        lambda start, stop: indices[split][start:stop], synthetic_faces.draw)
 
 
 def find_on_hub(dataset: str):

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
+from lift import checkpoints
 import data
-import distributed
-import generation
-import results_table
-import scoring
-from command_line import (Parser, add_device_options, git_revision, refuse_without_effect, run_script, seed_number,
+from engine import distributed
+from lift import generation
+from evaluation import results_table
+from evaluation import scoring
+from engine.command_line import (Parser, add_device_options, git_revision, refuse_without_effect, run_script, seed_number,
                           start_device, whole_number)
-from errors import InputError
-from files import check_can_be_written
+from engine.errors import InputError
+from engine.files import check_can_be_written
 
 
 def parse_options():
     parser = Parser(__doc__)
     group = parser.add_argument_group("what is evaluated")
-    group.add_argument("--model_type", choices=list(checkpoint.MODELS), default="lift", help="kind of the checkpoints")
+    group.add_argument("--model_type", choices=list(checkpoints.MODELS), default="lift", help="kind of the checkpoints")
     group.add_argument("--epochs", type=whole_number(0), nargs="+", action="each_once", default=None, metavar="EPOCH",
                        help="epochs of --name; left out with --checkpoints too: all there are in --checkpoint_dir")
     group.add_argument("--checkpoints", nargs="+", action="each_once", default=None, metavar="FILE",
@@ -60,10 +60,10 @@ def find_checkpoints(args) -> list[Path]:
         raise InputError("--epochs: found together with --checkpoints, expected one of the two")
     if args.checkpoints:
         return [Path(file) for file in args.checkpoints]
-    name = args.name or checkpoint.DEFAULT_NAMES[args.model_type]
+    name = args.name or checkpoints.DEFAULT_NAMES[args.model_type]
     if args.epochs:
-        return [checkpoint.checkpoint_path(args.checkpoint_dir, name, epoch) for epoch in args.epochs]
-    found = checkpoint.list_checkpoints(args.checkpoint_dir, name)
+        return [checkpoints.checkpoint_path(args.checkpoint_dir, name, epoch) for epoch in args.epochs]
+    found = checkpoints.list_checkpoints(args.checkpoint_dir, name)
     if not found:
         raise InputError(f"--checkpoint_dir: found no {name}_*ep.pth in {args.checkpoint_dir}; train first, or give "
                          "--checkpoints")
@@ -122,7 +122,7 @@ def find_paths(args, files: list[Path], say: bool) -> dict:
     """(checkpoint file, path type) -> timesteps. Raises InputError for a checkpoint or a path that is wrong."""
     found = {}
     for file in files:
-        loaded = checkpoint.load_model(file, args.model_type, args.weights)
+        loaded = checkpoints.load_model(file, args.model_type, args.weights)
         for path_type in args.paths:
             found[file, path_type] = generation.find_path(loaded, path_type, args, say=say)
     return found
@@ -183,7 +183,7 @@ def main():
     revision, num_added, num_skipped = git_revision(), 0, 0
 
     for file in files:
-        loaded = checkpoint.load_model(file, args.model_type, args.weights, device)
+        loaded = checkpoints.load_model(file, args.model_type, args.weights, device)
         network = None                              # not compiled for rows that are all finished
         for path_type, seed in ((path_type, seed) for path_type in args.paths for seed in args.seeds):
             path = paths[file, path_type]

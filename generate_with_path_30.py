@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torchvision.utils import make_grid
 
-import checkpoint
-import distributed
-import generation
-from command_line import (Parser, add_device_options, refuse_without_effect, run_script, seed_number, start_device,
+from lift import checkpoints
+from engine import distributed
+from lift import generation
+from engine.command_line import (Parser, add_device_options, refuse_without_effect, run_script, seed_number, start_device,
                           whole_number, write_run_record)
-from errors import InputError
-from files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
+from engine.errors import InputError
+from engine.files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
 
 
 def parse_options():
@@ -73,8 +73,8 @@ def main():
     args = parse_options()
     args.device = distributed.local_gpu(args.device)
     device = start_device(args)
-    file = args.checkpoint or checkpoint.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
-    loaded = checkpoint.load_model(file, None, args.weights, device)
+    file = args.checkpoint or checkpoints.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
+    loaded = checkpoints.load_model(file, None, args.weights, device)
     args.path = args.path or generation.DEFAULT_PATHS[loaded.model_type][0]
     generation.check_options(args, loaded.model_type)
     path = generation.find_path(loaded, args.path, args)

@@ -3,8 +3,8 @@ import torch
 import torch.nn as nn
 
 from baseline_model import DEFAULT_HIDDEN_DIMS
-from scales import downsample_to_32, upsample_to_64
-from unet import UNet
+from networks.scales import downsample_to_32, upsample_to_64
+from networks.unet import UNet
 
 
 class LIFTDualTimestepModel(UNet):

@@ -8,7 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from scales import downsample_to_32
+from networks.scales import downsample_to_32
 
 NUM_TIMESTEPS = 1000
 COSINE_OFFSET = 0.008

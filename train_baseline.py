@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Train the single-scale baseline: one image at 64x64, one timestep, mean squared error of the noise prediction."""
-from command_line import Parser, run_script
-from training import train
-from training_options import add_training_options, parse_training_options
+from engine.command_line import Parser, run_script
+from lift.training import train
+from lift.training_options import add_training_options, parse_training_options
 
 
 def main():

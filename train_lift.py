@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Train LIFT: an image at 64x64 and its half-size copy at 32x32, a timestep for each, the errors of both added."""
-from checkpoint import list_states
-from command_line import Parser, real_number, refuse_without_effect, run_script
-from errors import InputError
-from objective import LOSS_SCALES, TIMESTEP_KINDS
-from training import train
-from training_options import add_training_options, parse_training_options
+from lift.checkpoints import list_states
+from engine.command_line import Parser, real_number, refuse_without_effect, run_script
+from engine.errors import InputError
+from lift.objective import LOSS_SCALES, TIMESTEP_KINDS
+from lift.training import train
+from lift.training_options import add_training_options, parse_training_options
 
 
 def parse_args(argv=None):

@@ -19,7 +19,7 @@ for name in "$@"; do
 done
 status=0
 for name in ${@:-$all}; do
-    command=("benchmarks/${name%_compile}.py")
+    command=(-m "scripts.benchmarks.${name%_compile}")
     if [[ "$name" == *_compile ]]; then command+=(--compile); fi
     if [ "$name" = training_time ]; then command+=("${TRAINING_RUN:-results/gpu/lift_dual_timestep_run.json}"); fi
     printf '\n== %s ==\n' "${command[*]}"

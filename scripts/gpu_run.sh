@@ -33,7 +33,8 @@ status=0
 for phase in "${phases[@]}"; do
     printf '\n== %s ==\n' "$phase"
     case "$phase" in
-        data) "$PYTHON" -c "import sys, command_line, data
+        data) "$PYTHON" -c "import sys, data
+from engine import command_line
 command_line.run_script(lambda: print(len(data.load_images(sys.argv[1]).images), 'images'))" "$DATASET" || exit ;;
         tests) ./scripts/test.sh -m gpu -n 0 || status=1 ;;
         benchmarks) ./scripts/bench.sh ${BENCHMARKS:-train_step_compile sampling_compile error_map} || status=1 ;;

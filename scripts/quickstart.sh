@@ -69,7 +69,7 @@ generate baseline uniform
 for path in diagonal dp_64 dp_total; do generate lift_dual_timestep "$path" --heatmap "$heatmap" --grid "$GRID"; done
 
 stage "5/5 tables, figures and report"
-run "$PYTHON" plot_results.py --results "$OUTPUT/fid_results.csv" --grid "$GRID" --num_steps "$NUM_STEPS" \
+run "$PYTHON" -m lift.report --results "$OUTPUT/fid_results.csv" --grid "$GRID" --num_steps "$NUM_STEPS" \
     --heatmap "$heatmap" --baseline_checkpoint "$CHECKPOINTS/baseline_${EPOCHS}ep.pth" \
     --lift_checkpoint "$CHECKPOINTS/lift_dual_timestep_${EPOCHS}ep.pth" "${device[@]}"
 printf '\nall of it is in %s; open %s/report.html\n' "$OUTPUT" "$OUTPUT"

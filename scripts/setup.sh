@@ -9,15 +9,15 @@ cd "$(dirname "$0")/.."
 VENV="${VENV:-.venv}"
 BACKEND="${TORCH_BACKEND:-}"
 
-STAMP="$VENV/installed-$(cat requirements.txt requirements.lock.txt <(echo "$BACKEND") | sha256sum | cut -c1-16)"
+STAMP="$VENV/installed-$(cat pyproject.toml scripts/requirements.lock.txt <(echo "$BACKEND") | sha256sum | cut -c1-16)"
 [ -f "$STAMP" ] && exit 0
 echo "setting up $VENV (some 5 GB of packages, once)"
 [ -x "$VENV/bin/python" ] || "${PYTHON:-python3}" -m venv "$VENV"
 "$VENV/bin/python" -m uv --version >/dev/null 2>&1 || "$VENV/bin/python" -m pip install --quiet uv
 if [ -n "$BACKEND" ]; then      # the full resolution belongs to the default build of torch
-    "$VENV/bin/python" -m uv pip install --quiet --python "$VENV/bin/python" --torch-backend "$BACKEND" -r requirements.txt
+    "$VENV/bin/python" -m uv pip install --quiet --python "$VENV/bin/python" --torch-backend "$BACKEND" -r pyproject.toml --extra test
 else
-    "$VENV/bin/python" -m uv pip install --quiet --python "$VENV/bin/python" -r requirements.lock.txt
+    "$VENV/bin/python" -m uv pip install --quiet --python "$VENV/bin/python" -r scripts/requirements.lock.txt
 fi
 rm -f "$VENV"/installed-*       # of another build, which this one has replaced
 touch "$STAMP"

@@ -26,11 +26,11 @@ done
 evaluate --model_type lift --epochs "${epochs[@]}" --seeds "${seeds[0]}"
 evaluate --model_type lift --epochs "$last" --seeds "${seeds[@]}"
 
-is_up_to_date results/mse.csv "$lift" || "$PYTHON" eval_mse.py "${common[@]}" --checkpoint "$lift" --overwrite
-is_up_to_date results/model_error.csv "$lift" || "$PYTHON" eval_mse.py "${common[@]}" --checkpoint "$lift" \
+is_up_to_date results/mse.csv "$lift" || "$PYTHON" -m lift.eval_mse "${common[@]}" --checkpoint "$lift" --overwrite
+is_up_to_date results/model_error.csv "$lift" || "$PYTHON" -m lift.eval_mse "${common[@]}" --checkpoint "$lift" \
     --compare_baseline "$baseline" --num_images 128 --num_timesteps 14 --overwrite
-is_up_to_date results/super_resolution.csv "$lift" || "$PYTHON" super_resolve.py "${common[@]}" --checkpoint "$lift" \
+is_up_to_date results/super_resolution.csv "$lift" || "$PYTHON" -m lift.super_resolve "${common[@]}" --checkpoint "$lift" \
     --overwrite
-"$PYTHON" plot_results.py --readme README.md STUDY.md \
+"$PYTHON" -m lift.report --readme README.md STUDY.md \
     --baseline_checkpoint "$baseline" --lift_checkpoint "$lift" "${where[@]}" \
     --title "LIFT: small models on photographs"

@@ -156,14 +156,14 @@ map_jobs() {
     done
     run="baseline_seed$first"
     [ ! -e "$(checkpoint "$run")" ] || is_up_to_date "$(heatmap "$run").json" "$run" || echo "schedule_$run" \
-        "compute_schedule.py $data --checkpoint $(checkpoint "$run") --grid $GRID --edge_images $SCHEDULE_IMAGES" \
+        "-m lift.compute_schedule $data --checkpoint $(checkpoint "$run") --grid $GRID --edge_images $SCHEDULE_IMAGES" \
         "--output_dir $OUTPUT --overwrite"
 }
 lead_jobs() {       # they add to the files of map_jobs
     local run
     for run in $(printf '%s\n' "baseline_seed$first" "lift_independent_seed$first" | here); do
         is_up_to_date "$OUTPUT/lead_$GRID/lead_${run}_${EPOCHS}ep_18steps.json" "$run" || echo "lead_$run" \
-            "search_lead.py $data --checkpoint $(checkpoint "$run") --grid $GRID" \
+            "-m lift.search_lead $data --checkpoint $(checkpoint "$run") --grid $GRID" \
             "--edge_images $LEAD_EDGE_IMAGES --num_images $LEAD_IMAGES" \
             "--heatmap $(heatmap "$run").pth --output_dir $OUTPUT/lead_$GRID --overwrite"
     done
@@ -172,7 +172,7 @@ draw_logsnr_paths() {   # the same maps, each scale's error times its own change
     local run drawn
     for run in $(lift_runs | here); do
         drawn="$OUTPUT/logsnr_${GRID}_${run}_${EPOCHS}ep"
-        is_up_to_date "${drawn}_plot.json" "$run" || "$PYTHON" plot_heatmap.py --step_size logsnr \
+        is_up_to_date "${drawn}_plot.json" "$run" || "$PYTHON" -m lift.plot_heatmap --step_size logsnr \
             "$(heatmap "$run").pth" --output "$drawn.png" --overwrite
     done
 }
@@ -243,7 +243,7 @@ floor_jobs() {
 without_network() {     # NAME "IMAGES" "METRICS"
     local images
     for images in real normal; do
-        echo "$1_$images eval_noise_floor.py $data --images $images --num_images $2 --metrics $3" \
+        echo "$1_$images -m evaluation.noise_floor $data --images $images --num_images $2 --metrics $3" \
             "--fd_tiny $FD_TINY --results $RESULTS"
     done
 }
@@ -254,7 +254,7 @@ error_jobs() {
         [ -e "$(checkpoint "$beside")" ] || { echo "study.sh: $run is not measured: no $beside" >&2; continue; }
         output="$OUTPUT/model_error_${run}_${EPOCHS}ep${reconciled/--/_}"
         { is_up_to_date "$output.json" "$run" && is_up_to_date "$output.json" "$beside"; } || echo \
-            "error_$run$reconciled eval_mse.py $data" \
+            "error_$run$reconciled -m lift.eval_mse $data" \
             "--checkpoint $(checkpoint "$run") --compare_baseline $(checkpoint "$beside")" \
             "--split $VAL_SPLIT --num_images $ERROR_IMAGES --num_timesteps $ERROR_TIMESTEPS" \
             "--output $output --overwrite $reconciled"
@@ -298,6 +298,6 @@ for phase in "${phases[@]}"; do
         detail) detail_jobs | run_jobs ;;
         floor) floor_jobs | run_jobs ;;
         error) error_jobs | run_jobs ;;
-        tables) "$PYTHON" plot_results.py --results "$RESULTS" --readme ${README:-README.md STUDY.md} --grid 30 ;;
+        tables) "$PYTHON" -m lift.report --results "$RESULTS" --readme ${README:-README.md STUDY.md} --grid 30 ;;
     esac
 done

@@ -11,17 +11,17 @@ TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard" ./scripts/quickstart.
 lift="$CHECKPOINTS/lift_dual_timestep_2ep.pth"
 baseline="$CHECKPOINTS/baseline_2ep.pth"
 small=(--dataset synthetic:64 --num_images 8 --device cpu)
-"$PYTHON" plot_heatmap.py "$OUTPUT/heatmap_8_2ep.pth" --paths greedy_total unconstrained_64 --num_steps 6 \
+"$PYTHON" -m lift.plot_heatmap "$OUTPUT/heatmap_8_2ep.pth" --paths greedy_total unconstrained_64 --num_steps 6 \
     --num_resamples 3 --output "$OUTPUT/again.png"
-"$PYTHON" eval_mse.py --checkpoint "$lift" "${small[@]}" --output "$OUTPUT/mse"
-"$PYTHON" eval_mse.py --checkpoint "$lift" --compare_baseline "$baseline" --num_timesteps 3 "${small[@]}" \
+"$PYTHON" -m lift.eval_mse --checkpoint "$lift" "${small[@]}" --output "$OUTPUT/mse"
+"$PYTHON" -m lift.eval_mse --checkpoint "$lift" --compare_baseline "$baseline" --num_timesteps 3 "${small[@]}" \
     --output "$OUTPUT/model_error"
-"$PYTHON" super_resolve.py --checkpoint "$lift" "${small[@]}" --num_steps 4 --num_shown 4 --output "$OUTPUT/super_resolution"
+"$PYTHON" -m lift.super_resolve --checkpoint "$lift" "${small[@]}" --num_steps 4 --num_shown 4 --output "$OUTPUT/super_resolution"
 "$PYTHON" generate_with_path_30.py --checkpoint "$lift" --path lead --num_steps 4 --num_images 4 --solver multistep \
     --x32 fixed --output_dir "$folder/images" --grid_png "$folder/grid.png" --device cpu
-"$PYTHON" compute_schedule.py --checkpoint "$baseline" --dataset synthetic:64 --grid 8 --num_steps 4 --edge_images 2 \
+"$PYTHON" -m lift.compute_schedule --checkpoint "$baseline" --dataset synthetic:64 --grid 8 --num_steps 4 --edge_images 2 \
     --output_dir "$OUTPUT" --device cpu
-"$PYTHON" search_lead.py --checkpoint "$baseline" --dataset synthetic:64 --grid 8 --num_steps 4 --edge_images 1 \
+"$PYTHON" -m lift.search_lead --checkpoint "$baseline" --dataset synthetic:64 --grid 8 --num_steps 4 --edge_images 1 \
     --num_images 8 --output_dir "$OUTPUT" --device cpu
 readme="$folder/README.md"
 printf '<!-- table:study_%s -->\n<!-- end:study_%s -->\n' training training paths paths \

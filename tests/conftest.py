@@ -1,6 +1,5 @@
 """Shared ground of the tests: modules importable from the repository root, one thread, the reference weights."""
 import json
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -11,10 +10,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
-sys.path.insert(0, str(ROOT))
-
-import checkpoint                       # noqa: E402  found through the line above
-import files                            # noqa: E402
+from lift import checkpoints
+from engine import files
 
 torch.set_num_threads(1)
 
@@ -46,9 +43,9 @@ def with_reference_weights(model: torch.nn.Module) -> torch.nn.Module:
 def write_tiny_checkpoints(folder: Path) -> Path:
     """A baseline and a LIFT checkpoint of tiny random models, as after one epoch, in `folder`."""
     torch.manual_seed(0)
-    for model_type, name in checkpoint.DEFAULT_NAMES.items():
-        state = checkpoint.build_model(model_type, [8, 8, 8]).state_dict()
-        files.save_torch(checkpoint.checkpoint_path(folder, name, 1), {
+    for model_type, name in checkpoints.DEFAULT_NAMES.items():
+        state = checkpoints.build_model(model_type, [8, 8, 8]).state_dict()
+        files.save_torch(checkpoints.checkpoint_path(folder, name, 1), {
             "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
             "model_type": model_type, "epochs": 1, "step": 1, "losses": [], "options": {}})
     return folder
@@ -95,7 +92,7 @@ def tiny_folder(tmp_path) -> Path:
 
 def blank_v_model(model_type: str) -> torch.nn.Module:
     """Puts out v = 0: noise sqrt(1 - abar) x_t, clean image sqrt(abar) x_t."""
-    model = checkpoint.build_model(model_type, [8, 16], "v").eval()
+    model = checkpoints.build_model(model_type, [8, 16], "v").eval()
     torch.nn.init.zeros_(model.final_conv[-1].weight)
     torch.nn.init.zeros_(model.final_conv[-1].bias)
     return model

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from scales import downsample_to_32
+from networks.scales import downsample_to_32
 from scheduler import (CLEAN, NoiseSchedule, ddim_step, eps_from_v, extrapolate_x_0, predict_eps, predict_x_0,
                        reconcile,
                        step_from_x_0)

@@ -1,0 +1,167 @@
+"""What every script's command line shares: options, one-line errors, and the record of a run."""
+import argparse
+import functools
+import math
+import platform
+import subprocess
+import shlex
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from engine import devices
+from engine.errors import InputError
+from engine.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "datasets", "pytorch-fid")
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows every default in --help and answers a wrong option in one line; knows the action `each_once`."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                         allow_abbrev=False)
+        self.register("action", "each_once", EachOnce)
+
+    def error(self, message: str):
+        print(f"error: {message.removeprefix('argument ')} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+class EachOnce(argparse.Action):
+    """For an option of several values: answers a value that is named twice, which would be measured or drawn twice."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        repeated = next((value for value in values if values.count(value) > 1), None)
+        if repeated is not None:
+            raise argparse.ArgumentError(self, f"found {repeated} more than once, expected each value once")
+        setattr(namespace, self.dest, values)
+
+
+def run_script(main) -> None:
+    """Call `main()`; print an InputError as one line and exit with status 2; Ctrl-C exits with 130."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def whole_number(minimum: int, maximum: int | None = None):
+    """An argparse type: an integer of at least `minimum`, and at most `maximum` if there is one."""
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < minimum or (maximum is not None and value > maximum):
+            most = "" if maximum is None else f" and at most {maximum}"
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least {minimum}{most}")
+        return value
+    return parse
+
+
+seed_number = whole_number(0, 2**63 - 1)                # an argparse type: what torch.manual_seed takes
+
+
+def real_number(minimum: float, maximum: float = math.inf, open_below: bool = False):
+    """An argparse type: a finite number from `minimum` to `maximum`; `open_below` excludes `minimum` itself."""
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (minimum < value if open_below else minimum <= value) or not value <= maximum or math.isinf(value):
+            above = f"above {minimum:g}" if open_below else f"of at least {minimum:g}"
+            below = "" if math.isinf(maximum) else f" and at most {maximum:g}"
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected a number {above}{below}")
+        return value
+    return parse
+
+
+def refuse_without_effect(parser: argparse.ArgumentParser, args: argparse.Namespace, options, where: str) -> None:
+    """Raises InputError for an option, of one value or several, that is not at its default although it has no effect
+    `where` ("without --x", say)."""
+    for option in options:
+        value = getattr(args, option)
+        if value != parser.get_default(option):
+            found = " ".join(f"{part:g}" if isinstance(part, float) else str(part)
+                             for part in (value if isinstance(value, list) else [value]))
+            raise InputError(f"--{option}: found {found}, which has no effect {where}; leave it out")
+
+
+def add_device_options(parser: argparse.ArgumentParser, precision: str | None = "auto") -> None:
+    """--device, --precision (left out if `precision`, its default, is None) and --num_threads."""
+    group = parser.add_argument_group("device")
+    group.add_argument("--device", default=None, metavar="{cpu,0,1,cuda:1}",
+                       help="where to run; left out: the first GPU, else the CPU")
+    if precision is not None:
+        group.add_argument("--precision", choices=devices.PRECISIONS, default=precision,
+                           help="arithmetic of convolutions and matrix products; auto: bf16 where the device has it")
+    group.add_argument("--num_threads", type=whole_number(0, 4096), default=0, metavar="THREADS",
+                       help="CPU threads; 0: as many as this process may use")
+
+
+def start_device(args: argparse.Namespace, tf32: bool = False) -> torch.device:
+    """Choose and configure the device; fixes args.precision to what `auto` meant; says which, in one line.
+
+    tf32: whether a GPU may round the factors of float32 products to 10 bits. For training; measurements are exact.
+    """
+    device = devices.choose_device(args.device)
+    devices.configure(device, args.num_threads, tf32)
+    args.precision = devices.choose_precision(getattr(args, "precision", "float32"), device)
+    rounded = " (TF32 products)" if tf32 and device.type == "cuda" and args.precision == "float32" else ""
+    print(f"device: {devices.describe(device)}, precision: {args.precision}{rounded}", flush=True)
+    git_revision()                              # now, since files may change while a long run goes on
+    return device
+
+
+@functools.cache
+def git_revision() -> str:
+    """The commit this code was at when first asked, with `+changes` if other files than results differ; `unknown`
+    outside git."""
+    def git(*words):
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+    try:
+        changes = git("status", "--porcelain", "-uno", ":!results").strip()
+        return git("rev-parse", "HEAD").strip() + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def plain_options(args: argparse.Namespace) -> dict:
+    """The options as plain types: paths as text, also inside lists."""
+    def plain(value):
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+    return {key: plain(value) for key, value in vars(args).items()}
+
+
+def write_run_record(path, args: argparse.Namespace, device: torch.device | None = None, **results) -> None:
+    """JSON beside an output: the command, every option, versions, git revision, seed, machine, and `results`."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    write_json(path, {
+        "command": shlex.join([Path(sys.argv[0]).name, *map(str, sys.argv[1:])]),
+        "options": plain_options(args),
+        "seed": getattr(args, "seed", None),
+        "git_revision": git_revision(),
+        "versions": versions,
+        "device": devices.describe(device) if device else None,
+        "processor": devices.processor_name(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **results,
+    })

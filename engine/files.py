@@ -1,0 +1,266 @@
+"""Files that appear whole or not at all, and files that are read without running what is in them."""
+import contextlib
+import contextvars
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import torch
+
+from engine.errors import InputError
+
+
+# What `written_whole` has written within `written_together` and not yet renamed: path -> temporary file.
+held_back = contextvars.ContextVar("held_back", default=None)
+
+
+@contextlib.contextmanager
+def written_together():
+    """The files that `written_whole` writes within the block appear at its end, in their order; none does, and earlier
+    ones stay as they were, if anything goes wrong before. Until then they cannot be read under their names."""
+    temporary_of = {}
+    token = held_back.set(temporary_of)
+    try:
+        yield
+        for path, temporary in temporary_of.items():
+            os.replace(temporary, path)
+    finally:
+        held_back.reset(token)
+        for temporary in temporary_of.values():
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_whole(path, mode: str = "wb"):
+    """Open a temporary file beside `path` for writing and rename it to `path` once all has been written and synced.
+
+    If anything goes wrong, the temporary file is removed and an earlier `path` stays as it was. A full disk or a
+    folder without write permission raises InputError. Within `written_together` the rename waits for the block's end.
+    """
+    path = named_file(path)
+    together = held_back.get()
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, mode, newline="" if "b" not in mode else None) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if together is None:
+            os.replace(temporary, path)
+        else:
+            together[path] = temporary
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{path}: could not be written ({reason}); what was there under that name is as it was; free "
+                         "some space or choose another folder") from error
+    finally:
+        if together is None or path not in together:
+            with contextlib.suppress(OSError):      # no folder to write into: no temporary file either
+                temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder, pattern: str) -> None:
+    """Delete temporary files that a killed process left behind in `folder`, for target names matching `pattern`."""
+    for leftover in Path(folder).glob(f"{pattern}.tmp*"):
+        leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path, while_waiting: str | None = None):
+    """Hold the exclusive lock of `path`, on the side file `{path}.lock`, waiting for it if another process has it.
+
+    The kernel frees the lock when its holder closes the file or dies, so nobody waits for a dead process.
+    `while_waiting`: a line printed if the lock is not free at once.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path.with_name(path.name + ".lock"), "a")
+    except OSError as error:
+        raise InputError(f"{path}: no lock file can be made beside it ({error.strerror or error}); choose a folder "
+                         "that can be written") from error
+    with file:
+        lock_or_wait(file, while_waiting)
+        yield
+
+
+@contextlib.contextmanager
+def scratch_folder(path, busy: str, wait: bool = False):
+    """An empty folder at `path` that this process alone holds, removed with all that is in it at the end.
+
+    What a killed process left there is removed first: the kernel frees a dead process's hold. Where another process
+    holds it, the line `busy` is printed and it is waited for, or, without `wait`, raised as InputError; so is a folder
+    that cannot be made.
+    """
+    path = Path(path)
+    descriptor = hold_folder(path, busy, wait)
+    try:
+        for leftover in path.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def hold_folder(path: Path, busy: str, wait: bool) -> int:
+    """Make a folder and lock it: the descriptor that holds it. The rest as in `scratch_folder`."""
+    while True:
+        descriptor = None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):        # its holder may remove it at any moment
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+                if wait:
+                    lock_or_wait(descriptor, busy)
+                else:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(busy) from None
+        except OSError as error:
+            raise InputError(f"{path}: no such folder can be made and held ({error.strerror or error}); choose another "
+                             "place") from error
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def lock_or_wait(file, while_waiting: str | None) -> None:
+    """Take the exclusive lock of an open file, printing `while_waiting` if another process has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if while_waiting:
+            print(while_waiting, flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def save_torch(path, content) -> None:
+    """torch.save, whole or not at all. `content`: tensors and plain Python types only."""
+    with written_whole(path) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:           # torch reports a failed write as RuntimeError, from its zip writer
+            raise OSError(None, str(error).splitlines()[0]) from error
+
+
+def load_torch(path, what: str = "file", digest=None):
+    """torch.load of plain types, refusing code. `what`: the kind of file expected, for the messages.
+
+    digest: a hashlib object that is fed the bytes of the very file that is loaded, whatever replaces it meanwhile.
+    Every block is compared with its CRC32 in the file, which torch.load itself does not do. Raises InputError if the
+    file is missing, truncated, damaged, not written by torch, or holds pickled objects.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: found a folder, expected a {what}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such {what}; check the path, or make it first")
+    try:
+        with open(path, "rb") as file:
+            if digest:
+                hashlib.file_digest(file, lambda: digest)
+            if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):
+                raise ValueError(f"checksum of {damaged}")
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise InputError(f"{path}: could not be read ({error.strerror}); check its permissions") from error
+    except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
+        if isinstance(error, pickle.UnpicklingError) and ("Unsupported global" in str(error)
+                                                          or "unsupported GLOBAL" in str(error)):
+            raise InputError(f"{path}: holds a pickled object, expected a {what} of plain tensors and numbers; refused "
+                             "without running it") from error
+        raise InputError(f"{path}: is truncated, damaged or foreign, expected a {what}; restore or make it "
+                         "again") from error
+
+
+@contextlib.contextmanager
+def expecting(path, what: str, advice: str = "restore or make it again"):
+    """Turns what foreign content leads to, a missing key or a value of another type, into an InputError that names
+    the file. `what`: the kind of file expected."""
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: could not be read ({error.strerror or error}); check its permissions") from error
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:120]
+        raise InputError(f"{path}: its content is not what a {what} holds ({type(error).__name__}: {reason}); "
+                         f"{advice}") from error
+
+
+def write_json(path, content) -> None:
+    """Indented JSON, whole or not at all."""
+    with written_whole(path, "w") as file:
+        json.dump(content, file, indent=2, sort_keys=False)
+        file.write("\n")
+
+
+def write_csv(path, rows: list[dict], columns: list[str]) -> None:
+    """A CSV with a header line, whole or not at all."""
+    with written_whole(path, "w") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def sha256_of_file(path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def named_file(path) -> Path:
+    """The path. Raises InputError where it has no file name, as / and the empty text have none."""
+    if not Path(path).name:
+        raise InputError(f"output: found {str(path)!r}, expected the name of a file")
+    return Path(path)
+
+
+def check_can_be_written(path) -> None:
+    """Raises InputError if `path` is a folder, or lies where no file can be made; makes nothing."""
+    path = named_file(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected the name of a file; choose another output")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        found = "cannot be written" if folder.is_dir() else "is a file, not a folder"
+        raise InputError(f"{path}: cannot be made, {folder} {found}; choose another output")
+
+
+def refuse_existing(path, overwrite: bool) -> None:
+    """Raises InputError if `path` exists and `overwrite` is false, or could not be written."""
+    if Path(path).is_file() and not overwrite:
+        raise InputError(f"{path}: exists already; add --overwrite to replace it, or choose another output")
+    check_can_be_written(path)
+
+
+def outputs_beside(prefix, overwrite: bool, kinds=("csv", "json", "png")) -> dict[str, Path]:
+    """{kind: PREFIX.kind} for a run's outputs. Raises InputError if one exists and `overwrite` is false."""
+    outputs = {kind: named_file(prefix).with_name(f"{Path(prefix).name}.{kind}") for kind in kinds}
+    for path in outputs.values():
+        refuse_existing(path, overwrite)
+    return outputs
+
+
+def save_png(path, image) -> None:
+    """Write a PIL image or a matplotlib figure as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    if hasattr(image, "savefig"):
+        image.savefig(buffer, format="png")
+    else:
+        image.save(buffer, format="PNG")
+    with written_whole(path) as file:
+        file.write(buffer.getvalue())

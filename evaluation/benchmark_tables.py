@@ -1,0 +1,95 @@
+"""Tables of what the benchmarks measured: the last line of each, as `scripts/bench.sh` keeps it."""
+import json
+from pathlib import Path
+
+from baseline_model import DEFAULT_HIDDEN_DIMS
+from engine.errors import InputError
+from evaluation.tables import Cell, Table
+
+# What each benchmark's ratio is, and whether it should be at least or at most its target.
+GPU_FOLDER = "gpu"              # below the results, where scripts/gpu_run.sh leaves its own
+BENCHMARKS = {
+    "train_step": ("training step, images/s over a plain step", "≥"),
+    "train_step_compile": ("the same with `--compile`", "≥"),
+    "training_time": ("minutes of 100 epochs of 15,803 images, LIFT at default size", "≤"),
+    "sampling": ("generation, images/s over a plain loop", "≥"),
+    "sampling_compile": ("the same with `--compile`", "≥"),
+    "error_map": ("error map, time of a plain loop over ours at equal standard error", "≥"),
+    "dynamic_program": ("dynamic program on 100×100 points, time of nested loops over ours", "≥"),
+    "frechet": ("Fréchet distance at 2048 dimensions, time of pytorch-fid over ours", "≥"),
+    "resume_after_kills": ("share of weights that equal those of a run never killed, bit for bit", "≥"),
+    "two_processes": ("largest relative difference of a loss, two processes from one", "≤"),
+    "precision": ("loss gap of bf16 from float32 over that between two seeds", "≤"),
+}
+BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "ratio_uncompiled",
+                     "compiled_over_uncompiled", "memory_ratio", "minutes_100_epochs", "seconds", "seconds_30", "num_kills",
+                     "num_half_written", "max_steps", "relative_difference", "plain_images_per_second",
+                     "ours_images_per_second", "compiled_images_per_second", "mean_difference_in_grey_levels")
+
+
+def benchmark_rows(folder, row_of, names=tuple(BENCHMARKS)) -> list[list[Cell]]:
+    """`row_of(name, last line)` of every benchmark in `{folder}/benchmarks/`, as `scripts/bench.sh` keeps them; one for
+    which it is None is left out."""
+    rows = []
+    for name in names:
+        path = Path(folder) / "benchmarks" / f"{name}.json"
+        if not path.exists():
+            continue
+        try:
+            row = row_of(name, json.loads(path.read_text()))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: is no benchmark's last line ({error}); run scripts/bench.sh {name}") from error
+        if row is not None:
+            rows.append(row)
+    return rows
+
+
+def with_gpu(folder, title: str) -> list[tuple[Path, str]]:
+    """The folders of benchmarks there can be, each with its table's title."""
+    return [(Path(folder), title), (Path(folder) / GPU_FOLDER, f"{title} on a GPU")]
+
+
+def benchmarks_tables(folder) -> list[Table]:
+    """Claim, measurement and target of every benchmark; what was measured on a GPU in a table of its own."""
+    def row_of(name: str, found: dict) -> list[Cell]:
+        claim, sign = BENCHMARKS[name]
+        script = f"{name.removesuffix('_compile')}.py" + " --compile" * name.endswith("_compile")
+        details = "; ".join(f"{key.replace('_', ' ')} {short(found[key])}" for key in BENCHMARK_DETAILS
+                                if found.get(key) is not None)
+        return [Cell(claim), Cell(f"`benchmarks/{script}`"), Cell(f"{found['ratio']:.3g}", found["ratio"]),
+                Cell(f"{sign} {found['target']:g}", found["target"]), Cell("yes" if found["ok"] else "no"),
+                Cell(details)]
+
+    tables = [Table("benchmarks", title, "The last line of each, as `scripts/bench.sh` kept it.",
+                    ["claim", "script", "measured", "target", "met", "figures"], benchmark_rows(where, row_of))
+              for where, title in with_gpu(folder, "Benchmarks")]
+    return [table for table in tables if table.rows]
+
+
+def arithmetic_tables(folder) -> list[Table]:
+    """How much of a machine's matrix-product rate a training step uses, from benchmarks/train_step.py."""
+    def row_of(name: str, found: dict) -> list[Cell] | None:
+        side = "compiled" if found["compile"] else "ours"
+        convolution = found["convolution_gflops"][found["precision"]]
+        if found["hidden_dims"] != list(DEFAULT_HIDDEN_DIMS):
+            return None
+        return [Cell("compiled" if found["compile"] else "as it is"), Cell(found["device"]), Cell(found["precision"]),
+                *(Cell(f"{value:.{digits}f}", value) for value, digits in (
+                    (found["images_per_second"][side], 2), (found["gflop_per_image"], 2), (found["gflops_used"], 0),
+                    (found["gflops_peak"], 0), (found["fraction_of_peak"], 3), (convolution, 0)))]
+
+    tables = [Table("arithmetic", title,
+                    "LIFT at default size, forward and backward. Product rate: the best of several matrix products on "
+                    "the same machine; convolution: 3×3, 128 channels at 32×32, forward.",
+                    ["training step", "machine", "precision", "images/s", "needed per image (GFLOP)", "used (GFLOP/s)",
+                     "product rate (GFLOP/s)", "fraction of it", "convolution (GFLOP/s)"],
+                    benchmark_rows(where, row_of, ("train_step", "train_step_compile")))
+              for where, title in with_gpu(folder, "Arithmetic of a training step")]
+    return [table for table in tables if table.rows]
+
+
+def short(value) -> str:
+    """A number with three digits, a dictionary of numbers, or text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {short(item)}" for key, item in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,38 @@
+"""Images of the normal law that has a set of images' mean and covariance: what can be drawn without any network.
+
+They have the second moments of the set, but for what clipping to grey levels takes from them, and no structure beyond.
+A model that scores no better has learned nothing else, or nothing that the metric sees.
+"""
+import torch
+
+from data import in_chunks
+from engine.errors import InputError
+from engine.sampling import from_uint8, to_uint8
+from engine.seeds import NORMAL_LAW, seeded_generator
+
+IMAGES_PER_CHUNK = 500
+
+
+def draw(images, num_images: int, seed: int) -> torch.Tensor:
+    """uint8 [num_images, 3, 64, 64], of which image k depends on the set, the seed and k alone, up to rounding.
+
+    images: uint8 [N, 3, 64, 64]. With standard normal w_n, mean + sum_n w_n (x_n - mean) / sqrt(N - 1) has exactly
+    their mean and covariance, until it is clipped. Raises InputError for fewer than two.
+    """
+    if len(images) < 2:
+        raise InputError(f"--reference_split: found {len(images)} image, expected at least 2, which have a covariance")
+    parts = [draw_numbers(images, range(start, min(start + IMAGES_PER_CHUNK, num_images)), seed)
+             for start in range(0, num_images, IMAGES_PER_CHUNK)]
+    return torch.cat(parts)
+
+
+def draw_numbers(images, numbers: range, seed: int) -> torch.Tensor:
+    """The images of `draw` with those numbers."""
+    weights = torch.stack([torch.randn(len(images), generator=seeded_generator(seed, NORMAL_LAW, k)) for k in numbers])
+    weights -= weights.mean(dim=1, keepdim=True)            # so that x_n may stand in the sum in place of x_n - mean
+    weights = weights / (len(images) - 1)**0.5 + 1 / len(images)
+    drawn, start = torch.zeros(len(numbers), 3 * 64 * 64), 0
+    for chunk in in_chunks(images, IMAGES_PER_CHUNK):
+        drawn += weights[:, start:start + len(chunk)] @ from_uint8(chunk).flatten(1)
+        start += len(chunk)
+    return to_uint8(drawn.unflatten(1, (3, 64, 64)))

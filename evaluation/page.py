@@ -1,0 +1,236 @@
+"""The HTML report: one page with tables, figures, settings and commands in it, that needs nothing but a browser."""
+import base64
+import html
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.errors import InputError
+from evaluation.tables import Table, is_numeric
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --soft: #5a5a5a; --page: #ffffff; --line: #d8d8d8; --shade: #f3f4f6;
+  --accent: #00578a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --soft: #b0b0b0; --page: #16181b; --line: #3a3d42;
+  --shade: #23262b; --accent: #7cc4f0; } }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: var(--page); line-height: 1.5;
+  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
+header, main { max-width: 110rem; margin: 0 auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 1.5rem 0 .5rem; }
+h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1.05rem; margin: 1.5rem 0 .25rem; }
+p { margin: .25rem 0 .75rem; max-width: 65ch; }
+.note { color: var(--soft); font-size: .9rem; }
+nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; margin: .5rem 0; list-style: none; }
+a { color: var(--accent); }
+.scroll { overflow-x: auto; max-width: 100%; }
+.scroll:has(> table) { max-height: 60rem; overflow-y: auto; margin-bottom: 1.5rem; }
+.scroll:focus-visible { outline: 2px solid var(--accent); }
+table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums;
+        margin: .25rem 0 .75rem; }
+th, td { padding: .375rem .6rem; line-height: 1.375rem; border-bottom: 1px solid var(--line); text-align: left;
+         white-space: nowrap; }
+td.long { white-space: normal; min-width: 26rem; }
+.number { text-align: right; }
+td:first-child, th:first-child { position: sticky; left: 0; background: var(--page); }
+th:first-child { background: var(--shade); z-index: 1; }
+thead th { background: var(--shade); padding: 0; vertical-align: bottom; position: sticky; top: 0; }
+thead button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: .45rem .6rem;
+  width: 100%; text-align: inherit; cursor: pointer; min-height: 2.5rem; }
+thead button::after { content: " \\2195"; color: var(--soft); }
+th[aria-sort=ascending] button::after { content: " \\2191"; color: var(--accent); }
+th[aria-sort=descending] button::after { content: " \\2193"; color: var(--accent); }
+figure { margin: 1rem 0 1.5rem; }
+figure .scroll { background: #ffffff; border: 1px solid var(--line); border-radius: 4px; }
+figure img { display: block; height: auto; width: min(max(100%, 38rem), var(--natural)); margin: 0 auto; }
+figcaption { color: var(--soft); font-size: .9rem; margin-top: .35rem; }
+pre { background: var(--shade); padding: .6rem .75rem; border-radius: 4px; overflow-x: auto; white-space: pre-wrap;
+  font-size: .85rem; margin: .25rem 0 .5rem; }
+details { margin: .25rem 0 .75rem; }
+summary { cursor: pointer; padding: .35rem 0; }
+@media (max-width: 40rem) {
+  td:not(.number):first-child, th:not(.number):first-child { white-space: normal; min-width: 7.5rem;
+    max-width: 9rem; } }
+@media (min-width: 60rem) { h1 { font-size: 2rem; } }
+"""
+
+SCRIPT = """
+"use strict";
+const valueOf = (row, column) => {
+  const cell = row.cells[column];
+  if (!("value" in cell.dataset)) return cell.textContent.trim();
+  return cell.dataset.value === "" ? null : Number(cell.dataset.value);
+};
+const compare = (a, b) => typeof a === "number" && typeof b === "number" ? a - b
+  : String(a).localeCompare(String(b), "en", {numeric: true});
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = Array.from(table.tHead.rows[0].cells);
+  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+    const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    heads.forEach(other => other.setAttribute("aria-sort", "none"));
+    head.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
+    const rows = Array.from(table.tBodies[0].rows, row => [valueOf(row, column), row]);
+    rows.sort(([a], [b]) => a === null || b === null ? (a === null) - (b === null) : sign * compare(a, b));
+    table.tBodies[0].append(...rows.map(([, row]) => row));
+  }));
+}
+"""
+
+# Nothing may be fetched: whatever a page holds, the browser keeps it from the network.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+@dataclass
+class Section:
+    """A part of the page: a heading, an introduction, tables and figures (path of a PNG, caption)."""
+    title: str
+    text: str = ""
+    tables: list[Table] = field(default_factory=list)
+    figures: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def number_attribute(value: float | None) -> str:
+    """A cell's value for the sorting script, as JavaScript reads it; empty for none."""
+    if value is None or math.isnan(value):
+        return ""
+    return repr(value) if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def inline_html(text: str) -> str:
+    """Text with what stands between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def table_html(table: Table) -> str:
+    """A table that a click on a column's heading sorts."""
+    numeric = [is_numeric(table, k) for k in range(len(table.header))]
+    head = "".join(f'<th scope="col" aria-sort="none"{" class=number" if is_number else ""}>'
+                   f'<button type="button">{html.escape(name)}</button></th>'
+                   for name, is_number in zip(table.header, numeric))
+    lines = []
+    for row in table.rows:
+        cells = []
+        for cell, is_number in zip(row, numeric):
+            attributes = f' class="number" data-value="{number_attribute(cell.value)}"' if is_number else ""
+            if len(cell.text) > LONG_TEXT and not is_number:
+                attributes = ' class="long"'
+            text = inline_html(cell.text)
+            cells.append(f"<td{attributes}>{f'<strong>{text}</strong>' if cell.best else text}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return (f'<h3>{html.escape(table.title)}</h3>\n<p class="note">{inline_html(table.note)}</p>\n'
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.title)}">'
+            f'<table class="sortable"><thead><tr>{head}</tr></thead>\n<tbody>\n' + "\n".join(lines)
+            + "\n</tbody></table></div>")
+
+
+def png_size(content: bytes, path) -> tuple[int, int]:
+    """Width and height in the header of a PNG. Raises InputError if it is none."""
+    if content[:8] != b"\x89PNG\r\n\x1a\n" or len(content) < 24:
+        raise InputError(f"{path}: is no PNG image; make it again")
+    if content[-8:-4] != b"IEND":
+        raise InputError(f"{path}: is a PNG image that ends before its end; make it again")
+    return struct.unpack(">II", content[16:24])
+
+
+def figure_html(path, caption: str) -> str:
+    """A PNG inside the page. Wider than the screen, it scrolls sideways rather than shrink below legibility."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: could not be read ({error.strerror or error}); make it again") from error
+    width, height = png_size(content, path)
+    text = html.escape(caption)
+    return (f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{text}">'
+            f'<img src="data:image/png;base64,{base64.b64encode(content).decode()}" alt="{text}" width="{width}" '
+            f'height="{height}" style="--natural: {width}px"></div><figcaption>{text}</figcaption></figure>')
+
+
+LONG_TEXT = 80         # characters; longer cells are broken into lines
+RECORD_FOLDERS = (".", "figures", "runs", "study", "study/*")       # other folders may hold other results
+
+
+def read_records(folder) -> list[tuple[str, dict]]:
+    """(name below the folder, content) of every run record in a results folder: the JSON files that name a command."""
+    records = []
+    for path in (path for below in RECORD_FOLDERS for path in sorted(Path(folder).glob(f"{below}/*.json"))):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: could not be read as JSON ({error}); make it again or remove it") from error
+        if isinstance(content, dict) and "command" in content:
+            for key in ("options", "versions"):
+                if not isinstance(content.get(key, {}), dict):
+                    raise InputError(f"{path}: its {key} are no JSON object, expected the record of a run; make it "
+                                     "again or remove it")
+            records.append((path.relative_to(folder).as_posix(), content))
+    return records
+
+
+def records_html(records: list[tuple[str, dict]]) -> str:
+    """All runs; those of a folder below on demand."""
+    by_folder = {}
+    for name, record in records:
+        by_folder.setdefault(name.rpartition("/")[0], []).append(record_html(name, record))
+    return "\n".join("\n".join(parts) if not folder else
+                     f"<details><summary>{html.escape(folder)}: {len(parts)} runs</summary>\n" + "\n".join(parts)
+                     + "\n</details>" for folder, parts in by_folder.items())
+
+
+def record_html(name: str, record: dict) -> str:
+    """A run: its command, where and when it ran, and its options on demand."""
+    facts = [record[key] for key in ("device", "finished") if isinstance(record.get(key), str)]
+    facts += [f"revision {str(record['git_revision'])[:12]}"] if record.get("git_revision") else []
+    facts += [f"{package} {version}" for package, version in (record.get("versions") or {}).items()
+              if package in ("python", "torch") and version]
+    rows = "".join(f"<tr><td>--{html.escape(str(key))}</td><td>{html.escape(json.dumps(value))}</td></tr>"
+                   for key, value in (record.get("options") or {}).items())
+    return (f"<h3>{html.escape(name)}</h3>\n<pre>python {html.escape(str(record['command']))}</pre>\n"
+            f'<p class="note">{html.escape(", ".join(facts))}</p>\n'
+            + (f'<details><summary>All options</summary><div class="scroll"><table><tbody>{rows}</tbody></table></div>'
+               "</details>" if rows else ""))
+
+
+def page(title: str, lead: str, sections: list[Section], records: list[tuple[str, dict]]) -> str:
+    """The whole page. Sections without content are left out. records: from `read_records`."""
+    parts, contents = [], []
+
+    def add(heading: str, body: str):
+        anchor = f"section-{len(contents) + 1}"
+        contents.append(f'<li><a href="#{anchor}">{html.escape(heading)}</a></li>')
+        parts.append(f'<section aria-labelledby="{anchor}">\n<h2 id="{anchor}">{html.escape(heading)}</h2>\n{body}\n'
+                     "</section>")
+
+    for section in sections:
+        if section.tables or section.figures:
+            body = [f"<p>{html.escape(section.text)}</p>"] if section.text else []
+            body += [table_html(table) for table in section.tables]
+            body += [figure_html(path, caption) for path, caption in section.figures]
+            add(section.title, "\n".join(body))
+    if records:
+        add("Settings and commands", records_html(records))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{html.escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<header>
+<h1>{html.escape(title)}</h1>
+<p>{html.escape(lead)}</p>
+<nav aria-label="Contents"><ul>{''.join(contents)}</ul></nav>
+</header>
+<main>
+{chr(10).join(parts)}
+</main>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""

@@ -1,0 +1,390 @@
+"""Tables of results: which measurements belong side by side, their mean and spread over seeds, and their layout.
+
+A table holds one metric under one protocol (data set, split, reference, number of images, weights, precision), so
+that only numbers that can be compared stand beside each other: epochs are rows, ways of sampling are columns.
+"""
+import csv
+import json
+import math
+import re
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evaluation import image_detail
+from evaluation import figures
+from lift.checkpoints import DEFAULT_NAMES
+from engine.errors import InputError
+from evaluation.results_table import FEW_IMAGES, KEY_COLUMNS
+
+HIGHER_IS_BETTER = ("precision", "recall")
+UNRANKED = image_detail.ROWS    # good where real images have the same
+METRIC_LABELS = {"fid": "FID", "kid": "KID", "precision": "Precision", "recall": "Recall",
+                 "fd_tiny": "Fréchet distance of a small classifier's features (fd_tiny, not FID)",
+                 "swd": "Sliced Wasserstein distance, mean of the levels",
+                 "swd_64": "Sliced Wasserstein distance, level 64", "swd_32": "Sliced Wasserstein distance, level 32",
+                 "swd_16": "Sliced Wasserstein distance, level 16", "kurtosis_64": "Kurtosis of the detail, level 64",
+                 "kurtosis_32": "Kurtosis of the detail, level 32", "contrast_64": "Contrast of the detail, level 64",
+                 "contrast_32": "Contrast of the detail, level 32"}
+DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3}        # other metrics: four significant digits
+PATH_LABELS = {"uniform": "baseline", "dp": "baseline DP", **figures.PATH_LABELS}        # also the columns' order
+PROTOCOL = ("metric", "dataset", "split", "reference_hash", "num_images", "weights", "precision")
+ROW = ("epochs", "num_steps", "num_model_calls")
+COLUMN = ("name", "path", "step_size", "solver", "x32_mode")
+
+
+@dataclass
+class Cell:
+    """One cell: what is shown, what it is sorted by (None: empty, sorted last), and whether it is the row's best."""
+    text: str
+    value: float | None = None
+    best: bool = False
+
+
+@dataclass
+class Table:
+    """A table with a line above it that says what it holds."""
+    name: str
+    title: str
+    note: str
+    header: list[str]
+    rows: list[list[Cell]] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown, its title and note above it."""
+        def escaped(text):
+            return text.replace("|", "\\|")
+        lines = [f"**{escaped(self.title)}.** {escaped(self.note)}".strip(), "",
+                 "| " + " | ".join(map(escaped, self.header)) + " |",
+                 "|" + "|".join(" ---: " if is_numeric(self, k) else " --- " for k in range(len(self.header))) + "|"]
+        for row in self.rows:
+            cells = [f"**{escaped(cell.text)}**" if cell.best else escaped(cell.text) for cell in row]
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+
+def is_numeric(table: Table, column: int) -> bool:
+    """Whether any cell of that column has a number."""
+    return any(row[column].value is not None for row in table.rows)
+
+
+# --- mean and spread ------------------------------------------------------------------------------------------------
+
+@dataclass
+class Spread:
+    """Values of one measurement under several seeds."""
+    seeds: list[int]
+    mean: float
+    standard_deviation: float | None        # of the sample (n - 1); None for a single seed
+
+
+def spread_of(values: list[float], seeds: list[int]) -> Spread:
+    """Mean and sample standard deviation of values measured under these seeds, each once."""
+    return Spread(sorted(seeds), statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+def spread_over_seeds(rows: list[dict]) -> Spread:
+    """Mean and sample standard deviation of rows that differ in their seed alone. Raises InputError if one recurs."""
+    seeds = sorted(row["seed"] for row in rows)
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"results of {rows[0]['checkpoint']}, {rows[0]['path']}, {rows[0]['metric']}: a seed occurs "
+                         f"twice among {seeds}, expected each once; delete one of the rows")
+    return spread_of([row["value"] for row in rows], seeds)
+
+
+def format_value(metric: str, value: float) -> str:
+    """A metric's value with the digits that its table shows."""
+    if metric in DECIMALS:
+        return f"{value:.{DECIMALS[metric]}f}"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
+
+
+def format_spread(metric: str, spread: Spread) -> str:
+    """`mean ± standard deviation`, or the mean alone for a single seed."""
+    text = format_value(metric, spread.mean)
+    if spread.standard_deviation is None:
+        return text
+    digits = len(text.partition(".")[2])
+    return f"{text} ± {spread.standard_deviation:.{digits}f}"
+
+
+def mark_best(cells: list[Cell], higher: bool) -> None:
+    """Mark the best of some cells, all of them if equal; a value that stands alone is no best."""
+    values = [cell.value for cell in cells if cell.value is not None and math.isfinite(cell.value)]
+    if len(values) > 1:
+        best = max(values) if higher else min(values)
+        for cell in cells:
+            cell.best = cell.value == best
+
+
+def mark_best_of_metric(cells: list[Cell], metric: str) -> None:
+    """`mark_best` in the metric's own direction; nothing where it has none."""
+    if metric not in UNRANKED:
+        mark_best(cells, metric in HIGHER_IS_BETTER)
+
+
+# --- which measurements belong together -----------------------------------------------------------------------------
+
+def run_name(checkpoint: str) -> str:
+    """The name of the training run in a checkpoint's file name: `baseline` for `baseline_20ep.pth`."""
+    return re.sub(r"(_\d+ep)?\.pth$", "", Path(checkpoint).name)
+
+
+def take(row: dict, names) -> tuple:
+    """The values of some columns; `name` stands for the training run's name."""
+    return tuple(run_name(row["checkpoint"]) if name == "name" else row[name] for name in names)
+
+
+def grouped(rows: list[dict], key) -> dict:
+    """Rows by `key(row)`, in order of first occurrence."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+@dataclass
+class Comparison:
+    """Measurements of one metric under one protocol. `cells`: (row, column) -> Spread; columns carry their label."""
+    protocol: dict
+    row_keys: list[tuple]               # values of ROW, rising
+    labels: list[str]                   # one per column
+    cells: dict                         # (row key, label) -> Spread
+    paths: dict                         # label -> path type
+    constants: dict                     # ROW and COLUMN attributes that are the same throughout
+    has_earlier: bool
+
+
+def column_label(column: dict, all_columns: list[dict], model_type: str) -> str:
+    """What a column is called: the path, and what tells it from the other columns."""
+    words = [PATH_LABELS.get(column["path"], column["path"])]
+    if column["name"] != DEFAULT_NAMES.get(model_type):
+        words.append(column["name"])
+    if len({c["solver"] for c in all_columns}) > 1:
+        words.append(column["solver"])
+    if len({c["step_size"] for c in all_columns if c["step_size"]}) > 1 and column["step_size"]:
+        words.append(column["step_size"])
+    if column["x32_mode"] not in ("joint", ""):
+        words.append(f"32 {column['x32_mode']}")
+    return ", ".join(words)
+
+
+def unique_labels(labels: list[str], columns: list[dict]) -> list[str]:
+    """Labels that tell any two columns apart: where some are alike, everything about the column is said."""
+    return [label if labels.count(label) == 1 else
+            f"{label} ({', '.join(f'{name} {value or None}' for name, value in column.items() if name != 'path')})"
+            for label, column in zip(labels, columns)]
+
+
+def compare(rows: list[dict], metric: str) -> list[Comparison]:
+    """Everything measured in one metric, as one Comparison per protocol.
+
+    Where a row and a column hold more than one checkpoint or path of the same name, they are never averaged: the
+    latest keeps the plain label, and the others get columns `earlier 1`, `earlier 2`, ...
+    """
+    order = list(PATH_LABELS)
+    comparisons = []
+    rows = [row for row in rows if row["metric"] == metric]
+    for protocol, members in sorted(grouped(rows, lambda row: take(row, PROTOCOL)).items(), key=str):
+        column_keys = sorted({(row["model_type"], *take(row, COLUMN)) for row in members}, key=lambda key: (
+            key[0] != "baseline", order.index(key[2]) if key[2] in order else len(order), key[1:]))
+        columns = [dict(zip(COLUMN, key[1:])) for key in column_keys]
+        names = unique_labels([column_label(column, columns, key[0]) for key, column in zip(column_keys, columns)],
+                              columns)
+        ranked = {}                                             # label -> {row key: Spread}, in column order
+        paths = {}
+        for column_key, column, name in zip(column_keys, columns, names):
+            own = [row for row in members if (row["model_type"], *take(row, COLUMN)) == column_key]
+            for row_key, in_cell in grouped(own, lambda row: take(row, ROW)).items():
+                variants = grouped(in_cell, lambda row: (row["checkpoint_hash"], row["path_hash"])).values()
+                latest_first = sorted(variants, key=lambda v: max(str(row["finished"]) for row in v), reverse=True)
+                for rank, variant in enumerate(latest_first):
+                    label = f"{name}, earlier {rank}" if rank else name
+                    ranked.setdefault(label, {})[row_key] = spread_over_seeds(variant)
+                    paths[label] = column["path"]
+        cells = {(row_key, label): spread for label, spreads in ranked.items() for row_key, spread in spreads.items()}
+        constants = {name: values.pop() for name in ROW + COLUMN[2:4]
+                     if len(values := {take(row, [name])[0] for row in members} - {""}) == 1}
+        comparisons.append(Comparison(dict(zip(PROTOCOL, protocol)), sorted({key for key, _ in cells}), list(ranked),
+                                      cells, paths, constants, any(", earlier " in label for label in ranked)))
+    return comparisons
+
+
+def direction(metric: str) -> str:
+    """Which values of a metric are good, as a sentence."""
+    if metric in UNRANKED:
+        return "To be compared with what real images score (`evaluation.noise_floor`)."
+    return f"{'Higher' if metric in HIGHER_IS_BETTER else 'Lower'} is better."
+
+
+def protocol_note(comparison: Comparison) -> str:
+    """What was measured, on what, in one sentence or two."""
+    protocol, constants = comparison.protocol, comparison.constants
+    words = [f"{constants['num_steps']} steps"] if "num_steps" in constants else []
+    if constants.get("num_model_calls") not in (None, constants.get("num_steps")):
+        words.append(f"{constants['num_model_calls']} network calls")
+    words += [f"solver {constants['solver']}"] if "solver" in constants else []
+    words += [f"step size {constants['step_size']}"] if "step_size" in constants else []
+    words += [f"{protocol['weights'].upper() if protocol['weights'] == 'ema' else protocol['weights']} weights",
+              protocol["precision"], f"against {protocol['dataset']}, split {protocol['split']}"]
+    counts = sorted({len(spread.seeds) for spread in comparison.cells.values()})
+    note = f"{direction(protocol['metric'])} " + ", ".join(words) + "; "
+    if counts == [1]:
+        note += "one seed, so no spread"
+    else:
+        number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        note += f"mean ± sample standard deviation over {number} seeds"
+    note += "." if protocol["metric"] in UNRANKED else "; best per row in bold."
+    if protocol["metric"] == "fid" and protocol["num_images"] < FEW_IMAGES:
+        note += f" Fewer than {FEW_IMAGES:,} images: biased upwards, compare within this table only."
+    if comparison.has_earlier:
+        note += " Earlier: another checkpoint or path under the same name, measured before."
+    return note
+
+
+def metric_tables(rows: list[dict], metric: str, name: str | None = None) -> list[Table]:
+    """One table per protocol: epochs down, ways of sampling across."""
+    tables = []
+    for comparison in compare(rows, metric):
+        heads = [label for label, key in (("epoch", "epochs"), ("steps", "num_steps"), ("calls", "num_model_calls"))
+                 if key == "epochs" or key not in comparison.constants]
+        title = f"{METRIC_LABELS[metric]}, {comparison.protocol['num_images']:,} images"
+        table = Table(name or metric, title, protocol_note(comparison), heads + comparison.labels)
+        for row_key in comparison.row_keys:
+            first = [Cell(str(value), value) for column, value in zip(ROW, row_key)
+                     if column == "epochs" or column not in comparison.constants]
+            cells = []
+            for label in comparison.labels:
+                spread = comparison.cells.get((row_key, label))
+                cells.append(Cell(format_spread(metric, spread), spread.mean) if spread else Cell("–"))
+            mark_best_of_metric(cells, metric)
+            table.rows.append(first + cells)
+        tables.append(table)
+    return tables
+
+
+def bf16_tables(rows: list[dict]) -> list[Table]:
+    """What bf16 changes: measurements made in both precisions with the same seeds, everything else being equal."""
+    both = ("bf16", "float32")
+    table = Table("bf16", "bf16 against float32 generation",
+                  "The same checkpoint, path and seeds in both; mean ± sample standard deviation over the seeds, of the "
+                  "difference too.", ["checkpoint", "path", "32 branch", "steps", "images", "metric", *both, "bf16 − float32"])
+    alike = [column for column in KEY_COLUMNS if column not in ("precision", "seed")]
+    for members in grouped(rows, lambda row: take(row, alike)).values():
+        values = {name: {row["seed"]: row["value"] for row in members if row["precision"] == name} for name in both}
+        seeds = sorted(set(values["bf16"]) & set(values["float32"]))
+        if not seeds:
+            continue
+        first = members[0]
+        columns = [[values[name][seed] for seed in seeds] for name in both]
+        columns.append([a - b for a, b in zip(*columns)])
+        table.rows.append([Cell(first["checkpoint"]), Cell(PATH_LABELS.get(first["path"], first["path"])),
+                           Cell(first["x32_mode"] or "–"), Cell(str(first["num_steps"]), first["num_steps"]),
+                           Cell(f"{first['num_images']:,}", first["num_images"]), Cell(first["metric"]),
+                           *(Cell(format_spread(first["metric"], spread), spread.mean)
+                             for spread in (spread_of(column, seeds) for column in columns))])
+    return [table] if table.rows else []
+
+
+# --- tables of the other measurements -------------------------------------------------------------------------------
+
+def read_csv(path) -> list[dict]:
+    """Rows of a CSV with a header, values as text. Raises InputError if it cannot be read."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: could not be read as CSV ({error}); make it again") from error
+    if any(None in row or None in row.values() for row in rows):
+        raise InputError(f"{path}: a line has another number of cells than the header; make it again")
+    return rows
+
+
+def number_cell(row: dict, value: str, standard_error: str, digits: int) -> Cell:
+    """`value ± standard error` of a CSV row; empty where the row has no value."""
+    if row[value] == "":
+        return Cell("–")
+    mean = float(row[value])
+    text = f"{mean:.{digits}f}"
+    return Cell(text + (f" ± {float(row[standard_error]):.{digits}f}" if row[standard_error] else ""), mean)
+
+
+def mse_table(rows: list[dict]) -> Table:
+    """What lift.eval_mse wrote: a line per case; the clean scale's untrained output in columns of its own."""
+    first = rows[0]
+    table = Table("mse", "Error of the noise prediction",
+                  f"Mean squared error per scale at t = {first['t']}, mean ± standard error over "
+                  f"{first['num_images']} images ({first['dataset']}, split {first['split']}, "
+                  f"{first['weights']} weights of {first['checkpoint']}). The output at a clean scale is untrained and "
+                  "is no part of the score: its mean square stands apart.",
+                  ["input", "t_64", "t_32", "64×64", "32×32", "clean scale's output"])
+    for case, members in grouped(rows, lambda row: row["case"]).items():
+        scored = {row["scale"]: number_cell(row, "mse", "standard_error", 4) for row in members
+                  if row["scored"] == "yes"}
+        apart = [number_cell(row, "mse", "standard_error", 4) for row in members if row["scored"] == "no"]
+        table.rows.append([Cell(case), *(Cell(members[0][t], float(members[0][t])) for t in ("t_64", "t_32")),
+                           scored.get("64", Cell("–")), scored.get("32", Cell("–")), *(apart or [Cell("–")])])
+    return table
+
+
+def super_resolution_table(rows: list[dict]) -> Table:
+    """What lift.super_resolve wrote: a line per method."""
+    first = rows[0]
+    table = Table("super_resolution", "Super-resolution from 32×32 to 64×64 without retraining",
+                  f"Mean ± standard error over {first['num_images']} images ({first['dataset']}, split "
+                  f"{first['split']}), {first['num_steps']} steps, {first['weights']} weights of "
+                  f"{first['checkpoint']}; higher is better. Consistency: PSNR between the result's own half-size copy "
+                  "and the image given.", ["method", "PSNR (dB)", "SSIM", "consistency (dB)"])
+    for row in rows:
+        table.rows.append([Cell(row["method"]), number_cell(row, "psnr", "psnr_standard_error", 2),
+                           number_cell(row, "ssim", "ssim_standard_error", 4),
+                           number_cell(row, "consistency", "consistency_standard_error", 2)])
+    for column in (1, 2, 3):
+        mark_best([row[column] for row in table.rows], higher=True)
+    return table
+
+
+SIDE_TABLES = {"mse": mse_table, "super_resolution": super_resolution_table}
+
+def path_cost_tables(folder) -> list[Table]:
+    """What benchmarks/path_costs.py found: how well costs predict the error, and the error of the named paths."""
+    path = Path(folder) / "path_costs.json"
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(path.read_text())
+        num_mixtures = found["options"]["num_mixtures"]
+        over = f"Mean over {num_mixtures} random mixtures, in brackets the least and the greatest."
+        num_paths, path_steps, num_steps = (found["options"][key] for key in ("num_paths", "path_steps", "num_steps"))
+        correlations = Table("path_costs", "Rank correlation of a cost with the error of "
+                             f"{num_paths} random {path_steps}-step paths", over, ["cost", "raw", "whitened"])
+        for cost, rows in grouped(found["correlations"], lambda row: row["cost"]).items():
+            correlations.rows.append([Cell(cost), *(range_cell([row[norm] for row in rows], 2)
+                                                    for norm in ("raw", "whitened"))])
+        distances = Table("path_costs", f"Distance of the samples to the true law, {num_steps} steps",
+                          over, ["path", "raw", "whitened", "what it does"])
+        for name, rows in grouped(found["paths"], lambda row: row["path"]).items():
+            kinds = ", ".join(dict.fromkeys(row["kind"] for row in rows if row["kind"]))
+            distances.rows.append([Cell(name), *(range_cell([row[norm] for row in rows], 4)
+                                                 for norm in ("raw", "whitened")), Cell(kinds or "–")])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is not what benchmarks/path_costs.py writes ({error}); run it again") from error
+    return [correlations, distances]
+
+
+def range_cell(values: list[float], digits: int) -> Cell:
+    """`mean [least, greatest]`."""
+    mean = statistics.fmean(values)
+    return Cell(f"{mean:.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]", mean)
+
+
+def side_table(folder, name: str) -> Table | None:
+    """The table of `{folder}/{name}.csv`, None where there is no such file or it has no rows."""
+    path = Path(folder) / f"{name}.csv"
+    rows = read_csv(path) if path.exists() else []
+    try:
+        return SIDE_TABLES[name](rows) if rows else None
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: no column or no number where expected ({error}); make it again") from error

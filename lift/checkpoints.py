@@ -1,0 +1,178 @@
+"""Checkpoints: what is in one, how it is found, and how a model comes out of it.
+
+An epoch checkpoint `{name}_{E}ep.pth` is a dictionary of plain types: `model_state` (raw weights), `ema_state`
+(`shadow` weights and `decay`), `hidden_dims`, `parametrization` (eps where it is missing), `model_type`, `epochs`,
+`step`, `losses`, `options`. Checkpoints of the earlier implementation (`model_state`, `hidden_dims`, `losses`,
+`epochs`, `optimizer_state`, perhaps `ema_state`) load as well.
+"""
+import hashlib
+import re
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+
+import torch
+
+from baseline_model import BaselineModel
+from engine.errors import InputError
+from engine.files import expecting, load_torch, save_torch
+from model import LIFTDualTimestepModel
+from networks.unet import PARAMETRIZATIONS
+
+MODELS = {"baseline": BaselineModel, "lift": LIFTDualTimestepModel}
+DEFAULT_NAMES = {"baseline": "baseline", "lift": "lift_dual_timestep"}
+WEIGHTS = ("ema", "raw")
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to be used, and where it came from."""
+    model: torch.nn.Module      # in eval mode, float32 parameters, channels-last, on the device asked for
+    model_type: str             # baseline or lift
+    weights: str                # ema or raw
+    path: Path
+    fingerprint: str            # first 16 hex digits of the file's SHA-256
+    epochs: int
+    options: dict               # of the training run; empty for checkpoints of the earlier implementation
+
+
+def checkpoint_path(folder, name: str, epoch: int) -> Path:
+    """Where the weights after `epoch` epochs lie."""
+    return Path(folder) / f"{name}_{epoch}ep.pth"
+
+
+def epoch_of(path) -> int:
+    """The epoch in a checkpoint's file name, 0 if there is none."""
+    match = re.search(r"_(\d+)ep\.pth$", Path(path).name)
+    return int(match.group(1)) if match else 0
+
+
+def list_checkpoints(folder, name: str) -> list[Path]:
+    """All epoch checkpoints of that name, by epoch."""
+    pattern = re.compile(re.escape(name) + r"_\d+ep\.pth")
+    return sorted((p for p in Path(folder).glob(f"{escape(name)}_*ep.pth") if pattern.fullmatch(p.name)), key=epoch_of)
+
+
+def build_model(model_type: str, hidden_dims, parametrization: str = "eps", native_32: bool = False):
+    """A freshly initialised model. native_32: of LIFT alone. Raises InputError for what cannot be built."""
+    only_lift = {"native_32": native_32} if model_type == "lift" else {}
+    return MODELS[model_type]([int(c) for c in hidden_dims], parametrization, **only_lift)
+
+
+def type_of_weights(state: dict) -> str:
+    """Whether a state dict belongs to the baseline or to LIFT, told by its parameter names."""
+    return "lift" if any(name.startswith("time_combine") for name in state) else "baseline"
+
+
+def is_native_32(state: dict) -> bool:
+    """Whether a LIFT state dict has the 32 scale at its own level, told by its parameter names."""
+    return any(name.startswith("init_conv_32") for name in state)
+
+
+def load_content(path, digest) -> dict:
+    """The dictionary in a checkpoint file, checked to be one. digest: as in `load_torch`. Raises InputError."""
+    content = load_torch(path, "checkpoint", digest)
+    missing = [key for key in ("model_state", "hidden_dims") if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise InputError(f"{path}: no {' and no '.join(missing)} in it, expected a checkpoint written by "
+                         "train_baseline.py or train_lift.py")
+    return content
+
+
+def weights_of(content: dict, weights: str, path) -> dict:
+    """The state dict for `weights` (ema or raw). Raises InputError where EMA weights are asked for and absent."""
+    if weights == "raw":
+        return content["model_state"]
+    if not content.get("ema_state"):
+        raise InputError(f"{path}: has no EMA weights; use --weights raw")
+    # The average covers parameters; anything else in the state dict is taken from the model itself.
+    without = [name for name in content["model_state"] if name not in content["ema_state"]["shadow"]
+               and not name.startswith("linear_denoiser.")]
+    if without:
+        raise InputError(f"{path}: has no EMA weights for {without[0]}, expected them for every parameter; restore it, "
+                         "or use --weights raw")
+    return {**content["model_state"], **content["ema_state"]["shadow"]}
+
+
+def load_model(path, model_type: str | None = None, weights: str = "ema", device="cpu") -> LoadedModel:
+    """Load a checkpoint into its model.
+
+    model_type: what the caller can use; None takes either. weights: ema or raw. Raises InputError if the file is
+    missing, damaged, foreign, of the other model type, or without the weights asked for.
+    """
+    with expecting(path, "checkpoint"):
+        digest = hashlib.sha256()
+        content = load_content(path, digest)
+        return model_of(content, digest.hexdigest()[:16], path, model_type, weights, device)
+
+
+def model_of(content: dict, fingerprint: str, path, model_type, weights: str, device) -> LoadedModel:
+    """The model in a checkpoint's content; the rest as in `load_model`."""
+    found = type_of_weights(content["model_state"])
+    if model_type not in (None, found):
+        raise InputError(f"{path}: is a {found} checkpoint, expected a {model_type} checkpoint")
+    parametrization = content.get("parametrization", "eps")
+    if parametrization not in PARAMETRIZATIONS:
+        raise InputError(f"{path}: its parametrization is {str(parametrization)[:50]!r}, expected "
+                         f"{', '.join(PARAMETRIZATIONS)}; use the version of this repository that wrote it")
+    model = build_model(found, content["hidden_dims"], parametrization, is_native_32(content["model_state"]))
+    state = weights_of(content, weights, path)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{path}: its weights do not fit a {found} model with hidden dims "
+                         f"{list(content['hidden_dims'])} ({str(error).splitlines()[1].strip()[:120]})") from error
+    broken = next((name for name, value in state.items() if not torch.isfinite(value).all()), None)
+    if broken:
+        raise InputError(f"{path}: {weights} weight {broken} is not finite; use an earlier checkpoint")
+    model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+    return LoadedModel(model, found, weights, Path(path), fingerprint,
+                       int(content.get("epochs") or epoch_of(path)), content.get("options") or {})
+
+
+# --- what a training run writes -------------------------------------------------------------------------------------
+
+NUM_STATES_KEPT = 2
+
+
+def state_path(folder, name: str, step: int) -> Path:
+    """Where the full training state after `step` optimizer steps lies."""
+    return Path(folder) / f"{name}_step{step:08d}.state.pth"
+
+
+def list_states(folder, name: str) -> list[Path]:
+    """All training states of that name, oldest first."""
+    pattern = re.compile(re.escape(name) + r"_step\d{8,}\.state\.pth")
+    return sorted((p for p in Path(folder).glob(f"{escape(name)}_step*.state.pth") if pattern.fullmatch(p.name)),
+                  key=lambda p: int(re.search(r"_step(\d+)", p.name).group(1)))
+
+
+def save_state(folder, name: str, state: dict) -> Path:
+    """Write a training state, then drop all but it and the one before. Raises InputError on a full disk.
+
+    States of later steps are dropped too: a resumed run has passed them over, since they were damaged.
+    """
+    path = state_path(folder, name, state["step"])
+    save_torch(path, state)
+    states = list_states(folder, name)
+    kept = states[:states.index(path) + 1][-NUM_STATES_KEPT:]
+    for other in set(states) - set(kept):
+        other.unlink()
+    return path
+
+
+def newest_good_state(folder, name: str) -> tuple[Path, dict] | None:
+    """The newest training state that can be read, or None where there is none; names every damaged one passed over.
+
+    Raises InputError if there are states and all are damaged.
+    """
+    paths = list_states(folder, name)
+    for path in reversed(paths):
+        try:
+            return path, load_torch(path, "training state")
+        except InputError as error:
+            print(f"passing over a damaged training state: {error}", flush=True)
+    if paths:
+        raise InputError(f"{folder}: all {len(paths)} training states of {name} are damaged; start again with "
+                         "--overwrite")
+    return None

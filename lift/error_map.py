@@ -1,0 +1,529 @@
+"""How much error a sampling step makes at every pair (t_64, t_32): squared Jacobian norms by Hutchinson's estimator.
+
+For Rademacher vectors r, E ||J r||^2 = ||J||_F^2. One tangent in x_64 alone gives the blocks 64<-64 and 32<-64 of the
+noise prediction's Jacobian, one in x_32 alone gives 64<-32 and 32<-32 (output scale <- input scale). The prediction of
+the clean image, x_0 = (x - sqrt(1 - abar) eps) / sqrt(abar) without clipping, is linear in x and eps, so that its four
+blocks follow from the same products without further network work.
+
+Common random numbers: image k, its noise and its probes depend on the seed and k alone and are the same in all cells,
+so that neighbouring cells differ by the model and not by the draw. One image, averaged over its K probes, is one
+sample: images are independent, and standard errors are taken over them.
+
+A heatmap file is a dictionary of plain types and tensors, as `estimate` and `add_origin` fill it:
+  format_version        1
+  timesteps             int64 [n], falling; maps are indexed [i of t_64, j of t_32]
+  error_64, error_32    float64 [n, n]: blocks 64<-64 and 32<-32 of `options.prediction`, each times the chain-rule
+                        factor of its scale's own SNR; what DP-64 and DP-Total read
+  standard_error_64, standard_error_32          float64 [n, n]
+  blocks, block_standard_errors                 {eps, x0: {block name: float64 [n, n]}}, without chain-rule factor
+  frobenius             float32 [2, 4, n, n, M]: ||J r||^2, mean over K, per prediction, block and image; nan where a
+                        cell was not sampled that far
+  num_images            int64 [n, n]
+  num_primals, num_tangents                     network evaluations of one image spent
+  edge_costs            {name: float64 [n, n, J + 1, J + 1]}, may be empty
+  options               of the estimate: K, batch_size, grid, grid_space, chain_rule, normalization, prediction, seed...
+  checkpoint, checkpoint_fingerprint, weights, epochs, dataset, split, content_hash
+"""
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from engine import devices
+from lift import paths
+from engine import seeds
+from engine.errors import InputError
+from engine.files import expecting, load_torch
+from networks.scales import downsample_to_32
+from engine.sampling import from_uint8
+from scheduler import NUM_TIMESTEPS, NoiseSchedule, predict_x_0
+from engine.seeds import seeded_generator
+from lift.jvp import propagate
+
+FORMAT_VERSION = 1
+PREDICTIONS = ("eps", "x0")
+BLOCKS = ("64<-64", "32<-64", "64<-32", "32<-32")       # output scale <- input scale
+NUM_PIXELS = {"64": 64 * 64, "32": 32 * 32}
+# Which factor turns a squared Jacobian norm into an error, as a function of the scale's own SNR. localization follows
+# from z = SNR x_0 + sqrt(SNR) eps; the two ode factors from the probability flow, written in eps or in x_0.
+CHAIN_RULES = {
+    "localization": lambda snr: 1 / (snr * (1 + snr)),
+    "none": lambda snr: np.ones_like(snr),
+    "eps_ode": lambda snr: snr / (4 * (1 + snr)**2),
+    "x0_ode": lambda snr: 1 / (4 * (1 + snr)**2),
+}
+NORMALIZATIONS = ("per_pixel", "both_sides")
+# Tangent images in one network pass. On a CPU, more would leave the caches and page memory anew for every operation.
+CHUNK_SIZES = {"cpu": 64, "cuda": 512}
+REQUIRED = ("format_version", "timesteps", "error_64", "error_32", "standard_error_64", "standard_error_32", "blocks",
+            "block_standard_errors", "frobenius", "num_images", "edge_costs", "options", "checkpoint",
+            "checkpoint_fingerprint", "weights", "epochs")
+LEAD_KEYS = ("lead", "lead_num_steps")       # what lift.search_lead adds: the winner, and the steps it was sought for
+
+
+# Weights of the maps
+
+def chain_rule_factor(timesteps, chain_rule: str) -> np.ndarray:
+    """The chain-rule factor at timesteps: float64, same shape."""
+    return CHAIN_RULES[chain_rule](np.exp(paths.log_snr_of(timesteps)))
+
+
+def block_weight(block: str, normalization: str) -> float:
+    """What ||J r||^2 of a block is multiplied by.
+
+    per_pixel: 1 / (H W) of the input scale, so that an identity Jacobian scores 3 (one per channel) at both scales.
+    both_sides: times 1 / (H W) of the output scale too, as the earlier implementation weights it, which makes the 32
+    scale count four times as much for the same Jacobian.
+    """
+    output_scale, input_scale = block.split("<-")
+    weight = 1 / NUM_PIXELS[input_scale]
+    return weight / NUM_PIXELS[output_scale] if normalization == "both_sides" else weight
+
+
+def mean_and_standard_error(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the images of a cell and its standard error. samples: [..., M], nan where there is no sample."""
+    known = np.isfinite(samples)
+    count = known.sum(-1)
+    values = np.where(known, samples, 0).astype(np.float64)
+    mean = np.divide(values.sum(-1), count, out=np.full(count.shape, np.nan), where=count > 0)
+    squares = np.where(known, (values - mean[..., None])**2, 0).sum(-1)
+    variance = np.divide(squares, count - 1, out=np.full(count.shape, np.nan), where=count > 1)
+    return mean, np.sqrt(variance / np.maximum(count, 1))
+
+
+def maps_per_image(frobenius, timesteps, chain_rule: str, normalization: str, prediction: str) -> np.ndarray:
+    """error_64 and error_32 of every image: float64 [2, n, n, M].
+
+    frobenius: [2, 4, n, n, M], squared norms by prediction, block, cell and image; timesteps: [n].
+    """
+    own = np.asarray(frobenius[PREDICTIONS.index(prediction)], dtype=np.float64)
+    factor = chain_rule_factor(timesteps, chain_rule)
+    return np.stack([
+        own[BLOCKS.index("64<-64")] * block_weight("64<-64", normalization) * factor[:, None, None],
+        own[BLOCKS.index("32<-32")] * block_weight("32<-32", normalization) * factor[None, :, None]])
+
+
+def weighted_maps(frobenius, timesteps, chain_rule: str, normalization: str, prediction: str) -> dict:
+    """Everything of a heatmap that depends on how squared norms are weighted; arguments as in `maps_per_image`."""
+    mean, standard_error = mean_and_standard_error(
+        maps_per_image(frobenius, timesteps, chain_rule, normalization, prediction))
+    weights = np.array([block_weight(block, normalization) for block in BLOCKS])[:, None, None]
+    blocks, block_standard_errors = {}, {}
+    for values, name in zip(np.asarray(frobenius), PREDICTIONS):
+        block_mean, block_error = mean_and_standard_error(values)
+        blocks[name] = dict(zip(BLOCKS, torch.from_numpy(block_mean * weights)))
+        block_standard_errors[name] = dict(zip(BLOCKS, torch.from_numpy(block_error * weights)))
+    return {"error_64": torch.from_numpy(mean[0]), "error_32": torch.from_numpy(mean[1]),
+            "standard_error_64": torch.from_numpy(standard_error[0]),
+            "standard_error_32": torch.from_numpy(standard_error[1]),
+            "blocks": blocks, "block_standard_errors": block_standard_errors}
+
+
+def reweighted(heatmap: dict, chain_rule=None, normalization=None, prediction=None) -> dict:
+    """The same heatmap with another chain rule, normalization or prediction; None keeps what it has."""
+    changes = {"chain_rule": chain_rule, "normalization": normalization, "prediction": prediction}
+    options = {**heatmap["options"], **{key: value for key, value in changes.items() if value is not None}}
+    maps = weighted_maps(heatmap["frobenius"].numpy(), heatmap["timesteps"].numpy(), options["chain_rule"],
+                         options["normalization"], options["prediction"])
+    return {**heatmap, **maps, "options": options}
+
+
+def identity_map(heatmap: dict) -> dict:
+    """The map that an identity Jacobian of the prediction has under this heatmap's weights, for `paths`."""
+    options = heatmap["options"]
+    timesteps = np.asarray(heatmap["timesteps"])
+    factor = chain_rule_factor(timesteps, options["chain_rule"])
+    output_64, output_32 = (block_weight(f"{s}<-{s}", options["normalization"]) * NUM_PIXELS[s] for s in ("64", "32"))
+    return paths.identity_heatmap(timesteps, factor * output_64, factor * output_32)
+
+
+# The estimator
+
+class Draws:
+    """Images with their noise and probes, image by image the same for every cell and every batch size."""
+
+    def __init__(self, images: np.ndarray, numbers, num_probes: int, seed: int, device):
+        """images: uint8 [N, 3, 64, 64]; numbers: which draws, 0...N - 1, in an order that the seed shuffles."""
+        order = torch.randperm(len(images), generator=seeded_generator(seed, seeds.ERROR_MAP_IMAGES)).numpy()
+        self.x_0_64 = from_uint8(torch.from_numpy(np.stack([images[order[k]] for k in numbers]))).to(device)
+        self.x_0_32 = downsample_to_32(self.x_0_64)
+        noises, probes = [], []
+        for k in numbers:
+            generator = seeded_generator(seed, seeds.ERROR_MAP_NOISE, k)
+            noises.append([torch.randn(3, side, side, generator=generator) for side in (64, 32)])
+            draws = [[torch.randint(0, 2, (3, side, side), generator=generator, dtype=torch.int8)
+                      for side in (64, 32)]
+                     for generator in (seeded_generator(seed, seeds.ERROR_MAP_PROBES, k, p) for p in range(num_probes))]
+            probes.append([torch.stack(values) * 2 - 1 for values in zip(*draws)])
+        self.noise_64, self.noise_32 = (torch.stack(values).to(device) for values in zip(*noises))
+        self.probes_64, self.probes_32 = (torch.stack(values, 1).to(device) for values in zip(*probes))  # [K, N, ...]
+
+
+def frozen_copy(model: torch.nn.Module, precision: str) -> torch.nn.Module:
+    """The model as the estimator runs it: contiguous weights (normalisation is fastest so), bf16 ones where asked."""
+    model = copy.deepcopy(model).to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
+    if precision == "bf16":
+        for parameter in model.parameters():    # not the buffers: a linear denoiser computes in float64
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model
+
+
+@torch.no_grad()
+def squared_norms(model, draws: Draws, which: torch.Tensor, t_64: torch.Tensor, t_32: torch.Tensor, schedule,
+                  precision: str = "float32") -> torch.Tensor:
+    """||J r||^2, mean over the K probes: float64 [2, 4, B] by prediction, block and image.
+
+    which: [B], numbers of images in `draws`; t_64, t_32: [B], each image's own timesteps. Costs one primal and 2 K
+    tangents per image.
+    """
+    probes_64, probes_32 = draws.probes_64[:, which].float(), draws.probes_32[:, which].float()
+    tangents_64 = torch.cat([probes_64, probes_64.new_zeros(probes_64.shape)])                  # [2K, B, 3, 64, 64]
+    tangents_32 = torch.cat([probes_32.new_zeros(probes_32.shape), probes_32])                  # [2K, B, 3, 32, 32]
+    x_64 = schedule.add_noise(draws.x_0_64[which], draws.noise_64[which], t_64)
+    x_32 = schedule.add_noise(draws.x_0_32[which], draws.noise_32[which], t_32)
+    # The fused attention kernels have no forward-mode derivative, should attention fall back to torch.func.jvp.
+    with sdpa_kernel(SDPBackend.MATH), devices.autocast(x_64.device, precision):
+        _, eps_tangents = propagate(lambda a, b: model(a, b, t_64, t_32), (x_64, x_32), (tangents_64, tangents_32))
+    norms = torch.zeros(2, 2, 2, len(which), dtype=torch.float64, device=x_64.device)   # prediction, input, output
+    for output, (eps_tangent, tangent, t) in enumerate(zip(eps_tangents, (tangents_64, tangents_32), (t_64, t_32))):
+        if eps_tangent is None:
+            eps_tangent = torch.zeros_like(tangent)
+        eps_tangent = eps_tangent.float()
+        # Unclipped, x_0 is linear in x_t and eps, and so the same formula holds for their tangents.
+        abar = schedule.alpha_cumprod(t).repeat(len(tangent))
+        x_0_tangent = predict_x_0(tangent.flatten(0, 1), eps_tangent.flatten(0, 1), abar, clip=False).view_as(tangent)
+        for prediction, value in enumerate((eps_tangent, x_0_tangent)):
+            by_probe = value.square().flatten(2).sum(2).double().unflatten(0, (2, -1))          # [input, K, B]
+            norms[prediction, :, output] = by_probe.mean(1)
+    return norms.flatten(1, 2)
+
+
+class CellSampler:
+    """A copy of a model on its device, asked for the squared norms of cells in chunks that its memory holds."""
+
+    def __init__(self, model, device, num_probes: int, precision: str, chunk_size: int):
+        """chunk_size: tangent images in one network pass; it is halved where memory does not hold them."""
+        self.model, self.device, self.precision = frozen_copy(model, precision), device, precision
+        self.num_probes, self.chunk_size = num_probes, chunk_size
+        self.schedule = NoiseSchedule(NUM_TIMESTEPS)
+        self.num_primals = 0                                            # network evaluations of one image so far
+
+    def sample(self, draws: Draws, times: np.ndarray, progress) -> np.ndarray:
+        """||J r||^2 of every image at every cell: float32 [2, 4, cells, images] by prediction and block.
+
+        times: int64 [cells, 2], t_64 and t_32. progress(images done) is called after every chunk. Raises InputError
+        if memory does not hold a single image.
+        """
+        num_images = len(draws.x_0_64)
+        # Cell by cell, so that a chunk holds few images in many cells or many images in few, as it comes.
+        cell, which = np.divmod(np.arange(len(times) * num_images), num_images)
+        norms = np.empty((len(PREDICTIONS), len(BLOCKS), len(cell)), dtype=np.float32)
+        done = 0
+        while done < len(cell):
+            part = slice(done, min(done + max(self.chunk_size // (2 * self.num_probes), 1), len(cell)))
+            image, t_64, t_32 = (torch.from_numpy(values).to(self.device)
+                                 for values in (which[part], *times[cell[part]].T))
+            try:
+                found = squared_norms(self.model, draws, image, t_64, t_32, self.schedule, self.precision)
+            except torch.cuda.OutOfMemoryError:
+                if self.chunk_size <= 2 * self.num_probes:
+                    raise InputError("--device: its memory does not hold one image; choose a smaller --K") from None
+                self.chunk_size //= 2
+                torch.cuda.empty_cache()
+                continue
+            norms[:, :, part] = found.cpu().numpy()
+            progress(part.stop - done)
+            self.num_primals += part.stop - done
+            done = part.stop
+        return norms.reshape(len(PREDICTIONS), len(BLOCKS), len(times), num_images)
+
+
+def estimate(model, images: np.ndarray, timesteps, *, K: int = 4, batch_size: int = 16, max_images: int = 64,
+             target_error: float = 0.0, chain_rule: str = "localization", normalization: str = "per_pixel",
+             prediction: str = "eps", seed: int = 42, precision: str = "float32", cells=None, chunk_size: int = 0,
+             progress: bool = False) -> dict:
+    """The error map of a model on images, as the part of a heatmap file that does not name its origin.
+
+    model: anything called as LIFTDualTimestepModel is, on its device. images: uint8 [N, 3, 64, 64]. timesteps: int64
+    [n], falling. K: probes per image and scale. batch_size: images per round. target_error: a cell is sampled for
+    further rounds, up to max_images, until the standard errors of its error_64 and error_32 are at most this share of
+    them; 0: one round. cells: (i, j) pairs to estimate, None for all; others stay nan. chunk_size: tangent images in
+    one network pass, 0 for what suits the device. Raises InputError for too few images and for cells that come out not
+    finite.
+    """
+    timesteps = np.asarray(timesteps, dtype=np.int64)
+    n = len(timesteps)
+    limit = max(max_images, batch_size) if target_error > 0 else batch_size
+    if len(images) < batch_size:
+        raise InputError(f"--batch_size: found {batch_size}, but the data has {len(images)} images; choose at most "
+                         "that, or more data")
+    limit = min(limit, len(images))
+    device = next(iter(model.parameters()), torch.zeros(())).device
+    sampler = CellSampler(model, device, K, precision, chunk_size or CHUNK_SIZES.get(device.type, 64))
+    active = np.array([(i, j) for i in range(n) for j in range(n)] if cells is None else cells, dtype=np.int64)
+    wanted = active
+    frobenius = np.full((len(PREDICTIONS), len(BLOCKS), n, n, limit), np.nan, dtype=np.float32)
+    first = 0
+    with tqdm(desc="error map", unit=" images", total=0, disable=not progress, smoothing=0.1) as bar:
+        while len(active) and first < limit:
+            last = min(first + batch_size, limit)
+            draws = Draws(images, range(first, last), K, seed, device)
+            bar.total += len(active) * (last - first)
+            bar.refresh()
+            norms = sampler.sample(draws, timesteps[active], bar.update)
+            check_cells(norms, active, timesteps)
+            frobenius[:, :, active[:, 0], active[:, 1], first:last] = norms
+            first = last
+            if target_error > 0:
+                mean, error = mean_and_standard_error(
+                    maps_per_image(frobenius[..., :first], timesteps, chain_rule, normalization, prediction))
+                unsure = (error > target_error * mean).any(0)
+                active = active[unsure[active[:, 0], active[:, 1]]]
+            else:
+                active = active[:0]
+    return {
+        "format_version": FORMAT_VERSION,
+        "timesteps": torch.from_numpy(timesteps),
+        **weighted_maps(frobenius[..., :first], timesteps, chain_rule, normalization, prediction),
+        "frobenius": torch.from_numpy(frobenius[..., :first].copy()),
+        "num_images": torch.from_numpy(np.isfinite(frobenius[0, 0]).sum(-1)),
+        "num_primals": sampler.num_primals,
+        "num_tangents": 2 * K * sampler.num_primals,
+        "num_cells_above_target": len(active) if target_error > 0 else 0,
+        "num_cells": len(wanted),
+        "edge_costs": {},
+        "options": {"K": K, "batch_size": batch_size, "max_images": limit, "target_error": target_error, "grid": n,
+                    "chain_rule": chain_rule, "normalization": normalization, "prediction": prediction, "seed": seed,
+                    "precision": precision},
+    }
+
+
+def check_cells(values: np.ndarray, cells: np.ndarray, timesteps: np.ndarray, what: str = "error map") -> None:
+    """Raises InputError that names the cells at which values [..., cells, images] are not finite."""
+    finite = np.isfinite(values).all(axis=tuple(range(values.ndim - 2)) + (values.ndim - 1,))
+    bad = cells[~finite]
+    if len(bad):
+        named = ", ".join(f"({timesteps[i]}, {timesteps[j]})" for i, j in bad[:5])
+        raise InputError(f"{what}: not finite at {len(bad)} cells, (t_64, t_32) = {named}{' ...' * (len(bad) > 5)}; "
+                         "expected finite values everywhere; use --precision float32 or an earlier checkpoint")
+
+
+@devices.exact_float32()
+def precision_bias(model, images: np.ndarray, timesteps, *, prediction: str, seed: int, num_images: int = 8) -> float:
+    """Largest relative difference that bf16 makes to error_64 and error_32, over the corners and the middle of the map.
+
+    Same images, noise and probes in both, so that what differs is rounding.
+    """
+    last = len(timesteps) - 1
+    cells = sorted({(i, j) for i in (0, last) for j in (0, last)} | {(last // 2, last // 2)})
+    maps = {}
+    for precision in ("float32", "bf16"):
+        result = estimate(model, images, timesteps, K=1, batch_size=min(num_images, len(images)), prediction=prediction,
+                          seed=seed, precision=precision, cells=cells)
+        maps[precision] = np.stack([result[f"error_{s}"].numpy()[tuple(np.transpose(cells))] for s in ("64", "32")])
+    return float(np.max(np.abs(maps["bf16"] / maps["float32"] - 1)))
+
+
+# Heatmap files
+
+def heatmap_path(folder, grid: int, name: str, epoch: int, weights: str) -> Path:
+    """Where the map of a checkpoint lies: results/heatmap_30_100ep.pth, with the name and `raw` where they differ."""
+    named = "" if name == "lift_dual_timestep" else f"{name}_"
+    return Path(folder) / f"heatmap_{grid}_{named}{epoch}ep{'_raw' if weights == 'raw' else ''}.pth"
+
+
+def add_origin(heatmap: dict, loaded, image_set) -> dict:
+    """The heatmap with where it comes from: a checkpoint.LoadedModel and a data.ImageSet."""
+    return {**heatmap, "checkpoint": loaded.path.name, "checkpoint_fingerprint": loaded.fingerprint,
+            "weights": loaded.weights, "epochs": loaded.epochs, "dataset": str(image_set.dataset),
+            "split": image_set.split, "content_hash": image_set.content_hash}
+
+
+def keep_lead(heatmap: dict, path) -> dict:
+    """The heatmap with the lead that lift.search_lead added to an earlier file at `path`, if of the same weights.
+
+    A lead is found by step doubling and by samples, not on the map, so it outlives the map beside it.
+    """
+    try:
+        earlier = load_torch(path, "heatmap")
+    except InputError:              # there is none, or it is damaged and about to be replaced
+        return heatmap
+    same = isinstance(earlier, dict) and all(earlier.get(key) == heatmap[key]
+                                             for key in ("checkpoint_fingerprint", "weights"))
+    return {**heatmap, **{key: earlier[key] for key in LEAD_KEYS if key in earlier}} if same else heatmap
+
+
+def load_heatmap(path, expect_grid: int | None = None) -> dict:
+    """A heatmap file, checked. Raises InputError if it is missing, damaged, no heatmap, of another grid than
+    `expect_grid`, or holds cells that are not finite, which are named."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such heatmap; make it with compute_heatmap_30.py, or give the --grid and folder "
+                         "of one that is there")
+    with expecting(path, "heatmap", "compute it again with compute_heatmap_30.py"):
+        return checked_heatmap(load_torch(path, "heatmap"), path, expect_grid)
+
+
+def checked_heatmap(heatmap, path, expect_grid: int | None) -> dict:
+    """The content of a heatmap file, checked as `load_heatmap` says."""
+    missing = [key for key in REQUIRED if not isinstance(heatmap, dict) or key not in heatmap]
+    if missing:
+        raise InputError(f"{path}: has no {missing[0]} in it, expected a heatmap written by compute_heatmap_30.py")
+    if heatmap["format_version"] != FORMAT_VERSION:
+        raise InputError(f"{path}: found heatmap format {heatmap['format_version']}, expected {FORMAT_VERSION}; "
+                         "compute it again with compute_heatmap_30.py")
+    timesteps = heatmap["timesteps"]
+    if not isinstance(timesteps, torch.Tensor) or timesteps.ndim != 1 or timesteps.dtype != torch.int64 or \
+            len(timesteps) < 2 or (timesteps.diff() >= 0).any() or timesteps[-1] < 0 or timesteps[0] >= NUM_TIMESTEPS:
+        raise InputError(f"{path}: its timesteps are not a falling list of whole numbers in 0...{NUM_TIMESTEPS - 1}; "
+                         "compute it again with compute_heatmap_30.py")
+    n = len(timesteps)
+    if expect_grid is not None and n != expect_grid:
+        raise InputError(f"{path}: is a heatmap of {n}x{n} cells, expected {expect_grid}x{expect_grid}; use --grid {n} "
+                         "or another heatmap")
+    for key in ("error_64", "error_32", "standard_error_64", "standard_error_32", "num_images"):
+        check_shape(heatmap[key], (n, n), key, path)
+    for group in ("blocks", "block_standard_errors"):
+        for prediction in PREDICTIONS:
+            for block in BLOCKS:
+                found = heatmap[group].get(prediction, {}).get(block) if isinstance(heatmap[group], dict) else None
+                check_shape(found, (n, n), f"{group} {prediction} {block}", path)
+    num_images = getattr(heatmap["frobenius"], "shape", [0])[-1:]
+    check_shape(heatmap["frobenius"], (len(PREDICTIONS), len(BLOCKS), n, n, *num_images), "frobenius", path)
+    cells = np.argwhere(np.ones((n, n)))
+    for key in ("error_64", "error_32"):
+        check_cells(heatmap[key].numpy().reshape(-1, 1), cells, timesteps.numpy(), f"{path}: {key}")
+    for prediction in PREDICTIONS:
+        for block in BLOCKS:
+            check_cells(heatmap["blocks"][prediction][block].numpy().reshape(-1, 1), cells, timesteps.numpy(),
+                        f"{path}: block {prediction} {block}")
+    if not isinstance(heatmap["edge_costs"], dict) or not isinstance(heatmap["options"], dict):
+        raise InputError(f"{path}: its edge_costs or options are no dictionary; compute it again with "
+                         "compute_heatmap_30.py")
+    for key in ("error_64", "error_32"):
+        if (heatmap[key] < 0).any():
+            raise InputError(f"{path}: {key} holds negative errors; compute it again with compute_heatmap_30.py")
+    weighted_maps(heatmap["frobenius"].numpy()[..., :1], timesteps.numpy(),
+                  *(heatmap["options"][key] for key in ("chain_rule", "normalization", "prediction")))
+    int(heatmap["options"]["seed"])
+    paths.Lead(**heatmap.get("lead", {})).check()
+    int(heatmap.get("lead_num_steps", 1))
+    for name, costs in heatmap["edge_costs"].items():
+        if not isinstance(costs, torch.Tensor) or costs.ndim != 4 or costs.shape[:2] != (n, n) or costs.isnan().any():
+            raise InputError(f"{path}: edge costs {name} are damaged; compute them again with compute_heatmap_30.py")
+    return heatmap
+
+
+def check_shape(value, shape: tuple, name: str, path) -> None:
+    """Raises InputError unless `value` is a tensor of that shape."""
+    if not isinstance(value, torch.Tensor) or tuple(value.shape) != shape:
+        found = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise InputError(f"{path}: {name} is {found}, expected {list(shape)}; compute it again with "
+                         "compute_heatmap_30.py")
+
+
+def check_heatmap_matches(path, heatmap: dict, loaded, allow_mismatch: bool = False,
+                          can_be_allowed: bool = True) -> None:
+    """Raises InputError unless the heatmap in the file `path` was computed from this very checkpoint and these weights
+    (`loaded`: checkpoint.LoadedModel), or `allow_mismatch`. can_be_allowed: whether the script has that option."""
+    if allow_mismatch:
+        return
+    found = heatmap["checkpoint_fingerprint"], heatmap["weights"]
+    if found != (loaded.fingerprint, loaded.weights):
+        raise InputError(f"{path}: was computed from {heatmap['checkpoint']} ({found[0]}, {found[1]} weights), "
+                         f"expected {loaded.path.name} ({loaded.fingerprint}, {loaded.weights} weights); give that "
+                         "checkpoint's heatmap" + (", or add --allow_mismatch" if can_be_allowed else ""))
+
+
+# What a path costs on a map
+
+def grid_position(path: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
+    """Points of a path in grid indices, fractions between grid points: float64 [N + 1, 2].
+
+    path: [N + 1, 2] of timesteps; timesteps: [n], falling. The grid's ends stand for 999 and 0.
+    """
+    ends = paths.cells_to_timesteps(np.arange(len(timesteps)), timesteps)
+    return np.interp(-np.asarray(path, dtype=np.float64), -ends.astype(np.float64), np.arange(len(ends)))
+
+
+def map_at(error: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """A map [n, n] at fractional grid positions [..., 2], bilinear: float64 [...]."""
+    low = np.clip(np.floor(position).astype(np.int64), 0, len(error) - 2)
+    i, j = low[..., 0], low[..., 1]
+    u, v = (position - low)[..., 0], (position - low)[..., 1]
+    return ((1 - u) * (1 - v) * error[i, j] + u * (1 - v) * error[i + 1, j] + (1 - u) * v * error[i, j + 1]
+            + u * v * error[i + 1, j + 1])
+
+
+def step_errors(heatmap: dict, path: np.ndarray, step_size: str = "index") -> np.ndarray:
+    """Each step's trapezoid on the 64 and on the 32 map: float64 [N, 2]. Also for points between grid points.
+
+    On grid points, the sum of the first column is the cost that DP-64 minimises and the sum of all is DP-Total's.
+    path: [N + 1, 2] of timesteps.
+    """
+    timesteps = np.asarray(heatmap["timesteps"])
+    position = grid_position(path, timesteps)
+    middle = []
+    for key in ("error_64", "error_32"):
+        error = map_at(np.asarray(heatmap[key], dtype=np.float64), position)
+        middle.append((error[1:] + error[:-1]) / 2)
+    if step_size == "logsnr":
+        log_snr = paths.grid_log_snr(timesteps)
+        lengths = np.abs(np.diff(np.interp(position, np.arange(len(log_snr)), log_snr), axis=0))
+    else:
+        lengths = np.linalg.norm(np.diff(position, axis=0), axis=1, keepdims=True)
+    return np.stack(middle, axis=1) * lengths
+
+
+def path_cost(heatmap: dict, path: np.ndarray, path_type: str, step_size: str = "index", max_jump: int = 5) -> float:
+    """What a path costs by the measure that its type minimises; the diagonal by DP-Total's.
+
+    Edge costs are known on the grid alone and for jumps up to max_jump: nan for a path that leaves it.
+    """
+    if path_type not in paths.EDGE_COST_NAMES:
+        errors = step_errors(heatmap, path, step_size)
+        return float(errors[:, 0].sum() if path_type.endswith("64") else errors.sum())
+    cells = grid_position(path, np.asarray(heatmap["timesteps"]))
+    steps = np.diff(np.rint(cells), axis=0)
+    if not np.allclose(cells, np.rint(cells)) or steps.max() > max_jump:
+        return math.nan
+    costs = paths.edge_costs_of(heatmap, path_type, step_size, max_jump)
+    return float(paths.path_edge_costs(costs, np.rint(cells).astype(np.int64)).sum())
+
+
+def summarize_paths(heatmap: dict, path_types, num_steps: int, step_size: str = "index",
+                    max_jump: int = 5) -> list[dict]:
+    """A row per path: its timesteps, its cost, the identity path's cost on the same map, and how far apart they are.
+
+    The identity path is what the same optimiser finds on the map of an identity Jacobian; the distance is
+    `paths.path_distance` in grid cells. Paths that read no error map have no identity path: None.
+    """
+    identity, timesteps, rows = identity_map(heatmap), np.asarray(heatmap["timesteps"]), []
+    for path_type in path_types:
+        path = paths.path_from_heatmap(heatmap, path_type, num_steps, step_size=step_size, max_jump=max_jump)
+        row = {"path": path_type, "timesteps": path, "cost": path_cost(heatmap, path, path_type, step_size, max_jump),
+               "identity_timesteps": None, "identity_cost": None, "distance": None, **paths.describe_path(path)}
+        if path_type.split("_")[-1] in ("64", "total"):
+            other = paths.path_from_heatmap(identity, path_type, num_steps, step_size=step_size, max_jump=max_jump)
+            row.update(identity_timesteps=other,
+                       identity_cost=path_cost(heatmap, other, path_type, step_size, max_jump),
+                       distance=paths.path_distance(grid_position(path, timesteps), grid_position(other, timesteps)))
+        rows.append(row)
+    return rows
+
+
+def bootstrap(heatmap: dict, path_type: str, num_steps: int, *, step_size: str = "index", max_jump: int = 5,
+              num_resamples: int = 100, seed: int = 0) -> np.ndarray:
+    """The path found anew on maps of images drawn with replacement: timesteps int64 [num_resamples, N + 1, 2]."""
+    options = heatmap["options"]
+    maps = maps_per_image(heatmap["frobenius"].numpy(), heatmap["timesteps"].numpy(), options["chain_rule"],
+                          options["normalization"], options["prediction"])
+
+    def find(mean):
+        return paths.path_from_heatmap({**heatmap, "error_64": mean[0], "error_32": mean[1]}, path_type, num_steps,
+                                       step_size=step_size, max_jump=max_jump)
+
+    return paths.bootstrap_paths(np.moveaxis(maps, -1, 0), find, num_resamples, seed)

@@ -1,0 +1,144 @@
+"""How well LIFT predicts noise when both scales are noisy, or only one; and how it compares with a baseline.
+
+Without --compare_baseline: the error at --t for both scales noisy, clean 32 with noisy 64, and clean 64 with noisy 32.
+With it: LIFT's 64 error over the baseline's at timesteps from 0 to 999, with the 32 scale pure noise (the baseline's
+task), on the diagonal, and ahead by some log SNR: the model's own error, apart from that of any path. Where the
+baseline puts out the residual of a linear denoiser, that denoiser's error is measured too.
+"""
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lift import checkpoints
+from lift import measurements
+from evaluation import figures
+from engine.command_line import (Parser, add_device_options, real_number, refuse_without_effect, run_script, seed_number,
+                          start_device, whole_number, write_run_record)
+from data import add_data_options, load_images
+from engine.errors import InputError
+from engine.files import outputs_beside, save_png, write_csv, written_together
+from scheduler import NUM_TIMESTEPS, NoiseSchedule
+
+
+def parse_args(argv=None):
+    """The command line."""
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a LIFT checkpoint")
+    parser.add_argument("--weights", choices=checkpoints.WEIGHTS, default="ema", help="averaged or last weights")
+    parser.add_argument("--t", type=whole_number(0), default=500, metavar="TIMESTEP",
+                        help="0...999, of the noisy scales")
+    parser.add_argument("--split", default="validation", help="held-out images, such as validation or train[-256:]")
+    parser.add_argument("--num_images", type=whole_number(2), default=256, help="the first so many images of the split")
+    parser.add_argument("--batch_size", type=whole_number(1), default=64, help="images per network call")
+    parser.add_argument("--seed", type=seed_number, default=42, help="decides the noise of every image")
+    parser.add_argument("--compare_baseline", type=Path, default=None, metavar="CHECKPOINT",
+                        help="measure the 64 error beside this baseline instead")
+    parser.add_argument("--reconciled", action="store_true",
+                        help="make LIFT's two predictions agree first, as --x32 reconciled does in generation")
+    parser.add_argument("--num_timesteps", type=whole_number(2, 1000), default=28, metavar="COUNT",
+                        help="with --compare_baseline: timesteps from 0 to 999")
+    parser.add_argument("--leads", type=real_number(-20, 20), nargs="*", action="each_once", default=[1.39, 3.0, 5.0],
+                        metavar="LOG_SNR", help="with --compare_baseline: how far the 32 scale is ahead")
+    parser.add_argument("--output", type=Path, default=None, metavar="PREFIX",
+                        help="writes PREFIX.csv, .json and .png; left out: results/mse, or results/model_error with "
+                             "--compare_baseline")
+    parser.add_argument("--overwrite", action="store_true", help="replace earlier output")
+    add_data_options(parser)
+    add_device_options(parser, precision="float32")
+    args = parser.parse_args(argv)
+    if args.t >= NUM_TIMESTEPS:
+        raise InputError(f"--t: found {args.t}, expected 0...{NUM_TIMESTEPS - 1}")
+    if args.compare_baseline:
+        refuse_without_effect(parser, args, ["t"], "with --compare_baseline, which takes timesteps from 0 to 999")
+    else:
+        refuse_without_effect(parser, args, ["num_timesteps", "leads"], "without --compare_baseline")
+    args.output = args.output or Path("results/model_error" if args.compare_baseline else "results/mse")
+    return args
+
+
+def measure_cases(args, lift, images, device):
+    """CSV rows and bar chart of the three cases at --t."""
+    cases = measurements.noise_cases(args.t)
+    with tqdm(total=len(images) * len(cases), desc="errors", unit="image") as bar:
+        errors = measurements.errors_by_case(lift.model, images, cases, args.seed, args.batch_size, device,
+                                             args.precision, bar.update, args.reconciled)
+    rows, bars = [], {}
+    for case, by_scale in zip(cases, errors):
+        for scale, values in zip(("64", "32"), by_scale):
+            mean, standard_error = measurements.mean_and_standard_error(values)
+            rows.append({"t": args.t, "case": case.name, "t_64": max(case.t_64, 0), "t_32": max(case.t_32, 0),
+                         "scale": scale, "scored": "yes" if case.is_scored(scale) else "no", "mse": mean,
+                         "standard_error": standard_error})
+            if case.is_scored(scale):
+                bars.setdefault(case.name.replace(", ", ",\n"), {})[f"{scale}×{scale}"] = (mean, standard_error)
+            print(f"{case.name:20} {scale}x{scale}  {mean:.5f} ± {standard_error:.5f}"
+                  + ("" if case.is_scored(scale) else "  (mean square of the untrained output at a clean input)"))
+    return rows, figures.error_bars(bars, "mean squared noise error", f"Noisy scales at t = {args.t}")
+
+
+def measure_beside_baseline(args, lift, baseline, images, device):
+    """CSV rows and figure of LIFT's 64 error over the baseline's."""
+    timesteps = np.unique(np.rint(np.linspace(0, NUM_TIMESTEPS - 1, args.num_timesteps)).astype(np.int64))
+    curves = measurements.comparison_curves(timesteps, args.leads, NoiseSchedule())
+    with tqdm(total=len(images) * len(timesteps) * (1 + len(curves)), desc="errors", unit="call") as bar:
+        of_baseline, of_lift = measurements.errors_beside_baseline(
+            lift.model, baseline.model, images, timesteps, curves, args.seed, args.batch_size, device, args.precision,
+            bar.update, args.reconciled)
+    linear = measurements.linear_denoiser_of(baseline.model)
+    if linear:
+        of_linear, _ = measurements.errors_beside_baseline(None, linear, images, timesteps, {}, args.seed,
+                                                           args.batch_size, device)
+    rows, figure_curves = [], {}
+    for label, t_32 in curves.items():
+        figure_curves[label] = {"mse": [], "ratio": [], "ratio_standard_error": []}
+        for k, t in enumerate(timesteps):
+            mean, standard_error = measurements.mean_and_standard_error(of_lift[label][k])
+            baseline_mean, baseline_error = measurements.mean_and_standard_error(of_baseline[k])
+            ratio, ratio_error = measurements.ratio_and_standard_error(of_lift[label][k], of_baseline[k])
+            rows.append({"curve": label, "t_64": int(t), "t_32": int(t_32[k]), "mse_lift": mean,
+                         "mse_lift_standard_error": standard_error, "mse_baseline": baseline_mean,
+                         "mse_baseline_standard_error": baseline_error, "ratio": ratio,
+                         "ratio_standard_error": ratio_error}
+                        | ({"mse_linear": measurements.mean_and_standard_error(of_linear[k])[0]} if linear else {}))
+            for name, value in (("mse", mean), ("ratio", ratio), ("ratio_standard_error", ratio_error)):
+                figure_curves[label][name].append(value)
+        print(f"{label:20} LIFT / baseline: mean over t {np.mean(figure_curves[label]['ratio']):.3f}, "
+              f"at t = 999 {figure_curves[label]['ratio'][-1]:.3f}")
+    figure_curves = {label: {name: np.array(values) for name, values in curve.items()}
+                     for label, curve in figure_curves.items()}
+    return rows, figures.model_error_curves(timesteps, of_baseline.mean(1), figure_curves,
+                                          of_linear.mean(1) if linear else None)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    outputs = outputs_beside(args.output, args.overwrite)
+    device = start_device(args)
+
+    lift = checkpoints.load_model(args.checkpoint, "lift", args.weights, device)
+    baseline = args.compare_baseline and checkpoints.load_model(args.compare_baseline, "baseline", args.weights, device)
+    image_set = load_images(args.dataset, args.split, args.cache_dir)
+    measurements.check_enough(len(image_set), args.num_images, args.dataset, args.split)
+    images = image_set.images[:args.num_images]
+    if note := measurements.note_on_training_images(lift.options, images, args.cache_dir):
+        print(note, flush=True)
+
+    if baseline:
+        rows, fig = measure_beside_baseline(args, lift, baseline, images, device)
+    else:
+        rows, fig = measure_cases(args, lift, images, device)
+    shared = {"checkpoint": lift.path.name, "checkpoint_hash": lift.fingerprint, "weights": args.weights,
+              "dataset": args.dataset, "split": args.split, "num_images": len(images), "seed": args.seed,
+              "precision": args.precision, "predictions": "reconciled" if args.reconciled else "own"}
+    if baseline:
+        shared |= {"baseline": baseline.path.name, "baseline_hash": baseline.fingerprint}
+    with written_together():
+        write_csv(outputs["csv"], [shared | row for row in rows], list(shared | rows[0]))
+        save_png(outputs["png"], fig)
+        write_run_record(outputs["json"], args, device, content_hash=image_set.content_hash, rows=rows)
+    print("wrote " + ", ".join(map(str, outputs.values())))
+
+
+if __name__ == "__main__":
+    run_script(main)

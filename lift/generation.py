@@ -1,0 +1,202 @@
+"""From a checkpoint and the name of a path to uint8 images: what the scripts that generate have in common."""
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lift import checkpoints
+from lift import error_map
+from lift import paths
+from engine.command_line import real_number, whole_number
+from engine.devices import naming_compiler_errors
+from engine.errors import InputError
+from engine.files import expecting, load_torch
+from engine.sampling import SOLVERS, X32_MODES, check_path, check_solver, generate, to_uint8, uniform_diagonal
+from networks.unet import compiled
+
+PATH_NAMES = {"baseline": ("uniform", "dp", "lead"), "lift": paths.PATH_TYPES}
+DEFAULT_PATHS = {"baseline": ["uniform"], "lift": ["diagonal", "dp_64", "dp_total"]}
+SCHEDULE_COSTS = ("step_doubling", "directional")    # which edge costs --path dp of the baseline takes, first found
+
+
+def add_generation_options(parser) -> None:
+    """How images are generated: --weights, --num_steps, --solver, --heatmap and the like."""
+    group = parser.add_argument_group("generation")
+    group.add_argument("--weights", choices=checkpoints.WEIGHTS, default="ema", help="averaged or raw weights")
+    group.add_argument("--num_steps", type=whole_number(1), default=18, metavar="STEPS", help="network calls per image")
+    group.add_argument("--solver", choices=SOLVERS, default="ddim", help="first or second order")
+    group.add_argument("--eta", type=real_number(0, 1), default=0.0,
+                       help="noise added at each step: 0 deterministic, 1 ancestral (ddim only)")
+    group.add_argument("--x32", choices=X32_MODES, default="joint",
+                       help="joint: each scale by its own prediction; from_64: the 32 scale by the 2x2 mean of the 64 "
+                       "prediction; reconciled: both by predictions that agree; random, fixed: the 32 branch drawn "
+                       "anew at every step, or held at its start")
+    group.add_argument("--batch_size", type=whole_number(1), default=64, metavar="IMAGES",
+                       help="images generated at once; does not change them")
+    group.add_argument("--compile", action="store_true",
+                       help="torch.compile the model: minutes at the start, for many images on a GPU")
+    group = parser.add_argument_group("path")
+    group.add_argument("--heatmap", type=Path, default=None, metavar="FILE",
+                       help="error map for the dp paths; left out: the one of this checkpoint in --heatmap_dir")
+    group.add_argument("--heatmap_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where heatmaps lie")
+    group.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS", help="points of the heatmap")
+    group.add_argument("--allow_mismatch", action="store_true", help="take another checkpoint's heatmap")
+    group.add_argument("--step_size", choices=paths.STEP_SIZES, default="index",
+                       help="what the error maps are weighted with along a path")
+    group.add_argument("--max_jump", type=whole_number(1, 99), default=5, metavar="CELLS",
+                       help="how far one step may go in each direction")
+
+
+def check_options(args, model_type: str) -> None:
+    """Raises InputError for options of `add_generation_options` that this model or the solver does not have."""
+    if model_type == "baseline" and args.x32 != "joint":
+        raise InputError(f"--x32: found {args.x32} for a baseline, which has no 32 branch; leave it out")
+    check_solver(args.solver, args.eta)
+
+
+def name_of(path) -> str:
+    """The run's name in a checkpoint's file name: checkpoints/baseline_20ep.pth -> baseline."""
+    return re.sub(r"_\d+ep$", "", Path(path).stem)
+
+
+def load_schedule(path, expect_grid: int | None = None) -> dict:
+    """What lift.compute_schedule wrote: timesteps [n] and one-dimensional edge costs [n, J + 1]. Raises InputError, also
+    for another number of timesteps than `expect_grid`."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such schedule; make it with lift.compute_schedule, or give the --grid and folder "
+                         "of one that is there")
+    heatmap = load_torch(path, "heatmap")
+    needed = ("timesteps", "edge_costs", "checkpoint", "checkpoint_fingerprint", "weights")
+    missing = [key for key in needed if not isinstance(heatmap, dict) or key not in heatmap]
+    if missing:
+        raise InputError(f"{path}: has no {missing[0]} in it, expected a schedule written by lift.compute_schedule")
+    with expecting(path, "schedule"):
+        if expect_grid is not None and len(heatmap["timesteps"]) != expect_grid:
+            raise InputError(f"{path}: is a schedule of {len(heatmap['timesteps'])} points, expected {expect_grid}; "
+                             f"use --grid {len(heatmap['timesteps'])} or another schedule")
+    return heatmap
+
+
+def find_path(loaded: checkpoints.LoadedModel, path_type: str, args, say: bool = True) -> np.ndarray:
+    """The timesteps of a path for a checkpoint, int64 [num_steps + 1, 2]. args: those of `add_generation_options`.
+
+    A lead that was never searched for is the family's default; that is printed, if `say`, and so is one that was
+    searched for with another number of steps. Raises InputError for a path
+    of the other model type, a heatmap that is missing, of another grid or of another checkpoint, and a number of steps
+    that the grid does not allow.
+    """
+    if path_type not in PATH_NAMES[loaded.model_type]:
+        raise InputError(f"path {path_type!r}: {loaded.path} is a {loaded.model_type} checkpoint, expected one of "
+                         f"{', '.join(PATH_NAMES[loaded.model_type])}")
+    if path_type in ("uniform", "diagonal"):
+        return uniform_diagonal(args.num_steps)
+    if path_type in paths.FIXED_LEADS:
+        return paths.path_from_heatmap(None, path_type, args.num_steps)
+    file = args.heatmap or error_map.heatmap_path(args.heatmap_dir, args.grid, name_of(loaded.path), loaded.epochs,
+                                                  loaded.weights)
+    if path_type == "lead" and args.heatmap is None and not file.is_file():
+        return default_lead(args, loaded, say)
+    if not file.is_file():
+        script = "compute_heatmap_30.py" if loaded.model_type == "lift" else "lift.compute_schedule"
+        needed = paths.EDGE_COST_NAMES.get(path_type) if loaded.model_type == "lift" else None
+        costs = f" --edge_costs {needed[0]}" if needed else ""
+        raise InputError(f"{file}: no such heatmap, needed for path {path_type} of {loaded.path.name}; make one with "
+                         f"{script} --checkpoint {loaded.path} --grid {args.grid} --output_dir {args.heatmap_dir}"
+                         f"{costs}, or give one with --heatmap")
+    load = load_schedule if loaded.model_type == "baseline" else error_map.load_heatmap
+    heatmap = load(file, args.grid)
+    error_map.check_heatmap_matches(file, heatmap, loaded, args.allow_mismatch)
+    if path_type == "lead" and "lead" not in heatmap:
+        return default_lead(args, loaded, say)
+    sought_for = heatmap.get("lead_num_steps", args.num_steps)
+    if path_type == "lead" and sought_for != args.num_steps and say:
+        print(f"path lead of {loaded.path.name}: its search was for {sought_for} steps, here it is used with "
+              f"{args.num_steps}", flush=True)
+    if loaded.model_type == "lift" or path_type == "lead":
+        try:
+            return check_path(paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,
+                                                      max_jump=args.max_jump))
+        except InputError as error:
+            raise InputError(f"{error} (heatmap: {file})") from error
+    costs = next((np.asarray(heatmap["edge_costs"][name]) for name in SCHEDULE_COSTS
+                  if np.ndim(heatmap["edge_costs"].get(name)) == 2), None)
+    if costs is None:
+        raise InputError(f"{file}: has no edge costs of a single scale ({' or '.join(SCHEDULE_COSTS)}), needed for "
+                         f"path dp; compute them with lift.compute_schedule --checkpoint {loaded.path}")
+    timesteps = np.asarray(heatmap["timesteps"])
+    return check_path(paths.schedule_path(paths.limit_jump(costs, args.max_jump), timesteps, args.num_steps))
+
+
+def default_lead(args, loaded: checkpoints.LoadedModel, say: bool) -> np.ndarray:
+    """The lead family's path with its default parameters, and a line about it."""
+    if say:
+        print(f"path lead of {loaded.path.name}: no winner of a search was found, so {paths.Lead()} is used; "
+              "lift.search_lead finds one", flush=True)
+    return paths.lead_path(args.num_steps)
+
+
+def path_hash(path: np.ndarray) -> str:
+    """What identifies a path in the table of results: first 12 hex digits of the SHA-256 of its int64 timesteps."""
+    return hashlib.sha256(np.ascontiguousarray(path, dtype="<i8").tobytes()).hexdigest()[:12]
+
+
+def reads_step_size(path_type: str) -> bool:
+    """Whether --step_size has a meaning for a path: only those found on the error maps themselves."""
+    return path_type.endswith(("_64", "_total"))
+
+
+def solver_name(args) -> str:
+    """The solver as the table of results names it; eta is part of it where it is not 0."""
+    return args.solver if args.eta == 0 else f"{args.solver}_eta{args.eta:g}"
+
+
+def network_of(loaded: checkpoints.LoadedModel, args, say: bool = True):
+    """What is called in the checkpoint's place: its model, compiled if --compile says so; that is printed, if `say`."""
+    if not args.compile:
+        return loaded.model
+    if say:
+        print(f"{loaded.path.name}: compiling with its first batch, which takes minutes", flush=True)
+    return compiled(loaded.model)
+
+
+def generate_uint8(model, path: np.ndarray, seed: int, num_images: int, args, group=None, progress: str | None = None):
+    """This process's share of images 0...num_images - 1, batch by batch, on the model's device.
+
+    Nothing waits for the device within a batch; the noise of the next one is copied there once it has been drawn.
+    With --compile a last batch that is not full is filled up, for another size would be compiled anew, and cut again.
+
+    Yields (indices, uint8 [B, 3, 64, 64], number of images [] that are not finite, network calls). Process r of a
+    distributed.Group takes images r, r + size, ...; no image depends on the batch size or the number of processes.
+    """
+    mine = range(group.rank, num_images, group.size) if group else range(num_images)
+    is_main = group is None or group.is_main
+    with tqdm(total=len(mine), desc=progress, unit="image", disable=progress is None or not is_main) as bar:
+        for start in range(0, len(mine), args.batch_size):
+            indices = list(mine[start:start + args.batch_size])
+            filling = indices[-1:] * (args.batch_size - len(indices)) if args.compile else []
+            with naming_compiler_errors():
+                samples = generate(model, path, seed, indices + filling, solver=args.solver, eta=args.eta,
+                                   x32_mode=args.x32, precision=args.precision)
+            x_64 = samples.x_64[:len(indices)]
+            num_broken = (~x_64.flatten(1).isfinite().all(1)).sum()
+            yield indices, to_uint8(x_64), num_broken, samples.num_model_calls
+            bar.update(len(indices))
+
+
+def check_finite(num_broken: int, num_images: int, what: str) -> None:
+    """Raises InputError if any generated image is not finite."""
+    if num_broken:
+        raise InputError(f"{what}: {int(num_broken)} of {num_images} generated images are not finite; use an earlier "
+                         "checkpoint or --precision float32")
+
+
+def gather(values: torch.Tensor, indices: list[int], num_images: int, group=None) -> torch.Tensor:
+    """All processes' rows in order: values [len(indices), ...] of this process -> [num_images, ...] on every one."""
+    if group is None or group.size == 1:
+        return values
+    whole = torch.zeros(num_images, *values.shape[1:], dtype=values.dtype, device=values.device)
+    whole[torch.tensor(indices, device=values.device, dtype=torch.long)] = values
+    return group.sum(whole)

@@ -1,0 +1,272 @@
+"""Measurements beside the sample metrics: errors of the noise prediction, super-resolution quality, denoising steps."""
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from engine import devices
+from engine import sampling
+from engine import seeds
+from data import in_chunks, load_images, num_in_common
+from engine.errors import InputError
+from networks.scales import downsample_to_32
+from engine.sampling import from_uint8, to_uint8
+from scheduler import CLEAN, NUM_TIMESTEPS, NoiseSchedule, predict_eps, predict_x_0, reconcile
+from engine.seeds import seeded_generator
+
+PAIRED_NOISE = 1        # last key of the noise drawn here, apart from objective.validation_batch
+
+
+def mean_and_standard_error(values) -> tuple[float, float]:
+    """Mean of float [n] and its standard error, sample standard deviation / sqrt(n); nan for a single value."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return float(values.mean()), float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)         # an infinite PSNR has no spread: nan
+        return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def ratio_and_standard_error(numerators, denominators) -> tuple[float, float]:
+    """Ratio of the means of paired float [n] values, and its standard error to first order (delta method):
+    sd(a - r b) / (sqrt(n) mean(b)); nan for a single pair."""
+    a, b = (np.asarray(values, dtype=np.float64) for values in (numerators, denominators))
+    ratio = a.mean() / b.mean()
+    return float(ratio), mean_and_standard_error(a - ratio * b)[1] / float(b.mean())
+
+
+# --- errors of the noise prediction ---------------------------------------------------------------------------------
+
+def paired_noise(seed: int, indices, device="cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """noise_64 [B, 3, 64, 64] and noise_32 [B, 3, 32, 32] of held-out images; image k's depends on seed and k alone,
+    so that every timestep and every model sees the same noise."""
+    draws = []
+    for k in indices:
+        generator = seeded_generator(seed, seeds.VALIDATION, k, PAIRED_NOISE)
+        draws.append((torch.randn(3, 64, 64, generator=generator), torch.randn(3, 32, 32, generator=generator)))
+    noise_64, noise_32 = (torch.stack(noise).to(device) for noise in zip(*draws))
+    return noise_64, noise_32
+
+
+def reconciled_noise(noised, eps, timesteps, schedule: NoiseSchedule):
+    """Noise predictions [eps_64, eps_32] after their clean images were made to agree (`scheduler.reconcile`).
+
+    noised, eps: per scale [B, 3, H, W]; timesteps: per scale an int, of which CLEAN counts as 0.
+    """
+    abar = [schedule.alpha_cumprod(torch.tensor(max(t, 0), device=x.device)) for t, x in zip(timesteps, noised)]
+    x_0 = reconcile(*(predict_x_0(*of_scale, clip=False) for of_scale in zip(noised, eps, abar)), *abar)
+    return [predict_eps(*of_scale) for of_scale in zip(noised, x_0, abar)]
+
+
+def squared_errors(model, x_0_64, noises, timesteps, schedule: NoiseSchedule, precision: str = "float32",
+                   reconciled: bool = False):
+    """Squared error of the noise prediction per image, averaged over pixels.
+
+    model: anything callable like BaselineModel (one noise, one timestep) or LIFTDualTimestepModel (two of each).
+    x_0_64: [B, 3, 64, 64] in [-1, 1]; noises: per scale [B, 3, H, W]; timesteps: per scale an int, of which CLEAN
+    gives the image itself. The network is told 0 there, and its output is held against the noise that is in a clean
+    image: none. reconciled: LIFT's predictions are made to agree first. Returns float64 [number of scales, B] on the
+    CPU.
+    """
+    clean = [x_0_64, downsample_to_32(x_0_64)][:len(noises)]
+    t = [torch.full((len(x_0_64),), timestep, device=x_0_64.device) for timestep in timesteps]
+    noised = [schedule.add_noise(x_0, noise, t_s) for x_0, noise, t_s in zip(clean, noises, t)]
+    noised[0] = noised[0].contiguous(memory_format=torch.channels_last)
+    with devices.autocast(x_0_64.device, precision):
+        predictions = model(*noised, *(t_s.clamp(min=0) for t_s in t))
+    predictions = predictions if len(noises) > 1 else [predictions]
+    if reconciled and len(noises) > 1:
+        predictions = reconciled_noise(noised, [eps.float() for eps in predictions], timesteps, schedule)
+    targets = [noise * (timestep != CLEAN) for noise, timestep in zip(noises, timesteps)]
+    return torch.stack([(eps.float() - target).double().square().mean((1, 2, 3))
+                        for eps, target in zip(predictions, targets)]).cpu()
+
+
+@dataclass
+class Case:
+    """An input to LIFT: its name, the two timesteps (CLEAN for a clean image), and the scales that were trained."""
+    name: str
+    t_64: int
+    t_32: int
+
+    def is_scored(self, scale: str) -> bool:
+        """Whether the output at `scale` ("64" or "32") answers a question that training posed."""
+        return (self.t_64 if scale == "64" else self.t_32) != CLEAN
+
+
+def noise_cases(t: int) -> list[Case]:
+    """Both scales noisy at t; 64 noisy beside a clean 32; 32 noisy beside a clean 64."""
+    return [Case("both noisy", t, t), Case("clean 32, noisy 64", t, CLEAN), Case("clean 64, noisy 32", CLEAN, t)]
+
+
+def batches(images: np.ndarray, batch_size: int, device):
+    """(indices, images in [-1, 1] [B, 3, 64, 64]) over uint8 [N, 3, 64, 64]."""
+    starts = range(0, len(images), batch_size)
+    for start, part in zip(starts, in_chunks(images, batch_size)):
+        yield range(start, start + len(part)), from_uint8(part.to(device))
+
+
+@torch.inference_mode()
+def errors_by_case(model, images, cases: list[Case], seed: int, batch_size: int, device, precision: str = "float32",
+                   progress=lambda steps: None, reconciled: bool = False) -> np.ndarray:
+    """LIFT's errors for every case, on the same images and noise: float64 [cases, 2 scales, N].
+
+    images: uint8 [N, 3, 64, 64]. reconciled: as in `squared_errors`. progress(number of images x cases done) is called
+    after every batch.
+    """
+    schedule = NoiseSchedule()
+    parts = []
+    for indices, x_0_64 in batches(images, batch_size, device):
+        noises = paired_noise(seed, indices, device)
+        parts.append(torch.stack([squared_errors(model, x_0_64, noises, (case.t_64, case.t_32), schedule, precision,
+                                                 reconciled) for case in cases]))
+        progress(len(indices) * len(cases))
+    return torch.cat(parts, dim=2).numpy()
+
+
+def comparison_curves(timesteps, leads, schedule: NoiseSchedule) -> dict[str, np.ndarray]:
+    """What t_32 is beside each t_64 when LIFT is compared with the baseline: label -> int64 [n].
+
+    With t_32 = 999 LIFT has the baseline's task; on the diagonal and ahead of it, it also sees the 32 scale.
+    """
+    timesteps = np.asarray(timesteps)
+    curves = {"32 pure noise": np.full_like(timesteps, NUM_TIMESTEPS - 1), "diagonal": timesteps.copy()}
+    for lead in leads:
+        curves[f"32 leads by {lead:g}"] = schedule.leading_t(torch.from_numpy(timesteps), lead).numpy()
+    return curves
+
+
+@torch.inference_mode()
+def errors_beside_baseline(lift, baseline, images, timesteps, curves: dict, seed: int, batch_size: int, device,
+                           precision: str = "float32", progress=lambda steps: None, reconciled: bool = False):
+    """Errors at 64 of both models at the same timesteps, on the same images and noise.
+
+    timesteps: int [n] of t_64; curves: label -> int [n] of t_32; reconciled: as in `squared_errors`. Returns the
+    baseline's errors float64 [n, N] and label -> LIFT's float64 [n, N].
+    """
+    schedule = NoiseSchedule()
+    of_baseline, of_lift = [], {label: [] for label in curves}
+    for indices, x_0_64 in batches(images, batch_size, device):
+        noises = paired_noise(seed, indices, device)
+        single = [squared_errors(baseline, x_0_64, noises[:1], (int(t),), schedule, precision)[0] for t in timesteps]
+        of_baseline.append(torch.stack(single))
+        for label, t_32 in curves.items():
+            both = [squared_errors(lift, x_0_64, noises, (int(t), int(s)), schedule, precision, reconciled)[0]
+                    for t, s in zip(timesteps, t_32)]
+            of_lift[label].append(torch.stack(both))
+        progress(len(indices) * len(timesteps) * (1 + len(curves)))
+    return (torch.cat(of_baseline, dim=1).numpy(),
+            {label: torch.cat(parts, dim=1).numpy() for label, parts in of_lift.items()})
+
+
+def linear_denoiser_of(model):
+    """What a baseline that puts out the residual started from, to be called as it is; None for another baseline."""
+    if model.parametrization != "residual":
+        return None
+
+    def noise(x_64, t_64):
+        abar = model.schedule.alpha_cumprod_at(t_64)
+        return model.linear_denoiser.noises([torch.zeros_like(x_64)], [x_64], [abar])[0]
+    return noise
+
+
+# --- super-resolution -----------------------------------------------------------------------------------------------
+
+def held_clean_path(num_steps: int) -> np.ndarray:
+    """t_64 evenly from 999 to 0 while t_32 stays at 0, a clean image: int64 [num_steps + 1, 2]."""
+    path = sampling.uniform_diagonal(num_steps)
+    path[:, 1] = 0
+    return path
+
+
+def half_size(images: np.ndarray) -> np.ndarray:
+    """2x2 mean of uint8 [N, 3, 64, 64], rounded -> uint8 [N, 3, 32, 32]."""
+    return to_uint8(downsample_to_32(from_uint8(torch.from_numpy(np.array(images))))).numpy()
+
+
+def bicubic_double_size(images: np.ndarray) -> np.ndarray:
+    """Pillow's bicubic upsampling: uint8 [N, 3, H, W] -> uint8 [N, 3, 2H, 2W]."""
+    N, _, H, W = images.shape
+    large = [np.asarray(Image.fromarray(np.moveaxis(image, 0, -1)).resize((2 * W, 2 * H), Image.Resampling.BICUBIC))
+             for image in images]
+    return np.moveaxis(np.stack(large), -1, 1)
+
+
+def super_resolve(model, images_32: np.ndarray, num_steps: int, seed: int, indices, **options) -> np.ndarray:
+    """LIFT as it is, with x_32 held at given clean images while x_64 is denoised from noise.
+
+    images_32: uint8 [B, 3, 32, 32]; indices: their numbers, which fix the start noise; options: those of
+    sampling.generate. Returns uint8 [B, 3, 64, 64].
+    """
+    x_32 = from_uint8(torch.from_numpy(np.array(images_32)))
+    samples = sampling.generate(model, held_clean_path(num_steps), seed, indices, x_32_start=x_32, **options)
+    return to_uint8(samples.x_64).cpu().numpy()
+
+
+def psnr(truth: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB, peak 255, over all pixels and channels: uint8 [N, 3, H, W] twice -> [N]."""
+    with np.errstate(divide="ignore"):                          # equal images: infinite
+        return np.array([peak_signal_noise_ratio(a, b, data_range=255) for a, b in zip(truth, images)])
+
+
+def ssim(truth: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Structural similarity (Wang et al. 2004: Gaussian window, sigma 1.5), mean over channels -> [N]."""
+    return np.array([structural_similarity(a, b, data_range=255, channel_axis=0, gaussian_weights=True, sigma=1.5,
+                                           use_sample_covariance=False) for a, b in zip(truth, images)])
+
+
+# --- denoising steps ------------------------------------------------------------------------------------------------
+
+def denoising_steps(model, path, seed: int, index: int, **options) -> dict[str, list]:
+    """What both scales hold at every point of a path, and the clean image predicted there.
+
+    Returns label -> list of N + 1 uint8 [3, H, W]; predictions have None at the last point, where nothing is left to
+    predict. For the baseline, the 64 scale alone.
+    """
+    schedule = NoiseSchedule()
+    scales = ("64", "32") if model.model_type == "lift" else ("64",)
+    states, predictions = ({scale: [] for scale in scales} for _ in range(2))
+
+    def keep_states(step, t_64, t_32, *x):
+        for scale, x_s in zip(scales, x):
+            states[scale].append(to_uint8(x_s)[0].cpu().numpy())
+
+    def keep_predictions(module, inputs, output):
+        x, t = inputs[:len(scales)], inputs[len(scales):]
+        for scale, x_s, t_s, eps in zip(scales, x, t, output if len(scales) > 1 else [output]):
+            x_0 = predict_x_0(x_s.float(), eps.float(), schedule.alpha_cumprod(t_s))
+            predictions[scale].append(to_uint8(x_0)[0].cpu().numpy())
+
+    hook = model.register_forward_hook(keep_predictions)
+    try:
+        sampling.generate(model, path, seed, [index], on_step=keep_states, **options)
+    finally:
+        hook.remove()
+    rows = {}
+    for scale in scales:
+        rows[f"x_{scale}"] = states[scale]
+        rows[f"x_0 at {scale}"] = predictions[scale] + [None]
+    return rows
+
+
+def note_on_training_images(options: dict, images: np.ndarray, cache_dir) -> str | None:
+    """What to say of images that a checkpoint was trained on, or where that cannot be told; else None.
+
+    options: of its training; empty for a checkpoint of the earlier implementation. images: uint8 [N, 3, 64, 64].
+    """
+    try:
+        trained_on = load_images(options["dataset"], options["split"], cache_dir).images
+    except (InputError, KeyError):
+        return "note: the training images are not at hand, so whether these are held out is not known"
+    seen = num_in_common(trained_on, images)
+    return f"WARNING: {seen} of the {len(images)} images were trained on, so they are not held out" if seen else None
+
+
+def check_enough(num_images: int, asked: int, dataset: str, split: str) -> None:
+    """Raises InputError where a split has fewer images than asked for."""
+    if num_images < asked:
+        raise InputError(f"--num_images: found {asked}, but {dataset}, split {split}, has {num_images}; ask for fewer "
+                         "or choose another --split")

@@ -1,0 +1,166 @@
+"""What training minimises: which timesteps a batch gets, how it is noised, and the error per scale.
+
+Every random draw of a batch depends on the run's seed and the step alone and is made for the whole global batch, of
+which a process uses its share; so one process or eight, straight through or resumed, see the same numbers.
+"""
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from engine import devices
+from engine import seeds
+from networks.scales import downsample_to_32
+from engine.sampling import from_uint8, to_device
+from scheduler import NUM_TIMESTEPS, NoiseSchedule
+from engine.seeds import seeded_generator
+
+TIMESTEP_KINDS = ("independent", "diagonal", "band")
+LOSS_SCALES = ("both", "64")
+LOSS_TARGETS = ("eps", "v")
+
+
+@dataclass(frozen=True)
+class TimestepRule:
+    """How t_64 and t_32 are drawn together.
+
+    independent: each uniform on 0...999. diagonal: t_32 = t_64. band: t_64 uniform, and the 32 scale leads by `lead`
+    in log SNR, uniform on [lead_min, lead_max]; a share `noise_share` of the images gets t_32 = 999 instead, and a
+    share `independent_share` gets independent pairs.
+    """
+    kind: str = "independent"
+    lead_min: float = 0.0
+    lead_max: float = 5.0
+    noise_share: float = 0.15
+    independent_share: float = 0.15
+
+
+def draw_timesteps(rule: TimestepRule, batch_size: int, generator: torch.Generator, schedule: NoiseSchedule):
+    """t_64 and t_32: int64 [batch_size] each, on the CPU."""
+    t_64 = torch.randint(NUM_TIMESTEPS, (batch_size,), generator=generator)
+    if rule.kind == "diagonal":
+        return t_64, t_64.clone()
+    t_32 = torch.randint(NUM_TIMESTEPS, (batch_size,), generator=generator)
+    if rule.kind == "band":
+        share = torch.rand(batch_size, generator=generator)
+        lead = torch.empty(batch_size, dtype=torch.float64).uniform_(rule.lead_min, rule.lead_max, generator=generator)
+        in_band = schedule.leading_t(t_64, lead)
+        independent = share < rule.independent_share
+        pure_noise = ~independent & (share < rule.independent_share + rule.noise_share)
+        t_32 = torch.where(independent, t_32, torch.where(pure_noise, NUM_TIMESTEPS - 1, in_band))
+    return t_64, t_32
+
+
+@dataclass
+class Batch:
+    """A noised batch: clean images, noises and timesteps per scale."""
+    x_0_64: torch.Tensor        # [B, 3, 64, 64] in [-1, 1]
+    noise_64: torch.Tensor      # [B, 3, 64, 64]
+    noise_32: torch.Tensor      # [B, 3, 32, 32]
+    t_64: torch.Tensor          # int64 [B]
+    t_32: torch.Tensor          # int64 [B]
+
+
+def epoch_order(seed: int, epoch: int, num_images: int) -> torch.Tensor:
+    """The order in which an epoch visits the images: a permutation, int64 [num_images]."""
+    return torch.randperm(num_images, generator=seeded_generator(seed, seeds.EPOCH_ORDER, epoch))
+
+
+def training_batch(images, indices, rule, seed: int, step: int, part: slice, flip: bool, schedule,
+                   device) -> Batch:
+    """The share `part` of the global batch of one step.
+
+    images: uint8 [N, 3, 64, 64], on the device or on the CPU; indices: int64 [global batch] on the CPU.
+    """
+    generator = seeded_generator(seed, seeds.TRAIN_BATCH, step)
+    t_64, t_32 = draw_timesteps(rule, len(indices), generator, schedule)
+    flipped = torch.rand(len(indices), generator=generator) < 0.5
+    noise_generator = seeded_generator(seed, seeds.TRAIN_NOISE, step, device=device)
+    noise_64 = torch.randn(len(indices), 3, 64, 64, generator=noise_generator, device=device)[part]
+    noise_32 = torch.randn(len(indices), 3, 32, 32, generator=noise_generator, device=device)[part]
+    chosen = images[to_device(indices[part], images.device)]
+    x_0_64 = from_uint8(to_device(chosen, device) if chosen.device.type == "cpu" else chosen)
+    if flip:
+        x_0_64 = torch.where(to_device(flipped[part], device)[:, None, None, None], x_0_64.flip(3), x_0_64)
+    return Batch(x_0_64, noise_64, noise_32, to_device(t_64[part], device), to_device(t_32[part], device))
+
+
+def errors_per_image(model, is_lift: bool, batch: Batch, schedule, precision: str, loss_target: str = "eps"):
+    """Squared error of the noise or of v, averaged over pixels: [B] per scale (64, then 32 for LIFT).
+
+    model: anything callable with the arguments of BaselineModel or LIFTDualTimestepModel. loss_target: eps, or v,
+    whose squared error is that of the noise over abar, whichever of them the network puts out.
+    """
+    x_64 = schedule.add_noise(batch.x_0_64, batch.noise_64, batch.t_64)
+    with devices.autocast(x_64.device, precision):
+        if is_lift:
+            x_32 = schedule.add_noise(downsample_to_32(batch.x_0_64), batch.noise_32, batch.t_32)
+            predictions = model(x_64, x_32, batch.t_64, batch.t_32)
+        else:
+            predictions = (model(x_64, batch.t_64),)
+    noises, times = (batch.noise_64, batch.noise_32), (batch.t_64, batch.t_32)
+    errors = tuple(F.mse_loss(eps.float(), noise, reduction="none").mean((1, 2, 3))
+                   for eps, noise in zip(predictions, noises))
+    return errors if loss_target == "eps" else tuple(error / schedule.alpha_cumprod(t)
+                                                         for error, t in zip(errors, times))
+
+
+def total_loss(losses, loss_scales: str = "both", loss_weight_32: float = 1.0) -> torch.Tensor:
+    """loss_64 + loss_weight_32 * loss_32, or loss_64 alone. losses: scalar tensors per scale."""
+    if len(losses) == 1 or loss_scales == "64":
+        return losses[0]
+    return losses[0] + loss_weight_32 * losses[1]
+
+
+NUM_BINS = 5
+
+
+def validation_batch(images: torch.Tensor, start: int, seed: int, device) -> Batch:
+    """Held-out images with timesteps and noise that are the same at every call.
+
+    images: uint8 [B, 3, 64, 64], of which the first is number `start` of the held-out set. Image k gets t_64 in bin
+    k mod 5 of five equal bins and t_32 in bin (k // 5) mod 5, so that any 25 in a row cover all pairs of bins.
+    """
+    indices = range(start, start + len(images))
+    draws = []
+    for k in indices:
+        generator = seeded_generator(seed, seeds.VALIDATION, k)
+        bins = torch.tensor([k % NUM_BINS, k // NUM_BINS % NUM_BINS])
+        t = ((bins + torch.rand(2, generator=generator)) * (NUM_TIMESTEPS / NUM_BINS)).long()
+        draws.append((torch.randn(3, 64, 64, generator=generator), torch.randn(3, 32, 32, generator=generator), t))
+    noise_64, noise_32, t = (torch.stack(values).to(device) for values in zip(*draws))
+    return Batch(from_uint8(images.to(device)), noise_64, noise_32, t[:, 0], t[:, 1])
+
+
+@torch.no_grad()
+def validate(model, is_lift: bool, images: torch.Tensor, seed: int, schedule, precision: str, device,
+             batch_size: int = 50, loss_target: str = "eps") -> dict:
+    """Mean held-out error per scale, and for LIFT the mean over each pair of timestep bins.
+
+    Returns {"loss_64", "loss_32", "bins_64", "bins_32"}: floats and nested lists [t_64 bin][t_32 bin] of floats
+    (nan for a pair that no image fell in); the last three only for LIFT.
+    """
+    errors, times = [], []
+    for start in range(0, len(images), batch_size):
+        batch = validation_batch(images[start:start + batch_size], start, seed, device)
+        errors.append(torch.stack(errors_per_image(model, is_lift, batch, schedule, precision, loss_target)))
+        times.append(torch.stack([batch.t_64, batch.t_32]))
+    errors, times = torch.cat(errors, dim=1).double().cpu(), torch.cat(times, dim=1).cpu()
+    result = {"loss_64": errors[0].mean().item()}
+    if is_lift:
+        bins = times * NUM_BINS // NUM_TIMESTEPS
+        result["loss_32"] = errors[1].mean().item()
+        for scale, name in enumerate(("bins_64", "bins_32")):
+            result[name] = [[errors[scale][(bins[0] == i) & (bins[1] == j)].mean().item() for j in range(NUM_BINS)]
+                            for i in range(NUM_BINS)]
+    return result
+
+
+def bins_text(bins: list[list[float]]) -> str:
+    """`bins_64` of `validate` as a small table: t_64 downwards, t_32 across, each in fifths of 0...999; a dash where
+    no image fell."""
+    starts = [f"{bin * NUM_TIMESTEPS // NUM_BINS:>9}" for bin in range(NUM_BINS)]
+    lines = ["64 loss, t_64 from", "      t_32 from" + "".join(starts)]
+    lines += [f"{start:>15}" + "".join(f"{'–' if value != value else f'{value:.4f}':>9}" for value in row)
+              for start, row in zip(starts, bins)]
+    return "\n".join(lines)

@@ -1,0 +1,603 @@
+"""Paths through the plane of (t_64, t_32): edge costs on a grid, the cheapest path of exactly N steps, and others.
+
+A path on the grid is a list of cells, int64 [N + 1, 2], from (0, 0), the noisiest, to (n - 1, n - 1). Edge costs are
+float64 [n, n, J + 1, J + 1]: entry [i, j, di, dj] is the cost of one step from cell (i, j) to (i + di, j + dj),
+infinite where there is no such step. A one-dimensional schedule is a list of cells [N + 1] with edge costs [n, J + 1].
+"""
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine.errors import InputError
+from engine.sampling import uniform_diagonal
+from scheduler import NUM_TIMESTEPS, NoiseSchedule
+
+LEAD_SIZES = (1, 2, 3, 5)   # in log SNR, of the paths that are the diagonal with a lead
+PATH_TYPES = ("diagonal", "dp_64", "dp_total", "dp_directional", "dp_step", "dp_diagonal", "lead",
+              *(f"lead_{size}" for size in LEAD_SIZES), "unconstrained_64", "unconstrained_total", "greedy_64",
+              "greedy_total")
+STEP_SIZES = ("index", "logsnr")
+GRID_SPACES = ("timestep", "logsnr")
+GRID_SNR_MIN, GRID_SNR_MAX = 0.01, 100.0
+TIE_TOLERANCE = 1e-12       # paths whose costs differ by less than this, relatively, are tied
+
+
+# Grids
+
+def timestep_grid(num_points: int, grid_space: str = "timestep") -> np.ndarray:
+    """The timesteps of the grid, int64 [num_points], falling, index 0 the noisiest.
+
+    timestep: linspace(999, 0, n) truncated. logsnr: the timesteps nearest to points evenly spaced in log SNR from SNR
+    0.01 to 100 (943...54). Raises InputError where the points would not all differ.
+    """
+    last = NUM_TIMESTEPS - 1
+    if num_points >= 2 and grid_space == "timestep":
+        # Exact in integers: in floating point 887.99999 would be truncated to 887 where the points are whole numbers.
+        timesteps = last * np.arange(num_points - 1, -1, -1, dtype=np.int64) // (num_points - 1)
+    elif num_points >= 2 and grid_space == "logsnr":
+        log_snr = torch.linspace(math.log(GRID_SNR_MIN), math.log(GRID_SNR_MAX), num_points, dtype=torch.float64)
+        timesteps = NoiseSchedule().log_snr_to_t(log_snr).round().long().numpy()
+    else:
+        raise InputError(f"--grid: found {num_points} points with --grid_space {grid_space}, expected at least 2 "
+                         f"points and one of {', '.join(GRID_SPACES)}")
+    if (np.diff(timesteps) >= 0).any():
+        raise InputError(f"--grid: found {num_points}, more points than distinct timesteps; choose fewer")
+    return timesteps
+
+
+def cells_to_timesteps(cells: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
+    """int64 [N + 1, 2] (or [N + 1]) of timesteps for cells of a grid. The grid's ends stand for 999 and 0."""
+    timesteps = np.array(timesteps, dtype=np.int64)
+    timesteps[0], timesteps[-1] = NUM_TIMESTEPS - 1, 0
+    return timesteps[np.asarray(cells)]
+
+
+def log_snr_of(timesteps: np.ndarray) -> np.ndarray:
+    """log SNR at timesteps, float64, same shape."""
+    return NoiseSchedule().t_to_log_snr(torch.from_numpy(np.asarray(timesteps))).numpy()
+
+
+def grid_log_snr(timesteps: np.ndarray) -> np.ndarray:
+    """log SNR at a grid's points, float64 [n], as paths use them: the ends are those of timesteps 999 and 0."""
+    return log_snr_of(cells_to_timesteps(np.arange(len(timesteps)), timesteps))
+
+
+# Edge costs of the documented paths
+
+def check_map(error, name: str) -> np.ndarray:
+    """An error map as float64 [n, n]. Raises InputError for another shape, and names cells that are not finite."""
+    error = np.asarray(error, dtype=np.float64)
+    if error.ndim != 2 or error.shape[0] != error.shape[1] or len(error) < 2:
+        raise InputError(f"{name}: found shape {list(error.shape)}, expected a square map [n, n] with n >= 2")
+    bad = np.argwhere(~np.isfinite(error))
+    if len(bad):
+        some = ", ".join(f"({i}, {j})" for i, j in bad[:5])
+        raise InputError(f"{name}: {len(bad)} of {error.size} cells are not finite, first {some} (of t_64, t_32); "
+                         "compute the map again, with float32 precision or from an earlier checkpoint")
+    return error
+
+
+def edge_costs_from(edge_cost, num_points: int, max_jump: int) -> np.ndarray:
+    """Edge costs [n, n, J + 1, J + 1] from a rule for all edges of one kind.
+
+    edge_cost(start, end, di, dj) -> [n - di, n - dj]; start and end are pairs of slices of the grid.
+    """
+    if max_jump < 1:
+        raise InputError(f"--max_jump: found {max_jump}, expected at least 1")
+    # Stored with the jumps first, so that all edges of one kind lie side by side; the transposed view is returned.
+    costs = np.full((max_jump + 1, max_jump + 1, num_points, num_points), np.inf)
+    reach = range(min(max_jump, num_points - 1) + 1)
+    for di in reach:
+        for dj in reach:
+            if di or dj:
+                start = slice(0, num_points - di), slice(0, num_points - dj)
+                costs[di, dj][start] = edge_cost(start, (slice(di, None), slice(dj, None)), di, dj)
+    return costs.transpose(2, 3, 0, 1)
+
+
+def edge_costs_index(error, max_jump: int) -> np.ndarray:
+    """(error at start + error at end) / 2 times the Euclidean distance in grid indices.
+
+    error: [n, n], error_64 for DP-64, error_64 + error_32 for DP-Total. Returns float64 [n, n, J + 1, J + 1].
+    """
+    half = check_map(error, "error map") / 2
+
+    def edge_cost(start, end, di, dj):
+        return (half[start] + half[end]) * math.hypot(di, dj)
+
+    return edge_costs_from(edge_cost, len(half), max_jump)
+
+
+def edge_costs_log_snr(error_64, error_32, log_snr, max_jump: int) -> np.ndarray:
+    """Scale by scale, (error at start + error at end) / 2 times the scale's own step in log SNR, summed.
+
+    error_64, error_32: [n, n], error_32 None for DP-64; log_snr: [n]. Returns float64 [n, n, J + 1, J + 1].
+    """
+    half_64 = check_map(error_64, "error map of the 64 scale") / 2
+    half_32 = None if error_32 is None else check_map(error_32, "error map of the 32 scale") / 2
+    log_snr = np.asarray(log_snr, dtype=np.float64)
+
+    def edge_cost(start, end, di, dj):
+        cost = (half_64[start] + half_64[end]) * np.abs(log_snr[end[0]] - log_snr[start[0]])[:, None]
+        if half_32 is not None:
+            cost = cost + (half_32[start] + half_32[end]) * np.abs(log_snr[end[1]] - log_snr[start[1]])[None, :]
+        return cost
+
+    return edge_costs_from(edge_cost, len(half_64), max_jump)
+
+
+def limit_jump(edge_costs: np.ndarray, max_jump: int) -> np.ndarray:
+    """The same edge costs for a smaller max jump. Raises InputError for a larger one."""
+    largest = edge_costs.shape[-1] - 1
+    if not 1 <= max_jump <= largest:
+        raise InputError(f"--max_jump: found {max_jump}, but these edge costs were computed for jumps of 1...{largest};"
+                         " choose one of those or compute them again")
+    jumps = slice(0, max_jump + 1)
+    return edge_costs[..., jumps, jumps] if edge_costs.ndim == 4 else edge_costs[..., jumps]
+
+
+# Dynamic programming
+
+def check_num_steps(num_steps: int, spans: tuple, jumps: tuple) -> None:
+    """Raises InputError unless exactly `num_steps` steps of at most `jumps` cells each can cross `spans` cells."""
+    fewest = max([1] + [math.ceil(span / jump) for span, jump in zip(spans, jumps) if span])
+    most = sum(spans)
+    if not fewest <= num_steps <= most:
+        raise InputError(f"--num_steps: found {num_steps}, but a grid of {max(spans) + 1} points with --max_jump "
+                         f"{max(jumps)} allows {fewest} to {most} steps; choose one of those, or another --max_jump or "
+                         "--grid")
+
+
+def cheapest_path(edge_costs: np.ndarray, num_steps: int) -> tuple[np.ndarray, float]:
+    """The cheapest path of exactly `num_steps` steps, each moving, from the first cell to the last.
+
+    edge_costs: float64 [n, m, J + 1, K + 1]. Returns cells int64 [N + 1, 2] and the cost, the sum along them.
+
+    Ties: of all paths within 1e-12 of the least cost, the one with the least total |i - j| is returned, of those the
+    one with the most even steps, and of a mirrored pair the one on which the 32 scale leads. So if costs are symmetric,
+    be it up to rounding, and the diagonal is among the cheapest, the diagonal is returned; and the answer never depends
+    on rounding. The diagonal is the only path that is its own mirror image: where symmetric costs make it dearer than
+    a path beside it, that path's mirror image costs the same. Raises InputError for an impossible number of steps and
+    for costs that are not numbers.
+    """
+    n, m, J, K = (*edge_costs.shape[:2], edge_costs.shape[2] - 1, edge_costs.shape[3] - 1)
+    check_num_steps(num_steps, (n - 1, m - 1), (J, K))
+    costs = np.ascontiguousarray(edge_costs.transpose(2, 3, 0, 1))          # [J + 1, K + 1, n, m]
+    costs = np.full(costs.shape, np.inf) if costs.size == 0 else costs
+    if np.isnan(costs.min()):
+        i, j = np.argwhere(np.isnan(edge_costs))[0, :2]
+        raise InputError(f"edge costs: not a number at cell ({i}, {j}) (of t_64, t_32); compute them again")
+    values = np.full((num_steps + 1, n, m), np.inf)         # least cost of reaching a cell in that many steps
+    values[0, 0, 0] = 0
+    scratch = np.empty((n, m))
+
+    def window(step, jump, size):       # starts from which a jump stays on the way to the end, as a range
+        low = max((size - 1) - (num_steps - step) * jump[1], (size - 1) - (num_steps - step - 1) * jump[1] - jump[0], 0)
+        return low, min(step * jump[1], size - 1 - jump[0]) + 1
+
+    for step in range(num_steps):
+        before, after = values[step], values[step + 1]
+        columns = [(dj, *window(step, (dj, K), m)) for dj in range(min(K, m - 1) + 1)]
+        for di in range(min(J, n - 1) + 1):
+            top, bottom = window(step, (di, J), n)
+            if top >= bottom:
+                continue
+            for dj, left, right in columns:
+                if left >= right or not (di or dj):
+                    continue
+                arrival = after[top + di:bottom + di, left + dj:right + dj]
+                cost = scratch[:bottom - top, :right - left]
+                np.add(before[top:bottom, left:right], costs[di, dj, top:bottom, left:right], out=cost)
+                np.minimum(arrival, cost, out=arrival)
+    if not np.isfinite(values[-1, -1, -1]):
+        raise InputError(f"edge costs: no path of {num_steps} steps has a finite cost; compute them again for this "
+                         "number of steps")
+    cells = break_ties(costs, values)
+    steps = np.diff(cells, axis=0)
+    return cells, float(np.cumsum(edge_costs[cells[:-1, 0], cells[:-1, 1], steps[:, 0], steps[:, 1]])[-1])
+
+
+def usable_edges(num_points: int, max_jump: int, num_steps: int, num_scales: int = 2,
+                 diagonal_only: bool = False) -> np.ndarray:
+    """Which edges some path of exactly `num_steps` steps uses: bool [n, n, J + 1, J + 1], or [n, J + 1] for one scale.
+
+    diagonal_only: paths along the diagonal alone.
+    """
+    shape = (num_points,) * num_scales + (max_jump + 1,) * num_scales
+    grid = np.indices(shape)
+    cells, moves = grid[:num_scales], grid[num_scales:]
+    last = num_points - 1
+    if diagonal_only:
+        same = (cells[0] == cells[-1]) & (moves[0] == moves[-1])
+        cells, moves = cells[:1], moves[:1]
+    else:
+        same = True
+    ends = cells + moves
+    # From a distance of d cells per scale, every number of steps from max(d) / J to sum(d) is possible, and no other.
+    fewest = -(-cells.max(0) // max_jump) + 1 + -(-(last - ends).max(0) // max_jump)
+    most = cells.sum(0) + 1 + (last - ends).sum(0)
+    inside = (ends <= last).all(0) & (moves.sum(0) > 0)
+    return inside & same & (fewest <= num_steps) & (num_steps <= most)
+
+
+def break_ties(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The path to return of all the cheapest (see `cheapest_path`). costs: [J + 1, K + 1, n, m]; values: [N + 1, n, m].
+
+    First all cells on a cheapest path are collected from the end to the start, then a second dynamic program over those
+    few minimises the total distance from the diagonal, and after it the sum of squared jumps, in whole numbers.
+    """
+    num_steps, n, m = len(values) - 1, *values.shape[1:]
+    jumps_64, jumps_32 = (axis.ravel() for axis in np.indices(costs.shape[:2]))             # [O]
+    tolerance = TIE_TOLERANCE / num_steps * abs(values[-1, -1, -1])
+    evenness = jumps_64**2 + jumps_32**2
+    diagonal_weight = num_steps * int(evenness.max()) + 1 if n == m else 0
+    levels, nodes = [], np.array([n * m - 1])
+    for step in range(num_steps, 0, -1):
+        i, j = nodes // m, nodes % m
+        start_i, start_j = i[:, None] - jumps_64, j[:, None] - jumps_32                     # [M, O]
+        inside = (start_i >= 0) & (start_j >= 0) & ((jumps_64 > 0) | (jumps_32 > 0))
+        starts = np.where(inside, start_i * m + start_j, 0)
+        reached = values[step - 1].ravel()[starts] + costs[jumps_64, jumps_32, starts // m, starts % m]
+        tied = inside & (reached <= values[step].ravel()[nodes, None] + tolerance)
+        levels.append((nodes, starts, tied))
+        nodes = np.unique(starts[tied])
+    largest = np.iinfo(np.int64).max // 4
+    distances, chosen = np.full(n * m, largest), []
+    distances[0] = 0
+    for nodes, starts, tied in reversed(levels):
+        candidates = np.where(tied, distances[starts] + evenness, largest)
+        least = candidates.min(1)
+        lead = np.where(candidates == least[:, None], starts % m - starts // m, -n)
+        chosen.append(dict(zip(nodes.tolist(), starts[np.arange(len(nodes)), lead.argmax(1)].tolist())))
+        distances = np.full(n * m, largest)
+        distances[nodes] = least + np.abs(nodes // m - nodes % m) * diagonal_weight
+    path = [n * m - 1]
+    for previous in reversed(chosen):
+        path.append(previous[path[-1]])
+    path = np.array(path[::-1], dtype=np.int64)
+    return np.stack([path // m, path % m], axis=1)
+
+
+def cheapest_schedule(edge_costs: np.ndarray, num_steps: int) -> tuple[np.ndarray, float]:
+    """The cheapest one-dimensional schedule of exactly `num_steps` steps: cells int64 [N + 1], and its cost.
+
+    edge_costs: float64 [n, J + 1], entry [i, d] the cost of one step from i to i + d. Ties go to the most even steps.
+    """
+    cells, cost = cheapest_path(edge_costs[:, None, :, None], num_steps)
+    return cells[:, 0], cost
+
+
+def diagonal_edge_costs(edge_costs: np.ndarray) -> np.ndarray:
+    """The edges that run along the diagonal: [n, n, J + 1, J + 1] -> [n, J + 1]."""
+    cells, jumps = np.arange(len(edge_costs)), np.arange(edge_costs.shape[-1])
+    return edge_costs[cells[:, None], cells[:, None], jumps, jumps]
+
+
+def cheapest_diagonal(edge_costs: np.ndarray, num_steps: int) -> tuple[np.ndarray, float]:
+    """The cheapest path along the diagonal alone: cells int64 [N + 1, 2] with both columns equal, and its cost."""
+    cells, cost = cheapest_schedule(diagonal_edge_costs(edge_costs), num_steps)
+    return np.stack([cells, cells], axis=1), cost
+
+
+UNIT_MOVES = ((1, 1), (0, 1), (1, 0))       # the diagonal first, then the 32 scale
+
+
+def cheapest_unconstrained(edge_costs: np.ndarray) -> tuple[np.ndarray, float]:
+    """The cheapest path of unit moves (down, right or both), of any number of steps: cells [M + 1, 2] and its cost.
+
+    edge_costs: [n, n, J + 1, J + 1], of which only jumps of 0 and 1 are read. Ties go to the least total |i - j|.
+    """
+    n = len(edge_costs)
+    moves = [(di, dj, edge_costs[:, :, di, dj].tolist()) for di, dj in UNIT_MOVES]
+    best = {(0, 0): (0.0, 0, None)}                                     # cell -> cost, total |i - j|, previous cell
+    for i in range(n):
+        for j in range(n):
+            for di, dj, costs in moves:
+                start = (i - di, j - dj)
+                if min(start) < 0:
+                    continue
+                cost = best[start][0] + costs[start[0]][start[1]]
+                distance = best[start][1] + abs(i - j)
+                known = best.get((i, j))
+                slack = 0.0 if known is None else TIE_TOLERANCE * abs(known[0])
+                if known is None or cost < known[0] - slack or (cost <= known[0] + slack and distance < known[1]):
+                    best[i, j] = (cost, distance, start)
+    cells, cell = [], (n - 1, n - 1)
+    while cell is not None:
+        cells.append(cell)
+        cell = best[cell][2]
+    return np.array(cells[::-1], dtype=np.int64), best[n - 1, n - 1][0]
+
+
+def greedy_path(error) -> np.ndarray:
+    """From the first cell always to the neighbour (down, right or both) of least error: cells int64 [M + 1, 2].
+
+    error: [n, n]. Ties go to the diagonal neighbour, then to the one nearer the diagonal.
+    """
+    error = check_map(error, "error map")
+    n = len(error)
+    cells = [(0, 0)]
+    while cells[-1] != (n - 1, n - 1):
+        i, j = cells[-1]
+        neighbours = [(i + di, j + dj) for di, dj in UNIT_MOVES if max(i + di, j + dj) < n]
+        cells.append(min(neighbours, key=lambda cell: (error[cell], abs(cell[0] - cell[1]))))
+    return np.array(cells, dtype=np.int64)
+
+
+def path_edge_costs(edge_costs: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """The cost of every step of a path: float64 [N] for cells [N + 1, 2]."""
+    cells = np.asarray(cells)
+    steps = np.diff(cells, axis=0)
+    if steps.max() >= edge_costs.shape[-1]:
+        raise InputError(f"path: jumps {steps.max()} cells, but the edge costs go up to {edge_costs.shape[-1] - 1}")
+    return edge_costs[cells[:-1, 0], cells[:-1, 1], steps[:, 0], steps[:, 1]]
+
+
+def allocate_equal_cost(cells: np.ndarray, costs: np.ndarray, timesteps: np.ndarray, num_steps: int) -> np.ndarray:
+    """`num_steps` steps of equal cost along a path of any number of points: timesteps int64 [N + 1, 2].
+
+    cells: [M + 1, 2]; costs: [M], of its steps, not negative; timesteps: [n], the grid. Between cells the path is a
+    straight line and the cost grows evenly. Every step moves: points that would coincide are pushed apart.
+    """
+    corners = cells_to_timesteps(cells, timesteps).astype(np.float64)                   # [M + 1, 2]
+    reached = np.concatenate([[0.0], np.cumsum(costs)])
+    length = np.arange(len(cells), dtype=np.float64)
+    # Every pair of whole timesteps that the polyline passes, in order: each step has at most 999 of them per scale.
+    fine = np.linspace(0, len(cells) - 1, (len(cells) - 1) * 2 * NUM_TIMESTEPS + 1)
+    points = np.rint(np.stack([np.interp(fine, length, corners[:, s]) for s in (0, 1)], axis=1)).astype(np.int64)
+    first = np.concatenate([[True], (np.diff(points, axis=0) != 0).any(1)])
+    points, reached_there = points[first], np.interp(fine[first], length, reached)
+    if num_steps > len(points) - 1 or num_steps < 1:
+        raise InputError(f"--num_steps: found {num_steps}, expected 1...{len(points) - 1}, the distinct points of this "
+                         "path")
+    wanted = np.linspace(0, reached[-1], num_steps + 1)
+    chosen = np.searchsorted(reached_there, wanted)
+    order = np.arange(num_steps + 1)
+    chosen[0], chosen[-1] = 0, len(points) - 1
+    chosen = np.maximum.accumulate(chosen - order) + order
+    chosen = np.minimum(chosen, len(points) - 1 - order[::-1])
+    return points[chosen]
+
+
+# The lead family
+
+@dataclass(frozen=True)
+class Lead:
+    """The three parameters of a lead path.
+
+    rho: the noise levels of the 64 scale are evenly spaced in sigma^(1 / rho), sigma = SNR^(-1/2) (Karras et al. 2022,
+    eq. 5); large rho approaches even spacing in log SNR; None: its timesteps are evenly spaced, as on the diagonal.
+    lead: how far, in log SNR, the 32 scale is ahead (negative: behind). onset: the share of the steps after which the
+    lead is there in full; until then it grows evenly.
+    """
+    rho: float | None = 3.0
+    lead: float = 0.0
+    onset: float = 0.25
+
+    def check(self) -> "Lead":
+        rho = 1.0 if self.rho is None else self.rho
+        if not (rho > 0 and math.isfinite(rho) and math.isfinite(self.lead) and 0 <= self.onset <= 1):
+            raise InputError(f"lead path: found rho, lead, onset {self.rho}, {self.lead}, {self.onset}, expected rho "
+                             "above 0 or None, a finite lead and an onset from 0 to 1")
+        return self
+
+
+FIXED_LEADS = {f"lead_{size}": Lead(None, float(size)) for size in LEAD_SIZES}
+
+
+def rho_log_snrs(num_steps: int, rho: float) -> np.ndarray:
+    """log SNR of `num_steps` + 1 noise levels evenly spaced in sigma^(1 / rho), from timestep 999 to 0: float64."""
+    first, last = log_snr_of(np.array([NUM_TIMESTEPS - 1, 0]))
+    # sigma^(1/rho) = exp(-log SNR / (2 rho)); relative to the first level it cannot overflow for small rho.
+    levels = np.linspace(1.0, np.exp((first - last) / (2 * rho)), num_steps + 1)
+    return first - 2 * rho * np.log(np.maximum(levels, np.finfo(np.float64).tiny))
+
+
+def rho_schedule(num_steps: int, rho: float) -> np.ndarray:
+    """Strictly falling timesteps int64 [N + 1] from 999 to 0, evenly spaced in sigma^(1 / rho) up to rounding."""
+    if not 1 <= num_steps <= NUM_TIMESTEPS - 1:
+        raise InputError(f"--num_steps: found {num_steps}, expected 1...{NUM_TIMESTEPS - 1}")
+    Lead(rho).check()
+    t = NoiseSchedule().log_snr_to_t(torch.from_numpy(rho_log_snrs(num_steps, rho))).round().long().numpy()
+    order = np.arange(num_steps + 1)
+    t = np.minimum.accumulate(t + order) - order                            # every step falls by one at least
+    t = np.maximum(t, order[::-1])                                          # and the end is reached in the last step
+    t[0], t[-1] = NUM_TIMESTEPS - 1, 0
+    return t
+
+
+def lead_path(num_steps: int, parameters: Lead = Lead()) -> np.ndarray:
+    """The path of the lead family: timesteps int64 [N + 1, 2], the 64 scale on its schedule. Raises InputError."""
+    parameters.check()
+    t_64 = uniform_diagonal(num_steps)[:, 0] if parameters.rho is None else rho_schedule(num_steps, parameters.rho)
+    progress = np.arange(num_steps + 1) / num_steps
+    ramp = np.minimum(progress / parameters.onset, 1) if parameters.onset > 0 else (progress > 0).astype(np.float64)
+    t_32 = NoiseSchedule().leading_t(torch.from_numpy(t_64), torch.from_numpy(parameters.lead * ramp)).numpy()
+    t_32 = np.minimum.accumulate(t_32)
+    t_32[0], t_32[-1] = NUM_TIMESTEPS - 1, 0
+    return np.stack([t_64, t_32], axis=1)
+
+
+# Paths by name
+
+def map_of(heatmap: dict | None, key: str, path_type: str):
+    """heatmap[key] as float64. Raises InputError where there is no heatmap or nothing of that name in it."""
+    if heatmap is None:
+        raise InputError(f"path {path_type}: needs an error map; compute one with compute_heatmap_30.py and "
+                         "give it with --heatmap")
+    if key not in heatmap:
+        raise InputError(f"path {path_type}: the heatmap holds no {key}; compute it again with "
+                         "compute_heatmap_30.py")
+    return np.asarray(heatmap[key], dtype=np.float64)
+
+
+# Edge costs that a path type reads, in order of preference.
+EDGE_COST_NAMES = {"dp_directional": ("directional",), "dp_step": ("step_doubling",),
+                   "dp_diagonal": ("step_doubling_diagonal", "step_doubling", "directional")}
+
+
+def edge_costs_of(heatmap: dict | None, path_type: str, step_size: str = "index", max_jump: int = 5) -> np.ndarray:
+    """The edge costs that a path type minimises: float64 [n, n, J + 1, J + 1]. Raises InputError if there are none."""
+    if path_type in EDGE_COST_NAMES:
+        there = heatmap.get("edge_costs", {}) if heatmap is not None else {}
+        name = next((name for name in EDGE_COST_NAMES[path_type] if name in there), None)
+        if name is None:
+            wanted = EDGE_COST_NAMES[path_type][0]
+            found = f"edge costs {', '.join(there)}" if there else "no edge costs"
+            raise InputError(f"path {path_type}: needs edge costs {wanted}, found "
+                             f"{'no heatmap' if heatmap is None else f'a heatmap with {found}'}; compute them with "
+                             "compute_heatmap_30.py --edge_costs")
+        costs = np.asarray(there[name], dtype=np.float64)
+        if np.isnan(costs).any():
+            i, j = np.argwhere(np.isnan(costs))[0, :2]
+            raise InputError(f"edge costs {name}: not a number at cell ({i}, {j}) (of t_64, t_32); compute them again")
+        return limit_jump(costs, max_jump)
+    error_64 = check_map(map_of(heatmap, "error_64", path_type), "error map of the 64 scale")
+    error_32 = None
+    if path_type.endswith("total"):
+        error_32 = check_map(map_of(heatmap, "error_32", path_type), "error map of the 32 scale")
+    if step_size == "index":
+        return edge_costs_index(error_64 if error_32 is None else error_64 + error_32, max_jump)
+    if step_size == "logsnr":
+        log_snr = grid_log_snr(map_of(heatmap, "timesteps", path_type))
+        return edge_costs_log_snr(error_64, error_32, log_snr, max_jump)
+    raise InputError(f"--step_size: found {step_size!r}, expected one of {', '.join(STEP_SIZES)}")
+
+
+def path_from_heatmap(heatmap: dict | None, path_type: str, num_steps: int, *, step_size: str = "index",
+                      max_jump: int = 5, lead: Lead | None = None) -> np.ndarray:
+    """The timesteps of a path, int64 [num_steps + 1, 2], from (999, 999) to (0, 0).
+
+    heatmap: a dictionary with timesteps [n], error_64 and error_32 [n, n], and perhaps edge_costs {name: [n, n, J + 1,
+    J + 1]} and lead {rho, lead, onset}; None serves for diagonal and leads. path_type: one of PATH_TYPES. step_size:
+    index or logsnr, for the maps; edge costs have their own. lead: for path type lead, before what the heatmap holds.
+    Raises InputError when the heatmap lacks what is needed or the request is impossible.
+    """
+    if path_type not in PATH_TYPES:
+        raise InputError(f"path: found {path_type!r}, expected one of {', '.join(PATH_TYPES)}")
+    if path_type == "diagonal":
+        return uniform_diagonal(num_steps)
+    if path_type in FIXED_LEADS:
+        return lead_path(num_steps, FIXED_LEADS[path_type])
+    if path_type == "lead":
+        stored = (heatmap or {}).get("lead")
+        return lead_path(num_steps, lead or (Lead(**stored) if stored else Lead()))
+    timesteps = None if heatmap is None or "timesteps" not in heatmap else np.asarray(heatmap["timesteps"])
+    edge_costs = edge_costs_of(heatmap, path_type, step_size, max_jump)
+    if path_type.startswith(("unconstrained", "greedy")):
+        if path_type.startswith("unconstrained"):
+            cells, _ = cheapest_unconstrained(edge_costs)
+        else:
+            total = path_type.endswith("total")
+            cells = greedy_path(np.asarray(heatmap["error_64"]) + (np.asarray(heatmap["error_32"]) if total else 0))
+        return allocate_equal_cost(cells, path_edge_costs(edge_costs, cells), timesteps, num_steps)
+    find = cheapest_diagonal if path_type == "dp_diagonal" else cheapest_path
+    return cells_to_timesteps(find(edge_costs, num_steps)[0], map_of(heatmap, "timesteps", path_type).astype(np.int64))
+
+
+def schedule_path(edge_costs: np.ndarray, timesteps: np.ndarray, num_steps: int) -> np.ndarray:
+    """A single-scale model's optimised schedule as a path with both columns equal: timesteps int64 [N + 1, 2].
+
+    edge_costs: [n, J + 1]; timesteps: [n].
+    """
+    cells, _ = cheapest_schedule(np.asarray(edge_costs, dtype=np.float64), num_steps)
+    t = cells_to_timesteps(cells, timesteps)
+    return np.stack([t, t], axis=1)
+
+
+# How much of a path came from the model
+
+def identity_heatmap(timesteps, factor_64, factor_32=None) -> dict:
+    """The map of identity Jacobians, as `path_from_heatmap` reads it: what remains of an error map without the model.
+
+    timesteps: [n]; factor_64, factor_32: [n], the chain-rule factor at each timestep times whatever weight the scale
+    has in the normalisation (factor_32 left out: the same). An identity Jacobian scores 3, one per channel.
+    """
+    factor_64 = np.asarray(factor_64, dtype=np.float64)
+    factor_32 = factor_64 if factor_32 is None else np.asarray(factor_32, dtype=np.float64)
+    n = len(factor_64)
+    return {"timesteps": np.asarray(timesteps), "error_64": np.repeat(3 * factor_64[:, None], n, 1),
+            "error_32": np.repeat(3 * factor_32[None, :], n, 0), "edge_costs": {}}
+
+
+def path_distance(path_a: np.ndarray, path_b: np.ndarray) -> float:
+    """Mean over the steps of the Euclidean distance between two paths' points, in their own unit (cells, timesteps).
+
+    path_a, path_b: [N + 1, 2]; of unlike length, the points are compared at equal shares of the steps. 0 only for
+    paths that are the same, symmetric, and the triangle inequality holds among paths of one length.
+    """
+    path_a, path_b = np.asarray(path_a, dtype=np.float64), np.asarray(path_b, dtype=np.float64)
+    if len(path_a) != len(path_b):
+        share = np.linspace(0, 1, max(len(path_a), len(path_b)))
+        path_a, path_b = (np.stack([np.interp(share, np.linspace(0, 1, len(path)), path[:, s]) for s in (0, 1)], axis=1)
+                          for path in (path_a, path_b))
+    return float(np.hypot(*(path_a - path_b).T).mean())
+
+
+def describe_path(path: np.ndarray) -> dict:
+    """What a path does, in numbers. path: timesteps [N + 1, 2].
+
+    num_steps and num_model_calls; num_steps_after_64_clean, steps spent after t_64 reached 0; share_32_leads, the share
+    of the N + 1 points where t_32 < t_64; mean_lead, in log SNR, over the points between the ends; num_steps_32_noise,
+    steps that start with t_32 at 999 after the first; kind: diagonal, 64 first, 32 first (one scale is finished before
+    the other has left pure noise, an L-shaped path), 32 at noise (t_32 stays at 999 for half the steps), or mixed.
+    """
+    path = np.asarray(path, dtype=np.int64)
+    t_64, t_32 = path.T
+    num_steps = len(path) - 1
+    lead = np.diff(log_snr_of(path[1:-1]), axis=1)[:, 0] if num_steps > 1 else np.zeros(1)
+    noise = NUM_TIMESTEPS - 1
+    kind = "mixed"
+    if (t_64 == t_32).all():
+        kind = "diagonal"
+    elif t_32[t_64 == 0][0] == noise:
+        kind = "64 first"
+    elif t_64[t_32 == 0][0] == noise:
+        kind = "32 first"
+    elif (t_32[:-1] == noise).sum() * 2 >= num_steps:
+        kind = "32 at noise"
+    elif (t_64[:-1] == noise).sum() * 2 >= num_steps:
+        kind = "64 at noise"
+    return {"num_steps": num_steps, "num_model_calls": num_steps,
+            "num_steps_after_64_clean": int((t_64[:-1] == 0).sum()), "share_32_leads": float((t_32 < t_64).mean()),
+            "mean_lead": float(lead.mean()), "num_steps_32_noise": int((t_32[1:-1] == noise).sum()), "kind": kind}
+
+
+# Uncertainty
+
+def bootstrap_paths(maps_per_image: np.ndarray, find_path, num_resamples: int = 200, seed: int = 0) -> np.ndarray:
+    """The path recomputed from images drawn with replacement: int64 [num_resamples, N + 1, 2].
+
+    maps_per_image: [M, ...], a map (or a stack of maps) per image; nan where an image was not used for a cell.
+    find_path(mean map [...]) -> cells or timesteps [N + 1, 2].
+    """
+    maps = np.asarray(maps_per_image, dtype=np.float64)
+    random = np.random.default_rng(seed)
+    flat = maps.reshape(len(maps), -1)
+    flat, known = np.nan_to_num(flat), np.isfinite(flat).astype(np.float64)
+    overall = flat.sum(0) / known.sum(0)
+    paths = []
+    for _ in range(num_resamples):
+        weights = random.multinomial(len(maps), np.full(len(maps), 1 / len(maps))).astype(np.float64)
+        num_drawn = weights @ known
+        # A cell of which no image was drawn keeps its overall mean.
+        mean = np.where(num_drawn > 0, weights @ flat / np.maximum(num_drawn, 1), overall)
+        paths.append(find_path(mean.reshape(maps.shape[1:])))
+    return np.stack(paths)
+
+
+def path_band(paths: np.ndarray, low: float = 0.05, high: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """The band in which a share of the paths lies, as two lines [S, 2] in the paths' own unit, for drawing.
+
+    paths: [R, N + 1, 2], all from one start to one end. Across the diagonal, at every value of the sum of both
+    coordinates, which falls or rises strictly along a path, the quantiles of their difference are taken.
+    """
+    paths = np.asarray(paths, dtype=np.float64)
+    sums, differences = paths.sum(2), paths[:, :, 1] - paths[:, :, 0]
+    sign = 1.0 if sums[0, -1] >= sums[0, 0] else -1.0
+    there = np.linspace(sums[0, 0], sums[0, -1], 201)
+    lines = np.stack([np.interp(sign * there, sign * s, d) for s, d in zip(sums, differences)])
+    return tuple(np.stack([(there - d) / 2, (there + d) / 2], axis=1)
+                 for d in np.quantile(lines, [low, high], axis=0))

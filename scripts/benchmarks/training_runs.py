@@ -1,0 +1,42 @@
+"""Training runs as the benchmarks need them: started as a user would, and read back."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+from lift import checkpoints
+from engine.errors import InputError
+from engine.files import load_torch
+
+SMALL = ["--dataset", "synthetic:48", "--hidden_dims", "8", "16", "--batch_size", "8", "--log_every", "2",
+         "--precision", "float32", "--no_tensorboard", "--device", "cpu", "--num_threads", "1"]
+NAME = "lift_dual_timestep"
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def train_command(folder, *options, base=SMALL) -> list[str]:
+    """Arguments of train_lift.py for a run that keeps everything below `folder`; later options override `base`."""
+    folder = Path(folder)
+    return [str(ROOT / "train_lift.py"), *base, "--checkpoint_dir", str(folder / "checkpoints"), "--output_dir",
+            str(folder / "results"), "--cache_dir", str(folder.parent / "cache"), *map(str, options)]
+
+
+def train(folder, *options, base=SMALL, launcher=()) -> None:
+    """Train LIFT in a process of its own. Raises InputError with the end of what it said if it fails."""
+    done = subprocess.run([sys.executable, *launcher, *train_command(folder, *options, base=base)],
+                          capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise InputError(f"{folder}: training failed with status {done.returncode}: {done.stderr.strip()[-500:]}")
+
+
+def final_weights(folder) -> dict:
+    """Raw and averaged weights of a run's newest checkpoint, by name."""
+    content = load_torch(checkpoints.list_checkpoints(Path(folder) / "checkpoints", NAME)[-1])
+    return {**{f"raw {name}": value for name, value in content["model_state"].items()},
+            **{f"ema {name}": value for name, value in content["ema_state"]["shadow"].items()}}
+
+
+def log_of(folder) -> list[dict]:
+    """The log lines of a run, from its newest training state."""
+    return load_torch(checkpoints.list_states(Path(folder) / "checkpoints", NAME)[-1])["log"]

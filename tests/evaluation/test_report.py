@@ -1,0 +1,384 @@
+"""The report and the figures: from a CSV and what lies beside it to a page that a browser shows without fault."""
+import argparse
+import base64
+import html
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lift import checkpoints
+from lift import error_map
+from engine import files
+from lift import paths
+from lift import report
+from evaluation import figures
+from evaluation import page
+from evaluation import results_table
+from engine.command_line import write_run_record
+from engine.errors import InputError
+from evaluation.tables import Cell, Table
+from test_tables import baseline_row, row
+
+
+def png(width=3, height=2) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+# --- parts of the page ----------------------------------------------------------------------------------------------
+
+def test_table_escapes_and_carries_values():
+    table = Table("t", "A <title>", "n & n", ["<a>", "b"],
+                  [[Cell("<x>"), Cell("1.0 ± 0.1", 1.0, best=True)], [Cell("y"), Cell("–")]])
+    text = page.table_html(table)
+    assert "<x>" not in text and "&lt;x&gt;" in text and "A &lt;title&gt;" in text and "n &amp; n" in text
+    assert '<td class="number" data-value="1.0"><strong>1.0 ± 0.1</strong></td>' in text
+    assert '<td class="number" data-value="">–</td>' in text
+
+
+def test_backticks_become_code_and_long_cells_are_broken():
+    text = page.table_html(Table("t", "title", "as `a.sh` says", ["a", "b"], [[Cell("`<b>.py`"), Cell("word " * 40)]]))
+    assert 'as <code>a.sh</code> says' in text and "<td><code>&lt;b&gt;.py</code></td>" in text
+    assert '<td class="long">word ' in text and text.count("class=\"long\"") == 1
+
+
+@pytest.mark.parametrize("value, text", [(None, ""), (float("nan"), ""), (0.5, "0.5"), (3, "3"),
+                                         (float("inf"), "Infinity"), (float("-inf"), "-Infinity")])
+def test_numbers_as_a_browser_reads_them(value, text):
+    assert page.number_attribute(value) == text
+
+
+def test_figure_holds_the_very_file(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(300, 200))
+    text = page.figure_html(tmp_path / "a.png", 'a "quoted" caption')
+    assert base64.b64decode(re.search(r"base64,([^\"]+)", text)[1]) == png(300, 200)
+    assert 'width="300" height="200"' in text and "&quot;quoted&quot;" in text
+
+
+def test_what_is_no_png_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image at all, whatever its name may say")
+    (tmp_path / "cut.png").write_bytes(png(300, 200)[:-20])
+    for path in (tmp_path / "a.png", tmp_path / "cut.png", tmp_path / "missing.png"):
+        with pytest.raises(InputError, match=path.name):
+            page.figure_html(path, "")
+
+
+def test_page_leaves_out_empty_sections_and_links_the_others():
+    page = page.page("T", "lead", [page.Section("Empty", "text"),
+                                     page.Section("Full", "", [Table("t", "t", "", ["a"], [[Cell("1", 1)]])])], [])
+    assert "Empty" not in page
+    targets = re.findall(r'href="#([^"]+)"', page)
+    assert targets and all(f'id="{target}"' in page for target in targets)
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', page)              # nothing from outside
+
+
+def test_records_are_the_json_files_with_a_command(tmp_path):
+    files.write_json(tmp_path / "b.json", {"command": "train.py --x <1>", "options": {"x": "<1>"}, "device": "cpu"})
+    files.write_json(tmp_path / "a.json", {"other": 1})
+    for name in ("runs/d.json", "study/training/e.json", "quickstart/f.json"):
+        files.write_json(tmp_path / name, {"command": f"{name}.py"})
+    records = page.read_records(tmp_path)
+    assert [name for name, _ in records] == ["b.json", "runs/d.json", "study/training/e.json"]
+    text = page.records_html(records)
+    assert text.index("b.json") < text.index("<details><summary>runs: 1 runs") < text.index("runs/d.json.py")
+    text = page.record_html(*records[0])
+    assert "python train.py --x &lt;1&gt;" in text and "<td>--x</td>" in text
+    (tmp_path / "c.json").write_text("{")
+    with pytest.raises(InputError, match="c.json"):
+        page.read_records(tmp_path)
+
+
+# --- the script -----------------------------------------------------------------------------------------------------
+
+EPOCHS = (1, 9, 10)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Results of three epochs and two seeds, training logs, a run record, checkpoints and their 6 x 6 error map."""
+    folder = tmp_path_factory.mktemp("report")
+    results = folder / "results"
+    rows = []
+    for epoch in EPOCHS:
+        for seed in (42, 43):
+            for k, path in enumerate(("uniform", "diagonal", "dp_64", "dp_total")):
+                make = baseline_row if path == "uniform" else row
+                name = "baseline" if path == "uniform" else "lift_dual_timestep"
+                for metric in ("fid", "swd"):
+                    rows.append(make(checkpoint=f"{name}_{epoch}ep.pth", checkpoint_hash=f"{name}{epoch}", path=path,
+                                     epochs=epoch, seed=seed, metric=metric, path_hash=f"{path}{epoch}",
+                                     value=100.0 / epoch + 3 * k + (seed - 42)))
+    results_table.add(results / "fid_results.csv", rows)
+    for name, has_32 in (("baseline", False), ("lift_dual_timestep", True)):
+        log = [{"step": step, "loss_64": 1 / step, "loss_32": 2 / step if has_32 else ""} for step in range(1, 50)]
+        files.write_csv(results / f"{name}_training.csv", log, ["step", "loss_64", "loss_32"])
+    files.write_json(results / "baseline_run.json",
+                     {"command": "train_baseline.py --epochs 10", "options": {"epochs": 10}})
+
+    torch.manual_seed(0)
+    for model_type, name in checkpoints.DEFAULT_NAMES.items():
+        state = checkpoints.build_model(model_type, [8, 8, 8]).state_dict()
+        files.save_torch(checkpoints.checkpoint_path(folder, name, 10), {
+            "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
+            "model_type": model_type, "epochs": 10, "step": 1, "losses": [], "options": {}})
+    lift = checkpoints.load_model(checkpoints.checkpoint_path(folder, "lift_dual_timestep", 10))
+    images = np.random.RandomState(0).randint(0, 256, (2, 3, 64, 64)).astype(np.uint8)
+    heatmap = error_map.estimate(lift.model, images, paths.timestep_grid(6), K=1, batch_size=2)
+    heatmap |= {"checkpoint": lift.path.name, "checkpoint_fingerprint": lift.fingerprint, "weights": "ema",
+                "epochs": 10}
+    files.save_torch(error_map.heatmap_path(results, 6, "lift_dual_timestep", 10, "ema"), heatmap)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(folder):
+    """The folder after lift.report, with samples from the checkpoints."""
+    (folder / "README.md").write_text("<!-- table:fid -->\n<!-- end:fid -->\n")
+    report.main([
+        "--results", str(folder / "results/fid_results.csv"), "--readme", str(folder / "README.md"), "--grid", "6",
+        "--num_steps", "5", "--num_images", "3", "--baseline_checkpoint", str(folder / "baseline_10ep.pth"),
+        "--lift_checkpoint", str(folder / "lift_dual_timestep_10ep.pth"), "--device", "cpu", "--precision", "float32",
+        "--num_threads", "1"])
+    return folder
+
+
+def test_script_writes_every_figure(written):
+    found = {path.stem for path in (written / "results/figures").glob("*.png")}
+    assert found == {"by_epoch_fid", "by_epoch_swd", "path_evolution", "training_loss", "samples", "denoising_diagonal",
+                     "denoising_dp_64", "denoising_dp_total"}
+    page = (written / "results/report.html").read_text()
+    for path in (written / "results/figures").glob("*.png"):
+        assert base64.b64encode(path.read_bytes()).decode() in page
+    assert "python train_baseline.py --epochs 10" in page and "<h3>figures/samples.json</h3>" in page
+
+
+def test_script_fills_the_readme(written):
+    text = (written / "README.md").read_text()
+    assert "| 10 | **10.50 ± 0.71** | 13.50 ± 0.71 | 16.50 ± 0.71 | 19.50 ± 0.71 |" in text
+    with pytest.raises(SystemExit) as stop:
+        report.main(["--results", str(written / "results/fid_results.csv"), "--readme",
+                           str(written / "README.md"), "--check"])
+    assert stop.value.code == 0
+
+
+def test_csv_alone_is_enough(written, tmp_path, capsys):
+    shutil.copy(written / "results/fid_results.csv", tmp_path)
+    report.main(["--results", str(tmp_path / "fid_results.csv")])
+    assert {path.name for path in tmp_path.iterdir()} == {"fid_results.csv", "figures", "report.html"}
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"by_epoch_fid", "by_epoch_swd"}
+    out = capsys.readouterr().out
+    assert "**FID, 1,000 images.**" in out and "none drawn" in out
+
+
+@pytest.mark.parametrize("more, words", [
+    (["--lift_checkpoint", "LIFT"], "--baseline_checkpoint"),
+    (["--lift_checkpoint", "LIFT", "--baseline_checkpoint", "LIFT"], "is a lift checkpoint"),
+    (["--lift_checkpoint", "LIFT", "--baseline_checkpoint", "BASE", "--grid", "7"], "heatmap_7_10ep.pth"),
+    (["--lift_checkpoint", "LIFT", "--baseline_checkpoint", "BASE", "--heatmap", "MAP", "--num_steps", "2", "--max_jump",
+      "2"], "--max_jump 2 allows 3 to"),
+    (["--html", "fid_results.csv"], "--html: found fid_results.csv, expected a name that ends in .html"),
+    (["--readme", "absent.md"], "absent.md")])
+def test_wrong_input(more, words, written, tmp_path):
+    shutil.copy(written / "results/fid_results.csv", tmp_path)
+    names = {"LIFT": str(written / "lift_dual_timestep_10ep.pth"), "BASE": str(written / "baseline_10ep.pth"),
+             "MAP": str(written / "results/heatmap_6_10ep.pth")}
+    with pytest.raises(InputError) as caught:
+        report.main(["--results", str(tmp_path / "fid_results.csv"), "--device", "cpu", "--num_threads", "1",
+                           *(names.get(word, word) for word in more)])
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("spoil", [lambda record: record.write_text("{"), lambda record: record.mkdir()])
+def test_a_damaged_record_is_named_and_not_the_log_beside_it(tmp_path, spoil):
+    results_table.add(tmp_path / "fid_results.csv", [row()])
+    files.write_csv(tmp_path / "a_training.csv", [{"step": 1, "loss_64": 1.0, "loss_32": 1.0}],
+                    ["step", "loss_64", "loss_32"])
+    spoil(tmp_path / "a_run.json")
+    with pytest.raises(InputError, match="/a_run.json: .*make it again or remove it|/a_run.json: could not be read"):
+        report.main(["--results", str(tmp_path / "fid_results.csv")])
+
+
+def test_a_recorded_command_can_be_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/a.py", "--name", "two words", "--flag"])
+    write_run_record(tmp_path / "a.json", argparse.Namespace(name="two words"))
+    assert shlex.split(json.loads((tmp_path / "a.json").read_text())["command"]) == ["a.py", *sys.argv[1:]]
+
+
+def test_no_results_file(tmp_path):
+    with pytest.raises(InputError, match="eval_fid_batch.py"):
+        report.main(["--results", str(tmp_path / "none.csv")])
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+def test_moving_average():
+    assert figures.smoothed([1.0, 5.0, 3.0, 7.0], 3).tolist() == pytest.approx([3.0, 3.0, 5.0, 5.0])
+    assert figures.smoothed([1.0, 5.0], 1).tolist() == [1.0, 5.0]
+    line = np.arange(20.0)
+    assert figures.smoothed(line, 7)[3:-3].tolist() == pytest.approx(line[3:-3].tolist())
+
+
+def test_loss_curves_show_the_logged_values():
+    log = [{"step": str(k), "loss_64": str(0.1 * k), "loss_32": ""} for k in range(1, 6)]
+    fig = figures.loss_curves({"baseline": log, "lift": [{**line, "loss_32": "0.5"} for line in log]})
+    assert [ax.get_title() for ax in fig.axes] == ["64×64 scale", "32×32 scale"]
+    points = fig.axes[0].lines[0]
+    assert points.get_xdata().tolist() == [1, 2, 3, 4, 5]
+    assert points.get_ydata().tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert len(fig.axes[1].lines) == 2                          # points and line of the one run with a 32 scale
+    figures.loss_curves({"none": []})
+
+
+def test_metric_figure_shows_means_and_bands(written):
+    rows = results_table.read(written / "results/fid_results.csv")
+    ax = report.metric_figure(rows, "fid").axes[0]
+    lines = {line.get_label(): line for line in ax.lines}
+    assert list(lines) == ["baseline", "diagonal", "DP-64", "DP-Total"]
+    assert lines["baseline"].get_xdata().tolist() == list(EPOCHS)
+    assert lines["DP-64"].get_ydata() == pytest.approx([100 / epoch + 6.5 for epoch in EPOCHS])
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]      # of the baseline, one standard deviation wide
+    assert band.max() == pytest.approx(100.5 + np.sqrt(0.5)) and band.min() == pytest.approx(10.5 - np.sqrt(0.5))
+
+
+def test_path_evolution_draws_the_paths_where_they_are():
+    timesteps = paths.timestep_grid(6)
+    error = np.outer(np.arange(1, 7), np.ones(6))
+    points = np.stack([np.arange(6.0), np.array([0, 0, 1, 2, 3, 5.0])], axis=1)
+    column = {"title": "epoch 1", "timesteps": timesteps, "error_64": error, "error_total": 2 * error,
+              "paths_64": {"dp_64": points}, "paths_total": {}}
+    ax = figures.path_evolution([column]).axes[0]
+    assert ax.lines[0].get_ydata().tolist() == points[:, 0].tolist()        # t_64 down
+    assert ax.lines[0].get_xdata().tolist() == points[:, 1].tolist()        # t_32 across
+    np.testing.assert_allclose(ax.images[0].get_array(), np.log10(error))
+
+
+# --- a browser ------------------------------------------------------------------------------------------------------
+
+WATCH = """<script>
+window.problems = [];
+addEventListener("error", event => problems.push(event.message || "could not load " + event.target.tagName), true);
+addEventListener("unhandledrejection", event => problems.push(String(event.reason)));
+addEventListener("securitypolicyviolation", event => problems.push("blocked: " + event.blockedURI));
+const consoleError = console.error;
+console.error = (...words) => { problems.push(words.join(" ")); consoleError(...words); };
+</script>"""
+SELF_CHECK = """<script>
+addEventListener("load", () => {
+  const tables = Array.from(document.querySelectorAll("table.sortable"), table => {
+    const column = k => Array.from(table.tBodies[0].rows, row => row.cells[k].textContent);
+    const whole = () => Array.from(table.tBodies[0].rows, row => row.textContent);
+    const before = whole();
+    const columns = Array.from(table.tHead.rows[0].cells, (head, k) => {
+      const click = () => { head.querySelector("button").click(); return [head.getAttribute("aria-sort"), column(k)]; };
+      return [click(), click()];
+    });
+    return {before, after: whole(), columns};
+  });
+  parent.postMessage(JSON.stringify({problems, tables,
+    images: Array.from(document.images, image => [image.naturalWidth, image.naturalHeight]),
+    width: [document.documentElement.scrollWidth, innerWidth]}), "*");
+});
+</script>"""
+# Chromium's own windows are at least 500 pixels wide; a frame can be as narrow as a phone.
+FRAME = """<!DOCTYPE html><body><script>
+addEventListener("message", event => {
+  const pre = document.createElement("pre");
+  pre.id = "self-check";
+  pre.textContent = event.data;
+  document.body.append(pre);
+});
+</script><iframe style="border: 0; width: WIDTHpx; height: 900px" srcdoc="PAGE"></iframe></body>"""
+
+
+def find_browser() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if shutil.which(name):
+            return shutil.which(name)
+    pytest.skip("no chromium on this machine (Debian: apt-get install chromium): the page was not opened in a browser")
+
+
+def open_page(page: str, folder, width: int = 1400) -> tuple[dict, str]:
+    """What a copy of the page says about itself in headless Chromium, and what Chromium logged."""
+    browser = find_browser()
+    page = page.replace("<head>", "<head>" + WATCH, 1).replace("</body>", SELF_CHECK + "</body>", 1)
+    copy = folder / "page.html"
+    copy.write_text(FRAME.replace("WIDTH", str(width)).replace("PAGE", html.escape(page)))
+    done = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}", "--window-size=1500,1000",
+         "--hide-scrollbars", "--virtual-time-budget=10000", "--enable-logging=stderr", "--dump-dom", copy.as_uri()],
+        capture_output=True, text=True, timeout=120)
+    found = re.search(r'<pre id="self-check">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, f"the page did not finish in {browser}: {done.stderr[-2000:]}"
+    return json.loads(html.unescape(found[1])), done.stderr
+
+
+def as_number(text: str) -> float:
+    return float(text.split(" ±")[0])
+
+
+@pytest.fixture(scope="module", params=[360, 1400])
+def opened(request, written, tmp_path_factory):
+    return request.param, *open_page((written / "results/report.html").read_text(), tmp_path_factory.mktemp("browser"),
+                                     request.param)
+
+
+def test_page_has_no_error_and_every_image_loads(opened):
+    _, result, log = opened
+    assert result["problems"] == []
+    assert "CONSOLE" not in log
+    assert len(result["images"]) == 8
+    assert all(width > 100 and height > 100 for width, height in result["images"])
+
+
+def test_page_does_not_scroll_sideways(opened):
+    width, result, _ = opened
+    assert result["width"] == [width, width]
+
+
+def test_tables_sort_by_every_column(opened):
+    _, result, _ = opened
+    assert len(result["tables"]) == 3                           # FID, SWD and all measurements
+    for table in result["tables"]:
+        assert sorted(table["before"]) == sorted(table["after"])            # no row is lost
+        for (up, rising), (down, falling) in table["columns"]:
+            assert (up, down) == ("ascending", "descending")
+            try:
+                values = [as_number(text) for text in rising if text]
+                assert values == sorted(values) and [as_number(text) for text in falling if text] == values[::-1]
+            except ValueError:                                  # a column of words
+                assert [rising[0], rising[-1]] == [falling[-1], falling[0]]
+    (_, epochs), _ = result["tables"][0]["columns"][0]
+    assert epochs == ["1", "9", "10"]                           # as numbers, not as words
+
+
+def test_empty_cells_come_last_and_words_count_numbers(tmp_path):
+    table = Table("t", "t", "", ["name", "value"], [
+        [Cell("10 images"), Cell("–")], [Cell("9 images"), Cell("2.0", 2.0)], [Cell("b"), Cell("10.0", 10.0)],
+        [Cell("a"), Cell("-1.0", -1.0)]])
+    result, _ = open_page(page.page("T", "", [page.Section("S", "", [table])], []), tmp_path)
+    names, values = result["tables"][0]["columns"]
+    assert names[0][1] == ["9 images", "10 images", "a", "b"]
+    assert [column for _, column in values] == [["-1.0", "2.0", "10.0", "–"], ["10.0", "2.0", "-1.0", "–"]]
+    assert result["problems"] == []
+
+
+def test_the_check_sees_faults(tmp_path):
+    faults = ('<img src="data:image/png;base64,AAAA"><img src="https://example.invalid/a.png">'
+              '<script>nothing()</script><div style="width: 2000px">wide</div>')
+    page = page.page("T", "", [], []).replace("</main>", faults + "</main>")
+    result, log = open_page(page, tmp_path)
+    text = " ".join(result["problems"])
+    assert "could not load IMG" in text and "nothing is not defined" in text and "blocked: https" in text
+    assert [0, 0] in result["images"] and "CONSOLE" in log and result["width"][0] > result["width"][1]

@@ -1,0 +1,135 @@
+"""Timesteps, batches and losses: distributions, shares between processes, and closed forms."""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lift import objective
+from lift.checkpoints import build_model
+from lift.objective import TimestepRule, draw_timesteps
+from scheduler import NoiseSchedule
+from engine.seeds import seeded_generator
+
+schedule = NoiseSchedule()
+CPU = torch.device("cpu")
+
+
+def draw(rule, count=20_000):
+    return draw_timesteps(rule, count, seeded_generator(1), schedule)
+
+
+def test_independent_timesteps_are_uniform_and_free_of_each_other():
+    t_64, t_32 = draw(TimestepRule("independent"))
+    for t in (t_64, t_32):
+        counts = torch.bincount(t // 100, minlength=10).double()
+        assert t.min() >= 0 and t.max() <= 999 and len(counts) == 10
+        assert ((counts - 2000) ** 2 / 2000).sum() < 27.9           # chi-squared, 9 degrees of freedom, p = 0.001
+    assert abs(np.corrcoef(t_64, t_32)[0, 1]) < 0.03
+
+
+def test_diagonal_timesteps_are_equal():
+    t_64, t_32 = draw(TimestepRule("diagonal"))
+    assert torch.equal(t_64, t_32) and t_64.float().std() > 250
+
+
+def test_band_leads_by_what_was_asked():
+    t_64, t_32 = draw(TimestepRule("band", 1.0, 4.0, noise_share=0.0, independent_share=0.0))
+    lead = schedule.t_to_log_snr(t_32) - schedule.t_to_log_snr(t_64)
+    inside = (t_32 > 5) & (t_64 < 999)                              # near t = 0 log SNR moves much per timestep
+    assert lead[inside].min() > 0.9 and lead[inside].max() < 4.1
+    middle = (t_64 > 300) & (t_64 < 900)
+    assert abs(lead[middle].mean() - 2.5) < 0.05 and abs(lead[middle].std() - 3 / 12**0.5) < 0.05
+
+
+def test_band_shares():
+    t_64, t_32 = draw(TimestepRule("band", 0.0, 5.0, noise_share=0.15, independent_share=0.15))
+    assert abs((t_32 == 999).double().mean() - 0.15) < 0.01
+    behind = (t_32 > t_64 + 2) & (t_32 < 999)                        # only independent pairs can lag
+    assert abs(behind.double().mean() - 0.075) < 0.01
+
+
+def test_an_epoch_visits_every_image_once_in_its_own_order():
+    first, second = objective.epoch_order(0, 0, 100), objective.epoch_order(0, 1, 100)
+    assert sorted(first.tolist()) == list(range(100)) == sorted(second.tolist())
+    assert first.tolist() != second.tolist() and torch.equal(first, objective.epoch_order(0, 0, 100))
+
+
+def test_shares_of_a_batch_are_the_batch():
+    images = torch.randint(0, 256, (20, 3, 64, 64), dtype=torch.uint8)
+    indices = torch.tensor([3, 1, 4, 15, 9, 2])
+
+    def batch(part):
+        return objective.training_batch(images, indices, TimestepRule(), 0, 7, part, True, schedule, CPU)
+
+    whole, shares = batch(slice(0, 6)), [batch(slice(start, start + 2)) for start in (0, 2, 4)]
+    for field in ("x_0_64", "noise_64", "noise_32", "t_64", "t_32"):
+        assert torch.equal(getattr(whole, field), torch.cat([getattr(share, field) for share in shares])), field
+    pairs = zip(whole.x_0_64, objective.from_uint8(images[indices]))
+    mirrored = [torch.equal(found, clean.flip(2)) for found, clean in pairs]
+    assert any(mirrored) and not all(mirrored)
+
+
+class KnownNoise(torch.nn.Module):
+    """Predicts the given noise times a factor."""
+
+    def __init__(self, batch, factor):
+        super().__init__()
+        self.batch, self.factor = batch, factor
+
+    def forward(self, x_64, x_32, t_64, t_32):
+        return self.batch.noise_64 * self.factor, self.batch.noise_32 * self.factor
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.0, 0.5])
+def test_error_of_a_known_prediction(factor):
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    batch = objective.training_batch(images, torch.arange(4), TimestepRule(), 0, 0, slice(0, 4), False, schedule, CPU)
+    errors = objective.errors_per_image(KnownNoise(batch, factor), True, batch, schedule, "float32")
+    for error, noise in zip(errors, (batch.noise_64, batch.noise_32)):
+        torch.testing.assert_close(error, (1 - factor) ** 2 * (noise**2).mean((1, 2, 3)))
+    a, b = (error.mean() for error in errors)
+    assert objective.total_loss([a, b]) == a + b
+    assert objective.total_loss([a, b], "both", 0.25) == a + 0.25 * b
+    assert objective.total_loss([a, b], "64") == a
+
+
+@pytest.mark.parametrize("model_type", ["baseline", "lift"])
+def test_error_of_v_is_that_of_the_last_layer(model_type):
+    """Squared error of v, of which the model's callers only see the noise it implies."""
+    torch.manual_seed(0)
+    model = build_model(model_type, [8, 16], "v")
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    batch = objective.training_batch(images, torch.arange(4), TimestepRule(), 0, 0, slice(0, 4), False, schedule, CPU)
+    batch.t_64, batch.t_32 = torch.tensor([0, 300, 999, 999]), torch.tensor([999, 0, 600, 999])
+    outputs = []
+    model.final_conv.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    with torch.no_grad():
+        errors = objective.errors_per_image(model, model_type == "lift", batch, schedule, "float32", "v")
+    scales = ((batch.x_0_64, batch.noise_64, batch.t_64, lambda x: x),
+              (F.avg_pool2d(batch.x_0_64, 2), batch.noise_32, batch.t_32, lambda x: F.avg_pool2d(x, 2)))
+    assert len(errors) == (2 if model_type == "lift" else 1)
+    for error, (x_0, noise, t, to_size), output in zip(errors, scales, outputs[0].split(3, dim=1)):
+        abar = schedule.alpha_cumprod(t)[:, None, None, None]
+        v = abar.sqrt() * noise - (1 - abar).sqrt() * x_0
+        torch.testing.assert_close(error, (to_size(output) - v).square().mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_validation_is_the_same_at_every_call_and_batch_size_and_fills_its_bins():
+    images = torch.randint(0, 256, (50, 3, 64, 64), dtype=torch.uint8)
+
+    def network(x_64, x_32, t_64, t_32):
+        return x_64, x_32
+
+    results = [objective.validate(network, True, images, 0, schedule, "float32", CPU, size) for size in (50, 7)]
+    assert results[0]["loss_64"] == pytest.approx(results[1]["loss_64"], rel=1e-6)
+    for bins in (results[0]["bins_64"], results[0]["bins_32"]):
+        bins = np.array(bins)
+        assert bins.shape == (5, 5) and np.isfinite(bins).all()
+    # Predicting the input is right where all is noise and wrong where there is none.
+    assert np.array(results[0]["bins_64"])[4].mean() < 0.1 < np.array(results[0]["bins_64"])[0].mean()
+
+
+def test_bins_as_a_table():
+    lines = objective.bins_text([[i + j / 10 for j in range(5)] for i in range(5)]).splitlines()
+    assert lines[1].split()[2:] == ["0", "200", "400", "600", "800"]
+    assert lines[3].split() == ["200", "1.0000", "1.1000", "1.2000", "1.3000", "1.4000"] and len(lines) == 7
