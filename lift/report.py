@@ -213,16 +213,16 @@ def sample_figures(args, device) -> dict:
                                        max_jump=args.max_jump)
         ways[path_type] = (lift.model, path)
     options = {"solver": args.solver, "precision": args.precision}
-    rows, figures = {}, {}
+    rows, drawn = {}, {}
     for path_type, (model, path) in tqdm(ways.items(), desc="samples", unit="path"):
         label = figures.PATH_LABELS.get(path_type, path_type)
         samples = sampling.generate(model, path, args.seed, range(args.num_images), **options)
         rows[label] = sampling.to_uint8(samples.x_64).cpu().numpy()
         if path_type != "baseline":
             steps = measurements.denoising_steps(model, path, args.seed, 0, **options)
-            figures[f"denoising_{path_type}"] = figures.denoising_strip(path, steps, f"{label}, {len(path) - 1} steps")
+            drawn[f"denoising_{path_type}"] = figures.denoising_strip(path, steps, f"{label}, {len(path) - 1} steps")
     numbers = [f"image {k}" for k in range(args.num_images)]
-    return {"samples": figures.image_rows(rows, numbers)} | figures
+    return {"samples": figures.image_rows(rows, numbers)} | drawn
 
 
 def caption_of(name: str) -> str:
@@ -249,11 +249,11 @@ def raw_rows_table(rows) -> tables.Table:
 
 def report_sections(rows, folder: Path, figure_dir: Path) -> list[page.Section]:
     """All that lies in the results folder, in reading order."""
-    figures = sorted(figure_dir.glob("*.png"))
+    drawn = sorted(figure_dir.glob("*.png"))
     taken = set()
 
     def pick(*patterns):
-        chosen = [path for pattern in patterns for path in figures if re.fullmatch(pattern, path.stem)]
+        chosen = [path for pattern in patterns for path in drawn if re.fullmatch(pattern, path.stem)]
         taken.update(chosen)
         return [(path, caption_of(path.stem)) for path in chosen]
 
@@ -278,7 +278,7 @@ def report_sections(rows, folder: Path, figure_dir: Path) -> list[page.Section]:
     known = {path for section in (map_section, side) for path, _ in section.figures}
     known |= set(folder.glob("*_loss.png"))                     # shown together in training_loss
     others = [(path, path.stem.replace("_", " ")) for path in sorted(folder.glob("*.png")) if path not in known]
-    others += [(path, caption_of(path.stem)) for path in figures if path not in taken]
+    others += [(path, caption_of(path.stem)) for path in drawn if path not in taken]
     more = page.Section("More figures", "", [], others)
     speed = page.Section("Speed", "Ratios measured side by side in one run, in alternation.",
                            [*benchmark_tables.benchmarks_tables(folder), *benchmark_tables.arithmetic_tables(folder)], [])
@@ -310,13 +310,13 @@ def main(argv=None):
     for text in args.readme or []:              # what is wrong with it is said before any work
         text_tables.with_tables(read_text(text), rows, folder, str(text))
 
-    figures = {}
+    drawn = {}
     for metric in results_table.METRICS:
         found = tables.metric_tables(study_tables.others(rows), metric)
         for table in found:
             print(f"\n{table.markdown()}")
         if found:
-            figures[f"by_epoch_{metric}"] = metric_figure(study_tables.others(rows), metric)
+            drawn[f"by_epoch_{metric}"] = metric_figure(study_tables.others(rows), metric)
     for table in (table for name in study_tables.NAMES for table in study_tables.tables_named(name, rows, folder)):
         print(f"\n{table.markdown()}")
     for name in tables.SIDE_TABLES:
@@ -326,18 +326,18 @@ def main(argv=None):
 
     heatmaps = find_heatmaps(folder, args.grid)
     if heatmaps:
-        figures["path_evolution"] = evolution_figure(heatmaps, args)
+        drawn["path_evolution"] = evolution_figure(heatmaps, args)
     else:
         print(f"path evolution: no heatmap_{args.grid}_*ep.pth in {folder}, left out")
     if logs := sorted(folder.glob("*_training.csv")):
-        figures["training_loss"] = training_figure(logs)
+        drawn["training_loss"] = training_figure(logs)
     if args.lift_checkpoint:
         device = start_device(args)
-        figures |= sample_figures(args, device)
+        drawn |= sample_figures(args, device)
         write_run_record(args.output_dir / "samples.json", args, device)
     else:
         print("samples: --baseline_checkpoint and --lift_checkpoint not given, none drawn")
-    for name, fig in figures.items():
+    for name, fig in drawn.items():
         save_png(args.output_dir / f"{name}.png", fig)
         print(f"wrote {args.output_dir / name}.png")
 

@@ -396,7 +396,8 @@ def test_a_failed_build_leaves_nothing(tmp_path, load):
 DECODER = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
-import data, synthetic
+import data
+from engine import synthetic_faces as synthetic
 draw, end = synthetic.draw, time.monotonic() + 60
 def draw_late(index):
     with open("drawn.txt", "a") as file:

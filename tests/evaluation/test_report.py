@@ -74,12 +74,12 @@ def test_what_is_no_png_is_named(tmp_path):
 
 
 def test_page_leaves_out_empty_sections_and_links_the_others():
-    page = page.page("T", "lead", [page.Section("Empty", "text"),
+    text = page.page("T", "lead", [page.Section("Empty", "text"),
                                      page.Section("Full", "", [Table("t", "t", "", ["a"], [[Cell("1", 1)]])])], [])
-    assert "Empty" not in page
-    targets = re.findall(r'href="#([^"]+)"', page)
-    assert targets and all(f'id="{target}"' in page for target in targets)
-    assert not re.findall(r'(?:src|href)="(?!#|data:)', page)              # nothing from outside
+    assert "Empty" not in text
+    targets = re.findall(r'href="#([^"]+)"', text)
+    assert targets and all(f'id="{target}"' in text for target in targets)
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', text)              # nothing from outside
 
 
 def test_records_are_the_json_files_with_a_command(tmp_path):
@@ -156,10 +156,10 @@ def test_script_writes_every_figure(written):
     found = {path.stem for path in (written / "results/figures").glob("*.png")}
     assert found == {"by_epoch_fid", "by_epoch_swd", "path_evolution", "training_loss", "samples", "denoising_diagonal",
                      "denoising_dp_64", "denoising_dp_total"}
-    page = (written / "results/report.html").read_text()
+    text = (written / "results/report.html").read_text()
     for path in (written / "results/figures").glob("*.png"):
-        assert base64.b64encode(path.read_bytes()).decode() in page
-    assert "python train_baseline.py --epochs 10" in page and "<h3>figures/samples.json</h3>" in page
+        assert base64.b64encode(path.read_bytes()).decode() in text
+    assert "python train_baseline.py --epochs 10" in text and "<h3>figures/samples.json</h3>" in text
 
 
 def test_script_fills_the_readme(written):
@@ -308,12 +308,12 @@ def find_browser() -> str:
     pytest.skip("no chromium on this machine (Debian: apt-get install chromium): the page was not opened in a browser")
 
 
-def open_page(page: str, folder, width: int = 1400) -> tuple[dict, str]:
+def open_page(text: str, folder, width: int = 1400) -> tuple[dict, str]:
     """What a copy of the page says about itself in headless Chromium, and what Chromium logged."""
     browser = find_browser()
-    page = page.replace("<head>", "<head>" + WATCH, 1).replace("</body>", SELF_CHECK + "</body>", 1)
+    text = text.replace("<head>", "<head>" + WATCH, 1).replace("</body>", SELF_CHECK + "</body>", 1)
     copy = folder / "page.html"
-    copy.write_text(FRAME.replace("WIDTH", str(width)).replace("PAGE", html.escape(page)))
+    copy.write_text(FRAME.replace("WIDTH", str(width)).replace("PAGE", html.escape(text)))
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
          "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}", "--window-size=1500,1000",
@@ -377,8 +377,8 @@ def test_empty_cells_come_last_and_words_count_numbers(tmp_path):
 def test_the_check_sees_faults(tmp_path):
     faults = ('<img src="data:image/png;base64,AAAA"><img src="https://example.invalid/a.png">'
               '<script>nothing()</script><div style="width: 2000px">wide</div>')
-    page = page.page("T", "", [], []).replace("</main>", faults + "</main>")
-    result, log = open_page(page, tmp_path)
+    text = page.page("T", "", [], []).replace("</main>", faults + "</main>")
+    result, log = open_page(text, tmp_path)
     text = " ".join(result["problems"])
     assert "could not load IMG" in text and "nothing is not defined" in text and "blocked: https" in text
     assert [0, 0] in result["images"] and "CONSOLE" in log and result["width"][0] > result["width"][1]

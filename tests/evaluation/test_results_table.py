@@ -167,7 +167,7 @@ def test_eight_processes_lose_nothing(tmp_path):
 
 WRITER = """
 import itertools, sys
-import results_table
+from evaluation import results_table
 row = eval(sys.argv[2])
 for seed in itertools.count():
     results_table.add(sys.argv[1], [{**row, "seed": seed, "dataset": "d" * 4000}])
