@@ -1,12 +1,18 @@
 """The model of the flow family: a DiT as a denoiser, built from options or from a checkpoint."""
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 
 from engine.denoiser import NetworkDenoiser
 from engine.errors import InputError
+from engine.files import expecting, load_torch
 from networks.dit import DiT
 from scheduler import LinearFlow
 
 FAMILY = "flow"
+WEIGHTS = ("ema", "raw")
 TIME_DISTRIBUTIONS = ("logit_normal", "uniform", "mixture")
 UNIFORM_SHARE = 0.1                     # of `mixture`
 
@@ -56,3 +62,52 @@ def check_guidance(scale: float, label_dropout: float, where: str) -> None:
     if scale != 1 and label_dropout == 0:
         raise InputError(f"--guidance_scale: found {scale:g}, but {where} was trained without dropped labels "
                          "(--label_dropout 0) and knows no null class; use --guidance_scale 1")
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+@dataclass
+class LoadedFlow:
+    """A model ready to be sampled, and where it came from."""
+    network: DiT                    # in eval mode, float32 parameters, on the device asked for
+    weights: str                    # ema or raw
+    path: Path
+    fingerprint: str                # first 16 hex digits of the file's SHA-256
+    epochs: int
+    options: dict                   # of the training run
+    label_names: list[str] | None
+    vae_fingerprint: str | None     # of the autoencoder whose latents it models; None: pixels
+
+    @property
+    def denoiser(self) -> NetworkDenoiser:
+        """The network for the sampler."""
+        return denoiser_of(self.network)
+
+
+def load_checkpoint(path, weights: str = "ema", device="cpu") -> LoadedFlow:
+    """The model in a checkpoint of `python -m flow.train`.
+
+    weights: ema or raw. Raises InputError if the file is missing, damaged, of another family, or its weights do not fit.
+    """
+    digest = hashlib.sha256()
+    with expecting(path, "checkpoint"):
+        content = load_torch(path, "checkpoint", digest)
+    if not isinstance(content, dict) or content.get("family") != FAMILY:
+        found = content.get("family") or content.get("model_type") if isinstance(content, dict) else None
+        raise InputError(f"{path}: is a checkpoint of {found or 'something else'}, expected one of the flow family; use "
+                         "the command of its own family")
+    state = content["model_state"]
+    if weights == "ema":
+        state = {**state, **content["ema_state"]["shadow"]}
+    network = DiT(**content["config"])
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{path}: its weights do not fit its sizes ({str(error).splitlines()[1].strip()[:120]})") \
+            from error
+    broken = next((name for name, value in state.items() if not torch.isfinite(value).all()), None)
+    if broken:
+        raise InputError(f"{path}: {weights} weight {broken} is not finite; use an earlier checkpoint")
+    network.requires_grad_(False).eval().to(device)
+    return LoadedFlow(network, weights, Path(path), digest.hexdigest()[:16], int(content["epochs"]),
+                      content.get("options") or {}, content.get("label_names"), content.get("vae_fingerprint"))

@@ -190,7 +190,8 @@ def test_midpoint_with_ten_calls_is_no_worse_than_euler_with_a_hundred(law):
     mixture, starts, floor = law
     euler = distance_of(mixture, starts, "ddim", FLOW.uniform_path(100), 100)
     midpoint = distance_of(mixture, starts, "midpoint", FLOW.uniform_path(5), 10)
-    assert midpoint <= euler and midpoint < 1.05 * floor
+    # The floor itself, 0.19, moves by more than 0.01 from one set of 2000 images to another.
+    assert midpoint < euler + 0.01 and midpoint < 1.05 * floor
     assert distance_of(mixture, starts, "ddim", FLOW.uniform_path(10), 10) > 2 * floor
 
 
