@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data import in_chunks
 from engine.errors import InputError
 from engine.files import locked, sha256_of_file, written_whole
-from engine.sampling import from_uint8
+from engine.sampling import from_uint8, to_device
 
 IMAGES_PER_CHUNK = 32
 VERSION = 1
@@ -82,6 +82,19 @@ class Latents:
                 views = [torch.stack(self.moments(view), 1) for view in ([x, x.flip(3)] if flip else [x])]
                 file.write(torch.stack(views, 1).half().cpu().numpy().tobytes())
                 progress.update(len(chunk))
+
+
+class PosteriorSamples:
+    """Scaled latents from the moments that `Latents.encoded` keeps, with fresh posterior noise."""
+
+    def __init__(self, moments: np.ndarray, device):
+        self.moments, self.device = moments, device
+
+    def __call__(self, indices: torch.Tensor, flipped: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """[B, C, s, s]. indices: int64 [B], flipped: bool [B], both on the CPU; noise: standard normal [B, C, s, s]."""
+        mirrored = flipped.long().clamp(max=self.moments.shape[1] - 1).numpy()
+        moments = to_device(torch.from_numpy(self.moments[indices.numpy(), mirrored]), self.device).float()
+        return moments[:, 0] + moments[:, 1] * noise
 
 
 def load_vae(folder):

@@ -5,7 +5,6 @@ which a process uses its share; so one process or eight, straight through or res
 """
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from engine import devices, seeds
@@ -47,23 +46,10 @@ class Pixels:
         return torch.where(to_device(flipped, self.device)[:, None, None, None], x_0.flip(3), x_0)
 
 
-class PosteriorSamples:
-    """Scaled latents from the moments that `Latents.encoded` keeps, with fresh posterior noise."""
-
-    def __init__(self, moments: np.ndarray, device):
-        self.moments, self.device = moments, device
-
-    def __call__(self, indices: torch.Tensor, flipped: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """[B, C, s, s]. indices: int64 [B], flipped: bool [B], both on the CPU; noise: standard normal [B, C, s, s]."""
-        mirrored = flipped.long().clamp(max=self.moments.shape[1] - 1).numpy()
-        moments = to_device(torch.from_numpy(self.moments[indices.numpy(), mirrored]), self.device).float()
-        return moments[:, 0] + moments[:, 1] * noise
-
-
 class FlowTask(Task):
     """A DiT, its images or latents, and the loss.
 
-    clean: Pixels or PosteriorSamples. labels: int64 [N] on the CPU. held_out: (clean, labels) of at most --val_images,
+    clean: Pixels or latents.PosteriorSamples. labels: int64 [N] on the CPU. held_out: (clean, labels) of at most --val_images,
     or None. images: uint8, what the residual output is fitted to. facts: what the checkpoint says beside the sizes.
     """
 
@@ -196,6 +182,9 @@ class FlowTask(Task):
             if state["config"].get(key) != value:
                 raise InputError(f"--{key}: found {value}, but {path} was trained with {state['config'].get(key)}; give "
                                  "the same options to --resume, or another --name")
+        if state.get("vae_fingerprint") != self.facts.get("vae_fingerprint"):
+            raise InputError(f"--vae: found {self.args.vae}, whose latents are not those that {path} was trained on; give "
+                             "the same autoencoder to --resume, or another --name")
 
     def describe_batch(self, step: int) -> str:
         """The times of a step's batch, drawn again from the seed."""

@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
 """Train a flow: a Diffusion Transformer that carries noise to images of a class, in pixels or in an autoencoder's latents."""
+import argparse
 import sys
 
 import numpy as np
 import torch
 
-from data import load_images, to_device
-from engine.command_line import Parser, real_number, refuse_without_effect, run_script
+from data import add_data_options, load_images, to_device
+from engine.command_line import Parser, real_number, refuse_without_effect, run_script, whole_number
 from engine.distributed import Group
 from engine.errors import InputError
 from engine.loop import Loop, train
-from engine.options import add_training_options, parse_training_options
-from flow.latents import Latents
+from engine.options import add_training_options
+from flow.latents import Latents, PosteriorSamples
 from flow.model import TIME_DISTRIBUTIONS, rank_warning
 from flow.options import add_network_options, fill_preset, refuse_older_names
-from flow.task import FlowTask, Pixels, PosteriorSamples
+from flow.task import FlowTask, Pixels
 from networks.dit import DiT
 
 LABEL_DROPOUT = 0.1
@@ -24,8 +25,14 @@ def parse_args(argv=None):
     """The command line. Raises InputError for options that contradict each other, or of the earlier implementation."""
     refuse_older_names(sys.argv[1:] if argv is None else argv)
     parser = Parser(__doc__)
-    add_training_options(parser, "flow")
-    parser.set_defaults(dataset="cifar10", batch_size=256, lr_schedule="constant", flip=True, val_split="test")
+    add_data_options(parser)
+    data = parser.add_argument_group("images")
+    data.add_argument("--split", default="train", help="images to train on")
+    data.add_argument("--val_split", default="test", help="held-out images, for --val_every")
+    data.add_argument("--val_images", type=whole_number(1), default=500, help="how many held-out images to use")
+    data.add_argument("--image_size", type=whole_number(1, 4096), default=32, metavar="PIXELS", help="side of the images")
+    data.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
+                      help="mirror half of the images at random")
     add_network_options(parser)
     group = parser.add_argument_group("flow")
     group.add_argument("--time_distribution", choices=TIME_DISTRIBUTIONS, default="logit_normal",
@@ -38,7 +45,11 @@ def parse_args(argv=None):
     group.add_argument("--unconditional", action="store_true", help="one class for all images, labels or not")
     group.add_argument("--vae", default=None, metavar="FOLDER_OR_NAME",
                        help="train in the latents of this AutoencoderKL; left out: in pixels")
-    args = parse_training_options(parser, argv)
+    add_training_options(parser, "flow")
+    parser.set_defaults(dataset="cifar10", batch_size=256, lr_schedule="constant")
+    args = parser.parse_args(argv)
+    if not args.val_every:
+        refuse_without_effect(parser, args, ["val_split", "val_images"], "without --val_every")
     if args.time_distribution == "uniform":
         refuse_without_effect(parser, args, ["time_mean", "time_deviation"], "with --time_distribution uniform")
     if args.vae is not None and args.output == "residual":
