@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
@@ -104,10 +106,10 @@ def encoder_of(args, loaded: LoadedFlow, device) -> Latents | None:
 
 
 def grid_image(images: torch.Tensor, num_rows: int) -> Image.Image:
-    """uint8 [rows * columns, C, S, S], row by row, as one picture with a margin of two pixels."""
-    from torchvision.utils import make_grid
-    grid = make_grid(images.cpu(), nrow=len(images) // num_rows, padding=2, pad_value=255)
-    return Image.fromarray(grid.permute(1, 2, 0).numpy())
+    """uint8 [rows * columns, 3, S, S], row by row, as one picture with a white margin of two pixels."""
+    padded = F.pad(images.cpu(), (1, 1, 1, 1), value=255).unflatten(0, (num_rows, -1))    # [rows, columns, 3, S+2, S+2]
+    picture = padded.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)                   # [height, width, 3]
+    return Image.fromarray(np.pad(picture.numpy(), ((1, 1), (1, 1), (0, 0)), constant_values=255))
 
 
 class Generator:
