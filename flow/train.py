@@ -110,10 +110,10 @@ def flow_task(args, images, held_out, device) -> FlowTask:
 
 def make_task(args, device, group: Group) -> FlowTask:
     """Read the data and build the task; says what a network so narrow can never learn."""
-    images = load_images(args.dataset, args.split, args.image_size, 3, args.cache_dir)
+    images = load_images(args.dataset, args.split, args.cache_dir, size=args.image_size)
     held_out = None
     if args.val_every:
-        held_out = load_images(args.dataset, args.val_split, args.image_size, 3, args.cache_dir)
+        held_out = load_images(args.dataset, args.val_split, args.cache_dir, size=args.image_size)
     task = flow_task(args, images, held_out, device)
     warning = rank_warning(task.networks["model"])
     if warning and group.is_main:
