@@ -15,14 +15,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-import devices
-import reference_cache
 from data import in_chunks
-from errors import InputError
-from fid import FeatureStatistics, frechet_distance
-from optimization import learning_rate_at
-from sampling import from_uint8
-from seeds import seeded_generator
+from engine import devices
+from engine.errors import InputError
+from engine.optimization import learning_rate_at
+from engine.sampling import from_uint8
+from engine.seeds import seeded_generator
+from evaluation import reference_cache
+from evaluation.fid import FeatureStatistics, frechet_distance
 
 NUM_FEATURES = 64
 SURE = 0.95                     # probability from which an image without a class asked for counts as a digit
