@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torchvision.utils import make_grid
 
+from engine import run_files
 from lift import checkpoints
 from engine import distributed
 from lift import generation
@@ -73,7 +74,7 @@ def main():
     args = parse_options()
     args.device = distributed.local_gpu(args.device)
     device = start_device(args)
-    file = args.checkpoint or checkpoints.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
+    file = args.checkpoint or run_files.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
     loaded = checkpoints.load_model(file, None, args.weights, device)
     args.path = args.path or generation.DEFAULT_PATHS[loaded.model_type][0]
     generation.check_options(args, loaded.model_type)
