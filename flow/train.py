@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a flow: a Diffusion Transformer that carries noise to images of a class, in pixels or in an autoencoder's latents."""
+"""Train a flow: a Diffusion Transformer that carries noise to images of a class, in pixels or in latents."""
 import argparse
 import sys
 
@@ -30,7 +30,7 @@ def parse_args(argv=None):
     data.add_argument("--split", default="train", help="images to train on")
     data.add_argument("--val_split", default="test", help="held-out images, for --val_every")
     data.add_argument("--val_images", type=whole_number(1), default=500, help="how many held-out images to use")
-    data.add_argument("--image_size", type=whole_number(1, 4096), default=32, metavar="PIXELS", help="side of the images")
+    data.add_argument("--image_size", type=whole_number(1, 4096), default=32, metavar="PIXELS", help="their side")
     data.add_argument("--image_column", default=None, metavar="COLUMN", help="left out: image or img")
     data.add_argument("--label_column", default=None, metavar="COLUMN", help="left out: label or fine_label")
     data.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
