@@ -1,41 +1,81 @@
-"""The noise process, conversions between timestep and signal-to-noise ratio, and the sampling steps.
+"""Noise processes, what a network may put out, and the sampling step: every formula of diffusion lives here.
 
-Every formula of the forward and the reverse process lives here and nowhere else. Notation: abar is alphas_cumprod,
-x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, SNR = abar / (1 - abar), and log SNR is its natural logarithm.
+A process makes a noised image x_t = a x_0 + s eps of a clean image x_0 and standard normal noise eps. The pair (a, s) is
+the *levels* of time t; SNR = a^2 / s^2, and log SNR is its natural logarithm. Each process has a time of its own:
+CosineSteps counts timesteps 999 ... 0, LinearFlow goes from 0 (noise) to 1 (image), and the time of Sigma is the noise
+level itself. Networks put out one of four kinds, from which the clean image follows (`clean_image`):
+
+    eps       the noise                              x_0        the clean image
+    v         a eps - s x_0                          velocity   x_0 - eps
 """
 import math
 
 import torch
-import torch.nn.functional as F
-
-from networks.scales import downsample_to_32
 
 NUM_TIMESTEPS = 1000
 COSINE_OFFSET = 0.008
 BETA_MIN, BETA_MAX = 1e-4, 0.02
 CLEAN = -1                      # the timestep of a clean image: abar = 1
+KINDS = {"eps": (0, 1), "x_0": (1, 0), "velocity": (1, -1)}     # p, q of p x_0 + q eps; v's depend on the level
 
 
-def cosine_alphas_cumprod(num_timesteps: int = NUM_TIMESTEPS) -> torch.Tensor:
+def cosine_alphas_cumprod(num_timesteps: int = NUM_TIMESTEPS, beta_max: float = BETA_MAX) -> torch.Tensor:
     """The cosine schedule (Nichol and Dhariwal 2021, eq. 17) turned into betas, clipped, and multiplied up again.
 
-    Returns float64 [num_timesteps], falling from 0.9999 to 0.0031948.
+    Returns float64 [num_timesteps]. With LIFT's beta_max of 0.02 it falls from 0.9999 to 0.0031948; with 0.9999, the
+    MNIST family's, to 2.4e-10.
     """
     u = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
     f = torch.cos((u + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2) ** 2
-    betas = (1 - f[1:] / f[:-1]).clamp(BETA_MIN, BETA_MAX)
+    betas = (1 - f[1:] / f[:-1]).clamp(BETA_MIN, beta_max)
     return torch.cumprod(1 - betas, dim=0)
 
 
-class NoiseSchedule:
-    """alphas_cumprod by timestep, on any device, with conversions to log SNR and back.
+class NoiseProcess:
+    """What the engine asks of a process. `noisiest` and `clean` are the two ends of its time.
 
-    Timesteps run from 0 (nearly clean) to 999 (noisiest); CLEAN (-1) stands for abar = 1 exactly.
+    `extrapolates` says what the multistep solver carries on from step to step: the clean image over log SNR, or the
+    velocity over time where log SNR is infinite at the start.
     """
 
-    def __init__(self, num_timesteps: int = NUM_TIMESTEPS):
+    noisiest: float
+    clean: float
+    extrapolates = "clean image"
+
+    def levels(self, t: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+        """a and s at times t (any shape, any device) -> two tensors of that shape and device."""
+        raise NotImplementedError
+
+    def log_snr(self, t: torch.Tensor) -> torch.Tensor:
+        """log SNR at times t -> float64, same shape and device; infinite at a clean image."""
+        raise NotImplementedError
+
+    def t_at(self, log_snr: torch.Tensor) -> torch.Tensor:
+        """The time with that log SNR -> float64, same shape and device. Inverse of `log_snr`."""
+        raise NotImplementedError
+
+    def uniform_path(self, num_steps: int) -> torch.Tensor:
+        """Evenly spaced times from `noisiest` to `clean`: [num_steps + 1]."""
+        return torch.linspace(self.noisiest, self.clean, num_steps + 1, dtype=torch.float64)
+
+    def start_scale(self, t: float) -> float:
+        """What standard normal noise is multiplied with to be a start at time t, where hardly any image is left."""
+        return 1.0
+
+
+class CosineSteps(NoiseProcess):
+    """The variance-preserving process in 1000 timesteps: a^2 = abar (alphas_cumprod), s^2 = 1 - abar.
+
+    Timesteps run from 0 (nearly clean) to 999 (noisiest); CLEAN (-1) stands for abar = 1 exactly. Fractions of a
+    timestep are interpolated linearly in log SNR.
+    """
+
+    noisiest, clean = float(NUM_TIMESTEPS - 1), float(CLEAN)
+
+    def __init__(self, num_timesteps: int = NUM_TIMESTEPS, beta_max: float = BETA_MAX):
         self.num_timesteps = num_timesteps
-        self.alphas_cumprod = cosine_alphas_cumprod(num_timesteps)                     # float64 [T]
+        self.noisiest = float(num_timesteps - 1)
+        self.alphas_cumprod = cosine_alphas_cumprod(num_timesteps, beta_max)           # float64 [T]
         self.log_snrs = torch.logit(self.alphas_cumprod)                               # float64 [T], falling
         with_clean = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod])
         self._log_snrs = {}
@@ -47,6 +87,24 @@ class NoiseSchedule:
         if key not in self._tables:
             self._tables[key] = self._tables[torch.device("cpu"), torch.float64].to(t.device, dtype)
         return self._tables[key][t.long() + 1]
+
+    def levels(self, t: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+        """a and s at timesteps t; CLEAN and whole timesteps of an integer type by table, fractions interpolated."""
+        if t.is_floating_point():
+            abar = torch.where(t < 0, 1.0, self.alpha_cumprod_at(t)).to(dtype)
+        else:
+            abar = self.alpha_cumprod(t, dtype)
+        return abar.sqrt(), (1 - abar).sqrt()
+
+    def log_snr(self, t: torch.Tensor) -> torch.Tensor:
+        """log SNR at timesteps t, infinite at CLEAN; the rest as in `log_snr_at`."""
+        return torch.where(t < 0, math.inf, self.log_snr_at(t))
+
+    def uniform_path(self, num_steps: int) -> torch.Tensor:
+        """Whole timesteps, evenly spaced from 999 towards 0, the last one CLEAN: int64 [num_steps + 1]."""
+        t = torch.linspace(self.noisiest, 0, num_steps + 1, dtype=torch.float64).round().long()
+        t[-1] = CLEAN
+        return t
 
     def log_snr_at(self, t: torch.Tensor) -> torch.Tensor:
         """log SNR at timesteps t (any shape and device, 0...999, fractions are interpolated linearly) -> float64, same
@@ -66,13 +124,13 @@ class NoiseSchedule:
         """log SNR at timesteps t (any shape, 0...999, fractions are interpolated linearly) -> float64 on the CPU."""
         return self.log_snr_at(torch.as_tensor(t, device="cpu"))
 
-    def log_snr_to_t(self, log_snr: torch.Tensor) -> torch.Tensor:
-        """The fractional timestep with that log SNR; beyond either end, the end -> float64 on the CPU.
+    def t_at(self, log_snr: torch.Tensor) -> torch.Tensor:
+        """The fractional timestep with that log SNR; beyond either end, the end -> float64, same shape and device.
 
-        Inverse of `t_to_log_snr`: log SNR falls strictly with t, so the interpolation can be turned round.
+        Inverse of `log_snr_at`: log SNR falls strictly with t, so the interpolation can be turned round.
         """
-        log_snr = torch.as_tensor(log_snr, dtype=torch.float64, device="cpu")
-        rising = self.log_snrs.flip(0)
+        log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
+        rising = self.log_snrs.to(log_snr.device).flip(0)
         log_snr = log_snr.clamp(rising[0], rising[-1])
         above = torch.searchsorted(rising, log_snr.contiguous()).clamp(1, self.num_timesteps - 1)
         share = (log_snr - rising[above - 1]) / (rising[above] - rising[above - 1])
@@ -84,7 +142,7 @@ class NoiseSchedule:
 
     def snr_to_t(self, snr: torch.Tensor) -> torch.Tensor:
         """The fractional timestep with that SNR -> float64 on the CPU."""
-        return self.log_snr_to_t(torch.as_tensor(snr, dtype=torch.float64).log())
+        return self.t_at(torch.as_tensor(snr, dtype=torch.float64).log())
 
     def add_noise(self, x_0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """x_t of integer timesteps t. x_0, noise: [B, C, H, W]; t: [B]."""
@@ -95,7 +153,7 @@ class NoiseSchedule:
 
         t: timesteps of any shape; lead: a number or a tensor of that shape.
         """
-        return self.log_snr_to_t(self.t_to_log_snr(t) + lead).round().long()
+        return self.t_at(self.t_to_log_snr(t) + lead).round().long()
 
 
 def per_image(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -103,26 +161,147 @@ def per_image(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return values.reshape(-1, *[1] * (x.ndim - 1)) if values.ndim else values
 
 
+class LinearFlow(NoiseProcess):
+    """Straight lines from noise to image: a = t, s = 1 - t (Lipman et al. 2023; Liu et al. 2023). t = 0 is noise."""
+
+    noisiest, clean = 0.0, 1.0
+    extrapolates = "velocity"
+
+    def levels(self, t: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+        """a = t and s = 1 - t."""
+        return t.to(dtype), (1 - t.double()).to(dtype)
+
+    def log_snr(self, t: torch.Tensor) -> torch.Tensor:
+        """2 log(t / (1 - t))."""
+        return 2 * torch.logit(t.double())
+
+    def t_at(self, log_snr: torch.Tensor) -> torch.Tensor:
+        """Inverse of `log_snr`."""
+        return (torch.as_tensor(log_snr, dtype=torch.float64) / 2).sigmoid()
+
+
+class Sigma(NoiseProcess):
+    """Noise added to the image as it is: a = 1, s = t = sigma (Karras et al. 2022). sigma = 0 is the image."""
+
+    clean = 0.0
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
+        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+        self.noisiest = sigma_max
+
+    def levels(self, t: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+        """a = 1 and s = t."""
+        return torch.ones_like(t, dtype=dtype), t.to(dtype)
+
+    def log_snr(self, t: torch.Tensor) -> torch.Tensor:
+        """-2 log sigma."""
+        return -2 * t.double().log()
+
+    def t_at(self, log_snr: torch.Tensor) -> torch.Tensor:
+        """Inverse of `log_snr`."""
+        return (-torch.as_tensor(log_snr, dtype=torch.float64) / 2).exp()
+
+    def karras_sigmas(self, num_levels: int) -> torch.Tensor:
+        """Levels that are even in sigma^(1/rho), smallest first (Karras et al. 2022, eq. 5): float64 [num_levels]."""
+        ends = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64) ** (1 / self.rho)
+        return (ends[0] + torch.linspace(0, 1, num_levels, dtype=torch.float64) * (ends[1] - ends[0])) ** self.rho
+
+    def uniform_path(self, num_steps: int) -> torch.Tensor:
+        """The Karras levels from sigma_max down, then 0: float64 [num_steps + 1]."""
+        falling = self.karras_sigmas(num_steps).flip(0) if num_steps > 1 else torch.tensor([self.sigma_max]).double()
+        return torch.cat([falling, torch.zeros(1, dtype=torch.float64)])
+
+    def start_scale(self, t: float) -> float:
+        """sigma itself: noise of unit variance is multiplied with it."""
+        return float(t)
+
+
+# --- what networks put out ------------------------------------------------------------------------------------------
+
+def factors(kind: str, a, s) -> tuple:
+    """p and q of an output p x_0 + q eps of that kind, at levels a and s."""
+    return (-s, a) if kind == "v" else KINDS[kind]
+
+
+def training_target(kind: str, x_0: torch.Tensor, eps: torch.Tensor, a, s) -> torch.Tensor:
+    """What a network of that kind should put out. x_0, eps: [B, ...]; a, s: scalar tensors or [B]."""
+    p, q = factors(kind, per_image(a, x_0), per_image(s, x_0))
+    return p * x_0 + q * eps
+
+
+def clean_image(kind: str, output: torch.Tensor, x: torch.Tensor, a, s) -> torch.Tensor:
+    """The clean image that an output of that kind means: (q x - s output) / (a q - s p), or the output itself.
+
+    x, output: [B, ...]; a, s: scalar tensors or [B]. Solves x = a x_0 + s eps and output = p x_0 + q eps for x_0. A noise
+    prediction says nothing of the image where a = 0; a velocity does.
+    """
+    if kind == "x_0":
+        return output
+    a, s = per_image(a, x), per_image(s, x)
+    if kind == "eps":
+        return (x - s * output) / a
+    p, q = factors(kind, a, s)
+    return (q * x - s * output) / (a * q - s * p)
+
+
+def noise_in(x: torch.Tensor, x_0: torch.Tensor, a, s) -> torch.Tensor:
+    """The noise that a clean image implies: (x - a x_0) / s. x, x_0: [B, ...]; a, s: scalar tensors or [B]."""
+    return (x - per_image(a, x) * x_0) / per_image(s, x)
+
+
+def noise_added(x_0: torch.Tensor, eps: torch.Tensor, a, s) -> torch.Tensor:
+    """x_t = a x_0 + s eps. x_0, eps: [B, ...]; a, s: scalar tensors or [B]."""
+    return per_image(a, x_0) * x_0 + per_image(s, x_0) * eps
+
+
+def step(x: torch.Tensor, x_0: torch.Tensor, a, s, a_next, s_next, eta: float = 0.0, noise=None) -> torch.Tensor:
+    """Move x from levels (a, s) to (a_next, s_next), given the clean image (Song et al. 2021, DDIM, eq. 12 and 16).
+
+    x, x_0, noise: [B, ...]; levels: scalar tensors or [B]; eta: 0 deterministic ... 1 ancestral. With eta = 0 it is
+    Euler's step on the straight path of LinearFlow, and in sigma for Sigma. The variance at eta = 1 is that of the
+    posterior given x_0, for any process: s_next^2 / s^2 (s^2 - (a s_next / a_next)^2).
+    """
+    eps = noise_in(x, x_0, a, s)
+    a, s, a_next, s_next = (per_image(level, x) for level in (a, s, a_next, s_next))
+    if eta == 0:
+        return a_next * x_0 + s_next * eps
+    variance = eta**2 * (s_next / s) ** 2 * (s**2 - (a * s_next / a_next) ** 2)
+    return a_next * x_0 + (s_next**2 - variance).clamp(min=0).sqrt() * eps + variance.clamp(min=0).sqrt() * noise
+
+
+def extrapolate(value, previous, step: float, step_previous: float):
+    """A value at the middle of the coming step, from the last two of it (Adams-Bashforth of order two).
+
+    step and step_previous: lengths of the coming and of the last step. Of clean images over log SNR this is
+    DPM-Solver++(2M) (Lu et al. 2022, eq. 17). Where either length is not finite and positive (the first step, a step to
+    the clean image in log SNR), the value is used as it is.
+    """
+    if not (0 < step < math.inf and 0 < step_previous < math.inf):
+        return value
+    return value + step / (2 * step_previous) * (value - previous)
+
+
+# --- the same in alphas_cumprod, for processes with a^2 + s^2 = 1 -----------------------------------------------------
+
+def levels_of(abar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """a and s of a variance-preserving process."""
+    return abar.sqrt(), (1 - abar).sqrt()
+
+
 def noised(x_0: torch.Tensor, noise: torch.Tensor, abar: torch.Tensor) -> torch.Tensor:
     """x_t = sqrt(abar) x_0 + sqrt(1 - abar) noise. x_0, noise: [B, C, H, W]; abar: scalar tensor or [B]."""
-    abar = per_image(abar, x_0)
-    return abar.sqrt() * x_0 + (1 - abar).sqrt() * noise
+    return noise_added(x_0, noise, *levels_of(abar))
 
 
 def predict_x_0(x_t: torch.Tensor, eps: torch.Tensor, abar: torch.Tensor, clip: bool = True) -> torch.Tensor:
-    """The clean image that a noise prediction implies: (x_t - sqrt(1 - abar) eps) / sqrt(abar), clipped to [-1, 1].
-
-    x_t, eps: [B, C, H, W]; abar: scalar tensor or [B].
-    """
-    abar = per_image(abar, x_t)
-    x_0 = (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
+    """The clean image that a noise prediction implies, clipped to [-1, 1] if asked. x_t, eps: [B, C, H, W]."""
+    x_0 = clean_image("eps", eps, x_t, *levels_of(abar))
     return x_0.clamp(-1, 1) if clip else x_0
 
 
 def predict_eps(x_t: torch.Tensor, x_0: torch.Tensor, abar: torch.Tensor) -> torch.Tensor:
-    """The noise that a clean image implies: (x_t - sqrt(abar) x_0) / sqrt(1 - abar). Inverse of `predict_x_0`."""
-    abar = per_image(abar, x_t)
-    return (x_t - abar.sqrt() * x_0) / (1 - abar).sqrt()
+    """The noise that a clean image implies. Inverse of `predict_x_0`."""
+    return noise_in(x_t, x_0, *levels_of(abar))
 
 
 def eps_from_v(x_t: torch.Tensor, v: torch.Tensor, abar: torch.Tensor) -> torch.Tensor:
@@ -132,53 +311,18 @@ def eps_from_v(x_t: torch.Tensor, v: torch.Tensor, abar: torch.Tensor) -> torch.
 
     x_t, v: [B, C, H, W]; abar: scalar tensor or [B].
     """
-    abar = per_image(abar, x_t)
-    return abar.sqrt() * v + (1 - abar).sqrt() * x_t
-
-
-def reconcile(x_0_64: torch.Tensor, x_0_32: torch.Tensor, abar_64: torch.Tensor, abar_32: torch.Tensor):
-    """Make two predictions of one clean image agree on its coarse part, the 2x2 mean; returns both.
-
-    x_0_64: [B, C, 64, 64]; x_0_32: [B, C, 32, 32]; abar: scalar tensors, of the noised images they come from. Their
-    coarse part becomes the mean weighted by precision, 4 SNR_64 to SNR_32: what noisy views of one image say together
-    where nothing else is known of it (four pixels of the 64 scale are one of the 32 scale). Predictions that agree
-    already, such as an exact network's, stay as they are.
-    """
-    precision_64, precision_32 = 4 * abar_64 / (1 - abar_64), abar_32 / (1 - abar_32)
-    coarse_64 = downsample_to_32(x_0_64)
-    coarse = coarse_64 + precision_32 / (precision_64 + precision_32) * (x_0_32 - coarse_64)
-    correction = F.interpolate(coarse - coarse_64, scale_factor=2, mode="nearest")      # whose 2x2 mean it is itself
-    return x_0_64 + correction, coarse
+    a, s = (per_image(level, x_t) for level in levels_of(abar))
+    return a * v + s * x_t
 
 
 def step_from_x_0(x_t, x_0, abar, abar_next, eta: float = 0.0, noise=None):
-    """Move x_t from abar to abar_next, given the clean image (Song et al. 2021, DDIM, eq. 12 and 16).
-
-    x_t, x_0, noise: [B, C, H, W]; abar, abar_next: scalar tensors or [B]; eta: 0 deterministic ... 1 ancestral.
-    With eta = 0 and z = x / sqrt(abar), sigma = 1 / sqrt(SNR) this is z' = r z + (1 - r) x_0, r = sigma' / sigma.
-    """
-    eps = predict_eps(x_t, x_0, abar)
-    abar, abar_next = per_image(abar, x_t), per_image(abar_next, x_t)
-    if eta == 0:
-        return abar_next.sqrt() * x_0 + (1 - abar_next).sqrt() * eps
-    variance = eta**2 * (1 - abar_next) / (1 - abar) * (1 - abar / abar_next)
-    return abar_next.sqrt() * x_0 + (1 - abar_next - variance).clamp(min=0).sqrt() * eps + variance.sqrt() * noise
+    """`step` from abar to abar_next, given the clean image."""
+    return step(x_t, x_0, *levels_of(abar), *levels_of(abar_next), eta, noise)
 
 
 def ddim_step(x_t, eps, abar, abar_next, clip: bool = True, eta: float = 0.0, noise=None):
     """One DDIM step from a noise prediction: x_0 is predicted and clipped, and eps derived again from it.
 
-    Shapes as in `step_from_x_0`. Costs no network call; returns [B, C, H, W].
+    Shapes as in `step`. Costs no network call; returns [B, C, H, W].
     """
     return step_from_x_0(x_t, predict_x_0(x_t, eps, abar, clip), abar, abar_next, eta, noise)
-
-
-def extrapolate_x_0(x_0, x_0_previous, step: float, step_previous: float):
-    """x_0 prediction at the middle of the coming step, from the last two (Lu et al. 2022, DPM-Solver++(2M), eq. 17).
-
-    step and step_previous: lengths of the coming and of the last step in log SNR (summed over the scales). Where
-    either is not finite and positive (a step to the clean image, the first step) the prediction is used as it is.
-    """
-    if not (0 < step < math.inf and 0 < step_previous < math.inf):
-        return x_0
-    return x_0 + step / (2 * step_previous) * (x_0 - x_0_previous)

@@ -1,41 +1,35 @@
-"""Generation along a path: deterministic DDIM or a second-order multistep solver, one network call per step.
+"""Generation along a path: from noise to images, by any solver, for any denoiser.
 
-A path is an integer array [N + 1, 2] of (t_64, t_32), from (999, 999) to (0, 0), never increasing. Arriving at
-timestep 0 means arriving at the clean image (abar = 1), so the last step always ends there. A scale whose timestep
-does not change in a step is left exactly as it is. For the baseline only the t_64 column is used.
+A path is [N + 1, scales] in the processes' own times, from noise to the clean image. A scale whose time does not change
+in a step is left exactly as it is. Every solver works on the clean images that the denoiser predicts:
+
+    ddim        first order, 1 call a step (Song et al. 2021); Euler's method on a linear path
+    multistep   second order, 1 call a step: what `NoiseProcess.extrapolates` names is carried on from the last step
+    heun        second order, 2 calls a step; its last step is one of midpoint, for a clean image is never asked about
+    midpoint    second order, 2 calls a step
+    renoise     1 call a step: the clean image is predicted and noised again, as students of few steps need it
+
+heun and midpoint work in y = x / (a + s) over u = a / (a + s), where every process is the linear path: y moves along
+x_0 - eps, and nothing is divided by a.
 """
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from engine import devices
-from engine import seeds
+from engine import devices, seeds
+from engine.denoiser import Denoiser
 from engine.errors import InputError
-from networks.scales import downsample_to_32
-from scheduler import CLEAN, NUM_TIMESTEPS, NoiseSchedule, extrapolate_x_0, predict_x_0, reconcile, step_from_x_0
 from engine.seeds import seeded_generator
+from scheduler import extrapolate, noise_added, step
 
-SOLVERS = ("ddim", "multistep")
-X32_MODES = ("joint", "from_64", "reconciled", "random", "fixed")
+SOLVERS = ("ddim", "heun", "midpoint", "multistep", "renoise")
 
 
 @dataclass
 class Samples:
-    """What `generate` returns."""
-    x_64: torch.Tensor              # [B, 3, 64, 64] in [-1, 1]
-    x_32: torch.Tensor | None       # [B, 3, 32, 32]; None for the baseline
+    """What `sample` returns: images [B, C, H, W] in [-1, 1] per scale, and network calls per image."""
+    xs: list[torch.Tensor]
     num_model_calls: int
-
-
-def start_noise(seed: int, indices, device="cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """x_64 [B, 3, 64, 64] and x_32 [B, 3, 32, 32], standard normal; image k depends on the seed and k alone."""
-    noises = []
-    for index in indices:
-        generator = seeded_generator(seed, seeds.SAMPLE_START, index)
-        noises.append((torch.randn(3, 64, 64, generator=generator), torch.randn(3, 32, 32, generator=generator)))
-    x_64, x_32 = (torch.stack(noise) for noise in zip(*noises))
-    return to_device(x_64, device), to_device(x_32, device)
 
 
 def to_device(x: torch.Tensor, device) -> torch.Tensor:
@@ -44,138 +38,189 @@ def to_device(x: torch.Tensor, device) -> torch.Tensor:
     return x.pin_memory().to(device, non_blocking=True) if is_copied_behind else x.to(device)
 
 
-def check_path(path) -> np.ndarray:
-    """The path as int64 [N + 1, 2]. Raises InputError unless it never increases, moves in every step and ends at 0."""
-    path = np.asarray(path)
-    if path.ndim != 2 or path.shape[1] != 2 or len(path) < 2 or not np.issubdtype(path.dtype, np.integer):
-        raise InputError(f"path: found {path.dtype} {path.shape}, expected integer timesteps [N + 1, 2] with N >= 1")
-    if path.max() > NUM_TIMESTEPS - 1 or path.min() < 0:
-        raise InputError(f"path: found timesteps {path.min()}...{path.max()}, expected 0...{NUM_TIMESTEPS - 1}")
-    steps = np.diff(path.astype(np.int64), axis=0)
-    if (steps > 0).any() or (steps == 0).all(1).any():
-        raise InputError("path: a step increases a timestep or stands still; expected both to fall or stay, one to "
-                         "fall")
-    if path[-1].any():
-        raise InputError(f"path: ends at {tuple(map(int, path[-1]))}, expected (0, 0)")
-    return path.astype(np.int64)
+def start_noise(shapes, seed: int, indices, device="cpu") -> list[torch.Tensor]:
+    """Standard normal [B, *shape] per scale; image k depends on the seed and k alone."""
+    rows = []
+    for index in indices:
+        generator = seeded_generator(seed, seeds.SAMPLE_START, index)
+        rows.append([torch.randn(*shape, generator=generator) for shape in shapes])
+    return [to_device(torch.stack(noise), device) for noise in zip(*rows)]
 
 
-def uniform_diagonal(num_steps: int) -> np.ndarray:
-    """Both timesteps equal, evenly spaced from 999 to 0: int64 [num_steps + 1, 2]. Raises InputError."""
-    if not 1 <= num_steps <= NUM_TIMESTEPS - 1:
-        raise InputError(f"--num_steps: found {num_steps}, expected 1...{NUM_TIMESTEPS - 1}")
-    t = np.rint(np.linspace(NUM_TIMESTEPS - 1, 0, num_steps + 1)).astype(np.int64)
-    return np.stack([t, t], axis=1)
+class StepNoise:
+    """Fresh noise during sampling: of each image its own stream, whatever the batch."""
 
+    def __init__(self, seed: int, indices):
+        self.generators = [seeded_generator(seed, seeds.SAMPLE_STEP, index) for index in indices]
 
-class ScaleState:
-    """One scale on its way: the noised image, and the last x_0 prediction for the multistep solver."""
-
-    def __init__(self, x: torch.Tensor):
-        self.x = x
-        self.x_0_previous = None
-
-    def advance(self, x_0, abar, abar_next, moves, solver, step, step_previous, eta, noise):
-        """Take in a prediction of the clean image and, if the scale moves, take one step; all abar are scalar tensors.
-
-        A scale that stands still remembers its prediction.
-        """
-        target = x_0
-        if solver == "multistep" and self.x_0_previous is not None:
-            target = extrapolate_x_0(x_0, self.x_0_previous, step, step_previous)
-        self.x_0_previous = x_0
-        if moves:
-            self.x = step_from_x_0(self.x, target, abar, abar_next, eta, noise)
-
-
-def log_snr_steps(path: np.ndarray, schedule: NoiseSchedule, num_scales: int) -> list[float]:
-    """Length of every step in log SNR, summed over the scales; infinite where a scale arrives at the clean image."""
-    log_snr = schedule.t_to_log_snr(torch.from_numpy(path[:, :num_scales])).numpy()
-    steps = np.diff(log_snr, axis=0)
-    steps[(path[1:, :num_scales] == 0) & (path[:-1, :num_scales] > 0)] = np.inf
-    return steps.sum(1).tolist()
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Standard normal like x [B, C, H, W]."""
+        return to_device(torch.stack([torch.randn(x.shape[1:], generator=g) for g in self.generators]), x.device)
 
 
 def check_solver(solver: str, eta: float) -> None:
-    """Raises InputError for a solver that has no noise to add."""
+    """Raises InputError for an unknown solver, and for one that has no noise to add."""
+    if solver not in SOLVERS:
+        raise InputError(f"--solver: found {solver!r}, expected one of {', '.join(SOLVERS)}")
     if solver != "ddim" and eta > 0:
-        raise InputError(f"--eta: found {eta} with --solver {solver}, expected --solver ddim (multistep is "
-                         "deterministic)")
+        raise InputError(f"--eta: found {eta} with --solver {solver}, expected --solver ddim (the others are "
+                         "deterministic, or add all noise anew)")
+
+
+def check_path(path, denoiser: Denoiser) -> torch.Tensor:
+    """The path as int64 or float64 [N + 1, scales]. Raises InputError unless each scale's time goes from noise towards
+    the clean image, one moves in every step, and all end at the clean image."""
+    path = torch.as_tensor(path)
+    path = path[:, None] if path.ndim == 1 else path
+    path = path.double() if path.is_floating_point() else path.long()
+    scales = len(denoiser.processes)
+    if path.ndim != 2 or path.shape[1] != scales or len(path) < 2:
+        raise InputError(f"path: found shape {list(path.shape)}, expected [N + 1, {scales}] with N >= 1")
+    for s, process in enumerate(denoiser.processes):
+        forward = 1 if process.clean > process.noisiest else -1
+        if (forward * path[:, s].diff() < 0).any() or path[-1, s] != process.clean:
+            raise InputError(f"path: scale {s} goes {path[:, s].tolist()[:4]} ... {path[-1, s].item():g}, expected times "
+                             f"from {process.noisiest:g} to {process.clean:g} that never turn round")
+    if (path.diff(dim=0) == 0).all(1).any():
+        raise InputError("path: a step stands still at every scale, expected one to move")
+    return path
 
 
 @torch.inference_mode()
-def generate(model, path, seed: int, indices, *, solver: str = "ddim", eta: float = 0.0, x32_mode: str = "joint",
-             x_32_start: torch.Tensor | None = None, precision: str = "float32", on_step=None) -> Samples:
-    """Denoise images `indices` of `seed` along `path`, with N network calls for a path of N steps.
+def sample(denoiser: Denoiser, path, seed: int, indices, *, labels=None, solver: str = "ddim", eta: float = 0.0,
+           clip: bool = True, precision: str = "float32", on_step=None, device="cpu") -> Samples:
+    """Denoise images `indices` of `seed` along `path`.
 
-    model: BaselineModel or LIFTDualTimestepModel on its device, in eval mode. path: [N + 1, 2] timesteps.
-    solver: ddim or multistep (second order in the interior, first order in the first and last step).
-    eta: 0 deterministic ... 1 ancestral (ddim only). x32_mode: joint, each scale by its own prediction. An exact
-    network's 32 prediction is the 2x2 mean of its 64 prediction; what a trained one makes of that: from_64 (the 32
-    scale follows that mean) or reconciled (both follow `scheduler.reconcile`). For the 32-branch experiment: random
-    (noise drawn anew every step) or fixed (its start noise throughout).
-    x_32_start: [B, 3, 32, 32] in place of noise; a path that keeps t_32 at 0 then holds it as a clean image.
-    on_step(step, t_64, t_32, x_64, x_32) is called before every step and once at the end with step = N. Nothing in the
-    loop waits for the device.
+    denoiser: on `device`, its networks in eval mode. labels: int64 [B] or None. eta: 0 deterministic ... 1 ancestral
+    (ddim only). clip: whether predicted clean images are clipped to [-1, 1]. precision: of the network (float32, bf16).
+    on_step(k, times, xs) is called before step k and once at the end with k = N. Nothing in the loop waits for the device.
     """
-    path = check_path(path)
     check_solver(solver, eta)
-    device = next(model.parameters()).device
-    is_lift = model.model_type == "lift"
-    x_64, x_32 = start_noise(seed, indices, device)
-    x_32 = x_32 if x_32_start is None else to_device(x_32_start, device)
-    starts = [x_64, x_32][:1 + is_lift]
-    step_generators = [seeded_generator(seed, seeds.SAMPLE_STEP, index) for index in indices]
-
-    def step_noise(x):
-        return to_device(torch.stack([torch.randn(x.shape[1:], generator=g) for g in step_generators]), x.device)
-
-    return denoise_along(model, path, starts, solver=solver, eta=eta, x32_mode=x32_mode, precision=precision,
-                         step_noise=step_noise, on_step=on_step)
+    path = check_path(path, denoiser)
+    starts = [process.start_scale(float(path[0, s])) * noise for s, (process, noise) in
+              enumerate(zip(denoiser.processes, start_noise(denoiser.shapes, seed, indices, device)))]
+    return denoise_along(denoiser, path, starts, labels=labels, solver=solver, eta=eta, clip=clip, precision=precision,
+                         step_noise=StepNoise(seed, indices), on_step=on_step)
 
 
 @torch.inference_mode()
-def denoise_along(model, path, starts, *, solver: str = "ddim", eta: float = 0.0, x32_mode: str = "joint",
-                  precision: str = "float32", step_noise=None, on_step=None, clip: bool = True) -> Samples:
-    """The loop of `generate` for start noise of any size: [x_64, x_32], or [x_64] for a single-scale model.
+def denoise_along(denoiser: Denoiser, path, starts, *, labels=None, solver: str = "ddim", eta: float = 0.0,
+                  clip: bool = True, precision: str = "float32", step_noise=None, on_step=None) -> Samples:
+    """The loop of `sample` for given starts: [B, ...] per scale, whose precision and device are kept.
 
-    model: called with the noised images, then their timesteps [B]; returns the noise per scale. starts: tensors
-    [B, C, H, W] at timestep 999, whose precision and device are kept. step_noise(x): noise like x, for eta above 0 and
-    the random 32 branch. clip: whether predictions are clipped to [-1, 1]. The rest as in `generate`.
+    step_noise(x): noise like x, for eta above 0 and renoise. The rest as in `sample`.
     """
-    path = check_path(path)
-    device, dtype, is_lift = starts[0].device, starts[0].dtype, len(starts) == 2
-    schedule = NoiseSchedule(NUM_TIMESTEPS)
-    scales = [ScaleState(start) for start in starts]
-    arrivals = np.where(path == 0, CLEAN, path)
-    abar_from, abar_to = (to_device(schedule.alpha_cumprod(torch.from_numpy(t), dtype), device)     # [N + 1, 2]
-                          for t in (path, arrivals))
-    lengths = [0.0] + log_snr_steps(path, schedule, len(scales))
-    timesteps = to_device(torch.from_numpy(path), device)[:, :, None].expand(-1, -1, len(starts[0]))
-    num_model_calls = 0
-    for step in range(len(path) - 1):
+    path = check_path(path, denoiser)
+    walk = Walk(denoiser, path, starts, labels, clip, precision)
+    evaluations = denoiser.num_evaluations
+    for k in range(len(path) - 1):
         if on_step:
-            on_step(step, int(path[step, 0]), int(path[step, 1]), *(scale.x for scale in scales))
-        if is_lift and x32_mode == "random" and step > 0:
-            scales[1].x = step_noise(scales[1].x)
-        inputs = [scale.x for scale in scales] + [timesteps[step, s] for s in range(len(scales))]
-        with devices.autocast(device, precision):
-            predictions = model(*inputs)
-        num_model_calls += 1
-        x_0 = [predict_x_0(scale.x, eps.to(dtype), abar_from[step, s], clip)        # in the start noise's precision
-               for s, (scale, eps) in enumerate(zip(scales, predictions if is_lift else [predictions]))]
-        if is_lift and x32_mode == "from_64":
-            x_0[1] = downsample_to_32(x_0[0])
-        elif is_lift and x32_mode == "reconciled":
-            x_0 = [x.clamp(-1, 1) if clip else x for x in reconcile(*x_0, *abar_from[step])]
-        for s, scale in enumerate(scales):
-            moves = path[step, s] != path[step + 1, s] and (s == 0 or x32_mode not in ("random", "fixed"))
-            noise = step_noise(scale.x) if eta > 0 and moves else None
-            scale.advance(x_0[s], abar_from[step, s], abar_to[step + 1, s], moves, solver, lengths[step + 1],
-                          lengths[step], eta, noise)
+            on_step(k, path[k].tolist(), walk.xs)
+        x_0s = walk.clean(walk.xs, k)
+        if solver in ("heun", "midpoint"):
+            walk.two_calls(x_0s, k, solver)
+        else:
+            targets = walk.extrapolated(x_0s, k) if solver == "multistep" else x_0s
+            for s in walk.moving(k):
+                a, s_, a_next, s_next = *walk.levels_at(k, s), *walk.levels_at(k + 1, s)
+                noise = step_noise(walk.xs[s]) if eta > 0 or solver == "renoise" and k < len(path) - 2 else None
+                if solver == "renoise":
+                    walk.xs[s] = targets[s] if noise is None else noise_added(targets[s], noise, a_next, s_next)
+                else:
+                    walk.xs[s] = step(walk.xs[s], targets[s], a, s_, a_next, s_next, eta, noise)
     if on_step:
-        on_step(len(path) - 1, 0, 0, *(scale.x for scale in scales))
-    return Samples(scales[0].x, scales[1].x if is_lift else None, num_model_calls)
+        on_step(len(path) - 1, path[-1].tolist(), walk.xs)
+    return Samples(walk.xs, (denoiser.num_evaluations - evaluations) // max(len(starts[0]), 1))
+
+
+class Walk:
+    """Where the images of a batch are on their path; all levels are made before the first step."""
+
+    def __init__(self, denoiser: Denoiser, path: torch.Tensor, starts, labels, clip: bool, precision: str):
+        self.denoiser, self.path, self.labels, self.clip, self.precision = denoiser, path, labels, clip, precision
+        self.xs = list(starts)
+        self.device, self.dtype = starts[0].device, starts[0].dtype
+        self.times = to_device(path, self.device)                                               # [N + 1, scales]
+        self.levels = [tuple(to_device(level, self.device) for level in process.levels(path[:, s], self.dtype))
+                       for s, process in enumerate(denoiser.processes)]
+        self.lengths = self.step_lengths()
+        self.previous = [None] * len(starts)
+
+    def levels_at(self, k: int, s: int):
+        """a and s of scale s before step k: scalar tensors."""
+        a, sigma = self.levels[s]
+        return a[k], sigma[k]
+
+    def moving(self, k: int) -> list[int]:
+        """The scales that step k moves."""
+        return [s for s in range(len(self.xs)) if self.path[k, s] != self.path[k + 1, s] and s not in self.denoiser.held]
+
+    def clean(self, xs, k: int | None, ts=None) -> list[torch.Tensor]:
+        """Predicted clean images of xs at point k of the path, or at other times ts (one per scale)."""
+        ts = [self.times[k, s] for s in range(len(xs))] if ts is None else ts
+        with devices.autocast(self.device, self.precision):
+            x_0s = self.denoiser.clean(xs, [t.expand(len(xs[0])) for t in ts], self.labels)
+        return [x_0.clamp(-1, 1) if self.clip else x_0 for x_0 in x_0s]
+
+    def step_lengths(self) -> list[float]:
+        """Length of every step, 0 before the first, summed over the scales: in log SNR, or in time where the velocity is
+        extrapolated. Infinite where a scale arrives at the clean image in log SNR."""
+        total = torch.zeros(len(self.path) - 1, dtype=torch.float64)
+        for s, process in enumerate(self.denoiser.processes):
+            place = self.path[:, s].double() if process.extrapolates == "velocity" else process.log_snr(self.path[:, s])
+            total += torch.where(self.path[1:, s] == self.path[:-1, s], 0.0, place.diff())
+        return [0.0, *total.tolist()]
+
+    def extrapolated(self, x_0s, k: int) -> list[torch.Tensor]:
+        """The clean images that a multistep solver steps towards; a scale that stands still remembers its own."""
+        targets = []
+        for s, (x, x_0, process) in enumerate(zip(self.xs, x_0s, self.denoiser.processes)):
+            a, sigma = self.levels_at(k, s)
+            by_velocity = process.extrapolates == "velocity" and sigma > 0
+            value = (x_0 - x) / sigma if by_velocity else x_0            # of the linear path, a + s = 1
+            target = value if self.previous[s] is None else extrapolate(value, self.previous[s], self.lengths[k + 1],
+                                                                        self.lengths[k])
+            self.previous[s] = value
+            targets.append(x + sigma * target if by_velocity else target)
+        return targets
+
+    def two_calls(self, x_0s, k: int, solver: str) -> None:
+        """A step of heun or midpoint, whose second call is made here."""
+        moving = self.moving(k)
+        arrives = any(self.path[k + 1, s] == self.denoiser.processes[s].clean for s in moving)
+        between_xs, between_ts, between_levels = list(self.xs), [self.times[k, s] for s in range(len(self.xs))], {}
+        for s in moving:
+            if solver == "heun" and not arrives:
+                between_ts[s], between_levels[s] = self.times[k + 1, s], self.levels_at(k + 1, s)
+            else:
+                between_ts[s], between_levels[s] = self.middle(k, s)
+            between_xs[s] = step(self.xs[s], x_0s[s], *self.levels_at(k, s), *between_levels[s])
+        between_x_0s = self.clean(between_xs, None, between_ts)
+        for s in moving:
+            here, there = self.levels_at(k, s), self.levels_at(k + 1, s)
+            velocity = linear_velocity(between_xs[s], between_x_0s[s], *between_levels[s])
+            if solver == "heun" and not arrives:
+                velocity = (velocity + linear_velocity(self.xs[s], x_0s[s], *here)) / 2
+            self.xs[s] = (self.xs[s] / sum(here) + (share(*there) - share(*here)) * velocity) * sum(there)
+
+    def middle(self, k: int, s: int):
+        """Time and levels half-way in u = a / (a + s), for scale s in step k."""
+        process = self.denoiser.processes[s]
+        a, sigma = process.levels(self.path[k:k + 2, s], torch.float64)
+        u = share(a, sigma).mean()
+        t = process.t_at(2 * torch.logit(u)).reshape(())
+        levels = process.levels(t, torch.float64)
+        return to_device(t, self.device), tuple(to_device(level.to(self.dtype), self.device) for level in levels)
+
+
+def share(a, s):
+    """u = a / (a + s): the time of the linear path at levels (a, s)."""
+    return a / (a + s)
+
+
+def linear_velocity(x, x_0, a, s) -> torch.Tensor:
+    """x_0 - eps, the direction of y = x / (a + s) over u: x, x_0 [B, ...]; a, s scalar tensors."""
+    return x_0 - (x - a * x_0) / s
 
 
 def to_uint8(x: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ from engine.errors import InputError
 from engine.files import expecting, load_torch
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8
-from scheduler import NUM_TIMESTEPS, NoiseSchedule, predict_x_0
+from scheduler import NUM_TIMESTEPS, CosineSteps, predict_x_0
 from engine.seeds import seeded_generator
 from lift.jvp import propagate
 
@@ -209,7 +209,7 @@ class CellSampler:
         """chunk_size: tangent images in one network pass; it is halved where memory does not hold them."""
         self.model, self.device, self.precision = frozen_copy(model, precision), device, precision
         self.num_probes, self.chunk_size = num_probes, chunk_size
-        self.schedule = NoiseSchedule(NUM_TIMESTEPS)
+        self.schedule = CosineSteps(NUM_TIMESTEPS)
         self.num_primals = 0                                            # network evaluations of one image so far
 
     def sample(self, draws: Draws, times: np.ndarray, progress) -> np.ndarray:

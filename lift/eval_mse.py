@@ -18,7 +18,7 @@ from engine.command_line import (Parser, add_device_options, real_number, refuse
 from data import add_data_options, load_images
 from engine.errors import InputError
 from engine.files import outputs_beside, save_png, write_csv, written_together
-from scheduler import NUM_TIMESTEPS, NoiseSchedule
+from scheduler import NUM_TIMESTEPS, CosineSteps
 
 
 def parse_args(argv=None):
@@ -80,7 +80,7 @@ def measure_cases(args, lift, images, device):
 def measure_beside_baseline(args, lift, baseline, images, device):
     """CSV rows and figure of LIFT's 64 error over the baseline's."""
     timesteps = np.unique(np.rint(np.linspace(0, NUM_TIMESTEPS - 1, args.num_timesteps)).astype(np.int64))
-    curves = measurements.comparison_curves(timesteps, args.leads, NoiseSchedule())
+    curves = measurements.comparison_curves(timesteps, args.leads, CosineSteps())
     with tqdm(total=len(images) * len(timesteps) * (1 + len(curves)), desc="errors", unit="call") as bar:
         of_baseline, of_lift = measurements.errors_beside_baseline(
             lift.model, baseline.model, images, timesteps, curves, args.seed, args.batch_size, device, args.precision,

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from evaluation.fid import frechet_distance
 from networks.linear_denoiser import cosine_matrix
-from engine.sampling import Samples, denoise_along
-from scheduler import NUM_TIMESTEPS, NoiseSchedule, predict_eps
+from lift.sampling import Samples, denoise_along
+from scheduler import NUM_TIMESTEPS, CosineSteps, predict_eps
 
 SIZE = 8                        # pixels along a side of the large scale
 PAIRS_AT_ONCE = 64              # noise-level pairs factorised in one batch, to bound memory
@@ -152,7 +152,7 @@ class ExactDenoiser:
     def __init__(self, mixture: GaussianMixture, single_scale: bool = False):
         self.mixture = mixture
         self.model_type = "baseline" if single_scale else "lift"
-        self.schedule = NoiseSchedule(NUM_TIMESTEPS)
+        self.schedule = CosineSteps(NUM_TIMESTEPS)
 
     def clean_prediction(self, x_64, x_32, t_64, t_32) -> torch.Tensor:
         """E[x] for noised images x_64 [B, 1, 8, 8] and x_32 [B, 1, 4, 4] (or None) at t [B]: float64 [B, D]."""
@@ -197,7 +197,7 @@ def start_noise(mixture: GaussianMixture, num_images: int, seed: int, exact: boo
         return noise
     x_64 = mixture.sample(num_images, generator)
     t = torch.tensor(NUM_TIMESTEPS - 1)
-    return [NoiseSchedule().add_noise(x, eps, t) for x, eps in zip((x_64, F.avg_pool2d(x_64, 2)), noise)]
+    return [CosineSteps().add_noise(x, eps, t) for x, eps in zip((x_64, F.avg_pool2d(x_64, 2)), noise)]
 
 
 def sample_along(denoiser: ExactDenoiser, path, starts, solver: str = "ddim") -> Samples:

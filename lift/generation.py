@@ -14,7 +14,8 @@ from engine.command_line import real_number, whole_number
 from engine.devices import naming_compiler_errors
 from engine.errors import InputError
 from engine.files import expecting, load_torch
-from engine.sampling import SOLVERS, X32_MODES, check_path, check_solver, generate, to_uint8, uniform_diagonal
+from engine.sampling import check_solver, to_uint8
+from lift.sampling import SOLVERS, X32_MODES, check_path, generate, uniform_diagonal
 from networks.unet import compiled
 
 PATH_NAMES = {"baseline": ("uniform", "dp", "lead"), "lift": paths.PATH_TYPES}

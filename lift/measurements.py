@@ -8,13 +8,14 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from engine import devices
-from engine import sampling
+from lift import sampling
 from engine import seeds
 from data import in_chunks, load_images, num_in_common
 from engine.errors import InputError
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8, to_uint8
-from scheduler import CLEAN, NUM_TIMESTEPS, NoiseSchedule, predict_eps, predict_x_0, reconcile
+from networks.scales import reconcile
+from scheduler import CLEAN, NUM_TIMESTEPS, CosineSteps, predict_eps, predict_x_0
 from engine.seeds import seeded_generator
 
 PAIRED_NOISE = 1        # last key of the noise drawn here, apart from objective.validation_batch
@@ -51,7 +52,7 @@ def paired_noise(seed: int, indices, device="cpu") -> tuple[torch.Tensor, torch.
     return noise_64, noise_32
 
 
-def reconciled_noise(noised, eps, timesteps, schedule: NoiseSchedule):
+def reconciled_noise(noised, eps, timesteps, schedule: CosineSteps):
     """Noise predictions [eps_64, eps_32] after their clean images were made to agree (`scheduler.reconcile`).
 
     noised, eps: per scale [B, 3, H, W]; timesteps: per scale an int, of which CLEAN counts as 0.
@@ -61,7 +62,7 @@ def reconciled_noise(noised, eps, timesteps, schedule: NoiseSchedule):
     return [predict_eps(*of_scale) for of_scale in zip(noised, x_0, abar)]
 
 
-def squared_errors(model, x_0_64, noises, timesteps, schedule: NoiseSchedule, precision: str = "float32",
+def squared_errors(model, x_0_64, noises, timesteps, schedule: CosineSteps, precision: str = "float32",
                    reconciled: bool = False):
     """Squared error of the noise prediction per image, averaged over pixels.
 
@@ -117,7 +118,7 @@ def errors_by_case(model, images, cases: list[Case], seed: int, batch_size: int,
     images: uint8 [N, 3, 64, 64]. reconciled: as in `squared_errors`. progress(number of images x cases done) is called
     after every batch.
     """
-    schedule = NoiseSchedule()
+    schedule = CosineSteps()
     parts = []
     for indices, x_0_64 in batches(images, batch_size, device):
         noises = paired_noise(seed, indices, device)
@@ -127,7 +128,7 @@ def errors_by_case(model, images, cases: list[Case], seed: int, batch_size: int,
     return torch.cat(parts, dim=2).numpy()
 
 
-def comparison_curves(timesteps, leads, schedule: NoiseSchedule) -> dict[str, np.ndarray]:
+def comparison_curves(timesteps, leads, schedule: CosineSteps) -> dict[str, np.ndarray]:
     """What t_32 is beside each t_64 when LIFT is compared with the baseline: label -> int64 [n].
 
     With t_32 = 999 LIFT has the baseline's task; on the diagonal and ahead of it, it also sees the 32 scale.
@@ -147,7 +148,7 @@ def errors_beside_baseline(lift, baseline, images, timesteps, curves: dict, seed
     timesteps: int [n] of t_64; curves: label -> int [n] of t_32; reconciled: as in `squared_errors`. Returns the
     baseline's errors float64 [n, N] and label -> LIFT's float64 [n, N].
     """
-    schedule = NoiseSchedule()
+    schedule = CosineSteps()
     of_baseline, of_lift = [], {label: [] for label in curves}
     for indices, x_0_64 in batches(images, batch_size, device):
         noises = paired_noise(seed, indices, device)
@@ -226,7 +227,7 @@ def denoising_steps(model, path, seed: int, index: int, **options) -> dict[str, 
     Returns label -> list of N + 1 uint8 [3, H, W]; predictions have None at the last point, where nothing is left to
     predict. For the baseline, the 64 scale alone.
     """
-    schedule = NoiseSchedule()
+    schedule = CosineSteps()
     scales = ("64", "32") if model.model_type == "lift" else ("64",)
     states, predictions = ({scale: [] for scale in scales} for _ in range(2))
 

@@ -12,7 +12,7 @@ from engine import devices
 from engine import seeds
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8, to_device
-from scheduler import NUM_TIMESTEPS, NoiseSchedule
+from scheduler import NUM_TIMESTEPS, CosineSteps
 from engine.seeds import seeded_generator
 
 TIMESTEP_KINDS = ("independent", "diagonal", "band")
@@ -35,7 +35,7 @@ class TimestepRule:
     independent_share: float = 0.15
 
 
-def draw_timesteps(rule: TimestepRule, batch_size: int, generator: torch.Generator, schedule: NoiseSchedule):
+def draw_timesteps(rule: TimestepRule, batch_size: int, generator: torch.Generator, schedule: CosineSteps):
     """t_64 and t_32: int64 [batch_size] each, on the CPU."""
     t_64 = torch.randint(NUM_TIMESTEPS, (batch_size,), generator=generator)
     if rule.kind == "diagonal":

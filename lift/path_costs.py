@@ -22,7 +22,7 @@ from engine import seeds
 from engine.errors import InputError
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8
-from scheduler import NUM_TIMESTEPS, NoiseSchedule, noised, per_image, predict_x_0, step_from_x_0
+from scheduler import NUM_TIMESTEPS, CosineSteps, noised, per_image, predict_x_0, step_from_x_0
 from engine.seeds import seeded_generator
 
 
@@ -47,7 +47,7 @@ class Measurement:
         self.num_images = len(x_0)
         self.timesteps = paths.cells_to_timesteps(np.arange(len(timesteps)), timesteps)
         self.log_snr = paths.log_snr_of(self.timesteps)                                 # float64 [n]
-        self.schedule = NoiseSchedule(NUM_TIMESTEPS)
+        self.schedule = CosineSteps(NUM_TIMESTEPS)
 
     @classmethod
     def of_images(cls, model, images: np.ndarray, timesteps, **options) -> "Measurement":
@@ -62,7 +62,7 @@ class Measurement:
 
     def times(self, log_snr: np.ndarray) -> torch.Tensor:
         """The timesteps of those log SNRs, per image: [E * M], possibly fractions."""
-        t = self.schedule.log_snr_to_t(torch.as_tensor(log_snr)).repeat_interleave(self.num_images)
+        t = self.schedule.t_at(torch.as_tensor(log_snr)).repeat_interleave(self.num_images)
         return t.to(self.clean[0])
 
     def times_at(self, cells: np.ndarray) -> list[torch.Tensor]:

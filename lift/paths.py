@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from engine.errors import InputError
-from engine.sampling import uniform_diagonal
-from scheduler import NUM_TIMESTEPS, NoiseSchedule
+from lift.sampling import uniform_diagonal
+from scheduler import NUM_TIMESTEPS, CosineSteps
 
 LEAD_SIZES = (1, 2, 3, 5)   # in log SNR, of the paths that are the diagonal with a lead
 PATH_TYPES = ("diagonal", "dp_64", "dp_total", "dp_directional", "dp_step", "dp_diagonal", "lead",
@@ -38,7 +38,7 @@ def timestep_grid(num_points: int, grid_space: str = "timestep") -> np.ndarray:
         timesteps = last * np.arange(num_points - 1, -1, -1, dtype=np.int64) // (num_points - 1)
     elif num_points >= 2 and grid_space == "logsnr":
         log_snr = torch.linspace(math.log(GRID_SNR_MIN), math.log(GRID_SNR_MAX), num_points, dtype=torch.float64)
-        timesteps = NoiseSchedule().log_snr_to_t(log_snr).round().long().numpy()
+        timesteps = CosineSteps().t_at(log_snr).round().long().numpy()
     else:
         raise InputError(f"--grid: found {num_points} points with --grid_space {grid_space}, expected at least 2 "
                          f"points and one of {', '.join(GRID_SPACES)}")
@@ -56,7 +56,7 @@ def cells_to_timesteps(cells: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
 
 def log_snr_of(timesteps: np.ndarray) -> np.ndarray:
     """log SNR at timesteps, float64, same shape."""
-    return NoiseSchedule().t_to_log_snr(torch.from_numpy(np.asarray(timesteps))).numpy()
+    return CosineSteps().t_to_log_snr(torch.from_numpy(np.asarray(timesteps))).numpy()
 
 
 def grid_log_snr(timesteps: np.ndarray) -> np.ndarray:
@@ -400,7 +400,7 @@ def rho_schedule(num_steps: int, rho: float) -> np.ndarray:
     if not 1 <= num_steps <= NUM_TIMESTEPS - 1:
         raise InputError(f"--num_steps: found {num_steps}, expected 1...{NUM_TIMESTEPS - 1}")
     Lead(rho).check()
-    t = NoiseSchedule().log_snr_to_t(torch.from_numpy(rho_log_snrs(num_steps, rho))).round().long().numpy()
+    t = CosineSteps().t_at(torch.from_numpy(rho_log_snrs(num_steps, rho))).round().long().numpy()
     order = np.arange(num_steps + 1)
     t = np.minimum.accumulate(t + order) - order                            # every step falls by one at least
     t = np.maximum(t, order[::-1])                                          # and the end is reached in the last step
@@ -414,7 +414,7 @@ def lead_path(num_steps: int, parameters: Lead = Lead()) -> np.ndarray:
     t_64 = uniform_diagonal(num_steps)[:, 0] if parameters.rho is None else rho_schedule(num_steps, parameters.rho)
     progress = np.arange(num_steps + 1) / num_steps
     ramp = np.minimum(progress / parameters.onset, 1) if parameters.onset > 0 else (progress > 0).astype(np.float64)
-    t_32 = NoiseSchedule().leading_t(torch.from_numpy(t_64), torch.from_numpy(parameters.lead * ramp)).numpy()
+    t_32 = CosineSteps().leading_t(torch.from_numpy(t_64), torch.from_numpy(parameters.lead * ramp)).numpy()
     t_32 = np.minimum.accumulate(t_32)
     t_32[0], t_32[-1] = NUM_TIMESTEPS - 1, 0
     return np.stack([t_64, t_32], axis=1)

@@ -20,7 +20,7 @@ from lift import paths
 from evaluation import figures
 from evaluation import page
 from evaluation import results_table
-from engine import sampling
+from lift import sampling
 from lift import study_tables
 from evaluation import tables
 from engine.command_line import (Parser, add_device_options, git_revision, run_script, seed_number, start_device,

@@ -19,7 +19,8 @@ from data import add_data_options, load_images
 from engine.errors import InputError
 from engine.files import check_can_be_written, refuse_existing, save_torch
 from lift.generation import load_schedule, name_of
-from engine.sampling import from_uint8, generate, to_uint8
+from engine.sampling import from_uint8, to_uint8
+from lift.sampling import generate
 
 
 def parse_args(argv=None):

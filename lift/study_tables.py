@@ -14,8 +14,8 @@ from lift.checkpoints import epoch_of
 from engine.errors import InputError
 from engine.files import expecting
 from lift.paths import FIXED_LEADS
-from engine.sampling import X32_MODES
-from scheduler import NoiseSchedule
+from lift.sampling import X32_MODES
+from scheduler import CosineSteps
 from evaluation.tables import (FEW_IMAGES, PATH_LABELS, PROTOCOL, UNRANKED, Cell, Spread, Table, direction, format_spread,
                     grouped, mark_best_of_metric, read_csv, run_name, spread_of, spread_over_seeds, take)
 
@@ -54,7 +54,7 @@ SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD", 
                 "contrast_32": "contrast, level 32"}
 MANY_STEPS = 50                                         # a protocol without so many says nothing about the gate
 NOISY_FROM = 600                                        # timesteps of the noisy end
-SCHEDULE = NoiseSchedule()
+SCHEDULE = CosineSteps()
 NUM_STEPS = 18                                          # where steps are not compared
 SHARED = ("metric", "model_type", "dataset", "split", "reference_hash", "num_images")     # with the noise floor
 

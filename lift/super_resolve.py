@@ -11,7 +11,7 @@ from engine.command_line import (Parser, add_device_options, run_script, seed_nu
                           write_run_record)
 from data import add_data_options, load_images
 from engine.files import outputs_beside, save_png, write_csv, written_together
-from engine.sampling import SOLVERS
+from lift.sampling import SOLVERS
 
 MEASURES = ("psnr", "ssim", "consistency")
 METHODS = {"joint": "LIFT", "reconciled": "LIFT, reconciled"}

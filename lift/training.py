@@ -31,7 +31,7 @@ from engine.errors import InputError
 from engine.files import (check_can_be_written, expecting, remove_leftovers, save_png, save_torch, write_csv,
                    write_json)
 from engine.optimization import ExponentialMovingAverage, learning_rate_at, longest_warmup, on_cpu
-from scheduler import NoiseSchedule
+from scheduler import CosineSteps
 from lift.training_options import check_options, check_same_run, timestep_rule
 from networks.unet import compiled
 
@@ -111,7 +111,7 @@ class Trainer:
         self.args, self.device, self.group = args, device, group
         self.is_lift = model_type == "lift"
         self.model_type = model_type
-        self.schedule = NoiseSchedule()
+        self.schedule = CosineSteps()
         self.content_hash = images.content_hash
         self.num_images = len(images.images)
         self.steps_per_epoch = self.num_images // args.batch_size

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from engine.errors import InputError
 from networks.linear_denoiser import LinearDenoiser
-from scheduler import NoiseSchedule, eps_from_v
+from scheduler import CosineSteps, eps_from_v
 
 NUM_GROUPS = 8
 NUM_HEADS = 4
@@ -121,7 +121,7 @@ class UNet(nn.Module):
         super().__init__()
         self.hidden_dims = list(hidden_dims)
         self.parametrization = parametrization
-        self.schedule = NoiseSchedule()
+        self.schedule = CosineSteps()
         if parametrization == "residual":
             self.linear_denoiser = LinearDenoiser()
         first, last = self.hidden_dims[0], self.hidden_dims[-1]

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from networks.scales import downsample_to_32
-from scheduler import (CLEAN, NoiseSchedule, ddim_step, eps_from_v, extrapolate_x_0, predict_eps, predict_x_0,
-                       reconcile,
+from networks.scales import downsample_to_32, reconcile
+from scheduler import (CLEAN, CosineSteps, ddim_step, eps_from_v, extrapolate, predict_eps, predict_x_0,
+                      
                        step_from_x_0)
 
-schedule = NoiseSchedule()
+schedule = CosineSteps()
 
 
 def test_schedule_equals_the_golden_one(golden):
@@ -27,10 +27,10 @@ def test_facts_of_the_schedule():
 
 def test_log_snr_and_timestep_round_trip():
     t = torch.cat([torch.arange(1000.0), torch.rand(1000) * 999]).double()
-    assert (schedule.log_snr_to_t(schedule.t_to_log_snr(t)) - t).abs().max() < 1e-8
+    assert (schedule.t_at(schedule.t_to_log_snr(t)) - t).abs().max() < 1e-8
     log_snr = torch.linspace(-5.74, 9.21, 777, dtype=torch.float64)
-    assert (schedule.t_to_log_snr(schedule.log_snr_to_t(log_snr)) - log_snr).abs().max() < 1e-10
-    assert schedule.log_snr_to_t(torch.tensor([-100.0, 100.0])).tolist() == [999, 0]
+    assert (schedule.t_to_log_snr(schedule.t_at(log_snr)) - log_snr).abs().max() < 1e-10
+    assert schedule.t_at(torch.tensor([-100.0, 100.0])).tolist() == [999, 0]
     assert torch.equal(schedule.t_to_log_snr(torch.arange(1000)), schedule.log_snrs)
 
 
@@ -102,10 +102,10 @@ def test_ancestral_step_has_the_posterior_variance():
 def test_extrapolation_is_exact_for_a_prediction_linear_in_log_snr():
     """x_0(lambda) = a + b lambda, known at the ends of the last step: the middle of the next one is met exactly."""
     a, b, last, now, following = 0.3, -0.2, 1.0, 1.7, 3.1
-    found = extrapolate_x_0(a + b * now, a + b * last, following - now, now - last)
+    found = extrapolate(a + b * now, a + b * last, following - now, now - last)
     assert found == pytest.approx(a + b * (now + following) / 2)
-    assert extrapolate_x_0(1.0, 0.5, math.inf, 1.0) == 1.0
-    assert extrapolate_x_0(1.0, 0.5, 1.0, 0.0) == 1.0
+    assert extrapolate(1.0, 0.5, math.inf, 1.0) == 1.0
+    assert extrapolate(1.0, 0.5, 1.0, 0.0) == 1.0
 
 
 def test_reconciled_predictions_agree_and_are_weighted_by_precision():

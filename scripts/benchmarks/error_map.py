@@ -23,7 +23,7 @@ from lift.checkpoints import load_model
 from engine.command_line import Parser, add_device_options, run_script, start_device, whole_number
 from lift.error_map import BLOCKS, Draws
 from model import LIFTDualTimestepModel
-from scheduler import NoiseSchedule
+from scheduler import CosineSteps
 
 MOST_DIFFERENCE = 0.1                   # of a cell, with the same draws, bf16 included; more, and it is other work
 
@@ -49,7 +49,7 @@ def parse_args():
 @torch.no_grad()
 def plain_loop(model, images, timesteps, cells, K: int, batch_size: int, seed: int, device) -> np.ndarray:
     """||J r||^2 of the blocks 64<-64 and 32<-32 of the noise prediction, mean over K: [2, cells, images]."""
-    schedule = NoiseSchedule()
+    schedule = CosineSteps()
     draws = Draws(images, range(batch_size), K, seed, device)
     norms = np.zeros((2, len(cells), batch_size))
     for c, (i, j) in enumerate(cells):

@@ -19,8 +19,8 @@ from lift import path_costs
 from lift import paths
 from engine.command_line import Parser, real_number, run_script, whole_number, write_run_record
 from engine.files import write_csv
-from engine.sampling import uniform_diagonal
-from scheduler import NUM_TIMESTEPS, NoiseSchedule
+from lift.sampling import uniform_diagonal
+from scheduler import NUM_TIMESTEPS, CosineSteps
 
 ALL_TIMESTEPS = np.arange(NUM_TIMESTEPS - 1, -1, -1)
 LAST_TIMESTEP = 34              # of paths with a common end: the 30-point grid's last point before the clean image
@@ -35,12 +35,12 @@ def random_path(random, num_steps: int, common_end: bool) -> np.ndarray:
 
     common_end: the last step goes from LAST_TIMESTEP to the clean image on every path, both scales together.
     """
-    schedule = NoiseSchedule()
+    schedule = CosineSteps()
     first, last, end = paths.log_snr_of(np.array([NUM_TIMESTEPS - 1, LAST_TIMESTEP, 0]))
     while True:
         shares = random.dirichlet(np.full(num_steps - common_end, 2.0), 2).T
         log_snr = first + np.vstack([[0, 0], shares.cumsum(0)]) * ((last if common_end else end) - first)
-        path = schedule.log_snr_to_t(torch.from_numpy(log_snr)).round().long().numpy()
+        path = schedule.t_at(torch.from_numpy(log_snr)).round().long().numpy()
         path = np.vstack([path, [0, 0]]) if common_end else path
         path[0], path[-1] = NUM_TIMESTEPS - 1, 0
         if (path[:-1] > 0).all() and (np.diff(path, axis=0).sum(1) < 0).all():

@@ -27,8 +27,10 @@ from engine import devices
 from baseline_model import DEFAULT_HIDDEN_DIMS
 from engine.command_line import Parser, add_device_options, run_script, start_device, whole_number
 from engine.errors import InputError
-from engine.sampling import generate, start_noise, to_uint8, uniform_diagonal
-from scheduler import CLEAN, NoiseSchedule, ddim_step
+from engine.sampling import start_noise, to_uint8
+from lift.coupling import NOISIEST_SHAPES
+from lift.sampling import generate, uniform_diagonal
+from scheduler import CLEAN, CosineSteps, ddim_step
 from networks.unet import compiled
 
 TARGETS = {"cpu": 3.0, "cuda": 5.0}
@@ -44,8 +46,8 @@ def random_model(model_type: str, hidden_dims: list[int], seed: int):
 @torch.no_grad()
 def plain_images(model, path, seed: int, indices, folder: Path, device) -> torch.Tensor:
     """The same images as `generate`, by way of PNG files -> what Inception is fed, float32 [B, 3, 64, 64]."""
-    schedule = NoiseSchedule()
-    xs = [x.to(device) for x in start_noise(seed, indices)][:1 + (model.model_type == "lift")]
+    schedule = CosineSteps()
+    xs = [x.to(device) for x in start_noise(NOISIEST_SHAPES, seed, indices)][:1 + (model.model_type == "lift")]
     for step in range(len(path) - 1):
         ts = [torch.full((len(indices),), int(path[step, s]), device=device) for s in range(len(xs))]
         predictions = model(*xs, *ts)

@@ -39,7 +39,7 @@ from data import ImageSet
 from engine.distributed import Group
 from model import LIFTDualTimestepModel
 from networks.scales import downsample_to_32
-from scheduler import NUM_TIMESTEPS, NoiseSchedule
+from scheduler import NUM_TIMESTEPS, CosineSteps
 from lift.training import GRADIENT_NORM_MAX, WEIGHT_DECAY, Trainer
 
 NUM_EPOCHS, NUM_IMAGES, MINUTES_TARGET = 100, 15_803, 6.0
@@ -91,7 +91,7 @@ class PlainStep(Side):
         torch.manual_seed(0)
         torch.set_num_threads(num_threads)
         self.device, self.batch_size = device, batch_size
-        self.schedule = NoiseSchedule()
+        self.schedule = CosineSteps()
         self.model = checkpoints.build_model("lift", hidden_dims).to(device)
         store_attention_matrices(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=WEIGHT_DECAY, foreach=False)

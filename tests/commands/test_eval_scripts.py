@@ -23,7 +23,7 @@ from lift import generation
 from evaluation import image_detail
 from lift import paths
 from evaluation import results_table
-from engine import sampling
+from lift import sampling
 from lift.checkpoints import build_model, load_model
 from engine.command_line import run_script
 from conftest import wait_until

@@ -27,7 +27,7 @@ from engine.errors import InputError
 from engine.files import load_torch, save_torch
 from networks.linear_denoiser import LinearDenoiser
 from lift.objective import TimestepRule
-from scheduler import NoiseSchedule
+from scheduler import CosineSteps
 
 SCRIPTS = {"baseline": train_baseline, "lift": train_lift}
 TINY = ["--dataset", "synthetic:48", "--hidden_dims", "8", "16", "--batch_size", "8", "--device", "cpu",
@@ -438,7 +438,7 @@ def breaking_from(step, break_it):
 def test_advice_after_a_step_that_is_not_finite(precision, advice):
     """In float32 the same steps from the last state would lead to the same end."""
     trainer = SimpleNamespace(args=SimpleNamespace(seed=0, batch_size=4, precision=precision), is_lift=True,
-                              rule=TimestepRule(), schedule=NoiseSchedule())
+                              rule=TimestepRule(), schedule=CosineSteps())
     assert advice in training.Trainer.describe_divergence(trainer, 3, math.nan, 1.0)
 
 

@@ -13,9 +13,9 @@ from engine.errors import InputError
 from engine.files import save_torch
 from model import LIFTDualTimestepModel
 from networks.scales import downsample_to_32
-from scheduler import NoiseSchedule, per_image
+from scheduler import CosineSteps, per_image
 
-SCHEDULE = NoiseSchedule()
+SCHEDULE = CosineSteps()
 INPUT_PIXELS = {"64<-64": 4096, "32<-64": 4096, "64<-32": 1024, "32<-32": 1024}
 
 

@@ -16,9 +16,9 @@ from data import load_images
 from engine.errors import InputError
 from engine.files import save_torch
 from networks.scales import downsample_to_32
-from scheduler import CLEAN, NoiseSchedule
+from scheduler import CLEAN, CosineSteps
 
-SCHEDULE = NoiseSchedule()
+SCHEDULE = CosineSteps()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 
 from lift import exact_mixture
 from lift import paths
-from engine.sampling import uniform_diagonal
+from lift.sampling import uniform_diagonal
 
 
 @pytest.fixture(scope="module")

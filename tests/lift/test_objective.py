@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from lift import objective
 from lift.checkpoints import build_model
 from lift.objective import TimestepRule, draw_timesteps
-from scheduler import NoiseSchedule
+from scheduler import CosineSteps
 from engine.seeds import seeded_generator
 
-schedule = NoiseSchedule()
+schedule = CosineSteps()
 CPU = torch.device("cpu")
 
 

@@ -12,7 +12,7 @@ from lift import paths
 from baseline_model import BaselineModel
 from engine.errors import InputError
 from model import LIFTDualTimestepModel
-from engine.sampling import check_path
+from lift.sampling import check_path
 from scheduler import NUM_TIMESTEPS, predict_x_0
 
 ALL_TIMESTEPS = np.arange(NUM_TIMESTEPS - 1, -1, -1)

@@ -6,7 +6,7 @@ import pytest
 
 from lift import paths
 from engine.errors import InputError
-from engine.sampling import check_path
+from lift.sampling import check_path
 
 GRID = paths.timestep_grid(30)
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from lift import measurements
-from engine import sampling
+from lift.coupling import NOISIEST_SHAPES
+from lift import sampling
 from lift import super_resolve
 from conftest import write_tiny_checkpoints
 from engine.errors import InputError
-from engine.sampling import from_uint8, to_uint8
-from scheduler import NoiseSchedule, predict_eps
+from engine.sampling import from_uint8, start_noise, to_uint8
+from scheduler import CosineSteps, predict_eps
 
-SCHEDULE = NoiseSchedule()
+SCHEDULE = CosineSteps()
 
 
 class KnowsTheImage(torch.nn.Module):
@@ -108,7 +109,7 @@ def test_denoising_steps_show_states_and_predictions(images):
     path = np.array([[999, 999], [600, 300], [300, 0], [0, 0]])
     rows = measurements.denoising_steps(model, path, 42, 5)
     assert list(rows) == ["x_64", "x_0 at 64", "x_32", "x_0 at 32"] and all(len(row) == 4 for row in rows.values())
-    x_64, x_32 = sampling.start_noise(42, [5])
+    x_64, x_32 = start_noise(NOISIEST_SHAPES, 42, [5])
     assert np.array_equal(rows["x_64"][0], to_uint8(x_64)[0]) and np.array_equal(rows["x_32"][0], to_uint8(x_32)[0])
     for scale, clean in (("64", x_0_64), ("32", x_0_32)):
         target = to_uint8(clean)[0].numpy().astype(int)

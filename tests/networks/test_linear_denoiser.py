@@ -12,9 +12,9 @@ from networks.linear_denoiser import ROUNDING_VARIANCE, LinearDenoiser, cosine_m
 from model import LIFTDualTimestepModel
 from engine.sampling import from_uint8
 from networks.scales import downsample_to_32
-from scheduler import NoiseSchedule, eps_from_v, predict_x_0
+from scheduler import CosineSteps, eps_from_v, predict_x_0
 
-SCHEDULE = NoiseSchedule()
+SCHEDULE = CosineSteps()
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,17 @@ from conftest import with_reference_weights
 from lift import exact_mixture
 from lift import paths
 from baseline_model import BaselineModel
-from engine.sampling import check_path, denoise_along, start_noise, uniform_diagonal
-from scheduler import NoiseSchedule, extrapolate_x_0
+from engine.sampling import start_noise
+from lift.coupling import NOISIEST_SHAPES
+from lift.sampling import check_path, denoise_along, uniform_diagonal
+from scheduler import CosineSteps, extrapolate
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers, a test-only dependency")
 
 
 def solve_with_diffusers(model, timesteps: np.ndarray, x: torch.Tensor) -> torch.Tensor:
     """DPM-Solver++(2M), midpoint, on our noise schedule and timesteps [N + 1], its last step to the clean image."""
-    abar = NoiseSchedule().alphas_cumprod
+    abar = CosineSteps().alphas_cumprod
     betas = 1 - abar / torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
     scheduler = diffusers.DPMSolverMultistepScheduler(
         trained_betas=betas.tolist(), algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint",
@@ -50,7 +52,7 @@ def test_same_samples_as_diffusers(name):
 
 def test_same_samples_as_diffusers_with_a_network():
     model = with_reference_weights(BaselineModel([8, 16]))
-    x, _ = start_noise(0, range(2))
+    x, _ = start_noise(NOISIEST_SHAPES, 0, range(2))
     path = np.stack([schedules()["rho, 18 steps"]] * 2, axis=1)
     ours = denoise_along(model, path, [x], solver="multistep", clip=False).x_64
     with torch.no_grad():
@@ -60,9 +62,9 @@ def test_same_samples_as_diffusers_with_a_network():
 
 def test_extrapolation():
     last, previous = torch.tensor([3.0]), torch.tensor([1.0])
-    assert extrapolate_x_0(last, previous, 2.0, 4.0).item() == 3 + 2 / 8 * 2
+    assert extrapolate(last, previous, 2.0, 4.0).item() == 3 + 2 / 8 * 2
     for step, step_previous in ((np.inf, 1.0), (1.0, np.inf), (1.0, 0.0)):
-        assert extrapolate_x_0(last, previous, step, step_previous) is last
+        assert extrapolate(last, previous, step, step_previous) is last
 
 
 def test_a_scale_that_stands_still_is_left_untouched():
@@ -80,9 +82,9 @@ def test_second_order_on_two_scales():
     """Halving the steps divides the distance to the exact flow by about 4, by 2 for DDIM, off the diagonal too."""
     mixture = exact_mixture.random_mixture(2)
     denoiser, starts = exact_mixture.ExactDenoiser(mixture), exact_mixture.start_noise(mixture, 64, 0)
-    schedule = NoiseSchedule()
+    schedule = CosineSteps()
     log_snr = np.linspace(*paths.log_snr_of(np.array([950, 100])), 129)
-    fine = np.stack([schedule.log_snr_to_t(torch.from_numpy(log_snr + lead)).round().long().numpy()
+    fine = np.stack([schedule.t_at(torch.from_numpy(log_snr + lead)).round().long().numpy()
                      for lead in (0, 1.5)], axis=1)
 
     def before_the_end(stride, solver):

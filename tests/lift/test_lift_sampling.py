@@ -9,10 +9,12 @@ from lift.checkpoints import build_model
 from conftest import blank_v_model
 from engine.errors import InputError
 from networks.scales import downsample_to_32
-from engine.sampling import (check_path, denoise_along, from_uint8, generate, start_noise, to_uint8, uniform_diagonal)
-from scheduler import NoiseSchedule, per_image
+from engine.sampling import from_uint8, start_noise, to_uint8
+from lift.coupling import NOISIEST_SHAPES
+from lift.sampling import check_path, denoise_along, generate, uniform_diagonal
+from scheduler import CosineSteps, per_image
 
-SCHEDULE = NoiseSchedule()
+SCHEDULE = CosineSteps()
 OFF_DIAGONAL = np.array([[999, 999], [999, 700], [600, 700], [600, 100], [200, 0], [0, 0]])
 
 
@@ -182,7 +184,7 @@ def x_32_seen(mode, indices=range(2)):
 
 
 def test_x_32_joint_and_fixed():
-    _, noise = start_noise(3, range(2))
+    _, noise = start_noise(NOISIEST_SHAPES, 3, range(2))
     assert torch.equal(x_32_seen("fixed"), noise.expand(4, -1, -1, -1, -1))
     joint = x_32_seen("joint")
     assert torch.equal(joint[0], noise) and all(not torch.equal(joint[k], joint[k + 1]) for k in range(3))
@@ -194,7 +196,7 @@ def test_x_32_random_is_drawn_anew_per_step_and_image():
     correlation = torch.corrcoef(flat)
     assert correlation[~torch.eye(8, dtype=torch.bool)].abs().max() < 0.1
     assert float(flat.std()) == pytest.approx(1, abs=0.03)
-    assert torch.equal(drawn[0], start_noise(3, range(2))[1])
+    assert torch.equal(drawn[0], start_noise(NOISIEST_SHAPES, 3, range(2))[1])
     assert torch.equal(x_32_seen("random", [1])[:, 0], drawn[:, 1])         # image 1 alone draws the same
 
 
@@ -225,15 +227,15 @@ def test_from_64_takes_nothing_from_the_32_output():
 # Seeds
 
 def test_start_noise_depends_on_seed_and_image_alone():
-    x_64, x_32 = start_noise(42, [0, 1, 7])
+    x_64, x_32 = start_noise(NOISIEST_SHAPES, 42, [0, 1, 7])
     for position, index in enumerate([0, 1, 7]):
-        alone_64, alone_32 = start_noise(42, [index])
+        alone_64, alone_32 = start_noise(NOISIEST_SHAPES, 42, [index])
         assert torch.equal(alone_64[0], x_64[position]) and torch.equal(alone_32[0], x_32[position])
     assert not torch.equal(x_64[0], x_64[1])
-    assert not torch.equal(start_noise(43, [0])[0][0], x_64[0])
-    many = start_noise(0, range(60))[0]
+    assert not torch.equal(start_noise(NOISIEST_SHAPES, 43, [0])[0][0], x_64[0])
+    many = start_noise(NOISIEST_SHAPES, 0, range(60))[0]
     assert float(many.mean()) == pytest.approx(0, abs=0.01) and float(many.std()) == pytest.approx(1, abs=0.01)
-    assert not torch.allclose(many[0, 0, :32, :32], start_noise(0, [0])[1][0, 0])     # the scales are independent
+    assert not torch.allclose(many[0, 0, :32, :32], start_noise(NOISIEST_SHAPES, 0, [0])[1][0, 0])     # the scales are independent
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -297,9 +299,9 @@ def test_uint8_is_scaled_clipped_and_truncated():
 def test_one_step_of_a_v_model(model_type):
     """With v = 0 the clean image is sqrt(abar) x_t, which is where a single step ends."""
     samples = generate(blank_v_model(model_type), uniform_diagonal(1), 3, range(2))
-    abar = NoiseSchedule().alphas_cumprod[-1].float()
+    abar = CosineSteps().alphas_cumprod[-1].float()
     found = [samples.x_64, samples.x_32][:1 + (model_type == "lift")]
-    for x, start in zip(found, start_noise(3, range(2))):
+    for x, start in zip(found, start_noise(NOISIEST_SHAPES, 3, range(2))):
         torch.testing.assert_close(x, (abar.sqrt() * start).clamp(-1, 1), rtol=1e-4, atol=1e-5)
 
 

@@ -1,0 +1,88 @@
+"""What the sampler asks of a model: the clean image, given noised ones. It knows no family and no kind of output."""
+import torch
+
+from scheduler import NoiseProcess, clean_image
+
+
+class Denoiser:
+    """Predicts clean images from noised ones; one entry per scale in every list (LIFT has two, all others one).
+
+    shapes: [C, H, W] per scale. processes: the noise process per scale. held: scales that the sampler leaves as they
+    are. num_evaluations counts images that went through a network, so that a guided prediction of B images counts 2 B.
+    """
+
+    shapes: list[tuple[int, ...]]
+    processes: list[NoiseProcess]
+    held: frozenset = frozenset()
+    num_evaluations = 0
+
+    def clean(self, xs: list[torch.Tensor], ts: list[torch.Tensor], labels=None) -> list[torch.Tensor]:
+        """The clean image per scale. xs: [B, C, H, W] each; ts: [B] each, in the processes' own times; labels: int64
+        [B] or None."""
+        raise NotImplementedError
+
+
+class NetworkDenoiser(Denoiser):
+    """A network of one scale, called as network(x, t), or network(x, t, labels) where it has classes.
+
+    kind: what it puts out (`scheduler.clean_image`). num_classes: None for a network without labels; its null class,
+    for guidance, is number `num_classes`. network_time: from the process's time to what the network is told.
+    """
+
+    def __init__(self, network, process: NoiseProcess, kind: str, shape, num_classes: int | None = None,
+                 network_time=None):
+        self.network, self.process, self.kind, self.num_classes = network, process, kind, num_classes
+        self.shapes, self.processes = [tuple(shape)], [process]
+        self.network_time = network_time or (lambda t: t)
+
+    def output(self, x: torch.Tensor, t: torch.Tensor, labels=None) -> torch.Tensor:
+        """The network's own output: x [B, C, H, W], t [B], labels int64 [B] or None -> [B, C, H, W]."""
+        self.num_evaluations += len(x)
+        if self.num_classes is None:
+            return self.network(x, self.network_time(t))
+        if labels is None:
+            labels = torch.full((len(x),), self.num_classes, device=x.device)
+        return self.network(x, self.network_time(t), labels)
+
+    def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
+        """As in `Denoiser`; without labels the network is asked for its null class."""
+        [x], [t] = xs, ts
+        output = self.output(x, t, labels).to(x.dtype)
+        return [clean_image(self.kind, output, x, *self.process.levels(t, x.dtype))]
+
+
+class Guided(Denoiser):
+    """Classifier-free guidance: unconditional + scale (conditional - unconditional), in clean images (Ho and Salimans
+    2022, eq. 6). Both halves go through the network in one batch; scales 1 and 0 need one half alone.
+
+    interval: (low, high) in log SNR; guidance acts where low <= log SNR <= high (Kynkaanniemi et al. 2024), outside it
+    the prediction is the conditional one. All images of a batch must be at the same time then.
+    """
+
+    def __init__(self, denoiser: NetworkDenoiser, scale: float, interval: tuple[float, float] | None = None):
+        self.denoiser, self.scale, self.interval = denoiser, scale, interval
+        self.shapes, self.processes, self.held = denoiser.shapes, denoiser.processes, denoiser.held
+
+    @property
+    def num_evaluations(self) -> int:
+        """Those of the denoiser inside."""
+        return self.denoiser.num_evaluations
+
+    def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
+        """As in `Denoiser`. Without labels there is nothing to guide towards: the unconditional prediction."""
+        if labels is None or self.scale == 0:
+            return self.denoiser.clean(xs, ts)
+        if self.scale == 1 or not self.acts_at(ts[0]):
+            return self.denoiser.clean(xs, ts, labels)
+        null = torch.full_like(labels, self.denoiser.num_classes)
+        both = self.denoiser.clean([torch.cat([x, x]) for x in xs], [torch.cat([t, t]) for t in ts],
+                                   torch.cat([labels, null]))
+        return [unconditional + self.scale * (conditional - unconditional)
+                for conditional, unconditional in (x_0.chunk(2) for x_0 in both)]
+
+    def acts_at(self, t: torch.Tensor) -> bool:
+        """Whether guidance acts at these times."""
+        if self.interval is None:
+            return True
+        low, high = self.interval
+        return low <= float(self.processes[0].log_snr(t[0])) <= high

@@ -1,0 +1,95 @@
+"""S1's paths and generation: integer timesteps of both scales, N network calls for a path of N steps.
+
+A path is an integer array [N + 1, 2] of (t_64, t_32), from (999, 999) to (0, 0), never increasing. Arriving at
+timestep 0 means arriving at the clean image, so the last step always ends there. For the baseline only the t_64 column
+is used.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine import sampling
+from engine.errors import InputError
+from engine.sampling import StepNoise, start_noise, to_device
+from lift.coupling import NOISIEST_SHAPES, X32_MODES, Coupled, HeldBranch, TimestepDenoiser    # noqa: F401  modes
+from scheduler import CLEAN, NUM_TIMESTEPS
+
+SOLVERS = ("ddim", "multistep")         # one call a step
+
+
+@dataclass
+class Samples:
+    """What `generate` returns."""
+    x_64: torch.Tensor              # [B, 3, 64, 64] in [-1, 1]
+    x_32: torch.Tensor | None       # [B, 3, 32, 32]; None for the baseline
+    num_model_calls: int
+
+
+def check_path(path) -> np.ndarray:
+    """The path as int64 [N + 1, 2]. Raises InputError unless it never increases, moves in every step and ends at 0."""
+    path = np.asarray(path)
+    if path.ndim != 2 or path.shape[1] != 2 or len(path) < 2 or not np.issubdtype(path.dtype, np.integer):
+        raise InputError(f"path: found {path.dtype} {path.shape}, expected integer timesteps [N + 1, 2] with N >= 1")
+    if path.max() > NUM_TIMESTEPS - 1 or path.min() < 0:
+        raise InputError(f"path: found timesteps {path.min()}...{path.max()}, expected 0...{NUM_TIMESTEPS - 1}")
+    steps = np.diff(path.astype(np.int64), axis=0)
+    if (steps > 0).any() or (steps == 0).all(1).any():
+        raise InputError("path: a step increases a timestep or stands still; expected both to fall or stay, one to "
+                         "fall")
+    if path[-1].any():
+        raise InputError(f"path: ends at {tuple(map(int, path[-1]))}, expected (0, 0)")
+    return path.astype(np.int64)
+
+
+def uniform_diagonal(num_steps: int) -> np.ndarray:
+    """Both timesteps equal, evenly spaced from 999 to 0: int64 [num_steps + 1, 2]. Raises InputError."""
+    if not 1 <= num_steps <= NUM_TIMESTEPS - 1:
+        raise InputError(f"--num_steps: found {num_steps}, expected 1...{NUM_TIMESTEPS - 1}")
+    t = np.rint(np.linspace(NUM_TIMESTEPS - 1, 0, num_steps + 1)).astype(np.int64)
+    return np.stack([t, t], axis=1)
+
+
+@torch.inference_mode()
+def generate(model, path, seed: int, indices, *, x32_mode: str = "joint", x_32_start: torch.Tensor | None = None,
+             **options) -> Samples:
+    """Denoise images `indices` of `seed` along `path`, with N network calls for a path of N steps.
+
+    model: BaselineModel or LIFTDualTimestepModel on its device, in eval mode. path: [N + 1, 2] timesteps.
+    x32_mode: joint, each scale by its own prediction; the others as in `lift.coupling`. x_32_start: [B, 3, 32, 32] in
+    place of noise; a path that keeps t_32 at 0 then holds it as a clean image. options: solver, eta, clip, precision
+    and on_step of `denoise_along`.
+    """
+    device = next(model.parameters()).device
+    starts = start_noise(NOISIEST_SHAPES, seed, indices, device)[:1 + (model.model_type == "lift")]
+    if x_32_start is not None and len(starts) == 2:
+        starts[1] = to_device(x_32_start, device)
+    return denoise_along(model, path, starts, x32_mode=x32_mode, step_noise=StepNoise(seed, indices), **options)
+
+
+@torch.inference_mode()
+def denoise_along(model, path, starts, *, x32_mode: str = "joint", solver: str = "ddim", eta: float = 0.0,
+                  clip: bool = True, step_noise=None, on_step=None, **options) -> Samples:
+    """The loop of `generate` for start noise of any size: [x_64, x_32], or [x_64] for a single-scale model.
+
+    on_step(step, t_64, t_32, x_64, x_32) is called before every step and once at the end with step = N. The rest as in
+    `engine.sampling.denoise_along`.
+    """
+    path = check_path(path)
+    sampling.check_solver(solver, eta)
+    denoiser = TimestepDenoiser(model, len(starts), [tuple(start.shape[1:]) for start in starts])
+    if len(starts) == 2 and x32_mode in ("from_64", "reconciled"):
+        denoiser = Coupled(denoiser, x32_mode, clip)
+    elif len(starts) == 2 and x32_mode in ("random", "fixed"):
+        denoiser = HeldBranch(denoiser, x32_mode, starts[1], step_noise)
+
+    def x_32_of(xs):
+        return denoiser.x_32 if denoiser.held else xs[1]
+
+    def say(step, _, xs):
+        on_step(step, int(path[step, 0]), int(path[step, 1]), xs[0], *([x_32_of(xs)] if len(xs) == 2 else []))
+
+    arrivals = np.where(path == 0, CLEAN, path)[:, :len(starts)]
+    samples = sampling.denoise_along(denoiser, torch.from_numpy(arrivals), starts, solver=solver, eta=eta, clip=clip,
+                                     step_noise=step_noise, on_step=say if on_step else None, **options)
+    return Samples(samples.xs[0], x_32_of(samples.xs) if len(starts) == 2 else None, samples.num_model_calls)
