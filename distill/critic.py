@@ -55,7 +55,9 @@ class Critic(nn.Module):
         self._student_step = self._features = None
 
     def _add_step(self, module, inputs, output):
-        return output if self._student_step is None else output + self.step_embedding(self._student_step).to(output.dtype)
+        if self._student_step is None:
+            return output
+        return output + self.step_embedding(self._student_step).to(output.dtype)
 
     def _keep_features(self, module, inputs, output):
         self._features = output

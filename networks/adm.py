@@ -170,21 +170,21 @@ class EDMNetwork(nn.Module):
     """The ADM UNet in EDM's preconditioning: puts out clean images of x = x_0 + sigma eps.
 
     resolution, base_channels, mult (a factor per level), num_blocks (per level), attention_at (resolutions),
-    num_classes (0: unconditional), sigma_data (the deviation of the images). Raises InputError for sizes that cannot be.
+    num_classes (0: unconditional), sigma_data (deviation of the images). Raises InputError for sizes that cannot be.
     """
 
     def __init__(self, resolution: int, base_channels: int, mult, num_blocks: int, attention_at, num_classes: int = 0,
                  channels: int = 3, sigma_data: float = 0.5):
         super().__init__()
         if resolution % 2 ** (len(mult) - 1) or base_channels % 8:
-            raise InputError(f"an ADM network of resolution {resolution}, {len(mult)} levels and {base_channels} channels "
+            raise InputError(f"ADM network: found resolution {resolution}, {len(mult)} levels and {base_channels} channels, which "
                              f"cannot be built; the resolution must be a multiple of {2 ** (len(mult) - 1)} and the "
                              "channels a multiple of 8")
         self.sigma_data, self.num_classes = sigma_data, num_classes
         self.model = ADMUNet(resolution, base_channels, mult, num_blocks, attention_at, num_classes, channels)
 
     def one_hot(self, labels: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
-        """Labels as [B, num_classes]. labels: class numbers [B], num_classes for no class; or one-hot; None: no class."""
+        """Labels as [B, num_classes]. labels: class numbers [B], num_classes for none; or one-hot; None: no class."""
         if not self.num_classes:
             return None
         if labels is None:
@@ -229,5 +229,5 @@ def load_weights(network: nn.Module, path) -> None:
     if differing:
         name = differing[0]
         raise InputError(f"{path}: {len(differing)} entries differ from the network's, first {name}: found "
-                         f"{found.get(name, 'none')}, expected {expected.get(name, 'none')}; choose the network's own file")
+                         f"{found.get(name, 'none')}, expected {expected.get(name, 'none')}; choose its own file")
     network.load_state_dict(state)

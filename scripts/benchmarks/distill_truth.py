@@ -71,7 +71,8 @@ def references() -> dict:
     truth, generator = CircleOfGaussians(), torch.Generator().manual_seed(3)
     floor = [sliced_wasserstein_1(*truth.draw((2, NUM_SCORED), generator)) for _ in range(10)]
     ddim = {calls: [sliced_wasserstein_1(exact_ddim(truth, calls, NUM_SCORED, generator),
-                                         truth.draw((NUM_SCORED,), generator)) for _ in range(3)] for calls in (4, 10, 50)}
+                                         truth.draw((NUM_SCORED,), generator)) for _ in range(3)]
+            for calls in (4, 10, 50)}
     return {"floor": floor, "exact DDIM": ddim}
 
 
@@ -115,7 +116,7 @@ def main():
                         help="rows to run, by name")
     parser.add_argument("--iterations", type=whole_number(12), default=3000,
                         help="of a row of ordinary length; a longer row keeps its ratio to it")
-    parser.add_argument("--output", default="results/distill_truth", help="path without ending of the JSON and the figure")
+    parser.add_argument("--output", default="results/distill_truth", help="JSON and figure, without ending")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -126,14 +127,16 @@ def main():
             results = json.loads(path.read_text())
             earlier = results["iterations"]
         if earlier != args.iterations:
-            raise InputError(f"{path}: made with --iterations {earlier}, found {args.iterations}; choose another --output")
+            raise InputError(f"{path}: made with --iterations {earlier}, found {args.iterations}; choose another "
+                             "--output")
     results["references"] = results["references"] or references()
     for name in args.rows:
         if name not in results["rows"]:
             results["rows"][name] = measure(name, args.iterations)
             write_json(path, results)
         row = results["rows"][name]
-        mixture = f"   mixture {mean_and_deviation(row['distances_of_mixture'])}" if "distances_of_mixture" in row else ""
+        of_mixture = row.get("distances_of_mixture")
+        mixture = f"   mixture {mean_and_deviation(of_mixture)}" if of_mixture else ""
         print(f"{name:40} {mean_and_deviation(row['distances'])}   published {row['published'][0]:.3f} ± "
               f"{row['published'][1]:.3f}   {row['seconds']:.0f} s{mixture}", flush=True)
     draw_figure(results["rows"]).savefig(f"{args.output}.png")

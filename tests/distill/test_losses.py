@@ -24,7 +24,7 @@ def close(found, expected, tolerance=1e-5):
 
 
 class TinyNetwork(nn.Module):
-    """The reference's networks: tanh(W x + b + u level + V condition), and features tanh(P x + q level) for the head."""
+    """The reference's networks: tanh(W x + b + u level + V condition), and features tanh(P x + q level) (head)."""
 
     def __init__(self, arrays, name):
         super().__init__()
