@@ -220,8 +220,7 @@ class DistillationTask(Task):
             result["matching"] = losses.matching_loss(x, gradient)
         if args.gen_cls_loss:
             result["gan"] = losses.gan_student_loss(self.logits(critic, x, "student_gan", batch, batch.labels))
-        total = sum(args.gen_cls_loss_weight * value if name == "gan" and not args.gan_alone else value
-                    for name, value in result.items())
+        total = sum(args.gen_cls_loss_weight * value if name == "gan" else value for name, value in result.items())
         return {"loss": total, **result}
 
     def critic_loss(self, networks, batch: DistillationBatch) -> dict:
