@@ -177,7 +177,7 @@ class EDMNetwork(nn.Module):
                  channels: int = 3, sigma_data: float = 0.5):
         super().__init__()
         if resolution % 2 ** (len(mult) - 1) or base_channels % 8:
-            raise InputError(f"ADM network: found resolution {resolution}, {len(mult)} levels, {base_channels} channels; "
+            raise InputError(f"ADM: found resolution {resolution}, {len(mult)} levels, {base_channels} channels; "
                              f"expected a resolution that is a multiple of {2 ** (len(mult) - 1)}, and channels that "
                              "are a multiple of 8")
         self.sigma_data, self.num_classes = sigma_data, num_classes
