@@ -62,12 +62,13 @@ class Critic(nn.Module):
     def _keep_features(self, module, inputs, output):
         self._features = output
 
-    def forward(self, x, t, *conditions, student_step: torch.Tensor | None = None):
-        """(output, logit): the network's own output for its own arguments, and [B] logits (None without a head).
+    def forward(self, *inputs, student_step: torch.Tensor | None = None):
+        """(output, logit): the network's own output, and logits [B] (None without a head).
 
+        inputs: the network's own: x, t and conditions, or LIFT's images and timesteps.
         student_step: int64 [B], the step k whose images x are; None for images that no step made.
         """
         self._student_step = student_step if self.step_embedding is not None else None
-        output = self.network(x, t, *conditions)
+        output = self.network(*inputs)
         features, self._features = self._features, None
         return output, None if self.head is None else self.head(feature_map(features)).flatten()

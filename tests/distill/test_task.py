@@ -15,7 +15,8 @@ DEFAULTS = dict(batch_size=4, seed=0, generator_lr=1e-3, guidance_lr=1e-3, warmu
                 cls_on_clean_image=False, gen_cls_loss=False, gen_cls_loss_weight=3e-3, guidance_cls_loss_weight=1e-2,
                 diffusion_gan=True, diffusion_gan_max_timestep=1000, gan_alone=False, real_guidance_scale=1.0,
                 min_step_percent=0.02, max_step_percent=0.98, denoising=False, num_denoising_step=1,
-                backward_simulation=False, critic_step=False, level_schedule=False, conditioning_timestep=None)
+                backward_simulation=False, critic_step=False, level_schedule=False, conditioning_timestep=None,
+                coupling="tied", loss_weight_32=1.0, student_t_32=None, shared_critic_pass=False, precision="float32")
 GAN = {"cls_on_clean_image": True, "gen_cls_loss": True}
 MULTI = {"denoising": True, "num_denoising_step": 3, "backward_simulation": True, "critic_step": True,
          "level_schedule": True}
@@ -78,7 +79,7 @@ def test_a_step_depends_on_seed_and_number_alone_and_parts_make_the_whole():
     whole, halves = task.batch(5, slice(None)), [task.batch(5, slice(0, 2)), task.batch(5, slice(2, 4))]
     assert whole.k == halves[0].k == halves[1].k
     for use, noise in whole.noise.items():
-        assert torch.equal(noise, torch.cat([half.noise[use] for half in halves]))
+        assert torch.equal(noise[0], torch.cat([half.noise[use][0] for half in halves]))
     losses = [float(task.critic_loss(task.networks, batch)["loss"].detach()) for batch in (whole, *halves)]
     assert losses[0] == pytest.approx(sum(losses[1:]) / 2, rel=1e-4)
     assert {task.batch(step, slice(None)).k for step in range(30)} == {0, 1, 2}
