@@ -186,8 +186,8 @@ def make_images(args, generator: Generator, loaded: LoadedFlow, group, made: Pat
         save_png(args.grid_png, grid_image(pictures, rows))
         write_run_record(args.grid_png.with_suffix(".json"), args, device, **results)
         publish(made, args.output_dir, args.overwrite)      # once the grid is sure to be there too
-    print(f"{args.num_images} images in {args.output_dir}, grid in {args.grid_png}: {generator.num_model_calls} network "
-          f"calls per image, {args.num_images / seconds:.2f} images/s")
+    print(f"{args.num_images} images in {args.output_dir}, grid in {args.grid_png}: {generator.num_model_calls} "
+          f"network calls per image, {args.num_images / seconds:.2f} images/s")
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ class VelocityRecorder(Denoiser):
 def step_density(velocities: torch.Tensor, order: int) -> torch.Tensor:
     """Where a method of that order needs its steps: ||d^k v / dt^k||^(1 / (k + 1)) at each place of an even walk.
 
-    velocities: [M, B, ...] at t = m / M. A step of length h errs by h^(k + 1) ||d^k v / dt^k||, so steps of that density
-    share a given number of steps with the least sum of errors. Returns float64 [M - order], mean 1.
+    velocities: [M, B, ...] at t = m / M. A step of length h errs by h^(k + 1) ||d^k v / dt^k||, so of all grids of so many
+    steps the one of that density has the least sum of errors. Returns float64 [M - order], mean 1.
     """
     derivative = velocities.double()
     for _ in range(order):

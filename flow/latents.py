@@ -32,8 +32,8 @@ class Latents:
         self.vae.requires_grad_(False).eval().to(device)
         config = self.vae.config
         if config.get("scaling_factor") is None:
-            raise InputError(f"--vae: {folder}: its config has no scaling_factor, expected the number that latents are "
-                             "multiplied with (0.18215 for Stable Diffusion's); add it to config.json")
+            raise InputError(f"--vae: {folder}: its config has no scaling_factor, expected the number that latents "
+                             "are multiplied with (0.18215 for Stable Diffusion's); add it to config.json")
         self.scale, self.shift = float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
         self.channels = int(config["latent_channels"])
         self.factor = 2 ** (len(config["block_out_channels"]) - 1)
@@ -69,7 +69,8 @@ class Latents:
             if moments.shape != shape or moments.dtype != np.float16:
                 raise ValueError(f"holds {moments.dtype} {moments.shape}")
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: damaged cache of latents ({error}), expected float16 {shape}; delete it") from error
+            raise InputError(f"{path}: damaged cache of latents ({error}), expected float16 {shape}; delete it") \
+                from error
         return moments
 
     def write(self, path: Path, images, shape, flip: bool) -> None:
@@ -111,8 +112,8 @@ def load_vae(folder):
             from error
     if path.is_dir():
         if "scaling_factor" not in json.loads((path / "config.json").read_text()):
-            raise InputError(f"--vae: {folder}/config.json: has no scaling_factor, expected the number that latents are "
-                             "multiplied with (0.18215 for Stable Diffusion's); add it")
+            raise InputError(f"--vae: {folder}/config.json: has no scaling_factor, expected the number that latents "
+                             "are multiplied with (0.18215 for Stable Diffusion's); add it")
         weights = "".join(sha256_of_file(file) for file in sorted(path.glob("*.safetensors")))
     else:
         weights = "".join(hashlib.sha256(value.numpy().tobytes()).hexdigest() for value in vae.state_dict().values())

@@ -47,9 +47,9 @@ def rank_warning(network: DiT) -> str | None:
     if not bound:
         return None
     numbers = network.patch_size**2 * network.channels
-    return (f"warning: a token has {numbers} numbers and --hidden_size is {network.hidden_size}, so the velocity's mean "
-            f"squared error stays above {bound:.2f} for ever; use --output residual, a smaller --patch_size or a larger "
-            "--hidden_size")
+    return (f"warning: a token has {numbers} numbers and --hidden_size is {network.hidden_size}, so the velocity's "
+            f"mean squared error stays above {bound:.2f} for ever; use --output residual, a smaller --patch_size or a "
+            "larger --hidden_size")
 
 
 def class_labels(indices, num_classes: int, device="cpu") -> torch.Tensor:
@@ -87,15 +87,15 @@ class LoadedFlow:
 def load_checkpoint(path, weights: str = "ema", device="cpu") -> LoadedFlow:
     """The model in a checkpoint of `python -m flow.train`.
 
-    weights: ema or raw. Raises InputError if the file is missing, damaged, of another family, or its weights do not fit.
+    weights: ema or raw. Raises InputError if the file is missing, damaged, of another family, or does not fit.
     """
     digest = hashlib.sha256()
     with expecting(path, "checkpoint"):
         content = load_torch(path, "checkpoint", digest)
     if not isinstance(content, dict) or content.get("family") != FAMILY:
         found = content.get("family") or content.get("model_type") if isinstance(content, dict) else None
-        raise InputError(f"{path}: is a checkpoint of {found or 'something else'}, expected one of the flow family; use "
-                         "the command of its own family")
+        raise InputError(f"{path}: is a checkpoint of {found or 'something else'}, expected one of the flow family; "
+                         "use the command of its own family")
     state = content["model_state"]
     if weights == "ema":
         state = {**state, **content["ema_state"]["shadow"]}

@@ -58,8 +58,8 @@ def add_sampling_options(parser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument("--num_steps", type=whole_number(1, 100_000), default=32, help="steps from noise to image")
     group.add_argument("--solver", choices=[solver for solver in SOLVERS if solver in ORDERS], default="ddim",
-                       help="ddim: Euler's steps, one call each; multistep: one call, order two; midpoint and heun: two "
-                            "calls, order two")
+                       help="ddim: Euler's steps, one call each; multistep: one call, order two; midpoint and heun: "
+                            "two calls, order two")
     group.add_argument("--grid", choices=GRIDS, default="uniform",
                        help="times of the steps: even; shifted by --shift; or optimised, measured on this model")
     group.add_argument("--shift", type=real_number(0, open_below=True), default=1.0,

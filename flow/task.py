@@ -9,7 +9,6 @@ import torch
 
 from engine import devices, seeds
 from engine.denoiser import Guided
-from engine.errors import InputError
 from engine.sampling import from_uint8, sample, to_device, to_uint8
 from engine.seeds import seeded_generator
 from engine.task import Task, Update
@@ -49,8 +48,8 @@ class Pixels:
 class FlowTask(Task):
     """A DiT, its images or latents, and the loss.
 
-    clean: Pixels or latents.PosteriorSamples. labels: int64 [N] on the CPU. held_out: (clean, labels) of at most --val_images,
-    or None. images: uint8, what the residual output is fitted to. facts: what the checkpoint says beside the sizes.
+    clean: Pixels or latents.PosteriorSamples. labels: int64 [N] on the CPU. held_out: (clean, labels) of at most
+    --val_images, or None. images: uint8, what the residual output is fitted to. facts: what the checkpoint says beside the sizes.
     """
 
     command = "python -m flow.train"
@@ -64,6 +63,8 @@ class FlowTask(Task):
         self.num_images, self.content_hash, self.device = len(labels), content_hash, device
         self.shape = (network.channels, network.image_size, network.image_size)
         self.held_out, self.latents, self.facts = held_out, latents, dict(facts or {})
+        if latents is not None:
+            self.frozen_hashes = {"vae": latents.fingerprint}
         self.steps_per_epoch = self.num_images // args.batch_size
         self.order_of = (-1, None)
 
@@ -152,10 +153,6 @@ class FlowTask(Task):
         """The error, and that of each tenth of t."""
         return f"loss {result['loss']:.5f}; by tenth of t " + " ".join(f"{value:.3f}" for value in result["tenths"])
 
-    def validation_detail(self, result: dict) -> str:
-        """Nothing more."""
-        return ""
-
     @torch.inference_mode()
     def preview(self, networks) -> torch.Tensor:
         """A row for each of at most ten classes: uint8 [rows * 8, C, S, S]."""
@@ -172,19 +169,6 @@ class FlowTask(Task):
     def content(self) -> dict:
         """The family, the sizes, names of classes, and which autoencoder's latents they are."""
         return {"family": FAMILY, "config": dict(self.networks["model"].config), **self.facts}
-
-    def check_content(self, path, state: dict) -> None:
-        """Raises InputError unless a state is of this family and these sizes."""
-        if state.get("family") != FAMILY:
-            found = state.get("family") or state.get("model_type")
-            raise InputError(f"--name: {path} is a state of {found}, expected one of {FAMILY}; choose another --name")
-        for key, value in self.networks["model"].config.items():
-            if state["config"].get(key) != value:
-                raise InputError(f"--{key}: found {value}, but {path} was trained with {state['config'].get(key)}; give "
-                                 "the same options to --resume, or another --name")
-        if state.get("vae_fingerprint") != self.facts.get("vae_fingerprint"):
-            raise InputError(f"--vae: found {self.args.vae}, whose latents are not those that {path} was trained on; give "
-                             "the same autoencoder to --resume, or another --name")
 
     def describe_batch(self, step: int) -> str:
         """The times of a step's batch, drawn again from the seed."""

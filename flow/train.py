@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a flow: a Diffusion Transformer that carries noise to images of a class, in pixels or in an autoencoder's latents."""
+"""Train a flow: a Diffusion Transformer that carries noise to images of a class, in pixels or in latents."""
 import argparse
 import sys
 
@@ -30,7 +30,9 @@ def parse_args(argv=None):
     data.add_argument("--split", default="train", help="images to train on")
     data.add_argument("--val_split", default="test", help="held-out images, for --val_every")
     data.add_argument("--val_images", type=whole_number(1), default=500, help="how many held-out images to use")
-    data.add_argument("--image_size", type=whole_number(1, 4096), default=32, metavar="PIXELS", help="side of the images")
+    data.add_argument("--image_size", type=whole_number(1, 4096), default=32, metavar="PIXELS", help="their side")
+    data.add_argument("--image_column", default=None, metavar="COLUMN", help="left out: image or img")
+    data.add_argument("--label_column", default=None, metavar="COLUMN", help="left out: label or fine_label")
     data.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
                       help="mirror half of the images at random")
     add_network_options(parser)
@@ -110,10 +112,10 @@ def flow_task(args, images, held_out, device) -> FlowTask:
 
 def make_task(args, device, group: Group) -> FlowTask:
     """Read the data and build the task; says what a network so narrow can never learn."""
-    images = load_images(args.dataset, args.split, args.cache_dir, size=args.image_size)
-    held_out = None
-    if args.val_every:
-        held_out = load_images(args.dataset, args.val_split, args.cache_dir, size=args.image_size)
+    how = dict(cache_dir=args.cache_dir, size=args.image_size, image_column=args.image_column,
+               label_column=args.label_column)
+    images = load_images(args.dataset, args.split, **how)
+    held_out = load_images(args.dataset, args.val_split, **how) if args.val_every else None
     task = flow_task(args, images, held_out, device)
     warning = rank_warning(task.networks["model"])
     if warning and group.is_main:

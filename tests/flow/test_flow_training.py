@@ -209,9 +209,9 @@ def test_training_lowers_the_loss_and_generates(tmp_path, monkeypatch, capsys):
     assert all(torch.equal(shadow[name], value) for name, value in loaded.network.named_parameters())
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["generate.py", "--checkpoint", str(path), "--device", "cpu", "--num_steps", "3",
-                                          "--grid_png", str(tmp_path / "grid.png"), "--output_dir", str(tmp_path / "out"),
-                                          "--precision", "float32", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", [
+            "generate.py", "--checkpoint", str(path), "--device", "cpu", "--precision", "float32", "--num_steps", "3",
+            "--grid_png", str(tmp_path / "grid.png"), "--output_dir", str(tmp_path / "out"), *map(str, words)])
         generate.main()
     run("--num_images", 6)
     from PIL import Image

@@ -70,7 +70,8 @@ def test_every_draw_has_fresh_posterior_noise(vae_folder, images, tmp_path):
     zero = clean(indices, flipped, torch.zeros(2, 4, 8, 8))
     assert torch.equal(zero, torch.from_numpy(np.stack([moments[4, 1, 0], moments[1, 0, 0]])).float())
     one = clean(indices, flipped, torch.ones(2, 4, 8, 8))
-    assert torch.allclose(one - zero, torch.from_numpy(np.stack([moments[4, 1, 1], moments[1, 0, 1]])).float(), atol=1e-6)
+    deviations = torch.from_numpy(np.stack([moments[4, 1, 1], moments[1, 0, 1]])).float()
+    assert torch.allclose(one - zero, deviations, atol=1e-6)
 
 
 def test_bad_autoencoders_are_told(vae_folder, images, tmp_path):
