@@ -27,7 +27,7 @@ from engine.optimization import ExponentialMovingAverage, longest_warmup, on_cpu
 from engine.options import check_options, check_same_run
 from engine.run_log import Events, Mean, StopRequest
 from engine.sharding import full_average, full_model, full_optimizer, load_average, load_model, load_optimizer, shard
-from engine.task import Networks, Task
+from engine.task import Task
 
 GRADIENT_NORM_MAX = 1.0
 REPORT_SECONDS = 60                     # between two writings of log and loss curve
@@ -75,8 +75,8 @@ class Loop:
     def planned_steps(self) -> int:
         """Steps in the whole run; raises InputError if the images do not fill a batch."""
         if self.steps_per_epoch == 0:
-            raise InputError(f"--batch_size: found {self.args.batch_size}, expected at most {self.task.num_images}, the "
-                             f"number of images in {self.args.dataset} ({self.args.split})")
+            raise InputError(f"--batch_size: found {self.args.batch_size}, expected at most {self.task.num_images}, "
+                             f"the number of images in {self.args.dataset} ({self.args.split})")
         return min(self.args.epochs * self.steps_per_epoch, self.args.max_steps or math.inf)
 
     @property
@@ -202,10 +202,11 @@ class Loop:
         seconds = self.seconds_before + time.perf_counter() - self.started
         previous = self.log[-1] if self.log else {"step": 0, "seconds": 0.0}
         first = next(iter(self.plain))
+        num_updates = max(self.num_updates[first] - 1, 0)
         self.log.append({
             "step": done, "epoch": round(done / self.steps_per_epoch, 4),
             **{column: means.get(column, "") for column in self.task.columns},
-            "learning_rate": self.task.learning_rate(first, done - 1, self.num_steps, max(self.num_updates[first] - 1, 0)),
+            "learning_rate": self.task.learning_rate(first, done - 1, self.num_steps, num_updates),
             "images_per_second": round((done - previous["step"]) * args.batch_size
                                        / max(seconds - previous["seconds"], 1e-9), 2),
             "seconds": round(seconds, 2)})
@@ -289,8 +290,8 @@ class Loop:
             self.drawn_at = time.perf_counter()
         if self.validations:
             columns = ["step", "epoch", "weights"] + [c for c in self.task.columns if c != "loss"]
-            columns += sorted({key for row in self.validations for key, value in row.items() if isinstance(value, float)}
-                              - set(columns))
+            numbers = {key for row in self.validations for key, value in row.items() if isinstance(value, float)}
+            columns += sorted(numbers - set(columns))
             rows = [{column: row.get(column, "") for column in columns} for row in self.validations]
             write_csv(folder / f"{args.name}_validation.csv", rows, columns)
             write_json(folder / f"{args.name}_validation_bins.json", self.validations)
@@ -439,8 +440,8 @@ class Loop:
             words = [word for word in command_words() if word not in ("--resume", "--overwrite")]
             launcher = "python" if self.group.size == 1 else f"torchrun (for {self.group.size} processes, as before)"
             with contextlib.suppress(OSError):          # of a terminal that is gone
-                print(f"\nstopped by {signal.Signals(number).name} after step {self.step} of {self.num_steps}; the state "
-                      f"is saved; go on with: {launcher} {shlex.join(words)} --resume", file=sys.stderr, flush=True)
+                print(f"\nstopped by {signal.Signals(number).name} after step {self.step} of {self.num_steps}; the "
+                      f"state is saved; go on with: {launcher} {shlex.join(words)} --resume", file=sys.stderr, flush=True)
         self.group.wait()
         sys.exit(128 + number)
 

@@ -1,4 +1,4 @@
-"""Networks spread over processes by FSDP2, and whole tensors of them again: a state's format is the same with and without.
+"""Networks spread over processes by FSDP2, and whole tensors of them again, so that a state's format is always the same.
 
 An optimizer's state is kept as torch's own optimizers write it, by the number of the parameter.
 """
@@ -43,7 +43,8 @@ def full_model(network: nn.Module) -> dict:
 
 def full_average(average: ExponentialMovingAverage) -> dict:
     """`shadow` and `decay` in whole tensors."""
-    return {"shadow": {name: whole(value).contiguous() for name, value in average.shadow.items()}, "decay": average.decay}
+    shadow = {name: whole(value).contiguous() for name, value in average.shadow.items()}
+    return {"shadow": shadow, "decay": average.decay}
 
 
 def full_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict:

@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import in_chunks
+from engine.chunks import in_chunks
 from engine import devices
 from engine.errors import InputError
 from engine.optimization import learning_rate_at

@@ -32,7 +32,8 @@ def arguments(folder, *more):
     parser.add_argument("--sample_every", default=1)
     return parser.parse_args([
         "--batch_size", "8", "--max_steps", str(NUM_STEPS), "--device", "cpu", "--precision", "float32",
-        "--num_threads", "1", "--log_every", "1", "--val_every", "1", "--no_tensorboard", "--learning_rate", "1e-2", "--ema_decay", "0.5",
+        "--num_threads", "1", "--log_every", "1", "--val_every", "1", "--no_tensorboard",
+        "--learning_rate", "1e-2", "--ema_decay", "0.5",
         "--checkpoint_dir", str(folder / "checkpoints"), "--output_dir", str(folder / "results"), *map(str, more)])
 
 
