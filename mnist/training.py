@@ -90,6 +90,7 @@ def parse(parser, argv=None):
             args = parser.parse_args(argv)
         folder = args.experiments / f"{time.strftime('%Y%m%d_%H%M%S')}-{args.name}"
     args.checkpoint_dir, args.output_dir = folder / "checkpoints", folder
+    del args.experiments                    # the folder may be moved between two parts of a run
     return args
 
 
@@ -99,7 +100,7 @@ def note_experiment(args) -> None:
         (args.output_dir / name).mkdir(parents=True, exist_ok=True)
     if not args.resume:
         options = {key: value for key, value in plain_options(args).items()
-                   if key not in ("resume", "checkpoint_dir", "output_dir", "experiments")}
+                   if key not in ("resume", "checkpoint_dir", "output_dir")}
         write_json(args.output_dir / "config.json", {"verb": Path(sys.argv[0]).stem, "options": options})
     print(f"experiment folder: {args.output_dir} (after a stop, add --resume {args.output_dir})", flush=True)
 
