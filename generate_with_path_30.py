@@ -4,7 +4,6 @@
 Image k depends on --seed and k alone: not on --batch_size, nor on the number of processes (torchrun).
 """
 import contextlib
-import re
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from engine.command_line import (Parser, add_device_options, refuse_without_effe
                           whole_number, write_run_record)
 from engine.errors import InputError
 from engine.files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
+from engine.image_folder import publish, refuse_images
 
 
 def parse_options():
@@ -49,25 +49,6 @@ def parse_options():
     if args.checkpoint:
         refuse_without_effect(parser, args, ["epochs", "name", "checkpoint_dir"], "beside --checkpoint")
     return args
-
-
-def refuse_images(folder: Path, overwrite: bool) -> list[Path]:
-    """The PNG files in `folder`. Raises InputError if there are any, unless `overwrite`."""
-    old = sorted(folder.glob("*.png")) if folder.is_dir() else []
-    if old and not overwrite:
-        raise InputError(f"{folder}: holds {len(old)} PNG files already; add --overwrite to replace them, or choose "
-                         "another --output_dir")
-    return old
-
-
-def publish(made: Path, folder: Path, overwrite: bool) -> None:
-    """Move all files of `made` into `folder`, in place of the numbered images there. Raises InputError as above."""
-    for path in refuse_images(folder, overwrite):
-        if re.fullmatch(r"\d{5,}\.png", path.name):
-            path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(made.iterdir()):
-        path.replace(folder / path.name)
 
 
 def main():

@@ -1,6 +1,7 @@
 """The training loop: schedules, averages, resuming after real kills, several processes, and wrong input."""
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
@@ -15,19 +16,17 @@ import numpy as np
 import pytest
 import torch
 
-from engine import run_files
-from lift import checkpoints
-from engine import distributed
-from engine import optimization
 import train_baseline
 import train_lift
-from engine import loop, options, run_files
+from engine import distributed, loop, optimization, run_files
+from lift import checkpoints, objective
 from conftest import ROOT, wait_until
 from data import load_images
 from engine.errors import InputError
 from engine.files import load_torch, save_torch
-from networks.linear_denoiser import LinearDenoiser
 from lift.objective import TimestepRule
+from lift.tasks import ScaleTask
+from networks.linear_denoiser import LinearDenoiser
 from scheduler import CosineSteps
 
 SCRIPTS = {"baseline": train_baseline, "lift": train_lift}
@@ -123,7 +122,8 @@ def test_a_run_leaves_what_it_should(run):
         "lift_dual_timestep_loss.png", "lift_dual_timestep_run.json", "lift_dual_timestep_training.csv",
         "lift_dual_timestep_validation.csv", "lift_dual_timestep_validation_bins.json"]
     lines = (folder / "results/lift_dual_timestep_training.csv").read_text().splitlines()
-    assert lines[0].split(",") == ["step", "epoch", "loss", "loss_64", "loss_32", "learning_rate", "images_per_second", "seconds"] and len(lines) == 1 + 12
+    assert lines[0].split(",") == ["step", "epoch", "loss", "loss_64", "loss_32", "learning_rate", "images_per_second",
+                                   "seconds"] and len(lines) == 1 + 12
     assert float(lines[-1].split(",")[5]) == pytest.approx(1e-6)
     record = json.loads((folder / "results/lift_dual_timestep_run.json").read_text())
     assert record["is_finished"] is True and record["finished"].endswith("Z")
@@ -285,7 +285,7 @@ def test_what_is_replaced_stays_until_there_is_a_state_of_the_new_run(run, monke
     assert len(files) == 9                  # two checkpoints, their states, and the five reports
     diverging = ("--overwrite", "--epochs", 2, "--learning_rate", 1e38, "--lr_schedule", "constant")
     with monkeypatch.context() as impatient, pytest.raises(InputError, match="nothing was overwritten"):
-        impatient.setattr(training, "REPORT_SECONDS", 0)
+        impatient.setattr(loop, "REPORT_SECONDS", 0)
         run("baseline", *diverging)
     assert {path: path.read_bytes() for path in files} == files
     run("baseline", "--overwrite", "--max_steps", 3, "--seed", 1)
@@ -307,7 +307,7 @@ def test_resume_refuses_the_other_model(run, saved, resumed):
     (["--hidden_dims", 8, 24], "--hidden_dims: found"), (["--batch_size", 16], "--batch_size: found 16"),
     (["--parametrization", "v"], "--parametrization: found v, but .* was trained with eps"),
     (["--native_32"], "--native_32: found True, but .* was trained with False"),
-    (["--dataset", "synthetic:40"], "--dataset: found synthetic:40"),
+    (["--dataset", "synthetic:40"], "--dataset: the images in synthetic:40 are not the ones .*state.pth was trained on"),
     (["--max_steps", 9], "--epochs: found a run of 9")])
 def test_resume_refuses_another_run(run, options, message):
     run("lift", "--max_steps", 3)
@@ -424,7 +424,7 @@ def test_a_state_with_foreign_content_is_named(run, change):
 
 def breaking_from(step, break_it):
     """objective.errors_per_image, but that from a step on `break_it` changes the errors."""
-    original, calls = loop.objective.errors_per_image, []
+    original, calls = objective.errors_per_image, []
 
     def errors_per_image(model, *arguments):
         calls.append(None)
@@ -438,9 +438,13 @@ def breaking_from(step, break_it):
     ("bf16", "continue from the last saved state with --resume and --precision float32, or start again")])
 def test_advice_after_a_step_that_is_not_finite(precision, advice):
     """In float32 the same steps from the last state would lead to the same end."""
-    trainer = SimpleNamespace(args=SimpleNamespace(seed=0, batch_size=4, precision=precision), is_lift=True,
-                              rule=TimestepRule(), schedule=CosineSteps())
-    assert advice in loop.Loop.describe_divergence(trainer, 3, math.nan, 1.0)
+    args = SimpleNamespace(seed=0, batch_size=4, precision=precision)
+    task = SimpleNamespace(args=args, is_lift=True, rule=TimestepRule(), schedule=CosineSteps())
+    task.describe_batch = functools.partial(ScaleTask.describe_batch, task)
+    trainer = SimpleNamespace(args=args, task=task)
+    loop.Loop.check_finite(trainer, 3, {"loss": 0.5, "gradient_norm": 1.0})
+    with pytest.raises(InputError, match=rf"step 4: the loss is nan, .*t_64 \[\d.*t_32 \[\d.*{advice}"):
+        loop.Loop.check_finite(trainer, 3, {"loss": math.nan, "gradient_norm": 1.0})
 
 
 @pytest.mark.parametrize("break_it, message", [
@@ -450,7 +454,7 @@ def test_a_step_that_is_not_finite_stops_before_anything_is_overwritten(run, mon
     options = ("--max_steps", 12, "--epochs", 2, "--save_every", 1, "--state_every", 2)
     straight = final_weights(run("lift", *options, to="straight"))
     with monkeypatch.context() as patch:
-        patch.setattr(loop.objective, "errors_per_image", breaking_from(5, break_it))     # epoch 1 ends at step 6
+        patch.setattr(objective, "errors_per_image", breaking_from(5, break_it))     # epoch 1 ends at step 6
         with pytest.raises(InputError, match=rf"step 6: {message}, .*t_64 \[\d.*t_32 \[\d.*start again"):
             run("lift", *options, to="diverged")
     folder = run("lift", "--max_steps", 12, "--epochs", 2, "--save_every", 1, "--state_every", 2, "--resume",
@@ -459,7 +463,7 @@ def test_a_step_that_is_not_finite_stops_before_anything_is_overwritten(run, mon
 
 
 def test_no_file_is_written_at_or_after_a_step_that_is_not_finite(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop.objective, "errors_per_image", breaking_from(5, lambda error, model: error * math.inf))
+    monkeypatch.setattr(objective, "errors_per_image", breaking_from(5, lambda error, model: error * math.inf))
     with pytest.raises(InputError, match="step 6: the loss is inf"):
         run("lift", "--epochs", 2, "--save_every", 1, "--state_every", 2)
     states = run_files.list_states(tmp_path / "run/checkpoints", "lift_dual_timestep")
@@ -476,7 +480,7 @@ def test_states_by_the_clock_and_by_steps(run, monkeypatch):
                 for p in run_files.list_states(folder / "checkpoints", "lift_dual_timestep")]
     assert steps("seldom") == [7]                       # the last step always
     assert steps("counted", "--state_every", 3) == [6, 7]
-    monkeypatch.setattr(training, "STATE_SECONDS", 0)   # a log line every 2 steps
+    monkeypatch.setattr(loop, "STATE_SECONDS", 0)   # a log line every 2 steps
     assert steps("often") == [6, 7]
 
 
@@ -603,7 +607,8 @@ def test_only_the_last_part_of_a_batch_averages_gradients(run, monkeypatch):
     def as_one_of_two(trainer):
         with monkeypatch.context() as patch:
             patch.setattr(trainer, "group", SimpleNamespace(size=2, rank=0))
-            patch.setattr(trainer, "network", Network(trainer.model))
+            patch.setattr(loop, "DistributedDataParallel", Network)
+            patch.setitem(trainer.wrapped, "model", Network(trainer.plain["model"]))
             original(trainer)
     monkeypatch.setattr(loop.Loop, "run_step", as_one_of_two)
     run("lift", "--max_steps", 1, "--grad_accum", 4)
@@ -644,7 +649,7 @@ def test_two_runs_of_one_name_do_not_mix(run, tmp_path):
     class Options:
         checkpoint_dir, output_dir, name = folder, tmp_path / "run/results", "lift_dual_timestep"
 
-    with loop.name_held(Options):
+    with run_files.name_held(Options):
         with pytest.raises(InputError, match="is being trained into .*/run/checkpoints by another process"):
             run("lift", "--max_steps", 1)
         with pytest.raises(InputError, match="is being trained into .*/run/results by another process"):

@@ -1,0 +1,74 @@
+"""The critic: a copy of the teacher that denoises the student's images, with a GAN head where its encoder ends."""
+import torch
+import torch.nn as nn
+
+MAX_GROUPS = 32
+CHANNELS_PER_GROUP = 4
+HEAD_SIZE = 4                                           # pixels a side before the last convolution
+
+
+def gan_head(channels: int, size: int, num_groups: int | None = None) -> nn.Sequential:
+    """Convolutions from features [B, channels, size, size] to a logit [B, 1, 1, 1].
+
+    4x4 convolutions of stride 2 halve the size down to less than eight pixels a side, one without padding takes what
+    is left; each is followed by GroupNorm and SiLU; a 1x1 convolution ends it. num_groups: min(32, channels / 4) where
+    not given. With one channel in a group the last norm would see one value and put out a constant.
+    """
+    num_groups = num_groups or max(1, min(MAX_GROUPS, channels // CHANNELS_PER_GROUP))
+    layers = []
+    while size >= 2 * HEAD_SIZE:
+        layers += [nn.Conv2d(channels, channels, 4, stride=2, padding=1), nn.GroupNorm(num_groups, channels), nn.SiLU()]
+        size //= 2
+    layers += [nn.Conv2d(channels, channels, size), nn.GroupNorm(num_groups, channels), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Conv2d(channels, 1, 1))
+
+
+def feature_map(features: torch.Tensor) -> torch.Tensor:
+    """Features as a map: [B, C, H, W] itself; a square of tokens [B, N, C] -> [B, C, sqrt(N), sqrt(N)]."""
+    if features.ndim == 4:
+        return features
+    B, N, C = features.shape
+    side = int(N**0.5)
+    return features.transpose(1, 2).reshape(B, C, side, side)
+
+
+class Critic(nn.Module):
+    """network(x, t, ...) with a logit beside its output, and with knowledge of the student's step.
+
+    network: a copy of the teacher; bottleneck: the name of its module whose output the head reads ([B, C, H, W], or the
+    tokens [B, N, C] of a transformer's middle block); channels, size: of that output as a map; time_embedding: the name
+    of the module whose output [B, E] the step's embedding is added to; embedding_width: E; num_student_steps: more than
+    one for a critic that knows the step. head: False for one without GAN.
+    """
+
+    def __init__(self, network: nn.Module, bottleneck: str, channels: int, size: int, time_embedding: str | None = None,
+                 embedding_width: int = 0, num_student_steps: int = 1, head: bool = True):
+        super().__init__()
+        self.network = network
+        self.head = gan_head(channels, size) if head else None
+        self.step_embedding = nn.Embedding(num_student_steps, embedding_width) if num_student_steps > 1 else None
+        if self.step_embedding is not None:
+            nn.init.zeros_(self.step_embedding.weight)          # at first the critic is the teacher
+            network.get_submodule(time_embedding).register_forward_hook(self._add_step)
+        if head:
+            network.get_submodule(bottleneck).register_forward_hook(self._keep_features)
+        self._student_step = self._features = None
+
+    def _add_step(self, module, inputs, output):
+        if self._student_step is None:
+            return output
+        return output + self.step_embedding(self._student_step).to(output.dtype)
+
+    def _keep_features(self, module, inputs, output):
+        self._features = output
+
+    def forward(self, *inputs, student_step: torch.Tensor | None = None):
+        """(output, logit): the network's own output, and logits [B] (None without a head).
+
+        inputs: the network's own: x, t and conditions, or LIFT's images and timesteps.
+        student_step: int64 [B], the step k whose images x are; None for images that no step made.
+        """
+        self._student_step = student_step if self.step_embedding is not None else None
+        output = self.network(*inputs)
+        features, self._features = self._features, None
+        return output, None if self.head is None else self.head(feature_map(features)).flatten()

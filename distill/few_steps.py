@@ -1,0 +1,50 @@
+"""The few levels that a student is called at, the chain that its training sees, and the levels that its losses draw."""
+import torch
+
+from scheduler import CosineSteps, NoiseProcess, Sigma, noise_added
+
+
+def student_times(num_steps: int, num_levels: int = 1000, first: int | None = None) -> list[int]:
+    """The places of a student's steps among the levels, noisiest first: 999 - k (1000 // N), k = 0 ... N - 1.
+
+    first: where the first step is called instead (the conditioning timestep). Its input stays pure noise.
+    """
+    times = [num_levels - 1 - k * (num_levels // num_steps) for k in range(num_steps)]
+    return times if first is None else [first, *times[1:]]
+
+
+def simulated_input(student, start: torch.Tensor, renoise, noise: torch.Tensor, levels, num_calls: int) -> torch.Tensor:
+    """The noised image that step `num_calls` of the student starts from, by its own chain (DMD2, section 4.5).
+
+    student(x, k) -> clean images of step k, called without gradient; start, noise: [B, ...], the noise of the chain's
+    beginning and that of the step to be trained; renoise: a noise per step between; levels: (a, s) per step.
+    num_calls = 0 gives `noise` itself: step 0 always starts from pure noise.
+    """
+    if num_calls == 0:
+        return noise
+    x_t = start
+    with torch.no_grad():
+        for k in range(num_calls):
+            x_0 = student(x_t, k)
+            x_t = noise_added(x_0, noise if k + 1 == num_calls else renoise[k], *levels[k + 1])
+    return x_t
+
+
+def level_range(num_levels: int = 1000, min_share: float = 0.02, max_share: float = 0.98,
+                next_time: int | None = None) -> tuple[int, int]:
+    """First and last place that distribution matching draws from, both included.
+
+    next_time: the student's next level. What it leaves of the noise below is renoised away, so that with a level
+    schedule only places above count; where none is left, the two ends are both the last place.
+    """
+    first, last = int(min_share * num_levels), int(max_share * num_levels)
+    return (first if next_time is None else min(max(first, next_time + 1), last)), last
+
+
+def times_of_places(process: NoiseProcess, num_levels: int = 1000) -> torch.Tensor:
+    """The process's own time at every place, cleanest first: [num_levels]. CosineSteps has whole timesteps."""
+    if isinstance(process, CosineSteps):
+        return torch.arange(num_levels)
+    if isinstance(process, Sigma):
+        return process.karras_sigmas(num_levels)
+    return process.uniform_path(num_levels)[:-1].flip(0)

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Images of a student in its few steps: python -m distill.generate --checkpoint STUDENT.
+
+Image k depends on --seed and k alone. With --teacher, the rows of the grid alternate: the student's images, and the
+teacher's from the same noise in as many calls (DDIM).
+"""
+import time
+from pathlib import Path
+
+import torch
+
+import families
+from distill.few_steps import times_of_places
+from distill.student import StudentDenoiser, path_of
+from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
+                                 whole_number, write_run_record)
+from engine.denoiser import Guided
+from engine.errors import InputError
+from engine.files import refuse_existing, save_png
+from engine.sampling import sample, to_uint8
+
+GRID_COLUMNS = 8
+
+
+def parse(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a student's checkpoint")
+    parser.add_argument("--teacher", type=Path, default=None, metavar="FILE", help="its teacher, to be shown beside it")
+    parser.add_argument("--guidance_scale", type=real_number(0), default=1.0, help="of the teacher")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights")
+    parser.add_argument("--num_images", type=whole_number(1, 10**9), default=64, metavar="IMAGES", help="how many")
+    parser.add_argument("--batch_size", type=whole_number(1), default=64, metavar="IMAGES", help="generated at once")
+    parser.add_argument("--seed", type=seed_number, default=42, help="with an image's number, decides that image")
+    parser.add_argument("--output_dir", type=Path, default=Path("generated"), metavar="FOLDER",
+                        help="for NUMBER.png, grid.png and run.json")
+    parser.add_argument("--overwrite", action="store_true", help="replace images that are there")
+    add_device_options(parser)
+    return parser.parse_args(argv)
+
+
+def student_of(loaded) -> tuple[StudentDenoiser, torch.Tensor]:
+    """A student as a denoiser, and its path. Raises InputError for a checkpoint that is not a student's."""
+    if not loaded.few_steps:
+        raise InputError(f"--checkpoint: {loaded.path} names no few steps, expected a student made by distill.train; "
+                         "generate from it with its family's own command")
+    processes = loaded.denoiser.processes
+    times = [times_of_places(process) for process in processes]
+    return StudentDenoiser(loaded.denoiser, loaded.few_steps, times), path_of(loaded.few_steps, times, processes)
+
+
+def labels_of(denoiser, indices, device) -> torch.Tensor | None:
+    """Classes in turn by the image's number, so that any number of images is balanced; None without classes."""
+    num_classes = getattr(denoiser, "num_classes", None)
+    return None if num_classes is None else torch.tensor([k % num_classes for k in indices], device=device)
+
+
+def main():
+    from PIL import Image
+    from torchvision.utils import make_grid
+    args = parse()
+    refuse_existing(args.output_dir / "run.json", args.overwrite)
+    device = start_device(args)
+    loaded = families.load(args.checkpoint, args.weights, device)
+    student, path = student_of(loaded)
+    teacher = families.load(args.teacher, args.weights, device, "--teacher").denoiser if args.teacher else None
+    if teacher is not None and args.guidance_scale != 1:
+        teacher = Guided(teacher, args.guidance_scale)
+    start, rows = time.perf_counter(), []
+    for first in range(0, args.num_images, args.batch_size):
+        indices = list(range(first, min(first + args.batch_size, args.num_images)))
+        options = {"labels": labels_of(loaded.denoiser, indices, device), "precision": args.precision, "device": device}
+        samples = sample(student, path, args.seed, indices, solver="renoise", clip=False, **options)
+        images = to_uint8(samples.xs[0])
+        if not samples.xs[0].isfinite().all():
+            raise InputError(f"{args.checkpoint}: an image of {first}...{indices[-1]} is not finite; use an earlier "
+                             "checkpoint or --precision float32")
+        for index, image in zip(indices, images.permute(0, 2, 3, 1).cpu().numpy()):
+            save_png(args.output_dir / f"{index:05d}.png", Image.fromarray(image.squeeze()))
+        shown = indices[:max(0, 2 * GRID_COLUMNS - first)]
+        if shown:
+            rows.append(images[:len(shown)])
+            if teacher is not None:
+                beside = {**options, "labels": None if options["labels"] is None else options["labels"][:len(shown)]}
+                rows.append(to_uint8(sample(teacher, path, args.seed, shown, **beside).xs[0]))
+    grid = make_grid(torch.cat(rows), nrow=GRID_COLUMNS, padding=2, pad_value=255)
+    save_png(args.output_dir / "grid.png", Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
+    seconds = time.perf_counter() - start
+    write_run_record(args.output_dir / "run.json", args, device, num_model_calls=samples.num_model_calls,
+                     timesteps=path.tolist(), checkpoint_hash=loaded.fingerprint,
+                     images_per_second=args.num_images / seconds)
+    print(f"{args.num_images} images in {args.output_dir}: {samples.num_model_calls} model calls per image, "
+          f"{args.num_images / seconds:.2f} images/s")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,283 @@
+"""A test bed for few-step distillation: points in the plane whose law and exact teacher are known in closed form.
+
+Eight Gaussians on a circle; the teacher is their exact posterior mean, so that every difference between the student's
+law and the true one is the method's own. Several seeds run as one network of batched matrices.
+"""
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from distill import losses
+from distill.few_steps import level_range, simulated_input, student_times
+from scheduler import CosineSteps, clean_image, noise_added, step, training_target
+
+RADIUS, DEVIATION = 0.8, 0.08
+WEIGHTS = (1, 2, 3, 4, 1, 2, 3, 4)
+NUM_LEVELS = 1000
+WIDTH = 64
+FREQUENCIES = 8                                         # of the time features
+
+
+class CircleOfGaussians:
+    """The law of the points, noised or not: `weights` on eight centres."""
+
+    def __init__(self, weights=WEIGHTS):
+        angles = torch.arange(8) * (2 * math.pi / 8)
+        self.centers = RADIUS * torch.stack([angles.cos(), angles.sin()], dim=1)        # [8, 2]
+        self.probabilities = torch.tensor(weights, dtype=torch.float32) / sum(weights)
+
+    def draw(self, shape, generator) -> torch.Tensor:
+        """Points [*shape, 2]."""
+        which = torch.multinomial(self.probabilities, math.prod(shape), replacement=True, generator=generator)
+        return self.centers[which].reshape(*shape, 2) + DEVIATION * torch.randn(*shape, 2, generator=generator)
+
+    def clean(self, x_t: torch.Tensor, a: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        """The mean of x_0 given x_t = a x_0 + s eps. x_t: [N, 2]; a, s: [N] or scalar tensors."""
+        a, s = a.reshape(-1, 1), s.reshape(-1, 1)
+        variance = a**2 * DEVIATION**2 + s**2                                           # of x_t around a centre
+        rest = x_t[:, None] - a[..., None] * self.centers                               # [N, 8, 2]
+        share = torch.softmax(self.probabilities.log() - rest.square().sum(2) / (2 * variance), dim=1)
+        means = self.centers + (a * DEVIATION**2 / variance)[..., None] * rest
+        return (share[..., None] * means).sum(1)
+
+
+class BatchedLinear(nn.Module):
+    """A linear layer per seed: [S, B, in] -> [S, B, out]."""
+
+    def __init__(self, seeds: int, inputs: int, outputs: int):
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(seeds, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(seeds, 1, outputs).uniform_(-bound, bound))
+
+    def forward(self, x):
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class PointNetwork(nn.Module):
+    """Three hidden layers of 64 for [S, B, 2] points, each told the time, with a GAN head on the last of them."""
+
+    def __init__(self, seeds: int, num_steps: int = 1):
+        super().__init__()
+        self.seeds = seeds
+        self.time = BatchedLinear(seeds, 1 + 2 * FREQUENCIES, WIDTH)
+        self.step_embedding = nn.Parameter(torch.zeros(seeds, num_steps, WIDTH))
+        self.inner = nn.ModuleList(BatchedLinear(seeds, inputs, WIDTH) for inputs in (2, WIDTH, WIDTH))
+        self.of_time = nn.ModuleList(BatchedLinear(seeds, WIDTH, WIDTH) for _ in self.inner)
+        self.last = BatchedLinear(seeds, WIDTH, 2)
+        self.head = BatchedLinear(seeds, WIDTH, 1)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, student_step: int | None = None):
+        """x: [S B, 2]; t: [S B] places among the levels -> output [S B, 2], logits [S B]."""
+        u = (t.float() / NUM_LEVELS).reshape(self.seeds, -1, 1)
+        angles = u * (math.pi / 2) * torch.arange(1, FREQUENCIES + 1)
+        embedding = self.time(torch.cat([u, angles.sin(), angles.cos()], dim=2))        # [S, B, 64]
+        if student_step is not None:
+            embedding = embedding + self.step_embedding[:, student_step:student_step + 1]
+        embedding, h = F.silu(embedding), x.reshape(self.seeds, -1, 2)
+        for layer, of_time in zip(self.inner, self.of_time):
+            h = F.silu(layer(h) + of_time(embedding))
+        return self.last(h).reshape(-1, 2), self.head(h).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One row of the table: what is distilled how. Rates fall along a cosine to 5 %."""
+    kind: str = "v"                                     # what the networks put out
+    num_steps: int = 1
+    update_ratio: int = 5                               # critic updates per student update
+    gan_weight: float = 0.0
+    gan_alone: bool = False
+    critic_step: bool = False
+    level_schedule: bool = False
+    backward_simulation: bool = True
+    conditioning_timestep: int = 999
+    random_start: bool = False
+    student_rate: float = 1e-3
+    critic_rate: float = 1e-3
+    iterations: int = 3000
+    equal_weights: bool = False                         # a flawed teacher: it takes all centres for equally likely
+    batch: int = 256
+    seeds: int = 3
+
+
+GAN_CRITIC_WEIGHT = 1e-2
+DENOISER_ITERATIONS = 3000
+
+
+def cosine_rates(optimizer, iterations: int):
+    """The rate of every optimizer step, from full to 5 %."""
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda n: 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(n / iterations, 1))))
+
+
+class Distillation:
+    """A run of the test bed: student, critic, both optimizers, one generator of random numbers."""
+
+    def __init__(self, settings: Settings, seed: int = 0):
+        self.settings, self.process, self.truth = settings, CosineSteps(), CircleOfGaussians()
+        self.teacher = CircleOfGaussians((1,) * 8) if settings.equal_weights else self.truth
+        torch.manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.critic = PointNetwork(settings.seeds, settings.num_steps)
+        if not settings.random_start:
+            self.train_denoiser()
+        self.student = copy.deepcopy(self.critic)
+        times = student_times(settings.num_steps)
+        self.called_at = student_times(settings.num_steps, first=settings.conditioning_timestep)
+        self.renoised_to = [self.levels(torch.tensor(t)) for t in times]
+        self.times = times
+
+    @property
+    def num_points(self) -> int:
+        """Points in a batch, of all seeds together."""
+        return self.settings.seeds * self.settings.batch
+
+    def levels(self, t):
+        """a and s at places t."""
+        return self.process.levels(t)
+
+    def normal(self, num_points: int | None = None) -> torch.Tensor:
+        """Standard normal points [num_points, 2]."""
+        return torch.randn(num_points or self.num_points, 2, generator=self.generator)
+
+    def places(self, first: int = 0, last: int = NUM_LEVELS - 1) -> torch.Tensor:
+        """Uniform places [N] among the levels, both ends included."""
+        return torch.randint(first, last + 1, (self.num_points,), generator=self.generator)
+
+    def train_denoiser(self) -> None:
+        """The start of student and critic: a denoiser of the teacher's law."""
+        optimizer = torch.optim.AdamW(self.critic.parameters(), lr=1e-3)
+        rates = cosine_rates(optimizer, DENOISER_ITERATIONS)
+        for _ in range(DENOISER_ITERATIONS):
+            x_0 = self.teacher.draw((self.num_points,), self.generator)
+            self.minimise(optimizer, rates, self.denoising_loss(x_0, None))
+
+    def minimise(self, optimizer, rates, loss: torch.Tensor) -> None:
+        """One optimizer step; the loss is a mean over seeds, each seed's own gradient is that of its own mean."""
+        optimizer.zero_grad()
+        (loss * self.settings.seeds).backward()
+        optimizer.step()
+        rates.step()
+
+    def denoising_loss(self, x, k):
+        """The critic's loss on points x, of the student's step k or of no step."""
+        t, eps = self.places(), self.normal(len(x))
+        a, s = self.levels(t)
+        output, _ = self.critic(noise_added(x, eps, a, s), t, k)
+        return losses.denoising_loss(output, training_target(self.settings.kind, x, eps, a, s))
+
+    def critic_clean(self, x_t, t, k) -> torch.Tensor:
+        """The clean points that the critic sees."""
+        return clean_image(self.settings.kind, self.critic(x_t, t, k)[0], x_t, *self.levels(t))
+
+    def logits(self, x, k):
+        """The head's logits of points x, noised at levels drawn here."""
+        t = self.places()
+        return self.critic(noise_added(x, self.normal(len(x)), *self.levels(t)), t, k)[1]
+
+    def generated(self, x_t, k: int) -> torch.Tensor:
+        """The student's step k: x_t [N, 2] -> clean points [N, 2]. It is called at its conditioning timestep."""
+        t = torch.full((len(x_t),), self.called_at[k])
+        return clean_image(self.settings.kind, self.student(x_t, t)[0], x_t, *self.levels(t))
+
+    def input_of(self, k: int) -> torch.Tensor:
+        """What step k starts from in training: pure noise, the student's own chain, or a noised true point."""
+        noise = self.normal()
+        if k and not self.settings.backward_simulation:
+            return noise_added(self.truth.draw((self.num_points,), self.generator), noise, *self.renoised_to[k])
+        renoise = [self.normal() for _ in range(k - 1)]
+        return simulated_input(self.generated, self.normal(), renoise, noise, self.renoised_to, k)
+
+    def student_loss(self, x, k, told) -> torch.Tensor:
+        """Distribution matching and GAN loss of generated points x of step k; told: what the critic knows of k."""
+        settings, loss = self.settings, 0.0
+        if not settings.gan_alone:
+            is_last = k == settings.num_steps - 1
+            next_time = None if is_last or not settings.level_schedule else self.times[k + 1]
+            t = self.places(*level_range(next_time=next_time))
+            with torch.no_grad():
+                a, s = self.levels(t)
+                x_t = noise_added(x, self.normal(), a, s)
+                gradient = losses.matching_gradient(x, self.critic_clean(x_t, t, told), self.teacher.clean(x_t, a, s))
+            loss = loss + losses.matching_loss(x, gradient)
+        if settings.gan_weight:
+            loss = loss + settings.gan_weight * losses.gan_student_loss(self.logits(x, told))
+        return loss
+
+    def critic_loss(self, x, told) -> torch.Tensor:
+        """Denoising and GAN loss of the critic on points x."""
+        loss = self.denoising_loss(x, told)
+        if self.settings.gan_weight:
+            real = self.truth.draw((self.num_points,), self.generator)
+            loss = loss + GAN_CRITIC_WEIGHT * losses.gan_critic_loss(self.logits(x, told), self.logits(real, told))
+        return loss
+
+    def run(self, every: int = 0) -> list[dict]:
+        """All iterations; distances every so many of them and at the end: [{"iteration", "distances" (per seed)}]."""
+        settings, history = self.settings, []
+        of_student = torch.optim.AdamW(self.student.parameters(), lr=settings.student_rate)
+        of_critic = torch.optim.AdamW(self.critic.parameters(), lr=settings.critic_rate)
+        student_rates = cosine_rates(of_student, settings.iterations // settings.update_ratio)
+        critic_rates = cosine_rates(of_critic, settings.iterations)
+        for iteration in range(settings.iterations):
+            if every and iteration % every == 0:
+                history.append({"iteration": iteration, "distances": self.distances()})
+            k = int(torch.randint(settings.num_steps, (), generator=self.generator))
+            told = k if settings.critic_step else None
+            x_t = self.input_of(k)
+            if iteration % settings.update_ratio == 0:
+                x = self.generated(x_t, k)
+                self.minimise(of_student, student_rates, self.student_loss(x, k, told))
+                x = x.detach()
+            else:
+                with torch.no_grad():
+                    x = self.generated(x_t, k)
+            self.minimise(of_critic, critic_rates, self.critic_loss(x, told))
+        history.append({"iteration": settings.iterations, "distances": self.distances()})
+        return history
+
+    @torch.no_grad()
+    def draw(self, num_points: int, generator) -> torch.Tensor:
+        """Points of every step of the student's chain: [N steps, S, num_points, 2], the last step's are its samples."""
+        seeds, drawn = self.settings.seeds, []
+        x_t = torch.randn(seeds * num_points, 2, generator=generator)
+        for k in range(self.settings.num_steps):
+            if k:
+                x_t = noise_added(drawn[-1], torch.randn(x_t.shape, generator=generator), *self.renoised_to[k])
+            drawn.append(self.generated(x_t, k))
+        return torch.stack(drawn).reshape(self.settings.num_steps, seeds, num_points, 2)
+
+    def distances(self, of_mixture: bool = False) -> list[float]:
+        """Sliced Wasserstein distance to the truth per seed; of_mixture: of the points of all steps together."""
+        generator = torch.Generator().manual_seed(1)
+        drawn = self.draw(NUM_SCORED, generator)
+        points = drawn.transpose(0, 1).flatten(1, 2)[:, torch.randperm(NUM_SCORED * len(drawn), generator=generator)]
+        points = points[:, :NUM_SCORED] if of_mixture else drawn[-1]
+        return [sliced_wasserstein_1(p, self.truth.draw((NUM_SCORED,), generator)) for p in points]
+
+
+NUM_SCORED = 10_000
+NUM_DIRECTIONS = 64
+
+
+def sliced_wasserstein_1(points: torch.Tensor, others: torch.Tensor) -> float:
+    """The mean over 64 even directions of the Wasserstein-1 distance of the projections. Both [N, 2]."""
+    angles = torch.arange(NUM_DIRECTIONS) * (math.pi / NUM_DIRECTIONS)
+    directions = torch.stack([angles.cos(), angles.sin()])                              # [2, directions]
+    first, second = (torch.sort(p @ directions, dim=0).values for p in (points, others))
+    return float((first - second).abs().mean())
+
+
+def exact_ddim(truth: CircleOfGaussians, num_calls: int, num_points: int, generator) -> torch.Tensor:
+    """Points by DDIM with the exact teacher: [num_points, 2]."""
+    process = CosineSteps()
+    levels = [process.levels(t) for t in process.uniform_path(num_calls)]
+    x = torch.randn(num_points, 2, generator=generator)
+    for here, there in zip(levels, levels[1:]):
+        x = step(x, truth.clean(x, *here), *here, *there)
+    return x

@@ -1,0 +1,93 @@
+"""The options of a distillation, by the names of the published code; defaults of our own where it has none."""
+from pathlib import Path
+
+from data import add_data_options
+from distill.student import COUPLINGS
+from engine import options
+from engine.command_line import Parser, real_number, refuse_without_effect, whole_number
+from engine.errors import InputError
+
+WITHOUT_EFFECT = ["learning_rate", "lr_schedule", "warmup_steps"]       # each network has a rate of its own
+
+
+def add_distillation_options(parser: Parser) -> None:
+    """Everything that `distill.train` takes."""
+    add_data_options(parser)
+    parser.add_argument("--split", default="train", help="real images, for the GAN and for noised inputs")
+    group = parser.add_argument_group("teacher")
+    group.add_argument("--teacher", type=Path, required=True, metavar="FILE", help="checkpoint of any family")
+    group.add_argument("--weights", choices=("ema", "raw"), default="ema", help="the teacher's averaged or raw weights")
+    group.add_argument("--real_guidance_scale", type=real_number(1), default=1.0, metavar="SCALE",
+                       help="classifier-free guidance of the teacher")
+    group = parser.add_argument_group("turns and rates")
+    group.add_argument("--dfake_gen_update_ratio", type=whole_number(1), default=5, metavar="UPDATES",
+                       help="updates of the critic for one of the student")
+    group.add_argument("--generator_lr", type=real_number(0, open_below=True), default=2e-6, help="of the student")
+    group.add_argument("--guidance_lr", type=real_number(0, open_below=True), default=2e-6, help="of the critic")
+    group.add_argument("--warmup_step", type=whole_number(0), default=500, metavar="UPDATES",
+                       help="updates of a network in which its rate rises")
+    group.add_argument("--max_grad_norm", type=real_number(0, open_below=True), default=10.0,
+                       help="longer gradients are shortened to it")
+    group = parser.add_argument_group("GAN")
+    group.add_argument("--cls_on_clean_image", action="store_true", help="a head on the critic, trained on real images")
+    group.add_argument("--gen_cls_loss", action="store_true", help="the student's loss from that head")
+    group.add_argument("--gen_cls_loss_weight", type=real_number(0), default=3e-3, metavar="WEIGHT", help="its weight")
+    group.add_argument("--guidance_cls_loss_weight", type=real_number(0), default=1e-2, metavar="WEIGHT",
+                       help="weight of the head's loss in the critic's")
+    group.add_argument("--no_diffusion_gan", dest="diffusion_gan", action="store_false",
+                       help="the head sees images as they are, at t = 0")
+    group.add_argument("--diffusion_gan_max_timestep", type=whole_number(1), default=1000, metavar="LEVEL",
+                       help="the head sees images noised to levels below")
+    group.add_argument("--gan_alone", action="store_true", help="no distribution matching")
+    group.add_argument("--shared_critic_pass", action="store_true",
+                       help="the critic's pass that denoises the student's images serves their logits too")
+    group = parser.add_argument_group("levels and steps")
+    group.add_argument("--min_step_percent", type=real_number(0, 1), default=0.02, metavar="SHARE",
+                       help="lowest level of distribution matching")
+    group.add_argument("--max_step_percent", type=real_number(0, 1), default=0.98, metavar="SHARE", help="highest")
+    group.add_argument("--conditioning_timestep", type=whole_number(0, 999), default=None, metavar="T",
+                       help="what the student is told at its first step; left out: 399 for a noise prediction, else 999")
+    group.add_argument("--denoising", action="store_true", help="a student of several steps")
+    group.add_argument("--num_denoising_step", type=whole_number(1), default=1, metavar="STEPS", help="how many")
+    group.add_argument("--backward_simulation", action="store_true",
+                       help="later steps start from the student's own images, not from noised real ones")
+    for name, text in (("critic_step", "the critic knows the student's step"),
+                       ("level_schedule", "before the last step, levels above the next one alone")):
+        group.add_argument(f"--no_{name}", dest=name, action="store_false",
+                           help=f"as published, without this: {text}")
+    group = parser.add_argument_group("LIFT")
+    group.add_argument("--coupling", choices=COUPLINGS, default="tied",
+                       help="tied: the 32 image is the 2x2 mean of the 64 image; free: the network's own")
+    group.add_argument("--loss_weight_32", type=real_number(0), default=1.0, metavar="WEIGHT", help="of the 32 losses")
+    group.add_argument("--student_t_32", type=whole_number(0, 999), nargs="+", default=None, metavar="T",
+                       help="the 32 scale's timesteps of the steps; left out: those of the 64 scale")
+    group.add_argument("--use_fp16", action="store_true", help="bfloat16 arithmetic of all three networks")
+    options.add_training_options(parser, "student")
+    parser.add_argument("--sample_every", type=whole_number(0), default=1, metavar="EPOCHS",
+                        help="pictures of student and teacher at the same number of calls; 0: none")
+    parser.set_defaults(lr_schedule="constant", precision="float32", ema_decay=0.999)
+
+
+def needs_images(args) -> bool:
+    """Whether a distillation looks at real images."""
+    return args.cls_on_clean_image or args.denoising and not args.backward_simulation
+
+
+def parse(argv=None):
+    """The command line of `distill.train`. Raises InputError for what the others leave without effect."""
+    from distill.task import check_flags
+    parser = Parser("Distil a teacher into a student of few steps (DMD2, Yin et al. 2024).")
+    add_distillation_options(parser)
+    args = parser.parse_args(argv)
+    refuse_without_effect(parser, args, WITHOUT_EFFECT, "in distillation: use --generator_lr, --guidance_lr and "
+                          "--warmup_step")
+    if args.use_fp16:
+        refuse_without_effect(parser, args, ["precision"], "beside --use_fp16")
+        args.precision = "bf16"
+    if args.num_denoising_step == 1:
+        args.critic_step = args.level_schedule = False      # one step: nothing to know, nothing above
+    if args.val_every:
+        raise InputError("--val_every: found in distillation, whose losses say nothing of quality; look at "
+                         "--sample_every's pictures, or score checkpoints")
+    check_flags(args)
+    return args

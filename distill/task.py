@@ -1,0 +1,402 @@
+"""Few-step distillation of a teacher of one scale or two, as a task of the engine (Yin et al. 2024, DMD2)."""
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from distill import losses
+from distill.critic import Critic
+from distill.few_steps import level_range, student_times, times_of_places
+from distill.student import StudentDenoiser, coupled, few_steps_of, path_of
+from engine import devices
+from engine.denoiser import Denoiser, Guided, NetworkDenoiser
+from engine.errors import InputError
+from engine.files import save_png
+from engine.sampling import from_uint8, sample, to_device, to_uint8
+from engine.seeds import TRAIN_BATCH, TRAIN_NOISE, seeded_generator
+from engine.task import Task, Update
+from networks.adm import EDMNetwork
+from networks.scales import downsample_to_32
+from networks.unet import UNet
+from scheduler import Sigma, clean_image, noise_added, training_target
+
+NUM_LEVELS = 1000
+STEEP_START = 399                       # where one step of a noise prediction is called: it would divide by a
+EPOCH_WITHOUT_IMAGES = 1000             # steps of an epoch where no images are read
+NUM_SHOWN = 8
+
+
+def check_flags(args) -> None:
+    """Raises InputError for a flag without the one it needs, and for numbers that cannot be."""
+    def needs(flag: str, is_given, needed: str, has_needed) -> None:
+        if is_given and not has_needed:
+            raise InputError(f"{flag}: found without {needed}, which it needs; add {needed} or leave {flag} out")
+
+    needs("--backward_simulation", args.backward_simulation, "--denoising", args.denoising)
+    needs("--gen_cls_loss", args.gen_cls_loss, "--cls_on_clean_image", args.cls_on_clean_image)
+    needs("--gan_alone", args.gan_alone, "--gen_cls_loss", args.gen_cls_loss)
+    needs("--shared_critic_pass", args.shared_critic_pass, "--cls_on_clean_image", args.cls_on_clean_image)
+    needs("--num_denoising_step", args.num_denoising_step > 1, "--denoising", args.denoising)
+    if args.shared_critic_pass and not args.diffusion_gan:
+        raise InputError("--shared_critic_pass: found with --no_diffusion_gan, whose head sees images without noise; "
+                         "leave one of the two out")
+    if args.num_denoising_step > NUM_LEVELS // 2:
+        raise InputError(f"--num_denoising_step: found {args.num_denoising_step}, expected 1...{NUM_LEVELS // 2}")
+    if not 0 <= args.min_step_percent < args.max_step_percent <= 1:
+        raise InputError(f"--min_step_percent: found {args.min_step_percent} and --max_step_percent "
+                         f"{args.max_step_percent}, expected 0 <= min < max <= 1")
+    if not 1 <= args.diffusion_gan_max_timestep <= NUM_LEVELS:
+        raise InputError(f"--diffusion_gan_max_timestep: found {args.diffusion_gan_max_timestep}, expected "
+                         f"1...{NUM_LEVELS}")
+    found = args.student_t_32
+    if found is not None and (len(found) != args.num_denoising_step or found[0] != NUM_LEVELS - 1
+                              or sorted(set(found)) != found[::-1]):
+        raise InputError(f"--student_t_32: found {' '.join(map(str, found))}, expected {args.num_denoising_step} falling "
+                         f"timesteps from {NUM_LEVELS - 1} on, one per step")
+
+
+def check_options(args, teacher: Denoiser, has_images: bool) -> None:
+    """`check_flags`, and what depends on the teacher and the images. Raises InputError."""
+    check_flags(args)
+    if args.cls_on_clean_image and not has_images:
+        raise InputError("--cls_on_clean_image: found without real images, which it needs; give --dataset")
+    if args.student_t_32 is not None and len(teacher.processes) == 1:
+        raise InputError("--student_t_32: found for a teacher of one scale, expected LIFT; leave it out")
+    if args.real_guidance_scale > 1 and num_classes_of(teacher) is None:
+        raise InputError(f"--real_guidance_scale: found {args.real_guidance_scale} for a teacher without classes, "
+                         "expected 1; choose a teacher that was trained with labels")
+
+
+def num_classes_of(teacher: Denoiser) -> int | None:
+    """How many classes a teacher was trained with; None without labels."""
+    return getattr(teacher, "num_classes", None)
+
+
+def critic_of(network: nn.Module, size: int, num_student_steps: int, head: bool) -> Critic:
+    """A critic that starts as a copy of `network`. size: pixels a side of its images.
+
+    Raises InputError for a kind of network whose bottleneck is not known here.
+    """
+    network = copy.deepcopy(network)
+    if isinstance(network, EDMNetwork):
+        model = network.model
+        return Critic(network, f"model.enc.{list(model.enc)[-1]}", model.bottleneck_channels, model.bottleneck_size,
+                      "model.map_layer1", model.map_layer1.out_features, num_student_steps, head)
+    if isinstance(network, UNet):
+        dims = network.hidden_dims
+        return Critic(network, f"bottleneck.{len(network.bottleneck) - 1}", dims[-1], size >> len(dims),
+                      "time_combine" if hasattr(network, "time_combine") else "time_mlp",
+                      network.time_mlp[-1].out_features, num_student_steps, head)
+    raise InputError(f"--teacher: found a {type(network).__name__}, expected a UNet or EDM's network")
+
+
+@dataclass
+class DistillationBatch:
+    """A step's draws: everything random that its losses need.
+
+    k: the student's step; images and noises are lists with a tensor per scale, places are [B, scales].
+    """
+    k: int
+    labels: torch.Tensor | None
+    real: list[torch.Tensor] | None                     # [B, C, S, S] each, in [-1, 1]
+    real_labels: torch.Tensor | None
+    noise: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    places: dict[str, torch.Tensor] = field(default_factory=dict)
+    generated: list[torch.Tensor] | None = None         # left by the student's turn for the critic's
+
+
+class DistillationTask(Task):
+    """Networks "generator" and "critic", teacher frozen; every few steps the student first, the critic at every one.
+
+    teacher: a NetworkDenoiser, or a TimestepDenoiser of two scales. images: uint8 [N, C, S, S] and labels int64 [N] or
+    None, or None without real images. loaded: the `families.Loaded` the teacher comes from, None for a bare denoiser.
+    """
+
+    averaged = ("generator",)
+    command = "python -m distill.train"
+
+    def __init__(self, teacher: Denoiser, images, labels, args, loaded=None, content_hash: str = "none",
+                 device="cpu"):
+        super().__init__(args)
+        check_options(args, teacher, images is not None)
+        self.teacher, self.images, self.image_labels, self.loaded = teacher, images, labels, loaded
+        self.device, self.content_hash = torch.device(device), content_hash
+        self.num_images = EPOCH_WITHOUT_IMAGES * args.batch_size if images is None else len(images)
+        self.processes, self.shapes = teacher.processes, teacher.shapes
+        self.kind = loaded.kind if loaded else teacher.kind
+        self.num_scales, self.num_classes = len(self.processes), num_classes_of(teacher)
+        network = teacher.network if isinstance(teacher, NetworkDenoiser) else teacher.model
+        self.frozen = {"teacher": network.eval().requires_grad_(False)}
+        self.frozen_hashes = {"teacher": loaded.fingerprint} if loaded else {}
+        num_steps = args.num_denoising_step
+        self.networks = {
+            "generator": copy.deepcopy(network).requires_grad_(True),
+            "critic": critic_of(network, self.shapes[0][-1], num_steps if args.critic_step else 1,
+                                args.cls_on_clean_image).requires_grad_(True)}
+        if self.num_scales == 2 and args.coupling == "tied" and getattr(network, "native_32", False):
+            self.networks["generator"].final_conv_32.requires_grad_(False)      # what it puts out is not used
+        self.times = [times_of_places(process).to(self.device) for process in self.processes]
+        self.few_steps = self.choose_steps()
+        self.starts = [process.start_scale(float(times[-1])) for process, times in zip(self.processes, self.times)]
+        self.student_levels = [self.levels(torch.tensor([place], device=self.device))
+                               for place in self.few_steps["places"]]
+        losses_of = {"generator": ["matching"] * (not args.gan_alone) + ["gan"] * args.gen_cls_loss,
+                     "critic": ["denoising"] + ["gan"] * args.cls_on_clean_image}
+        self.columns = tuple(f"{name}.{key}" for name, keys in losses_of.items()
+                             for key in ["loss", *keys])
+
+    def choose_steps(self) -> dict:
+        """The student's places and where it is called, per step and scale."""
+        args = self.args
+        first = args.conditioning_timestep
+        if first is None:
+            is_steep = self.loaded.is_steep if self.loaded else (
+                self.kind == "eps" and not isinstance(self.processes[0], Sigma))
+            first = STEEP_START if is_steep else NUM_LEVELS - 1
+        columns = [student_times(args.num_denoising_step)] * self.num_scales
+        if args.student_t_32 is not None:
+            columns[1] = args.student_t_32
+        places = [list(place) for place in zip(*columns)]
+        return few_steps_of(places, [[first] * self.num_scales, *places[1:]], args.coupling)
+
+    # --- levels and networks ----------------------------------------------------------------------------------------
+
+    def levels(self, places: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(a, s), [B] each, per scale at places [B, scales]."""
+        return [process.levels(times[places[:, scale]])
+                for scale, (process, times) in enumerate(zip(self.processes, self.times))]
+
+    def noised(self, xs, noises, places) -> list[torch.Tensor]:
+        """Images per scale, noised to places [B, scales]."""
+        return [noise_added(x, noise, *levels) for x, noise, levels in zip(xs, noises, self.levels(places))]
+
+    def outputs(self, network, xs, places, labels=None, **more):
+        """What a network puts out for noised images xs: a tensor per scale. `more` goes to a critic, which adds logits."""
+        ts = [times[places[:, scale]] for scale, times in enumerate(self.times)]
+        if self.num_scales == 2:
+            inputs = (*xs, *ts)
+        else:
+            inputs = (xs[0], self.teacher.network_time(ts[0]))
+            if self.num_classes is not None:
+                null = torch.full((len(xs[0]),), self.num_classes, device=xs[0].device)
+                inputs += (null if labels is None else labels,)
+        with devices.autocast(xs[0].device, self.args.precision):
+            output = network(*inputs, **more)
+        is_critic = bool(more)
+        found, logit = output if is_critic else (output, None)
+        per_scale = list(found) if self.num_scales == 2 else [found]
+        return (per_scale, logit) if is_critic else per_scale
+
+    def as_clean(self, outputs, xs, places) -> list[torch.Tensor]:
+        """The clean images that outputs mean, in float32."""
+        return [clean_image(self.kind, output.float(), x, *levels)
+                for output, x, levels in zip(outputs, xs, self.levels(places))]
+
+    def teacher_clean(self, xs, places, labels) -> list[torch.Tensor]:
+        """The teacher's clean images, guided above a scale of 1; in the precision of the critic's."""
+        ts = [times[places[:, scale]] for scale, times in enumerate(self.times)]
+        scale = self.args.real_guidance_scale
+        denoiser = Guided(self.teacher, scale) if scale > 1 else self.teacher
+        with devices.autocast(xs[0].device, self.args.precision):
+            return denoiser.clean(xs, ts, labels)
+
+    def generated(self, network, xs, k: int, labels) -> list[torch.Tensor]:
+        """The student's step k: noised images -> clean ones, one image at both sizes where they are tied."""
+        places = torch.tensor([self.few_steps["called_at"][k]], device=xs[0].device).expand(len(xs[0]), -1)
+        return coupled(self.as_clean(self.outputs(network, xs, places, labels), xs, places), self.args.coupling)
+
+    def student_input(self, network, batch: DistillationBatch) -> list[torch.Tensor]:
+        """What the step to be trained starts from."""
+        k, noises = batch.k, batch.noise["start"]
+        if k == 0:
+            return [start * noise for start, noise in zip(self.starts, noises)]
+        if not self.args.backward_simulation:
+            return [noise_added(x, noise, *levels)
+                    for x, noise, levels in zip(batch.real, noises, self.student_levels[k])]
+        xs = [start * noise for start, noise in zip(self.starts, batch.noise["chain"])]
+        with torch.no_grad():
+            for step in range(k):
+                fresh = noises if step + 1 == k else batch.noise[f"renoise_{step}"]
+                x_0s = self.generated(network, xs, step, batch.labels)
+                xs = [noise_added(x_0, noise, *levels)
+                      for x_0, noise, levels in zip(x_0s, fresh, self.student_levels[step + 1])]
+        return xs
+
+    def told_step(self, batch: DistillationBatch, xs) -> torch.Tensor | None:
+        """What the critic is told of the student's step."""
+        return torch.full((len(xs[0]),), batch.k, device=xs[0].device) if self.args.critic_step else None
+
+    # --- what the engine asks for -----------------------------------------------------------------------------------
+
+    def optimizer(self, name: str, parameters):
+        """AdamW of the page: betas 0.9 and 0.999, decay 0.01."""
+        return torch.optim.AdamW(parameters, lr=self.rate_of(name), betas=(0.9, 0.999), weight_decay=0.01)
+
+    def rate_of(self, name: str) -> float:
+        """The full rate of a network."""
+        return self.args.generator_lr if name == "generator" else self.args.guidance_lr
+
+    def learning_rate(self, name: str, step: int, num_steps: int, num_updates: int) -> float:
+        """Linear warm-up over `--warmup_step` updates of this network, then constant."""
+        warmup = self.args.warmup_step
+        return self.rate_of(name) * (min(1.0, (num_updates + 1) / warmup) if warmup else 1.0)
+
+    def draw_places(self, size: int, generator, first, last: int) -> torch.Tensor:
+        """Places [size, scales], per scale from first to last, both included: uniform, or as the teacher drew its
+        timesteps, shrunk to that range. first: a place per scale."""
+        first = torch.tensor(first)
+        if self.loaded is not None and self.loaded.draw_times is not None:
+            drawn = self.loaded.draw_times(size, generator)                             # 0...999
+            return first + drawn * (last + 1 - first) // NUM_LEVELS
+        return torch.stack([torch.randint(int(low), last + 1, (size,), generator=generator) for low in first], dim=1)
+
+    def batch(self, step: int, part: slice) -> DistillationBatch:
+        """The draws of a step, made for the whole global batch and then cut, so that processes share k and nothing
+        else depends on their number."""
+        args, size, device = self.args, self.args.batch_size, self.device
+        generator = seeded_generator(args.seed, TRAIN_NOISE, step)
+        on_device = seeded_generator(args.seed, TRAIN_NOISE, step, 1, device=device)
+        k = int(torch.randint(args.num_denoising_step, (), generator=generator))
+
+        def normal():
+            return [torch.randn(size, *shape, generator=on_device, device=device)[part] for shape in self.shapes]
+
+        def places(first, last: int):
+            return to_device(self.draw_places(size, generator, first, last)[part], device)
+
+        uses = ["start"] + ["chain"] * (k > 0) + ["matching", "critic"]
+        uses += ["student_gan", "fake", "real"] * args.cls_on_clean_image
+        noise = {name: normal() for name in uses} | {f"renoise_{number}": normal() for number in range(k - 1)}
+        ranges = [level_range(NUM_LEVELS, args.min_step_percent, args.max_step_percent, next_place)
+                  for next_place in self.next_places(k)]
+        lowest = [0] * self.num_scales
+        chosen = {"matching": places([first for first, _ in ranges], ranges[0][1]),
+                  "critic": places(lowest, NUM_LEVELS - 1)}
+        if args.cls_on_clean_image:
+            chosen |= {name: places(lowest, args.diffusion_gan_max_timestep - 1)
+                       for name in ("student_gan", "fake", "real")}
+        labels = real = real_labels = None
+        if self.num_classes is not None:
+            labels = to_device(torch.randint(self.num_classes, (size,), generator=generator)[part], device)
+        if self.images is not None:
+            picks = torch.randint(len(self.images), (size,), generator=seeded_generator(args.seed, TRAIN_BATCH, step))
+            real = self.pyramid(from_uint8(to_device(self.images[picks[part].to(self.images.device)], device)))
+            if self.image_labels is not None:
+                real_labels = to_device(self.image_labels[picks[part]], device)
+            if k and not args.backward_simulation and labels is not None:
+                labels = real_labels
+        return DistillationBatch(k, labels, real, real_labels, noise, chosen)
+
+    def next_places(self, k: int) -> list[int | None]:
+        """The student's next place per scale, where the level schedule asks for levels above it; None elsewhere."""
+        is_last = k == self.args.num_denoising_step - 1
+        return [None] * self.num_scales if is_last or not self.args.level_schedule else self.few_steps["places"][k + 1]
+
+    def pyramid(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """An image at every scale."""
+        return [x] if self.num_scales == 1 else [x, downsample_to_32(x)]
+
+    def updates(self, step: int) -> list[Update]:
+        """[student, critic] at every `--dfake_gen_update_ratio`-th step, else [critic]."""
+        critic = Update("critic", self.critic_loss)
+        is_students_turn = step % self.args.dfake_gen_update_ratio == 0
+        return [Update("generator", self.generator_loss), critic] if is_students_turn else [critic]
+
+    def over_scales(self, values) -> torch.Tensor:
+        """The first scale's loss, and the second's times `--loss_weight_32`."""
+        return values[0] if len(values) == 1 else values[0] + self.args.loss_weight_32 * values[1]
+
+    def generator_loss(self, networks, batch: DistillationBatch) -> dict:
+        """Distribution matching and GAN loss of the student; leaves its images in the batch for the critic."""
+        args, student, critic = self.args, networks["generator"], networks["critic"]
+        xs = self.generated(student, self.student_input(student, batch), batch.k, batch.labels)
+        batch.generated = [x.detach() for x in xs]
+        result = {}
+        if not args.gan_alone:
+            places = batch.places["matching"]
+            with torch.no_grad():
+                noised = self.noised(batch.generated, batch.noise["matching"], places)
+                outputs, _ = self.outputs(critic, noised, places, batch.labels, student_step=self.told_step(batch, xs))
+                gradients = [losses.matching_gradient(x, fake, real) for x, fake, real in zip(
+                    xs, self.as_clean(outputs, noised, places), self.teacher_clean(noised, places, batch.labels))]
+            result["matching"] = self.over_scales([losses.matching_loss(x, gradient)
+                                                   for x, gradient in zip(xs, gradients)])
+        if args.gen_cls_loss:
+            result["gan"] = losses.gan_student_loss(self.logits(critic, xs, "student_gan", batch, batch.labels))
+        total = sum(args.gen_cls_loss_weight * value if name == "gan" else value for name, value in result.items())
+        return {"loss": total, **result}
+
+    def critic_loss(self, networks, batch: DistillationBatch) -> dict:
+        """Denoising and GAN loss of the critic on the student's images."""
+        critic = networks["critic"]
+        if batch.generated is None:
+            with torch.no_grad():
+                start = self.student_input(networks["generator"], batch)
+                batch.generated = self.generated(networks["generator"], start, batch.k, batch.labels)
+        xs, places, noises = batch.generated, batch.places["critic"], batch.noise["critic"]
+        outputs, fake_logits = self.outputs(critic, self.noised(xs, noises, places), places, batch.labels,
+                                            student_step=self.told_step(batch, xs))
+        targets = [training_target(self.kind, x, noise, *levels)
+                   for x, noise, levels in zip(xs, noises, self.levels(places))]
+        result = {"denoising": self.over_scales([
+            losses.denoising_loss(output, target, self.loss_weight(levels))
+            for output, target, levels in zip(outputs, targets, self.levels(places))])}
+        total = result["denoising"]
+        if self.args.cls_on_clean_image:
+            if not self.args.shared_critic_pass:
+                fake_logits = self.logits(critic, xs, "fake", batch, batch.labels)
+            result["gan"] = losses.gan_critic_loss(
+                fake_logits, self.logits(critic, batch.real, "real", batch, batch.real_labels))
+            total = total + self.args.guidance_cls_loss_weight * result["gan"]
+        return {"loss": total, **result}
+
+    def loss_weight(self, levels) -> torch.Tensor | None:
+        """[B]: what the teacher's training weighed the squared error with; None for 1."""
+        a, s = levels
+        if isinstance(self.processes[0], Sigma):
+            return losses.edm_weight(s, self.frozen["teacher"].sigma_data)
+        return a**-2 if self.loaded is not None and self.loaded.loss_over_a_squared else None
+
+    def logits(self, critic, xs, use: str, batch: DistillationBatch, labels) -> torch.Tensor:
+        """The head's logits of images, noised at their own levels, or as they are without `--diffusion_gan`."""
+        if self.args.diffusion_gan:
+            places = batch.places[use]
+            xs = self.noised(xs, batch.noise[use], places)
+        else:
+            places = torch.zeros(len(xs[0]), self.num_scales, dtype=torch.long, device=xs[0].device)
+        return self.outputs(critic, xs, places, labels, student_step=self.told_step(batch, xs))[1]
+
+    # --- what is kept and shown ---------------------------------------------------------------------------------------
+
+    def content(self) -> dict:
+        """A checkpoint of the teacher's family that names the student's few steps."""
+        return {**(self.loaded.content if self.loaded else {"family": "distill"}), "few_steps": self.few_steps}
+
+    def preview(self, networks) -> torch.Tensor:
+        """Students' images above, the teacher's at the same number of calls below: uint8 [2 n, C, S, S]."""
+        times = [t.cpu() for t in self.times]
+        path = path_of(self.few_steps, times, self.processes)
+        shown, labels = range(NUM_SHOWN), None
+        if self.num_classes is not None:
+            labels = torch.arange(NUM_SHOWN, device=self.device) % self.num_classes
+        student = copy.copy(self.teacher)
+        setattr(student, "network" if isinstance(student, NetworkDenoiser) else "model", networks["generator"])
+        rows = [sample(StudentDenoiser(student, self.few_steps, times), path, self.args.seed, shown, labels=labels,
+                       solver="renoise", clip=False, precision=self.args.precision, device=self.device),
+                sample(self.teacher, path, self.args.seed, shown, labels=labels, precision=self.args.precision,
+                       device=self.device)]
+        return to_uint8(torch.cat([row.xs[0] for row in rows]))
+
+    def write_preview(self, networks, step: int, epoch: float) -> None:
+        """The preview as {name}_preview.png in the output folder."""
+        from PIL import Image
+        from torchvision.utils import make_grid
+        grid = make_grid(self.preview(networks), nrow=NUM_SHOWN, padding=2, pad_value=255)
+        save_png(self.args.output_dir / f"{self.args.name}_preview.png",
+                 Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
+
+    def describe_batch(self, step: int) -> str:
+        """The student's step and the levels of a step, drawn again from the seed."""
+        batch = self.batch(step, slice(None))
+        return f"student step {batch.k}, places {batch.places['matching'].flatten().tolist()}"
