@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Generate digits from any denoiser checkpoint of this family: a grid, and per image a folder with its denoising strip."""
+"""Generate digits from any denoiser of this family: a grid, and per image a folder with its denoising strip."""
 from pathlib import Path
 
 import torch
@@ -53,8 +53,13 @@ def main():
     if count:
         shown = strip_points(len(path) - 1)
         points = []
+
+        def note(step, times, xs):
+            if step in shown:
+                points.append(model.decode(xs[0]).cpu())
+
         model.images(path, args.seed, range(count), None if labels is None else labels[:count], args.guidance_scale,
-                     on_step=lambda k, times, xs: points.append(model.decode(xs[0]).cpu()) if k in shown else None, **how)
+                     on_step=note, **how)
         for k in range(count):
             folder = f"sample_{k:04d}"
             strip = torch.stack([point[k] for point in points])

@@ -13,11 +13,13 @@ SOLVERS = {"euler": "ddim", "midpoint": "midpoint", "heun": "heun", "multistep":
 def add_sampling_options(parser) -> None:
     """Which model, and how it is sampled."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("--checkpoint", required=True, metavar="FILE", help="a checkpoint of a train_... verb but train_vae")
+    group.add_argument("--checkpoint", required=True, metavar="FILE",
+                       help="a checkpoint of a train_... verb but train_vae")
     group.add_argument("--vae_checkpoint", default=None, metavar="FILE", help="its VAE, if that has moved")
-    group.add_argument("--mode", choices=("ddpm", "ddim"), default="ddim", help="of a diffusion model; ddpm: 1000 steps")
+    group.add_argument("--mode", choices=("ddpm", "ddim"), default="ddim",
+                       help="of a diffusion model; ddpm: 1000 steps")
     group.add_argument("--sampler", choices=tuple(SOLVERS), default="euler",
-                       help="euler: one call a step, of a diffusion model DDIM; multistep: one call; midpoint, heun: two")
+                       help="euler: one call a step, of a diffusion model DDIM; multistep: one; midpoint, heun: two")
     group.add_argument("--sampling_steps", type=whole_number(1, 1000), default=50, metavar="STEPS")
     group.add_argument("--eta", type=real_number(0, 1), default=0.0, help="noise of DDIM: 0 none, 1 as DDPM")
 
@@ -44,8 +46,8 @@ def class_labels(args, model: Model, count: int, guidance_scale: float, class_la
     if num_classes is None:
         if class_label is not None or guidance_scale != 1:
             option = "--class_label" if class_label is not None else "guidance"
-            raise InputError(f"{option}: {args.checkpoint} is a model without classes; train one with --conditioning, or "
-                             "leave the option out")
+            raise InputError(f"{option}: {args.checkpoint} is a model without classes; train one with --conditioning, "
+                             "or leave the option out")
         return None
     if class_label is not None and class_label >= num_classes:
         raise InputError(f"--class_label: found {class_label}, expected 0...{num_classes - 1}")

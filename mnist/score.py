@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Score generated digits: accuracy, Fréchet distance of a digit classifier's features, diversity, per guidance scale."""
+"""Score generated digits: accuracy, Fréchet distance of a classifier's features, diversity, per guidance scale."""
 from pathlib import Path
 
 from data import add_data_options, load_images
@@ -29,7 +29,8 @@ def main():
     device = start_device(args)
     model = load_model(args.checkpoint, device, args.vae_checkpoint)
     if model.image_size != 28:
-        raise InputError(f"--checkpoint: {args.checkpoint} draws images of {model.image_size} pixels, expected digits of 28")
+        raise InputError(f"--checkpoint: {args.checkpoint} draws images of {model.image_size} pixels, expected "
+                         "digits of 28")
     train_set, test_set = (load_images(args.dataset, split, cache_dir=args.cache_dir, size=28, channels=1)
                            for split in ("train", "test"))
     judge = load_judge(train_set, test_set, args.cache_dir)

@@ -41,7 +41,8 @@ def main():
     for path, model in zip(checkpoints, models):
         if model.denoiser.num_classes is None:
             raise InputError(f"--checkpoint: {path} is a model without classes; train one with --conditioning")
-    splits = (load_images(args.dataset, split, cache_dir=args.cache_dir, size=28, channels=1) for split in ("train", "test"))
+    splits = (load_images(args.dataset, split, cache_dir=args.cache_dir, size=28, channels=1)
+              for split in ("train", "test"))
     judge = load_judge(*splits, args.cache_dir)
     columns = len(models) * len(args.guidance_scales)
     fig, axes = figure(0.45 * args.per_cell * columns + 0.6, 5.6, ncols=columns, squeeze=False)
@@ -53,7 +54,7 @@ def main():
             labels = class_labels(args, model, max(args.num_samples, 10 * args.per_cell), w)
             images = model.images(path, args.seed, range(len(labels)), labels, w, precision=args.precision, **how)
             rows.append({"checkpoint": str(path_of), "guidance_scale": w, **judge.scores(images, labels)})
-            shown = images[:10 * args.per_cell].reshape(args.per_cell, 10, *images.shape[1:]).transpose(0, 1).flatten(0, 1)
+            shown = images[:10 * args.per_cell].unflatten(0, (args.per_cell, 10)).transpose(0, 1).flatten(0, 1)
             ax = axes[0, m * len(args.guidance_scales) + c]
             ax.imshow(grid(shown, args.per_cell, enlarge=1), interpolation="nearest")
             name = f"{model.denoiser.network.conditioning.replace('_', '-')}\n" if c == 0 else "\n"

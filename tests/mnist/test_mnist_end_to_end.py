@@ -6,14 +6,15 @@ import torch
 
 from engine.errors import InputError
 from engine.files import load_torch
-from mnist import generate, train_conditioned_latent_diffusion, train_ddpm, train_latent_rf, train_rf, train_vae, training
+from mnist import generate, train_ddpm, train_latent_rf, train_rf, train_vae, training
+from mnist import train_conditioned_latent_diffusion as train_conditioned
 from mnist.models import cropped, load_model, padded
 
 TINY = ["--dataset", "digits:32", "--batch_size", "8", "--epochs", "2", "--log_every", "2", "--num_threads", "1",
         "--sample_every", "0", "--precision", "float32", "--base_channels", "8", "--channel_multipliers", "1", "2"]
 UNET = ["--attention_levels", "1", "--patch_size", "1"]
 VERBS = {"ddpm": (train_ddpm, "ddpm", False), "rf": (train_rf, "flow", False),
-         "conditioned": (train_conditioned_latent_diffusion, "ddpm", True), "latent_rf": (train_latent_rf, "flow", True)}
+         "conditioned": (train_conditioned, "ddpm", True), "latent_rf": (train_latent_rf, "flow", True)}
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def place(tmp_path, monkeypatch):
         else:
             _, process, latent = next(verb for verb in VERBS.values() if verb[0] is module)
             training.run(module.__doc__, "model", process, latent,
-                         "cross_attention" if module is train_conditioned_latent_diffusion else "none")
+                         "cross_attention" if module is train_conditioned else "none")
         return sorted((tmp_path / "experiments").glob("*"))
     return call
 
@@ -78,7 +79,7 @@ def test_latents_end_to_end(place, tmp_path):
     [folder] = place(train_vae, *TINY, "--epochs", "1", "--channel_multipliers", "1", "1", "1")
     vae = newest(folder, 1)
     assert load_torch(vae)["model_state"]["scale"] not in (0, 1)
-    for module in (train_latent_rf, train_conditioned_latent_diffusion):
+    for module in (train_latent_rf, train_conditioned):
         latest = place(module, *TINY, "--attention_levels", "0", "1", "--vae_checkpoint", vae, "--epochs", "1",
                        "--name", module.__name__.partition(".")[2])[-1]
         model = load_model(newest(latest, 1))
