@@ -3,6 +3,7 @@ from pathlib import Path
 
 import torch
 
+from engine import run_files
 from lift import checkpoints
 from lift import error_map
 from lift import heatmap_figures
@@ -67,7 +68,7 @@ def parse_args(argv=None):
     if args.checkpoint is None:
         if args.epochs is None:
             parser.error("--checkpoint: found none, expected --checkpoint FILE or --epochs E")
-        args.checkpoint = checkpoints.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
+        args.checkpoint = run_files.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
     return args
 
 

@@ -3,12 +3,16 @@
 `--dataset` names one of
   synthetic, synthetic:N     procedural faces (synthetic.py): N for training (4000 if left out), N // 8 others for
                              validation; synthetic:100 holds the first 100 of synthetic:200
+  digits, digits:N           drawn digits (synthetic_digits.py), labelled: N for training (20000 if left out), N // 8
+                             others for the split test
   a folder of images         every image below it, in order of path, without labels. The split is `train`; if it has
                              sub-folders train, validation (or val), test, these are the splits and nothing may lie
                              outside them
   a data-set folder          one that holds parquet or arrow files, or images with metadata.csv or metadata.jsonl;
-                             opened by `datasets`: column `image`, perhaps `label`
-  a name on the hub          likewise, such as huggan/AFHQv2 (which has only `train`)
+                             opened by `datasets`: column `image` or `img`, perhaps `label` or `fine_label`;
+                             --image_column and --label_column name others
+  a name on the hub          likewise, such as huggan/AFHQv2 (which has only `train`); cifar10, cifar100 and
+                             tiny-imagenet stand for their names there
 A folder is told by the files in it, never by a guess of `datasets`; one that holds both images and parquet is refused.
 
 An image is decoded once: EXIF orientation is ignored, transparency is laid over white, 16 bits become 8, every other
@@ -36,20 +40,34 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from engine import synthetic_faces
+from engine import synthetic_digits, synthetic_faces
 from engine.errors import InputError
 from engine.files import remove_leftovers, scratch_folder, sha256_of_file, write_json, written_whole
 
 DEFAULT_DATASET = "huggan/AFHQv2"
 SIDE = 64
-PREPROCESSING = "centre square, bicubic to 64, white behind transparency, version 1"
-DEFAULT_NUM_SYNTHETIC = 4000
+DEFAULT_COUNTS = {"synthetic": 4000, "digits": 20_000}
 VALIDATION_START = 1_000_000_000        # first index of synthetic validation images: no training set reaches it
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 TABLE_SUFFIXES = (".parquet", ".arrow")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+HUB_ALIASES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "tiny-imagenet": "zh-plus/tiny-imagenet"}
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")    # looked for in this order
 WINDOW = 256                            # images held in memory at once while a cache is built
+
+
+@dataclass(frozen=True)
+class Form:
+    """What every image is made into: its side in pixels, and 1 channel (grey) or 3 (RGB)."""
+    size: int = SIDE
+    channels: int = 3
+
+    @property
+    def preprocessing(self) -> str:
+        """Part of the cache's key."""
+        grey = ", grey" if self.channels == 1 else ""
+        return f"centre square, bicubic to {self.size}{grey}, white behind transparency, version 1"
 
 
 @dataclass
@@ -60,6 +78,7 @@ class ImageSet:
     dataset: str                    # as it was asked for
     split: str                      # as it was asked for, slice and all
     content_hash: str               # first 16 hex digits of the SHA-256 of the bytes of `images`
+    label_names: list[str] | None = None    # by number, where the data set names its classes
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,6 +97,7 @@ class Source:
     labels: np.ndarray | None       # int64 [count]
     read: object                    # read(start, stop) -> items for `decode`
     decode: object                  # decode(item) -> uint8 [3, 64, 64]; called in several threads
+    label_names: list[str] | None = None
 
 
 def add_data_options(parser) -> None:
@@ -94,46 +114,55 @@ def without_slash(dataset: str) -> str:
     return dataset.rstrip("/") or dataset
 
 
-def load_images(dataset: str, split: str = "train", cache_dir="cache") -> ImageSet:
-    """The images of a split, from the cache or decoded into it.
+def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int = SIDE, channels: int = 3,
+                image_column: str | None = None, label_column: str | None = None) -> ImageSet:
+    """The images of a split, from the cache or decoded into it, size x size, grey (channels 1) or in colour (3).
 
+    image_column, label_column: of a data-set folder or a hub data set, where they are not called as usual.
     split: a name, or a name with a slice of images: `train[:500]`, `train[-256:]`, `train[100:200]`. Raises InputError
     for anything that is not there or cannot be read; then no cache file is left behind.
     """
     dataset, (base_split, part) = str(dataset), parse_split(split)
+    columns = {"image_column": image_column, "label_column": label_column}
+    columns = {key: name for key, name in columns.items() if name is not None}
     if not dataset:
         raise InputError("--dataset: found nothing, expected a name, a folder or synthetic")
-    if re.fullmatch(r"synthetic(:.*)?", dataset):
-        identity, splits, open_source = find_synthetic(dataset)
+    form = Form(size, channels)
+    if re.fullmatch(r"(synthetic|digits)(:.*)?", dataset):
+        identity, splits, open_source = find_drawn(dataset, form)
     elif Path(os.path.expanduser(dataset)).exists() or re.match(r"[./~]", dataset) or dataset.count("/") > 1:
-        identity, splits, open_source = find_folder(dataset)
+        identity, splits, open_source = find_folder(dataset, form, columns)
     else:
-        identity, splits, open_source = find_on_hub(dataset)
+        identity, splits, open_source = find_on_hub(HUB_ALIASES.get(dataset, dataset), form, columns)
+    if columns and "folder" not in identity and "hub" not in identity:
+        raise InputError(f"--{next(iter(columns))}: found with --dataset {dataset}, which has no columns; leave it out")
+    identity = identity | columns
     if splits is not None and base_split not in splits:
         raise unknown_split(dataset, base_split, splits)
 
-    key = hashlib.sha256(json.dumps([identity, base_split, PREPROCESSING], sort_keys=True).encode()).hexdigest()[:16]
+    key = json.dumps([identity, base_split, form.preprocessing], sort_keys=True)
+    key = hashlib.sha256(key.encode()).hexdigest()[:16]
     name = re.sub(r"[^\w.-]+", "_", Path(dataset).name if identity.get("folder") else dataset).strip("_")
     path = Path(cache_dir) / "images" / f"{name}_{base_split}_{key}.npy"
-    cached = read_cache(path)
+    cached = read_cache(path, form)
     if cached is None:
         check_cache_dir(cache_dir)
         with scratch_folder(path.with_name(f".building_{path.stem}"), f"waiting for another process that decodes "
                             f"{dataset} {base_split}", wait=True) as work_folder:
-            cached = read_cache(path, say=False)        # it may have come while waiting
+            cached = read_cache(path, form, say=False)        # it may have come while waiting
             if cached is None:
                 remove_leftovers(path.parent, f"{path.stem}.*")
-                write_cache(path, open_source(base_split, work_folder), dataset, base_split)
-                cached = read_cache(path)
+                write_cache(path, open_source(base_split, work_folder), dataset, base_split, form)
+                cached = read_cache(path, form)
         if cached is None:
             raise InputError(f"{path}: cannot be read back after it was written; check the disk, or choose another "
                              "--cache_dir")
-    images, labels, content_hash = cached
+    images, labels, content_hash, label_names = cached
     if part is not None:
         part = check_slice(part, len(images), split)
         images, labels = images[part], None if labels is None else labels[part]
         content_hash = content_hash_of(images)
-    return ImageSet(images, labels, dataset, split, content_hash)
+    return ImageSet(images, labels, dataset, split, content_hash, label_names)
 
 
 def to_device(images: np.ndarray, device) -> torch.Tensor:
@@ -194,24 +223,32 @@ def unknown_split(dataset: str, split: str, splits) -> InputError:
 
 # --- sources ----------------------------------------------------------------------------------------------------------
 
-def find_synthetic(dataset: str):
-    """Identity, splits and opener of the procedural faces. Raises InputError for a bad count."""
-    count = dataset.removeprefix("synthetic").removeprefix(":")
-    if dataset != "synthetic" and not (count.isascii() and count.isdigit() and 8 <= int(count) <= VALIDATION_START):
-        raise InputError(f"--dataset: found {dataset!r}, expected synthetic or synthetic:COUNT with COUNT a whole "
+def find_drawn(dataset: str, form: Form):
+    """Identity, splits and opener of the procedural faces and the drawn digits. Raises InputError for a bad count."""
+    kind, _, count = dataset.partition(":")
+    if dataset != kind and not (count.isascii() and count.isdigit() and 8 <= int(count) <= VALIDATION_START):
+        raise InputError(f"--dataset: found {dataset!r}, expected {kind} or {kind}:COUNT with COUNT a whole "
                          f"number from 8 to {VALIDATION_START}")
-    num_train = int(count or DEFAULT_NUM_SYNTHETIC)
-    indices = {"train": range(num_train), "validation": range(VALIDATION_START, VALIDATION_START + num_train // 8)}
+    module, held_out = {"synthetic": (synthetic_faces, "validation"), "digits": (synthetic_digits, "test")}[kind]
+    num_train = int(count or DEFAULT_COUNTS[kind])
+    indices = {"train": range(num_train), held_out: range(VALIDATION_START, VALIDATION_START + num_train // 8)}
     # The drawing code itself is part of the identity, so that a change of it can never meet an old cache.
-    identity = {"synthetic": num_train, "code": sha256_of_file(synthetic_faces.__file__)}
+    identity = {kind: num_train, "code": sha256_of_file(module.__file__)}
+
+    def drawn(index):
+        image = module.draw(index)
+        if image.shape == (form.channels, form.size, form.size):
+            return image
+        return square(Image.fromarray(image.transpose(1, 2, 0).squeeze()), form)
+
     return identity, list(indices), lambda split, work_folder: Source(
-        len(indices[split]), synthetic_faces.labels_of(indices[split]),
-        lambda start, stop: indices[split][start:stop], synthetic_faces.draw)
+        len(indices[split]), module.labels_of(indices[split]), lambda start, stop: indices[split][start:stop], drawn)
 
 
-def find_on_hub(dataset: str):
+def find_on_hub(dataset: str, form: Form, columns: dict):
     """Identity, splits (None: not known before it is opened) and opener of a hub data set."""
-    return {"hub": dataset}, None, lambda split, work_folder: open_with_datasets(dataset, split, path=dataset)
+    return {"hub": dataset}, None, lambda split, work_folder: open_with_datasets(dataset, split, form, columns,
+                                                                                            path=dataset)
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -230,7 +267,7 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def find_folder(dataset: str):
+def find_folder(dataset: str, form: Form, columns: dict):
     """Identity, splits (None where only `datasets` knows them) and opener of a local folder. Raises InputError."""
     folder = Path(os.path.expanduser(dataset))
     if not folder.is_dir():
@@ -257,8 +294,8 @@ def find_folder(dataset: str):
             raise InputError(f"--dataset: {dataset}: was written by save_to_disk, which load_dataset does not open; "
                              "write it with to_parquet")
         what = {"path": str(folder)} if tables else {"path": "imagefolder", "data_dir": str(folder)}
-        return identity, None, lambda split, work_folder: open_with_datasets(dataset, split, **what,
-                                                                             cache_dir=work_folder)
+        return identity, None, lambda split, work_folder: open_with_datasets(dataset, split, form, columns,
+                                                                             **what, cache_dir=work_folder)
     splits = {}
     for file in photos:
         top, *below = file.relative_to(folder).parts
@@ -270,10 +307,11 @@ def find_folder(dataset: str):
                          f"{splits[None][0].relative_to(folder)} lies outside them; move it, or point --dataset at "
                          "the folder meant")
     return identity, list(splits), lambda split, work_folder: Source(
-        len(splits[split]), None, lambda start, stop: splits[split][start:stop], lambda file: decode(file, str(file)))
+        len(splits[split]), None, lambda start, stop: splits[split][start:stop],
+        lambda file: decode(file, str(file), form))
 
 
-def open_with_datasets(dataset: str, split: str, **what) -> Source:
+def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, **what) -> Source:
     """A split through `datasets.load_dataset(**what)`. Raises InputError without a usable image column.
 
     dataset: the name for messages. A local folder is converted in a `cache_dir` of ours, thrown away afterwards; a hub
@@ -292,15 +330,21 @@ def open_with_datasets(dataset: str, split: str, **what) -> Source:
     if split not in table:
         raise unknown_split(dataset, split, table)
     table = table[split]
-    if "image" not in table.column_names:
+    image_column = chosen_column(table, columns.get("image_column"), IMAGE_COLUMNS, "--image_column", dataset, split)
+    if image_column is None:
         raise InputError(f"--dataset: {dataset}: split {split} has no column `image`, only "
-                         f"{', '.join(table.column_names)}; rename the column that holds the images")
-    labels = column_of_labels(table)
+                         f"{', '.join(table.column_names)}; name the column that holds the images with --image_column, "
+                         "or rename it")
+    label_column = chosen_column(table, columns.get("label_column"), LABEL_COLUMNS, "--label_column", dataset, split)
+    labels, label_names = column_of_labels(table, label_column)
+    if labels is None and "label_column" in columns:
+        raise InputError(f"--label_column: {dataset}: column {label_column} of split {split} holds neither whole "
+                         "numbers nor texts alone; name another column")
     try:
-        table = table.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+        table = table.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     except Exception as error:
-        raise InputError(f"--dataset: {dataset}: column `image` of split {split} holds {table.features['image']}, "
-                         "expected images") from error
+        raise InputError(f"--dataset: {dataset}: column `{image_column}` of split {split} holds "
+                         f"{table.features[image_column]}, expected images") from error
 
     def decode_row(item):
         row, stored = item
@@ -308,9 +352,9 @@ def open_with_datasets(dataset: str, split: str, **what) -> Source:
         if stored is None:
             raise InputError(f"{where} is empty, expected an image; remove the row")
         where += f" ({stored['path']})" if stored["path"] else ""
-        return decode(stored["path"] if stored["bytes"] is None else stored["bytes"], where)
-    return Source(len(table), labels, lambda start, stop: list(enumerate(table[start:stop]["image"], start)),
-                  decode_row)
+        return decode(stored["path"] if stored["bytes"] is None else stored["bytes"], where, form)
+    return Source(len(table), labels, lambda start, stop: list(enumerate(table[start:stop][image_column], start)),
+                  decode_row, label_names)
 
 
 def explain(error: Exception, dataset: str, is_local: bool) -> str:
@@ -327,39 +371,48 @@ def explain(error: Exception, dataset: str, is_local: bool) -> str:
     return f"--dataset: {dataset}: is no folder here, and the Hugging Face hub does not give it ({reason}); {todo}"
 
 
-def column_of_labels(table) -> np.ndarray | None:
-    """Column `label` as int64: numbers as they are, texts by alphabet; None if absent or anything else."""
-    if "label" not in table.column_names:
-        return None
-    values = table["label"][:]
+def chosen_column(table, given: str | None, usual, option: str, dataset: str, split: str) -> str | None:
+    """The column that was given, or the first of the usual names there is. Raises InputError if it is missing."""
+    if given is not None and given not in table.column_names:
+        raise InputError(f"{option}: found {given}, but {dataset} has in split {split} only "
+                         f"{', '.join(table.column_names)}; name one of them")
+    return given or next((name for name in usual if name in table.column_names), None)
+
+
+def column_of_labels(table, column: str | None) -> tuple[np.ndarray | None, list[str] | None]:
+    """A column as int64 and the names of the classes: numbers as they are, named where the data set names them; texts
+    by alphabet; (None, None) if absent or anything else."""
+    values = table[column][:] if column is not None else [None]
     if all(isinstance(value, int) for value in values):
-        return np.array(values, np.int64)
+        names = getattr(table.features[column], "names", None)
+        return np.array(values, np.int64), list(names) if names else None
     if all(isinstance(value, str) for value in values):
-        return np.unique(values, return_inverse=True)[1].astype(np.int64)
-    return None
+        names, numbers = np.unique(values, return_inverse=True)
+        return numbers.astype(np.int64), names.tolist()
+    return None, None
 
 
 # --- one image --------------------------------------------------------------------------------------------------------
 
-def decode(file, where: str) -> np.ndarray:
-    """An image file (path or bytes) to uint8 [3, 64, 64]. Raises InputError that names it as `where`."""
+def decode(file, where: str, form: Form = Form()) -> np.ndarray:
+    """An image file (path or bytes) to uint8 [channels, size, size]. Raises InputError that names it as `where`."""
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            image.draft(None, (4 * SIDE, 4 * SIDE))         # a large JPEG is decoded at a half, a quarter, an eighth
-            return square_64(image)
+            image.draft(None, (4 * form.size, 4 * form.size))     # a large JPEG is decoded at a half or less
+            return square(image, form)
     except Exception as error:                              # Pillow raises many types for a damaged file
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{where}: cannot be read as an image ({reason}); repair or remove it") from error
 
 
-def square_64(image: Image.Image) -> np.ndarray:
-    """A PIL image of any size and mode to uint8 [3, 64, 64]: its centred square, resized."""
+def square(image: Image.Image, form: Form = Form()) -> np.ndarray:
+    """A PIL image of any size and mode to uint8 [channels, size, size]: its centred square, resized."""
     image = to_rgb(image)
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
-    if image.size != (SIDE, SIDE):
-        image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-    return np.asarray(image).transpose(2, 0, 1)
+    if image.size != (form.size, form.size):
+        image = image.resize((form.size, form.size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    return np.asarray(image).transpose(2, 0, 1) if form.channels == 3 else np.asarray(image.convert("L"))[None]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -406,12 +459,12 @@ def state_of(path: Path) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
-def write_cache(path: Path, source: Source, dataset: str, split: str) -> None:
+def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form) -> None:
     """Decode a source into the three cache files, the record last: without it the others do not count."""
     if source.count == 0:
         raise InputError(f"--dataset: {dataset}: split {split} has no images; expected at least one")
     digest = hashlib.sha256()
-    header = {"descr": "|u1", "fortran_order": False, "shape": (source.count, 3, SIDE, SIDE)}
+    header = {"descr": "|u1", "fortran_order": False, "shape": (source.count, form.channels, form.size, form.size)}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, written_whole(path) as file, \
             tqdm(total=source.count, desc=f"{dataset} {split}", unit="image") as progress:
         np.lib.format.write_array_header_1_0(file, header)
@@ -428,12 +481,14 @@ def write_cache(path: Path, source: Source, dataset: str, split: str) -> None:
             np.save(file, source.labels, allow_pickle=False)
         labels_hash = content_hash_of(source.labels)
     write_json(side_path(path, ".json"), {
-        "dataset": dataset, "split": split, "preprocessing": PREPROCESSING, "count": source.count,
-        "content_hash": digest.hexdigest()[:16], "labels_hash": labels_hash, "images_file": state_of(path)})
+        "dataset": dataset, "split": split, "preprocessing": form.preprocessing, "count": source.count,
+        "content_hash": digest.hexdigest()[:16], "labels_hash": labels_hash, "label_names": source.label_names,
+        "images_file": state_of(path)})
 
 
-def read_cache(path: Path, say: bool = True) -> tuple[np.ndarray, np.ndarray | None, str] | None:
-    """Images (memory-mapped), labels and content hash; None if there is no cache, or, with a line, if it is damaged.
+def read_cache(path: Path, form: Form, say: bool = True) -> tuple | None:
+    """Images (memory-mapped), labels, content hash and names of classes, as in ImageSet; None if there is no cache, or,
+    with a line, if it is damaged.
 
     Shape and size are checked always; the content too if the file is not the one the record was written for.
     """
@@ -443,7 +498,7 @@ def read_cache(path: Path, say: bool = True) -> tuple[np.ndarray, np.ndarray | N
     try:
         record = json.loads(record_path.read_text())
         images = np.lib.format.open_memmap(path, mode="r")         # refuses pickled objects, as np.load would
-        if images.dtype != np.uint8 or images.shape != (record["count"], 3, SIDE, SIDE):
+        if images.dtype != np.uint8 or images.shape != (record["count"], form.channels, form.size, form.size):
             raise ValueError(f"holds {images.dtype} {images.shape}")
         if state_of(path) != record["images_file"] and content_hash_of(images) != record["content_hash"]:
             raise ValueError("content differs from its hash")
@@ -453,7 +508,7 @@ def read_cache(path: Path, say: bool = True) -> tuple[np.ndarray, np.ndarray | N
             if labels.dtype != np.int64 or labels.shape != (len(images),) \
                     or content_hash_of(labels) != record["labels_hash"]:
                 raise ValueError("labels differ from their hash")
-        return images, labels, record["content_hash"]
+        return images, labels, record["content_hash"], record.get("label_names")
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         if say:
             print(f"{path}: damaged cache ({' '.join(str(error).split())[:100]}); building it again", flush=True)

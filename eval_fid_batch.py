@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from engine import run_files
 from lift import checkpoints
 import data
 from engine import distributed
@@ -62,8 +63,8 @@ def find_checkpoints(args) -> list[Path]:
         return [Path(file) for file in args.checkpoints]
     name = args.name or checkpoints.DEFAULT_NAMES[args.model_type]
     if args.epochs:
-        return [checkpoints.checkpoint_path(args.checkpoint_dir, name, epoch) for epoch in args.epochs]
-    found = checkpoints.list_checkpoints(args.checkpoint_dir, name)
+        return [run_files.checkpoint_path(args.checkpoint_dir, name, epoch) for epoch in args.epochs]
+    found = run_files.list_checkpoints(args.checkpoint_dir, name)
     if not found:
         raise InputError(f"--checkpoint_dir: found no {name}_*ep.pth in {args.checkpoint_dir}; train first, or give "
                          "--checkpoints")

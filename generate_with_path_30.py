@@ -4,7 +4,6 @@
 Image k depends on --seed and k alone: not on --batch_size, nor on the number of processes (torchrun).
 """
 import contextlib
-import re
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from torchvision.utils import make_grid
 
+from engine import run_files
 from lift import checkpoints
 from engine import distributed
 from lift import generation
@@ -19,6 +19,7 @@ from engine.command_line import (Parser, add_device_options, refuse_without_effe
                           whole_number, write_run_record)
 from engine.errors import InputError
 from engine.files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
+from engine.image_folder import publish, refuse_images
 
 
 def parse_options():
@@ -50,30 +51,11 @@ def parse_options():
     return args
 
 
-def refuse_images(folder: Path, overwrite: bool) -> list[Path]:
-    """The PNG files in `folder`. Raises InputError if there are any, unless `overwrite`."""
-    old = sorted(folder.glob("*.png")) if folder.is_dir() else []
-    if old and not overwrite:
-        raise InputError(f"{folder}: holds {len(old)} PNG files already; add --overwrite to replace them, or choose "
-                         "another --output_dir")
-    return old
-
-
-def publish(made: Path, folder: Path, overwrite: bool) -> None:
-    """Move all files of `made` into `folder`, in place of the numbered images there. Raises InputError as above."""
-    for path in refuse_images(folder, overwrite):
-        if re.fullmatch(r"\d{5,}\.png", path.name):
-            path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(made.iterdir()):
-        path.replace(folder / path.name)
-
-
 def main():
     args = parse_options()
     args.device = distributed.local_gpu(args.device)
     device = start_device(args)
-    file = args.checkpoint or checkpoints.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
+    file = args.checkpoint or run_files.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
     loaded = checkpoints.load_model(file, None, args.weights, device)
     args.path = args.path or generation.DEFAULT_PATHS[loaded.model_type][0]
     generation.check_options(args, loaded.model_type)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Train LIFT: an image at 64x64 and its half-size copy at 32x32, a timestep for each, the errors of both added."""
-from lift.checkpoints import list_states
+from engine.run_files import list_states
 from engine.command_line import Parser, real_number, refuse_without_effect, run_script
 from engine.errors import InputError
 from lift.objective import LOSS_SCALES, TIMESTEP_KINDS
-from lift.training import train
+from engine.loop import train
+from lift.tasks import scale_task
 from lift.training_options import add_training_options, parse_training_options
 
 
@@ -44,7 +45,7 @@ def refuse_unused(parser, args) -> None:
 
 
 def main():
-    train("lift", parse_args())
+    train(scale_task("lift"), parse_args())
 
 
 if __name__ == "__main__":

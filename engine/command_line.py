@@ -137,6 +137,13 @@ def git_revision() -> str:
         return "unknown"
 
 
+def command_words() -> list[str]:
+    """The words behind `python` that started this program: `-m room.verb` for one that was started so."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    start = ["-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name]
+    return [*start, *map(str, sys.argv[1:])]
+
+
 def plain_options(args: argparse.Namespace) -> dict:
     """The options as plain types: paths as text, also inside lists."""
     def plain(value):
@@ -155,7 +162,7 @@ def write_run_record(path, args: argparse.Namespace, device: torch.device | None
         except metadata.PackageNotFoundError:
             versions[package] = None
     write_json(path, {
-        "command": shlex.join([Path(sys.argv[0]).name, *map(str, sys.argv[1:])]),
+        "command": shlex.join(command_words()),
         "options": plain_options(args),
         "seed": getattr(args, "seed", None),
         "git_revision": git_revision(),

@@ -38,6 +38,10 @@ class Group:
             if not ((counts == 0) | (counts == self.size)).all():
                 raise InputError(message)
 
+    def main_says(self, mark: bool, device) -> bool:
+        """What the main process found, the same in all processes. Called by all."""
+        return self.sum(torch.tensor(float(self.is_main and mark), device=device)).item() > 0
+
     def wait(self) -> None:
         """Return once every process has come here."""
         if self.size > 1:

@@ -50,19 +50,21 @@ def smoothed(values, window: int):
     return (sums[last] - sums[first]) / (last - first)
 
 
-def loss_curves(logs: dict[str, list[dict]]):
-    """Training loss per scale against the step: every logged value as a point, and a moving average as a line.
+SCALE_PANELS = {"loss_64": "64×64 scale", "loss_32": "32×32 scale"}
 
-    logs: run name -> rows of its training CSV (columns step, loss, loss_64, loss_32; numbers or their text; an empty
-    or missing cell is left out). One panel per scale that any run logged. Returns a Figure.
+
+def loss_curves(logs: dict[str, list[dict]], panels: dict[str, str] = SCALE_PANELS):
+    """Training losses against the step: every logged value as a point, and a moving average as a line.
+
+    logs: run name -> rows of its training CSV (numbers or their text; an empty or missing cell is left out). panels:
+    column -> title; there is one panel for each column that any run logged. Returns a Figure.
     """
     def column(rows, key):
         cells = [(row.get("step"), row.get(key)) for row in rows]
         values = np.array([(float(s), float(v)) for s, v in cells if s not in (None, "") and v not in (None, "")])
         return values[np.isfinite(values).all(1)].T if values.size else np.zeros((2, 0))
 
-    scales = {"64×64": {name: column(rows, "loss_64") for name, rows in logs.items()},
-              "32×32": {name: column(rows, "loss_32") for name, rows in logs.items()}}
+    scales = {title: {name: column(rows, key) for name, rows in logs.items()} for key, title in panels.items()}
     scales = {scale: curves for scale, curves in scales.items() if any(curve.size for curve in curves.values())}
     fig, axes = figure(max(6.0, 4.5 * len(scales)), 3.6, ncols=max(1, len(scales)), squeeze=False)
     for ax, (scale, curves) in zip(axes[0], scales.items()):
@@ -72,7 +74,7 @@ def loss_curves(logs: dict[str, list[dict]]):
                 ax.plot(steps, losses, ".", color=style["color"], alpha=0.25, markersize=3, markeredgewidth=0)
                 ax.plot(steps, smoothed(losses, max(1, len(losses) // 20)), **style, label=name,
                         marker="o" if len(steps) < 20 else None, markersize=3)      # one point draws no line
-        ax.set(yscale="log", xlabel="optimizer step", ylabel="loss: mean squared error", title=f"{scale} scale")
+        ax.set(yscale="log", xlabel="optimizer step", ylabel="loss: mean squared error", title=scale)
         plain_log_axis(ax.yaxis)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.grid(True, which="both", color="0.9", linewidth=0.6)

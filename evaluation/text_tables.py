@@ -1,4 +1,4 @@
-"""Tables inside a text (README.md, STUDY.md): what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->`."""
+"""Tables inside a text (lift/README.md, say): what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->`."""
 import re
 
 from lift import study_tables

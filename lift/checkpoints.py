@@ -6,16 +6,15 @@ An epoch checkpoint `{name}_{E}ep.pth` is a dictionary of plain types: `model_st
 `epochs`, `optimizer_state`, perhaps `ema_state`) load as well.
 """
 import hashlib
-import re
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 
 import torch
 
 from baseline_model import BaselineModel
 from engine.errors import InputError
-from engine.files import expecting, load_torch, save_torch
+from engine.files import expecting, load_torch
+from engine.run_files import epoch_of
 from model import LIFTDualTimestepModel
 from networks.unet import PARAMETRIZATIONS
 
@@ -34,23 +33,6 @@ class LoadedModel:
     fingerprint: str            # first 16 hex digits of the file's SHA-256
     epochs: int
     options: dict               # of the training run; empty for checkpoints of the earlier implementation
-
-
-def checkpoint_path(folder, name: str, epoch: int) -> Path:
-    """Where the weights after `epoch` epochs lie."""
-    return Path(folder) / f"{name}_{epoch}ep.pth"
-
-
-def epoch_of(path) -> int:
-    """The epoch in a checkpoint's file name, 0 if there is none."""
-    match = re.search(r"_(\d+)ep\.pth$", Path(path).name)
-    return int(match.group(1)) if match else 0
-
-
-def list_checkpoints(folder, name: str) -> list[Path]:
-    """All epoch checkpoints of that name, by epoch."""
-    pattern = re.compile(re.escape(name) + r"_\d+ep\.pth")
-    return sorted((p for p in Path(folder).glob(f"{escape(name)}_*ep.pth") if pattern.fullmatch(p.name)), key=epoch_of)
 
 
 def build_model(model_type: str, hidden_dims, parametrization: str = "eps", native_32: bool = False):
@@ -128,51 +110,3 @@ def model_of(content: dict, fingerprint: str, path, model_type, weights: str, de
     model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
     return LoadedModel(model, found, weights, Path(path), fingerprint,
                        int(content.get("epochs") or epoch_of(path)), content.get("options") or {})
-
-
-# --- what a training run writes -------------------------------------------------------------------------------------
-
-NUM_STATES_KEPT = 2
-
-
-def state_path(folder, name: str, step: int) -> Path:
-    """Where the full training state after `step` optimizer steps lies."""
-    return Path(folder) / f"{name}_step{step:08d}.state.pth"
-
-
-def list_states(folder, name: str) -> list[Path]:
-    """All training states of that name, oldest first."""
-    pattern = re.compile(re.escape(name) + r"_step\d{8,}\.state\.pth")
-    return sorted((p for p in Path(folder).glob(f"{escape(name)}_step*.state.pth") if pattern.fullmatch(p.name)),
-                  key=lambda p: int(re.search(r"_step(\d+)", p.name).group(1)))
-
-
-def save_state(folder, name: str, state: dict) -> Path:
-    """Write a training state, then drop all but it and the one before. Raises InputError on a full disk.
-
-    States of later steps are dropped too: a resumed run has passed them over, since they were damaged.
-    """
-    path = state_path(folder, name, state["step"])
-    save_torch(path, state)
-    states = list_states(folder, name)
-    kept = states[:states.index(path) + 1][-NUM_STATES_KEPT:]
-    for other in set(states) - set(kept):
-        other.unlink()
-    return path
-
-
-def newest_good_state(folder, name: str) -> tuple[Path, dict] | None:
-    """The newest training state that can be read, or None where there is none; names every damaged one passed over.
-
-    Raises InputError if there are states and all are damaged.
-    """
-    paths = list_states(folder, name)
-    for path in reversed(paths):
-        try:
-            return path, load_torch(path, "training state")
-        except InputError as error:
-            print(f"passing over a damaged training state: {error}", flush=True)
-    if paths:
-        raise InputError(f"{folder}: all {len(paths)} training states of {name} are damaged; start again with "
-                         "--overwrite")
-    return None

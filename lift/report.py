@@ -35,7 +35,7 @@ FIGURE_CAPTIONS = (
     (r"training_loss", "Training loss: logged values, and their moving average."),
     (r"by_epoch_(.+)", "{0} against the epoch; bands are one sample standard deviation over seeds."),
 )
-TEXTS = ("README.md", "STUDY.md")
+TEXTS = ("lift/README.md", "results/published/lift/study.md")
 MAX_EPOCHS_SHOWN = 5           # more would not be legible side by side
 SIDE_FIGURES = {"mse": "Noise-prediction error with both scales noisy, or only one.",
                 "model_error": "Error of LIFT's 64 prediction beside the baseline's, on the same images and noise: the "

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Callable
 
-from lift.checkpoints import epoch_of
+from engine.run_files import epoch_of
 from engine.errors import InputError
 from engine.files import expecting
 from lift.paths import FIXED_LEADS

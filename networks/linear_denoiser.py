@@ -46,19 +46,45 @@ def gain_of_coarse() -> torch.Tensor:
 
 
 def principal_colors(images) -> torch.Tensor:
-    """Eigenvectors of the covariance of the pixels' colours, least variance first: float64 [3, 3], one in each row.
+    """Eigenvectors of the covariance of the pixels' colours, least variance first: float64 [C, C], one in each row.
 
-    images: uint8 [N, 3, 64, 64].
+    images: uint8 [N, C, S, S].
     """
     total, products, count = 0.0, 0.0, 0
     for chunk in in_chunks(images, IMAGES_PER_CHUNK):
-        pixels = from_uint8(chunk).double().transpose(0, 1).flatten(1)      # [3, B * 64 * 64]
+        pixels = from_uint8(chunk).double().transpose(0, 1).flatten(1)      # [C, B * S * S]
         total, products, count = total + pixels.sum(1), products + pixels @ pixels.T, count + pixels.shape[1]
     mean = total / count
     return torch.linalg.eigh((products / count - mean[:, None] * mean).cpu())[1].T
 
 
-class LinearDenoiser(nn.Module):
+class CosineTransform(nn.Module):
+    """The orthonormal cosine transform of an image's principal colours, and back; float64, also under autocast.
+
+    Buffer `colors` [channels, channels]: a principal colour per row, the identity before it is fitted.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], channels: int = 3):
+        super().__init__()
+        self.register_buffer("colors", torch.eye(channels))
+        for size in sizes:
+            self.register_buffer(f"cosines_{size}", cosine_matrix(size), persistent=False)
+
+    def transformed(self, x: torch.Tensor, cosines: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
+        """x [B, C, S, S] with its colours mixed by `colors` [C, C] and both directions by `cosines` [S, S]: float64."""
+        x = F.linear(F.conv2d(x.to(torch.float64), colors.double()[:, :, None, None]), cosines)
+        return F.linear(x.transpose(2, 3), cosines).transpose(2, 3)
+
+    def coefficients(self, x: torch.Tensor) -> torch.Tensor:
+        """The cosine coefficients of an image's principal colours: [B, C, S, S] -> float64, same shape."""
+        return self.transformed(x, getattr(self, f"cosines_{x.shape[-1]}"), self.colors)
+
+    def image(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Inverse of `coefficients`."""
+        return self.transformed(coefficients, getattr(self, f"cosines_{coefficients.shape[-1]}").T, self.colors.T)
+
+
+class LinearDenoiser(CosineTransform):
     """Estimates of the clean images from one noised image or two; all of it in float64, also under autocast.
 
     Buffers, of images in [-1, 1]: `colors` [3, 3], a principal colour per row; `mean_64`, `variance_64` [3, 64, 64] and
@@ -68,12 +94,10 @@ class LinearDenoiser(nn.Module):
     """
 
     def __init__(self):
-        super().__init__()
-        self.register_buffer("colors", torch.eye(3))
+        super().__init__(SIZES)
         for size in SIZES:
             self.register_buffer(f"mean_{size}", torch.zeros(3, size, size))
             self.register_buffer(f"variance_{size}", torch.full((3, size, size), (size / 64)**2))
-            self.register_buffer(f"cosines_{size}", cosine_matrix(size), persistent=False)
         gain = gain_of_coarse().expand(3, 32, 32)
         self.register_buffer("slope", gain.float())
         self.register_buffer("rest_variance", (self.variance_32 - gain**2).float())
@@ -98,19 +122,6 @@ class LinearDenoiser(nn.Module):
         for size in ("64", "32"):
             getattr(self, f"mean_{size}").copy_(mean[size])
             getattr(self, f"variance_{size}").copy_(variance[size])
-
-    def transformed(self, x: torch.Tensor, cosines: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
-        """x [B, 3, S, S] with its colours mixed by `colors` [3, 3] and both directions by `cosines` [S, S]: float64."""
-        x = F.linear(F.conv2d(x.to(torch.float64), colors.double()[:, :, None, None]), cosines)
-        return F.linear(x.transpose(2, 3), cosines).transpose(2, 3)
-
-    def coefficients(self, x: torch.Tensor) -> torch.Tensor:
-        """The cosine coefficients of an image's principal colours: [B, 3, S, S] -> float64, same shape."""
-        return self.transformed(x, getattr(self, f"cosines_{x.shape[-1]}"), self.colors)
-
-    def image(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Inverse of `coefficients`."""
-        return self.transformed(coefficients, getattr(self, f"cosines_{coefficients.shape[-1]}").T, self.colors.T)
 
     def prior(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(mean, precision) of the coefficients at that size: float64 [3, size, size]."""

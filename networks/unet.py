@@ -3,6 +3,7 @@
 Attribute names follow the published checkpoints of the earlier implementation, so that those load unchanged.
 """
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
@@ -35,14 +36,14 @@ class SinusoidalTimeEmbedding(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm over 8 groups that keeps the precision of its input.
+    """GroupNorm over 8 groups, or as many below as divide the channels, that keeps the precision of its input.
 
     Autocast would widen the input to float32 and store the wide copy for the backward pass. The kernels accumulate
     mean and variance in float32 whatever the input type, so a bfloat16 input loses nothing that matters.
     """
 
     def __init__(self, num_channels: int):
-        super().__init__(NUM_GROUPS, num_channels)
+        super().__init__(math.gcd(NUM_GROUPS, num_channels), num_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, C, H, W] -> [B, C, H, W], same dtype."""
@@ -51,21 +52,26 @@ class GroupNorm(nn.GroupNorm):
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, convolution, twice, with the time embedding added in between (Ho et al. 2020, appendix B)."""
+    """GroupNorm, SiLU, convolution, twice, with the time embedding added in between (Ho et al. 2020, appendix B).
 
-    def __init__(self, in_channels: int, out_channels: int, time_width: int):
+    time_width: None for a network without a time, such as an autoencoder.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, time_width: int | None):
         super().__init__()
-        self.time_mlp = nn.Linear(time_width, out_channels)
+        if time_width is not None:
+            self.time_mlp = nn.Linear(time_width, out_channels)
         self.norm1 = GroupNorm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = GroupNorm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, x: torch.Tensor, time_features: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, time_features: torch.Tensor | None) -> torch.Tensor:
         """x: [B, C_in, H, W]; time_features: [B, time_width], already through SiLU -> [B, C_out, H, W]."""
         h = self.conv1(F.silu(self.norm1(x)))                           # [B, C_out, H, W]
-        h = h + self.time_mlp(time_features)[:, :, None, None]
+        if time_features is not None:
+            h = h + self.time_mlp(time_features)[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
         return h + self.shortcut(x)
 
@@ -73,8 +79,9 @@ class ResidualBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Multi-head self-attention over the pixels, added to its input; each head is a contiguous group of channels."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, num_heads: int = NUM_HEADS):
         super().__init__()
+        self.num_heads = num_heads
         self.norm = GroupNorm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
@@ -84,7 +91,7 @@ class AttentionBlock(nn.Module):
         B, C, H, W = x.shape
         qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)         # [B, HW, 3C]
         # The fused kernels need a head's channels side by side; in channels-last they are, and nothing is copied.
-        qkv = qkv.contiguous().reshape(B, H * W, 3, NUM_HEADS, C // NUM_HEADS)
+        qkv = qkv.contiguous().reshape(B, H * W, 3, self.num_heads, C // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)                  # each [B, heads, HW, C / heads]
         h = F.scaled_dot_product_attention(q, k, v)                     # the HW x HW matrix is never stored
         h = h.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2)   # [B, C, H, W]
@@ -105,15 +112,28 @@ def check_hidden_dims(hidden_dims) -> None:
                              f"(GroupNorm splits the channels into {NUM_GROUPS} groups)")
 
 
+@dataclass(frozen=True)
+class LevelSettings:
+    """How a UNet's levels are made; the defaults are LIFT's. Subclasses say where attention stands, and to what."""
+    encoder_blocks: int = 2             # residual blocks of a level on the way down
+    decoder_blocks: int = 2             # and on the way up
+    last_level_halves: bool = True      # whether the bottleneck lies one halving below the last level
+
+    def attention(self, level: int | None, channels: int) -> list[nn.Module]:
+        """What follows the residual blocks of that level, 0 the finest; level None is the bottleneck."""
+        return [AttentionBlock(channels)] if level is None or channels >= ATTENTION_FROM_CHANNELS else []
+
+
 class UNet(nn.Module):
     """Encoder, bottleneck and decoder with skip connections; subclasses say what goes in and what comes out.
 
     parametrization: what the last layer puts out, of which a model's callers see the noise that follows from it. eps:
     the noise itself. v: sqrt(abar) eps - sqrt(1 - abar) x_0. residual: what a linear denoiser, fitted to the training
-    images (`linear_denoiser.fit`), leaves of x_0.
+    images (`linear_denoiser.fit`), leaves of x_0. blocks: how the levels are made, LIFT's way unless another is given.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, hidden_dims, parametrization: str = "eps"):
+    def __init__(self, in_channels: int, out_channels: int, hidden_dims, parametrization: str = "eps",
+                 blocks: LevelSettings = LevelSettings()):
         check_hidden_dims(hidden_dims)
         if parametrization not in PARAMETRIZATIONS:
             raise InputError(f"--parametrization: found {parametrization!r}, expected "
@@ -130,46 +150,51 @@ class UNet(nn.Module):
                                       nn.Linear(time_width, time_width))
         self.init_conv = nn.Conv2d(in_channels, first, 3, padding=1)
 
-        def level(channels_in, channels_out):
-            blocks = [ResidualBlock(channels_in, channels_out, time_width),
-                      ResidualBlock(channels_out, channels_out, time_width)]
-            if channels_out >= ATTENTION_FROM_CHANNELS:
-                blocks.append(AttentionBlock(channels_out))
-            return nn.ModuleList(blocks)
+        def level(place, channels_in, channels_out, num_blocks):
+            made = [ResidualBlock(channels_in if k == 0 else channels_out, channels_out, time_width)
+                    for k in range(num_blocks)]
+            return nn.ModuleList(made + blocks.attention(place, channels_out))
 
+        widths = list(enumerate(zip([first] + self.hidden_dims[:-1], self.hidden_dims)))
         self.encoder_blocks = nn.ModuleList(
-            level(c_in, c_out) for c_in, c_out in zip([first] + self.hidden_dims[:-1], self.hidden_dims))
-        self.downsample = nn.ModuleList(nn.Conv2d(c, c, 4, stride=2, padding=1) for c in self.hidden_dims)
-        self.bottleneck = nn.ModuleList([ResidualBlock(last, last, time_width), AttentionBlock(last),
+            level(place, c_in, c_out, blocks.encoder_blocks) for place, (c_in, c_out) in widths)
+        deepest = len(widths) if blocks.last_level_halves else len(widths) - 1
+        self.downsample = nn.ModuleList(
+            nn.Conv2d(c, c, 4, stride=2, padding=1) if place < deepest else nn.Identity()
+            for place, c in enumerate(self.hidden_dims))
+        self.bottleneck = nn.ModuleList([ResidualBlock(last, last, time_width), *blocks.attention(None, last),
                                          ResidualBlock(last, last, time_width)])
-        deepest_first = self.hidden_dims[::-1]
-        from_below = [last] + deepest_first[:-1]
-        self.upsample = nn.ModuleList(nn.ConvTranspose2d(c, c, 4, stride=2, padding=1) for c in from_below)
+        from_below = self.hidden_dims[1:] + [last]
+        self.upsample = nn.ModuleList(
+            nn.ConvTranspose2d(c, c, 4, stride=2, padding=1) if place < deepest else nn.Identity()
+            for place, c in reversed(list(enumerate(from_below))))
         self.decoder_blocks = nn.ModuleList(
-            level(c_below + c_out, c_out) for c_below, c_out in zip(from_below, deepest_first))
+            level(place, from_below[place] + c_out, c_out, blocks.decoder_blocks)
+            for place, (_, c_out) in reversed(widths))
         self.final_conv = self.output_layers(first, out_channels)
 
-    def run_backbone(self, x: torch.Tensor, time_embedding: torch.Tensor, joining_at_32: torch.Tensor | None = None):
+    def run_backbone(self, x: torch.Tensor, time_embedding: torch.Tensor, joining_at_32: torch.Tensor | None = None,
+                     tokens: torch.Tensor | None = None):
         """Encoder, bottleneck, decoder.
 
         x: [B, in_channels, 64, 64]; time_embedding: [B, 4 * hidden_dims[0]]; joining_at_32: [B, hidden_dims[0], 32,
-        32] or None, added where the encoder reaches 32x32. Returns [B, out_channels, 64, 64] and the decoder's last
+        32] or None, added where the encoder reaches 32x32; tokens: [B, tokens, width] for cross-attention. Returns [B, out_channels, 64, 64] and the decoder's last
         features at 32x32, [B, channels_at_32, 32, 32].
         """
         time_features = F.silu(time_embedding)          # every residual block starts with it: computed once
         h = self.init_conv(x)                           # [B, hidden_dims[0], 64, 64]
         skips = []
         for blocks, downsample in zip(self.encoder_blocks, self.downsample):
-            h = run_blocks(blocks, h, time_features)
+            h = run_blocks(blocks, h, time_features, tokens)
             skips.append(h)
             h = downsample(h)                           # half the height and width
             if len(skips) == 1 and joining_at_32 is not None:
                 h = h + joining_at_32
-        h = run_blocks(self.bottleneck, h, time_features)
+        h = run_blocks(self.bottleneck, h, time_features, tokens)
         for blocks, upsample in zip(self.decoder_blocks, self.upsample):
             h_before = h                                # of the last round: at 32x32
             h = torch.cat([upsample(h), skips.pop()], dim=1)
-            h = run_blocks(blocks, h, time_features)
+            h = run_blocks(blocks, h, time_features, tokens)
         return self.final_conv(h), h_before
 
     def output_layers(self, in_channels: int, out_channels: int) -> nn.Sequential:
@@ -205,8 +230,14 @@ def compiled(model: UNet):
     return torch.compile(model)
 
 
-def run_blocks(blocks, h: torch.Tensor, time_features: torch.Tensor) -> torch.Tensor:
-    """Apply residual and attention blocks in turn: [B, C_in, H, W] -> [B, C_out, H, W]."""
+def run_blocks(blocks, h: torch.Tensor, time_features: torch.Tensor | None, tokens=None) -> torch.Tensor:
+    """Apply residual, attention and cross-attention blocks in turn: [B, C_in, H, W] -> [B, C_out, H, W].
+
+    tokens: [B, tokens, width], what cross-attention looks at; None where there is none.
+    """
     for block in blocks:
-        h = block(h, time_features) if isinstance(block, ResidualBlock) else block(h)
+        if isinstance(block, ResidualBlock):
+            h = block(h, time_features)
+        else:
+            h = block(h) if isinstance(block, AttentionBlock) else block(h, tokens)
     return h

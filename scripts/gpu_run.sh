@@ -23,7 +23,7 @@ done
 export OUTPUT="${OUTPUT:-results/gpu}" CHECKPOINTS="${CHECKPOINTS:-checkpoints/gpu}" DATASET="${DATASET:-huggan/AFHQv2}"
 export HIDDEN_DIMS="${HIDDEN_DIMS:-64 128 256 512}" EPOCHS="${EPOCHS:-100}" BATCH_SIZE="${BATCH_SIZE:-64}"
 export LEARNING_RATE="${LEARNING_RATE:-1e-4}" NUM_IMAGES="${NUM_IMAGES:-5000}" SEEDS="${SEEDS:-42 43 44}"
-export K="${K:-4}" MAP_IMAGES="${MAP_IMAGES:-16}" TRAIN_OPTIONS="${TRAIN_OPTIONS:---compile}"
+export K="${K:-4}" MAP_IMAGES="${MAP_IMAGES:-16}" TRAIN_OPTIONS="${TRAIN_OPTIONS:---compile}" LIFT_OPTIONS="${LIFT_OPTIONS:- }"
 export BENCHMARKS_DIR="$OUTPUT/benchmarks" TRAINING_RUN="$OUTPUT/lift_dual_timestep_run.json"
 mkdir -p "$OUTPUT"
 "$PYTHON" -c "import torch; print(torch.__version__, [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())])" \

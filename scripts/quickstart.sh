@@ -11,7 +11,7 @@ source "$(dirname "$0")/environment.sh"
 DATASET="${DATASET:-synthetic:2000}"            # synthetic[:N], a folder, or a hub name
 OUTPUT="${OUTPUT:-results/quickstart}"
 CHECKPOINTS="${CHECKPOINTS:-checkpoints/quickstart}"
-HIDDEN_DIMS="${HIDDEN_DIMS:-8 16 32}"
+HIDDEN_DIMS="${HIDDEN_DIMS:-16 32 64}"
 EPOCHS="${EPOCHS:-3}"
 BATCH_SIZE="${BATCH_SIZE:-8}"                      # small, so that a short run takes many steps
 LEARNING_RATE="${LEARNING_RATE:-1e-3}"
@@ -21,7 +21,8 @@ GRID="${GRID:-30}"                              # points per axis of the error m
 K="${K:-1}"                                     # probes per image
 MAP_IMAGES="${MAP_IMAGES:-2}"                   # images per cell of the error map
 SEEDS="${SEEDS:-42}"
-TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options for both trainings
+TRAIN_OPTIONS="${TRAIN_OPTIONS:---parametrization residual}"     # further options for both trainings
+export LIFT_OPTIONS="${LIFT_OPTIONS:---native_32}"               # for LIFT's alone
 METRICS="${METRICS:-}"                          # left out: fid where Inception weights are to be had, else swd
 read -r -a hidden_dims <<< "$HIDDEN_DIMS"
 read -r -a train_options <<< "$TRAIN_OPTIONS"
@@ -72,4 +73,11 @@ stage "5/5 tables, figures and report"
 run "$PYTHON" -m lift.report --results "$OUTPUT/fid_results.csv" --grid "$GRID" --num_steps "$NUM_STEPS" \
     --heatmap "$heatmap" --baseline_checkpoint "$CHECKPOINTS/baseline_${EPOCHS}ep.pth" \
     --lift_checkpoint "$CHECKPOINTS/lift_dual_timestep_${EPOCHS}ep.pth" "${device[@]}"
-printf '\nall of it is in %s; open %s/report.html\n' "$OUTPUT" "$OUTPUT"
+cat <<END
+
+== done ==
+samples of both models   $OUTPUT/samples_uniform.png (baseline), $OUTPUT/samples_diagonal.png (LIFT)
+error map and paths      $OUTPUT/heatmap_${GRID}_${EPOCHS}ep.png
+scores                   $OUTPUT/fid_results.csv
+all of it as one page    $OUTPUT/report.html
+END

@@ -31,6 +31,6 @@ is_up_to_date results/model_error.csv "$lift" || "$PYTHON" -m lift.eval_mse "${c
     --compare_baseline "$baseline" --num_images 128 --num_timesteps 14 --overwrite
 is_up_to_date results/super_resolution.csv "$lift" || "$PYTHON" -m lift.super_resolve "${common[@]}" --checkpoint "$lift" \
     --overwrite
-"$PYTHON" -m lift.report --readme README.md STUDY.md \
+"$PYTHON" -m lift.report --readme lift/README.md results/published/lift/study.md \
     --baseline_checkpoint "$baseline" --lift_checkpoint "$lift" "${where[@]}" \
     --title "LIFT: small models on photographs"

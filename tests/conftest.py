@@ -10,6 +10,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
+from engine import run_files
 from lift import checkpoints
 from engine import files
 
@@ -45,7 +46,7 @@ def write_tiny_checkpoints(folder: Path) -> Path:
     torch.manual_seed(0)
     for model_type, name in checkpoints.DEFAULT_NAMES.items():
         state = checkpoints.build_model(model_type, [8, 8, 8]).state_dict()
-        files.save_torch(checkpoints.checkpoint_path(folder, name, 1), {
+        files.save_torch(run_files.checkpoint_path(folder, name, 1), {
             "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
             "model_type": model_type, "epochs": 1, "step": 1, "losses": [], "options": {}})
     return folder

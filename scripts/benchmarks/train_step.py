@@ -40,7 +40,8 @@ from engine.distributed import Group
 from model import LIFTDualTimestepModel
 from networks.scales import downsample_to_32
 from scheduler import NUM_TIMESTEPS, CosineSteps
-from lift.training import GRADIENT_NORM_MAX, WEIGHT_DECAY, Trainer
+from engine.loop import GRADIENT_NORM_MAX, Loop
+from lift.tasks import ScaleTask
 
 NUM_EPOCHS, NUM_IMAGES, MINUTES_TARGET = 100, 15_803, 6.0
 DEFAULT_DIMS = list(DEFAULT_HIDDEN_DIMS)
@@ -94,7 +95,7 @@ class PlainStep(Side):
         self.schedule = CosineSteps()
         self.model = checkpoints.build_model("lift", hidden_dims).to(device)
         store_attention_matrices(self.model)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=WEIGHT_DECAY, foreach=False)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.01, foreach=False)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.files = []
         for image in images:
@@ -133,9 +134,9 @@ class OurStep(Side):
         devices.configure(device, num_threads, tf32=True)
         args = train_lift.parse_args(["--hidden_dims", *map(str, hidden_dims), "--batch_size", str(batch_size),
                                       "--precision", precision] + ["--compile"] * compile_model)
-        self.trainer = Trainer("lift", args, ImageSet(images, None, "synthetic", "train", ""), None, device,
-                               Group(0, 1))
-        self.device, self.model = device, self.trainer.model
+        task = ScaleTask("lift", args, ImageSet(images, None, "synthetic", "train", ""), None, device)
+        self.trainer = Loop(task, args, Group(0, 1), device)
+        self.device, self.model = device, task.networks["model"]
 
     def step(self):
         self.trainer.run_step()

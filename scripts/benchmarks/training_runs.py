@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-from lift import checkpoints
+from engine import run_files
 from engine.errors import InputError
 from engine.files import load_torch
 
@@ -32,11 +32,11 @@ def train(folder, *options, base=SMALL, launcher=()) -> None:
 
 def final_weights(folder) -> dict:
     """Raw and averaged weights of a run's newest checkpoint, by name."""
-    content = load_torch(checkpoints.list_checkpoints(Path(folder) / "checkpoints", NAME)[-1])
+    content = load_torch(run_files.list_checkpoints(Path(folder) / "checkpoints", NAME)[-1])
     return {**{f"raw {name}": value for name, value in content["model_state"].items()},
             **{f"ema {name}": value for name, value in content["ema_state"]["shadow"].items()}}
 
 
 def log_of(folder) -> list[dict]:
     """The log lines of a run, from its newest training state."""
-    return load_torch(checkpoints.list_states(Path(folder) / "checkpoints", NAME)[-1])["log"]
+    return load_torch(run_files.list_states(Path(folder) / "checkpoints", NAME)[-1])["log"]

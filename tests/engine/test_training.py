@@ -1,6 +1,7 @@
 """The training loop: schedules, averages, resuming after real kills, several processes, and wrong input."""
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
@@ -15,18 +16,17 @@ import numpy as np
 import pytest
 import torch
 
-from lift import checkpoints
-from engine import distributed
-from engine import optimization
 import train_baseline
 import train_lift
-from lift import training
+from engine import distributed, loop, optimization, run_files
+from lift import checkpoints, objective
 from conftest import ROOT, wait_until
 from data import load_images
 from engine.errors import InputError
 from engine.files import load_torch, save_torch
-from networks.linear_denoiser import LinearDenoiser
 from lift.objective import TimestepRule
+from lift.tasks import ScaleTask
+from networks.linear_denoiser import LinearDenoiser
 from scheduler import CosineSteps
 
 SCRIPTS = {"baseline": train_baseline, "lift": train_lift}
@@ -58,7 +58,7 @@ def command_of(model_type, folder, cache, options):
 
 def final_weights(folder, name="lift_dual_timestep"):
     """Raw and averaged weights of the newest checkpoint."""
-    content = load_torch(checkpoints.list_checkpoints(folder / "checkpoints", name)[-1])
+    content = load_torch(run_files.list_checkpoints(folder / "checkpoints", name)[-1])
     return {**{f"raw {key}": value for key, value in content["model_state"].items()},
             **{f"ema {key}": value for key, value in content["ema_state"]["shadow"].items()}}
 
@@ -110,9 +110,9 @@ def test_average_equals_the_plain_recursion():
 
 def test_a_run_leaves_what_it_should(run):
     folder = run("lift", "--epochs", 4, "--save_every", 1, "--val_every", 2, "--val_images", 5)
-    epochs = checkpoints.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")
-    assert [checkpoints.epoch_of(p) for p in epochs] == [1, 2, 3, 4]
-    assert len(checkpoints.list_states(folder / "checkpoints", "lift_dual_timestep")) == 2
+    epochs = run_files.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")
+    assert [run_files.epoch_of(p) for p in epochs] == [1, 2, 3, 4]
+    assert len(run_files.list_states(folder / "checkpoints", "lift_dual_timestep")) == 2
     content = load_torch(epochs[-1])
     assert content["epochs"] == 4 and content["step"] == 24 and len(content["losses"]) == 4
     assert "optimizer_state" not in content and content["options"]["hidden_dims"] == [8, 16]
@@ -122,7 +122,8 @@ def test_a_run_leaves_what_it_should(run):
         "lift_dual_timestep_loss.png", "lift_dual_timestep_run.json", "lift_dual_timestep_training.csv",
         "lift_dual_timestep_validation.csv", "lift_dual_timestep_validation_bins.json"]
     lines = (folder / "results/lift_dual_timestep_training.csv").read_text().splitlines()
-    assert lines[0].split(",") == training.LOG_COLUMNS and len(lines) == 1 + 12
+    assert lines[0].split(",") == ["step", "epoch", "loss", "loss_64", "loss_32", "learning_rate", "images_per_second",
+                                   "seconds"] and len(lines) == 1 + 12
     assert float(lines[-1].split(",")[5]) == pytest.approx(1e-6)
     record = json.loads((folder / "results/lift_dual_timestep_run.json").read_text())
     assert record["is_finished"] is True and record["finished"].endswith("Z")
@@ -139,15 +140,15 @@ def test_training_lowers_the_loss(run):
 
 def test_max_steps_and_save_epochs(run):
     folder = run("baseline", "--epochs", 9, "--max_steps", 15, "--save_epochs", 1, 2)
-    assert [checkpoints.epoch_of(p)
-            for p in checkpoints.list_checkpoints(folder / "checkpoints", "baseline")] == [1, 2, 3]
+    assert [run_files.epoch_of(p)
+            for p in run_files.list_checkpoints(folder / "checkpoints", "baseline")] == [1, 2, 3]
     assert load_torch(folder / "checkpoints/baseline_3ep.pth")["step"] == 15
 
 
 def losses_of(folder, name="lift_dual_timestep"):
     """The loss of every log line in the newest state."""
     return [row["loss"] for row in
-            load_torch(checkpoints.list_states(folder / "checkpoints", name)[-1])["log"]]
+            load_torch(run_files.list_states(folder / "checkpoints", name)[-1])["log"]]
 
 
 def test_gradient_accumulation_changes_nothing_but_rounding(run):
@@ -172,19 +173,19 @@ def test_every_switch_reaches_the_training(run, options):
 
 def test_stopped_by_a_signal_and_resumed_equals_straight(run, monkeypatch, capsys):
     straight = final_weights(run("lift", "--max_steps", 11, to="straight"))
-    original = training.Trainer.run_step
+    original = loop.Loop.run_step
 
     def step_and_signal(trainer):
         original(trainer)
         if trainer.step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(training.Trainer, "run_step", step_and_signal)
+    monkeypatch.setattr(loop.Loop, "run_step", step_and_signal)
     with pytest.raises(SystemExit) as stop:
         run("lift", "--max_steps", 11, to="stopped")
     assert stop.value.code == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step 5 of 11" in capsys.readouterr().err
-    monkeypatch.setattr(training.Trainer, "run_step", original)
+    monkeypatch.setattr(loop.Loop, "run_step", original)
     folder = run("lift", "--max_steps", 11, "--resume", to="stopped")
     assert "at step 5 of 11" in capsys.readouterr().out
     assert_same_weights(straight, final_weights(folder))
@@ -227,7 +228,7 @@ def test_a_run_that_predicts_v_says_so_in_its_checkpoint(run, model_type):
     plain = ("--max_steps", 3, "--log_every", 1)
     folder = run(model_type, *plain, "--parametrization", "v", "--loss_target", "v", "--val_every", 1)
     name = checkpoints.DEFAULT_NAMES[model_type]
-    [path] = checkpoints.list_checkpoints(folder / "checkpoints", name)
+    [path] = run_files.list_checkpoints(folder / "checkpoints", name)
     assert checkpoints.load_model(path).model.parametrization == "v"
     for to, options in (("eps", ()), ("output", ("--parametrization", "v")), ("loss", ("--loss_target", "v"))):
         assert losses_of(folder, name) != losses_of(run(model_type, *plain, *options, to=to), name)
@@ -243,7 +244,7 @@ def test_a_run_that_puts_out_the_residual_keeps_its_linear_denoiser(run, cache, 
     options = ("--max_steps", 3, "--log_every", 1)
     name = checkpoints.DEFAULT_NAMES[model_type]
     folder = run(model_type, *options, "--parametrization", "residual", "--state_every", 1)
-    [path] = checkpoints.list_checkpoints(folder / "checkpoints", name)
+    [path] = run_files.list_checkpoints(folder / "checkpoints", name)
     expected = LinearDenoiser()
     expected.fit(torch.from_numpy(np.array(load_images("synthetic:48", "train", cache).images)))
     found = checkpoints.load_model(path).model.linear_denoiser.state_dict()
@@ -253,14 +254,14 @@ def test_a_run_that_puts_out_the_residual_keeps_its_linear_denoiser(run, cache, 
     assert losses_of(folder, name)[0] < 0.5 * losses_of(run(model_type, *options, to="eps"), name)[0]
     straight = final_weights(folder, name)
     path.unlink()
-    checkpoints.list_states(folder / "checkpoints", name)[-1].unlink()
+    run_files.list_states(folder / "checkpoints", name)[-1].unlink()
     run(model_type, *options, "--parametrization", "residual", "--resume")
     assert_same_weights(straight, final_weights(folder, name))
 
 
 def test_a_native_32_scale_comes_back_from_its_checkpoint_and_only_with_both_losses(run):
     folder = run("lift", "--max_steps", 3, "--native_32", "--val_every", 1)
-    [path] = checkpoints.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")
+    [path] = run_files.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")
     assert checkpoints.load_model(path).model.native_32
     with pytest.raises(InputError, match="--native_32: found False, but .* was trained with True"):
         run("lift", "--max_steps", 3, "--resume")
@@ -284,7 +285,7 @@ def test_what_is_replaced_stays_until_there_is_a_state_of_the_new_run(run, monke
     assert len(files) == 9                  # two checkpoints, their states, and the five reports
     diverging = ("--overwrite", "--epochs", 2, "--learning_rate", 1e38, "--lr_schedule", "constant")
     with monkeypatch.context() as impatient, pytest.raises(InputError, match="nothing was overwritten"):
-        impatient.setattr(training, "REPORT_SECONDS", 0)
+        impatient.setattr(loop, "REPORT_SECONDS", 0)
         run("baseline", *diverging)
     assert {path: path.read_bytes() for path in files} == files
     run("baseline", "--overwrite", "--max_steps", 3, "--seed", 1)
@@ -306,7 +307,7 @@ def test_resume_refuses_the_other_model(run, saved, resumed):
     (["--hidden_dims", 8, 24], "--hidden_dims: found"), (["--batch_size", 16], "--batch_size: found 16"),
     (["--parametrization", "v"], "--parametrization: found v, but .* was trained with eps"),
     (["--native_32"], "--native_32: found True, but .* was trained with False"),
-    (["--dataset", "synthetic:40"], "--dataset: found synthetic:40"),
+    (["--dataset", "synthetic:40"], "--dataset: the images in synthetic:40 are not the ones .*state.pth was trained on"),
     (["--max_steps", 9], "--epochs: found a run of 9")])
 def test_resume_refuses_another_run(run, options, message):
     run("lift", "--max_steps", 3)
@@ -387,7 +388,7 @@ def test_a_full_disk_ends_the_events_and_not_the_training(run, tmp_path, monkeyp
 
     monkeypatch.setattr(tensorboard.SummaryWriter, method, full)
     folder = run("lift", "--max_steps", 4)
-    assert load_torch(checkpoints.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")[0])["step"] == 4
+    assert load_torch(run_files.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")[0])["step"] == 4
     assert capsys.readouterr().out.count("no TensorBoard events are written from here on (No space left") == 1
 
 
@@ -413,7 +414,7 @@ def test_options_without_sense_are_refused_before_any_work(run, tmp_path, option
     lambda state: state.update(optimizer_state={}), lambda state: state.pop("options")])
 def test_a_state_with_foreign_content_is_named(run, change):
     folder = run("lift", "--max_steps", 3)
-    [state_file] = checkpoints.list_states(folder / "checkpoints", "lift_dual_timestep")
+    [state_file] = run_files.list_states(folder / "checkpoints", "lift_dual_timestep")
     state = load_torch(state_file)
     change(state)
     save_torch(state_file, state)
@@ -423,7 +424,7 @@ def test_a_state_with_foreign_content_is_named(run, change):
 
 def breaking_from(step, break_it):
     """objective.errors_per_image, but that from a step on `break_it` changes the errors."""
-    original, calls = training.objective.errors_per_image, []
+    original, calls = objective.errors_per_image, []
 
     def errors_per_image(model, *arguments):
         calls.append(None)
@@ -437,9 +438,13 @@ def breaking_from(step, break_it):
     ("bf16", "continue from the last saved state with --resume and --precision float32, or start again")])
 def test_advice_after_a_step_that_is_not_finite(precision, advice):
     """In float32 the same steps from the last state would lead to the same end."""
-    trainer = SimpleNamespace(args=SimpleNamespace(seed=0, batch_size=4, precision=precision), is_lift=True,
-                              rule=TimestepRule(), schedule=CosineSteps())
-    assert advice in training.Trainer.describe_divergence(trainer, 3, math.nan, 1.0)
+    args = SimpleNamespace(seed=0, batch_size=4, precision=precision)
+    task = SimpleNamespace(args=args, is_lift=True, rule=TimestepRule(), schedule=CosineSteps())
+    task.describe_batch = functools.partial(ScaleTask.describe_batch, task)
+    trainer = SimpleNamespace(args=args, task=task)
+    loop.Loop.check_finite(trainer, 3, {"loss": 0.5, "gradient_norm": 1.0})
+    with pytest.raises(InputError, match=rf"step 4: the loss is nan, .*t_64 \[\d.*t_32 \[\d.*{advice}"):
+        loop.Loop.check_finite(trainer, 3, {"loss": math.nan, "gradient_norm": 1.0})
 
 
 @pytest.mark.parametrize("break_it, message", [
@@ -449,7 +454,7 @@ def test_a_step_that_is_not_finite_stops_before_anything_is_overwritten(run, mon
     options = ("--max_steps", 12, "--epochs", 2, "--save_every", 1, "--state_every", 2)
     straight = final_weights(run("lift", *options, to="straight"))
     with monkeypatch.context() as patch:
-        patch.setattr(training.objective, "errors_per_image", breaking_from(5, break_it))     # epoch 1 ends at step 6
+        patch.setattr(objective, "errors_per_image", breaking_from(5, break_it))     # epoch 1 ends at step 6
         with pytest.raises(InputError, match=rf"step 6: {message}, .*t_64 \[\d.*t_32 \[\d.*start again"):
             run("lift", *options, to="diverged")
     folder = run("lift", "--max_steps", 12, "--epochs", 2, "--save_every", 1, "--state_every", 2, "--resume",
@@ -458,13 +463,13 @@ def test_a_step_that_is_not_finite_stops_before_anything_is_overwritten(run, mon
 
 
 def test_no_file_is_written_at_or_after_a_step_that_is_not_finite(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(training.objective, "errors_per_image", breaking_from(5, lambda error, model: error * math.inf))
+    monkeypatch.setattr(objective, "errors_per_image", breaking_from(5, lambda error, model: error * math.inf))
     with pytest.raises(InputError, match="step 6: the loss is inf"):
         run("lift", "--epochs", 2, "--save_every", 1, "--state_every", 2)
-    states = checkpoints.list_states(tmp_path / "run/checkpoints", "lift_dual_timestep")
+    states = run_files.list_states(tmp_path / "run/checkpoints", "lift_dual_timestep")
     assert [p.name for p in states] == ["lift_dual_timestep_step00000002.state.pth",
                                         "lift_dual_timestep_step00000004.state.pth"]
-    assert checkpoints.list_checkpoints(tmp_path / "run/checkpoints", "lift_dual_timestep") == []
+    assert run_files.list_checkpoints(tmp_path / "run/checkpoints", "lift_dual_timestep") == []
     assert all(value.isfinite().all() for value in load_torch(states[-1])["model_state"].values())
 
 
@@ -472,10 +477,10 @@ def test_states_by_the_clock_and_by_steps(run, monkeypatch):
     def steps(to, *options):
         folder = run("lift", "--max_steps", 7, "--epochs", 2, "--save_every", 9, *options, to=to)
         return [int(re.search(r"_step(\d+)", p.name)[1])
-                for p in checkpoints.list_states(folder / "checkpoints", "lift_dual_timestep")]
+                for p in run_files.list_states(folder / "checkpoints", "lift_dual_timestep")]
     assert steps("seldom") == [7]                       # the last step always
     assert steps("counted", "--state_every", 3) == [6, 7]
-    monkeypatch.setattr(training, "STATE_SECONDS", 0)   # a log line every 2 steps
+    monkeypatch.setattr(loop, "STATE_SECONDS", 0)   # a log line every 2 steps
     assert steps("often") == [6, 7]
 
 
@@ -488,7 +493,7 @@ def test_precision_may_change_on_resuming_and_is_printed(run, capsys):
 def test_one_changed_byte_in_a_state_is_found(run, capsys):
     folder = run("lift", "--max_steps", 4, "--state_every", 2)
     straight = final_weights(folder)
-    newest = checkpoints.list_states(folder / "checkpoints", "lift_dual_timestep")[-1]
+    newest = run_files.list_states(folder / "checkpoints", "lift_dual_timestep")[-1]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
@@ -502,14 +507,14 @@ def test_one_changed_byte_in_a_state_is_found(run, capsys):
 def test_a_damaged_state_does_not_take_the_place_of_a_good_one(run, capsys):
     options = ("--max_steps", 6, "--state_every", 2)
     folder = run("lift", "--max_steps", 6, "--state_every", 3)
-    straight, states = final_weights(folder), checkpoints.list_states(folder / "checkpoints", "lift_dual_timestep")
+    straight, states = final_weights(folder), run_files.list_states(folder / "checkpoints", "lift_dual_timestep")
     states[-1].write_bytes(b"damaged")
     run("lift", *options, "--resume")
-    assert [p.name[-18:] for p in checkpoints.list_states(folder / "checkpoints", "lift_dual_timestep")] == [
+    assert [p.name[-18:] for p in run_files.list_states(folder / "checkpoints", "lift_dual_timestep")] == [
         "00000004.state.pth", "00000006.state.pth"]
     assert_same_weights(straight, final_weights(folder))
-    checkpoints.save_state(folder / "checkpoints", "lift_dual_timestep", {"step": 5})
-    assert [p.name[-18:] for p in checkpoints.list_states(folder / "checkpoints", "lift_dual_timestep")] == [
+    run_files.save_state(folder / "checkpoints", "lift_dual_timestep", {"step": 5})
+    assert [p.name[-18:] for p in run_files.list_states(folder / "checkpoints", "lift_dual_timestep")] == [
         "00000004.state.pth", "00000005.state.pth"]              # 6 was passed over, or 5 would not have come again
 
 
@@ -517,9 +522,9 @@ def test_moments_in_another_layout_are_laid_out_again(run, capsys):
     """As a GPU leaves them, where networks are channels-last; the fused step on a CPU reads memory in order."""
     straight = final_weights(run("lift", "--max_steps", 6, "--state_every", 3, "--learning_rate", 1e-2, to="straight"))
     folder = run("lift", "--max_steps", 6, "--state_every", 3, "--learning_rate", 1e-2)
-    *_, state_file, _ = checkpoints.list_states(folder / "checkpoints", "lift_dual_timestep")
-    for path in [*checkpoints.list_checkpoints(folder / "checkpoints", "lift_dual_timestep"),
-                 checkpoints.list_states(folder / "checkpoints", "lift_dual_timestep")[-1]]:
+    *_, state_file, _ = run_files.list_states(folder / "checkpoints", "lift_dual_timestep")
+    for path in [*run_files.list_checkpoints(folder / "checkpoints", "lift_dual_timestep"),
+                 run_files.list_states(folder / "checkpoints", "lift_dual_timestep")[-1]]:
         path.unlink()
     state = load_torch(state_file)
     for moments in state["optimizer_state"]["state"].values():
@@ -534,7 +539,7 @@ def test_moments_in_another_layout_are_laid_out_again(run, capsys):
 def test_checkpoints_without_a_state_are_not_trained_over_by_resume(run):
     folder = run("lift", "--max_steps", 2)
     before = final_weights(folder)
-    for path in checkpoints.list_states(folder / "checkpoints", "lift_dual_timestep"):
+    for path in run_files.list_states(folder / "checkpoints", "lift_dual_timestep"):
         path.unlink()
     with pytest.raises(InputError, match="lift_dual_timestep_1ep.pth: exists, but no training state"):
         run("lift", "--max_steps", 2, "--seed", 1, "--resume")
@@ -567,7 +572,7 @@ def test_killed_between_a_state_and_its_checkpoint_a_run_gets_that_checkpoint_on
     straight = final_weights(run("lift", *options, to="straight"))
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(training.Trainer, "save_checkpoint", lambda trainer: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(loop.Loop, "save_checkpoint", lambda trainer: os.kill(os.getpid(), signal.SIGKILL))
         try:
             run("lift", *options, to="killed")
         finally:
@@ -576,14 +581,14 @@ def test_killed_between_a_state_and_its_checkpoint_a_run_gets_that_checkpoint_on
     capsys.readouterr()
     folder = run("lift", *options, "--resume", to="killed")
     assert "step00000006.state.pth at step 6 of 12" in capsys.readouterr().out
-    assert [path.name for path in checkpoints.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")] == [
+    assert [path.name for path in run_files.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")] == [
         "lift_dual_timestep_1ep.pth", "lift_dual_timestep_2ep.pth"]
     assert_same_weights(straight, final_weights(folder))
 
 
 def test_only_the_last_part_of_a_batch_averages_gradients(run, monkeypatch):
     """DistributedDataParallel decides so in its forward pass."""
-    original, silent, forwards = training.Trainer.run_step, [False], []
+    original, silent, forwards = loop.Loop.run_step, [False], []
 
     class Network:
         def __init__(self, model):
@@ -602,9 +607,10 @@ def test_only_the_last_part_of_a_batch_averages_gradients(run, monkeypatch):
     def as_one_of_two(trainer):
         with monkeypatch.context() as patch:
             patch.setattr(trainer, "group", SimpleNamespace(size=2, rank=0))
-            patch.setattr(trainer, "network", Network(trainer.model))
+            patch.setattr(loop, "DistributedDataParallel", Network)
+            patch.setitem(trainer.wrapped, "model", Network(trainer.plain["model"]))
             original(trainer)
-    monkeypatch.setattr(training.Trainer, "run_step", as_one_of_two)
+    monkeypatch.setattr(loop.Loop, "run_step", as_one_of_two)
     run("lift", "--max_steps", 1, "--grad_accum", 4)
     assert forwards == ["silent"] * 3 + ["averaged"]
 
@@ -622,7 +628,7 @@ def test_only_leftovers_of_the_same_name_are_removed(run, tmp_path):
 
 @pytest.mark.gpu
 def test_a_step_does_not_wait_for_the_gpu(run, monkeypatch):
-    original, watched_steps = training.Trainer.run_step, []
+    original, watched_steps = loop.Loop.run_step, []
 
     def watched(trainer):
         torch.cuda.set_sync_debug_mode("error" if trainer.step >= 3 else "default")
@@ -631,7 +637,7 @@ def test_a_step_does_not_wait_for_the_gpu(run, monkeypatch):
         finally:
             torch.cuda.set_sync_debug_mode("default")
         watched_steps.append(trainer.step)
-    monkeypatch.setattr(training.Trainer, "run_step", watched)
+    monkeypatch.setattr(loop.Loop, "run_step", watched)
     run("lift", "--max_steps", 6, "--device", "cuda:0", "--precision", "bf16", "--flip")
     assert watched_steps == [1, 2, 3, 4, 5, 6]
 
@@ -643,7 +649,7 @@ def test_two_runs_of_one_name_do_not_mix(run, tmp_path):
     class Options:
         checkpoint_dir, output_dir, name = folder, tmp_path / "run/results", "lift_dual_timestep"
 
-    with training.name_held(Options):
+    with run_files.name_held(Options):
         with pytest.raises(InputError, match="is being trained into .*/run/checkpoints by another process"):
             run("lift", "--max_steps", 1)
         with pytest.raises(InputError, match="is being trained into .*/run/results by another process"):
@@ -720,7 +726,7 @@ def test_two_processes_equal_one_and_resume_across_their_number(run, tmp_path, c
         assert done.returncode == 0, done.stderr[-2000:]
 
     def forget_the_end(folder):
-        checkpoints.list_states(folder / "checkpoints", "lift_dual_timestep")[-1].unlink()
+        run_files.list_states(folder / "checkpoints", "lift_dual_timestep")[-1].unlink()
 
     in_two(two, "--grad_accum", 2)
     assert losses_of(two) == pytest.approx(losses, rel=1e-5) and len(losses) == 8
@@ -754,7 +760,7 @@ def test_ctrl_c_with_two_processes_saves_one_state(tmp_path, cache):
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
     assert process.returncode != 0 and len(re.findall(r"stopped by SIG\w+ after step \d+ of", output)) == 1, output
-    [state] = checkpoints.list_states(folder / "checkpoints", "lift_dual_timestep")
+    [state] = run_files.list_states(folder / "checkpoints", "lift_dual_timestep")
     step = load_torch(state)["step"]
     assert step >= 1 and f"after step {step} of 100000" in output
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engine import run_files
 from lift import checkpoints
 from lift import error_map
 from engine import files
@@ -128,10 +129,10 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     for model_type, name in checkpoints.DEFAULT_NAMES.items():
         state = checkpoints.build_model(model_type, [8, 8, 8]).state_dict()
-        files.save_torch(checkpoints.checkpoint_path(folder, name, 10), {
+        files.save_torch(run_files.checkpoint_path(folder, name, 10), {
             "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
             "model_type": model_type, "epochs": 10, "step": 1, "losses": [], "options": {}})
-    lift = checkpoints.load_model(checkpoints.checkpoint_path(folder, "lift_dual_timestep", 10))
+    lift = checkpoints.load_model(run_files.checkpoint_path(folder, "lift_dual_timestep", 10))
     images = np.random.RandomState(0).randint(0, 256, (2, 3, 64, 64)).astype(np.uint8)
     heatmap = error_map.estimate(lift.model, images, paths.timestep_grid(6), K=1, batch_size=2)
     heatmap |= {"checkpoint": lift.path.name, "checkpoint_fingerprint": lift.fingerprint, "weights": "ema",

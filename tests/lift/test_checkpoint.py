@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine import run_files
 from lift import checkpoints
 from engine import files
 from conftest import reference_value
@@ -228,28 +229,28 @@ def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
 
 def test_states_are_ordered_kept_to_two_and_told_from_other_names(tmp_path):
     for step in (5, 20, 100):
-        checkpoints.save_state(tmp_path, "run", {"step": step})
-    checkpoints.save_state(tmp_path, "run_b", {"step": 7})
+        run_files.save_state(tmp_path, "run", {"step": step})
+    run_files.save_state(tmp_path, "run_b", {"step": 7})
     (tmp_path / "run_step00000200.state.pth.tmp99").write_bytes(b"half")
-    assert [p.name for p in checkpoints.list_states(tmp_path, "run")] == ["run_step00000020.state.pth",
+    assert [p.name for p in run_files.list_states(tmp_path, "run")] == ["run_step00000020.state.pth",
                                                                         "run_step00000100.state.pth"]
     for epoch in (100, 20):
-        save_torch(checkpoints.checkpoint_path(tmp_path, "run", epoch), {})
-    save_torch(checkpoints.checkpoint_path(tmp_path, "run_b", 3), {})
-    assert [checkpoints.epoch_of(p) for p in checkpoints.list_checkpoints(tmp_path, "run")] == [20, 100]
+        save_torch(run_files.checkpoint_path(tmp_path, "run", epoch), {})
+    save_torch(run_files.checkpoint_path(tmp_path, "run_b", 3), {})
+    assert [run_files.epoch_of(p) for p in run_files.list_checkpoints(tmp_path, "run")] == [20, 100]
 
 
 def test_damaged_newest_state_is_named_and_passed_over(tmp_path, capsys):
     for step in (5, 9):
-        checkpoints.save_state(tmp_path, "run", {"step": step})
-    newest = checkpoints.state_path(tmp_path, "run", 9)
+        run_files.save_state(tmp_path, "run", {"step": step})
+    newest = run_files.state_path(tmp_path, "run", 9)
     newest.write_bytes(newest.read_bytes()[:50])
-    path, state = checkpoints.newest_good_state(tmp_path, "run")
+    path, state = run_files.newest_good_state(tmp_path, "run")
     assert state["step"] == 5 and "run_step00000009.state.pth" in capsys.readouterr().out
     path.write_bytes(b"")
     with pytest.raises(InputError, match="all 2 training states of run are damaged"):
-        checkpoints.newest_good_state(tmp_path, "run")
-    assert checkpoints.newest_good_state(tmp_path, "other") is None
+        run_files.newest_good_state(tmp_path, "run")
+    assert run_files.newest_good_state(tmp_path, "other") is None
 
 
 def test_a_folder_that_cannot_be_is_one_line(tmp_path):

@@ -1,0 +1,91 @@
+"""The options of every training, and which of them a resumed run need not share with the run it continues."""
+import re
+from pathlib import Path
+
+from engine.command_line import add_device_options, plain_options, real_number, seed_number, whole_number
+from engine.errors import InputError
+from engine.optimization import LEARNING_RATE_MIN
+
+# Every option decides a run's numbers, but for these: where it runs and writes, how much it says, how long it is (the
+# number of steps is compared itself), and what the data's own hash tells better than their name. --precision: a run that
+# diverged in bf16 can only go on in float32. A change of it is printed.
+NOT_DECISIVE = {"device", "num_threads", "precision", "compile", "name", "checkpoint_dir", "output_dir", "cache_dir",
+                "save_every", "save_epochs", "state_every", "val_every", "val_split", "val_images", "log_every",
+                "sample_every", "no_tensorboard", "resume", "overwrite", "epochs", "max_steps", "dataset", "split",
+                "fsdp", "teacher", "vae", "vae_checkpoint"}
+
+
+def add_training_options(parser, name: str) -> None:
+    """The options that every training has; `name`: how its checkpoints are called if nothing else is said."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=whole_number(1), default=100, help="passes over the images")
+    group.add_argument("--max_steps", type=whole_number(1), default=None, help="stop after so many optimizer steps")
+    group.add_argument("--batch_size", type=whole_number(1), default=64, help="images per step, over all processes")
+    group.add_argument("--grad_accum", type=whole_number(1), default=1, help="parts a batch is worked through in")
+    group.add_argument("--learning_rate", type=real_number(0, open_below=True), default=1e-4, help="highest rate")
+    group.add_argument("--lr_schedule", choices=("cosine", "constant"), default="cosine",
+                       help=f"cosine falls to {LEARNING_RATE_MIN:g} at the last step")
+    group.add_argument("--warmup_steps", type=whole_number(0), default=0, help="steps of linear rise at the start")
+    group.add_argument("--ema_decay", type=real_number(0, 1), default=0.9999,
+                       help="decay of the weights' moving average, lower in early steps")
+    group.add_argument("--seed", type=seed_number, default=0, help="decides weights, order, timesteps and noise")
+    group.add_argument("--compile", action="store_true", help="torch.compile the model (minutes at the start)")
+
+    group.add_argument("--fsdp", action="store_true",
+                       help="under torchrun, spread weights and optimizer over the processes (FSDP2) instead of copying them")
+
+    group = parser.add_argument_group("output")
+    group.add_argument("--name", default=name,
+                       help="checkpoints are {name}_{E}ep.pth")
+    group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), help="for checkpoints")
+    group.add_argument("--output_dir", type=Path, default=Path("results"), help="for log, loss curve and run record")
+    group.add_argument("--save_every", type=whole_number(1), default=20, metavar="EPOCHS", help="checkpoint interval")
+    group.add_argument("--save_epochs", type=whole_number(1), nargs="+", default=None, metavar="EPOCH",
+                       help="checkpoint these epochs instead; the last epoch always is")
+    group.add_argument("--state_every", type=whole_number(0), default=0, metavar="STEPS",
+                       help="how often the full training state is saved, beside every checkpoint; 0: every ten minutes")
+    group.add_argument("--val_every", type=whole_number(0), default=0, metavar="EPOCHS",
+                       help="validation interval; 0: never")
+    group.add_argument("--log_every", type=whole_number(1), default=50, metavar="STEPS", help="steps per log line")
+    group.add_argument("--no_tensorboard", action="store_true", help="write no TensorBoard events")
+    group.add_argument("--resume", action="store_true", help="continue from the newest good training state")
+    group.add_argument("--overwrite", action="store_true", help="replace checkpoints of the same name")
+    add_device_options(parser)
+
+
+def check_options(args) -> None:
+    """Raises InputError for options that contradict each other or make no sense together."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", args.name):
+        raise InputError(f"--name: found {args.name!r}, expected at most 100 letters, digits, dots, dashes and "
+                         "underscores, for the names of files")
+    if args.resume and args.overwrite:
+        raise InputError("--resume and --overwrite: found both, expected one: continue what is there, or replace it")
+    beyond = [epoch for epoch in args.save_epochs or [] if epoch > args.epochs]
+    if beyond:
+        raise InputError(f"--save_epochs: found {beyond[0]}, expected at most {args.epochs}, the number of --epochs")
+    if args.lr_schedule == "cosine" and args.learning_rate < LEARNING_RATE_MIN:
+        raise InputError(f"--learning_rate: found {args.learning_rate:g}, expected at least {LEARNING_RATE_MIN:g}, "
+                         "where the cosine schedule ends; or add --lr_schedule constant")
+    if args.ema_decay == 1:
+        raise InputError("--ema_decay: found 1, which never moves from the initial weights; expected less")
+
+
+def check_same_run(path, state: dict, args, task, num_steps: int) -> None:
+    """Raises InputError if a resumed run would not be the run that was saved.
+
+    task: its `content_hash` is that of the images given now, its `older_options` what states of earlier versions leave out.
+    """
+    saved, given = {**task.older_options, **state["options"]}, plain_options(args)
+    for key, value in given.items():
+        if key not in NOT_DECISIVE and key in saved and saved[key] != value:
+            raise InputError(f"--{key}: found {value}, but {path} was trained with {saved[key]}; give the "
+                             "same options to --resume, or another --name")
+    if state["dataset_hash"] != task.content_hash:
+        raise InputError(f"--dataset: the images in {args.dataset} are not the ones {path} was trained on; use the "
+                         "same images, or another --name")
+    if state["num_steps"] != num_steps and args.lr_schedule != "constant":
+        raise InputError(f"--epochs: found a run of {num_steps} steps, but {path} belongs to one of "
+                         f"{state['num_steps']}; the cosine schedule is sized for that, give the same --epochs and "
+                         "--max_steps")
+    if state["step"] > num_steps:
+        raise InputError(f"--epochs: found a run of {num_steps} steps, but {path} is at step {state['step']} already")

@@ -1,0 +1,133 @@
+"""The files of a training run: epoch checkpoints, full states to resume from, and the lock on a run's name."""
+import contextlib
+import fcntl
+import random
+import re
+from glob import escape
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.errors import InputError
+from engine.files import load_torch, save_torch
+
+NUM_STATES_KEPT = 2
+
+
+def checkpoint_path(folder, name: str, epoch: int) -> Path:
+    """Where the weights after `epoch` epochs lie."""
+    return Path(folder) / f"{name}_{epoch}ep.pth"
+
+
+def epoch_of(path) -> int:
+    """The epoch in a checkpoint's file name, 0 if there is none."""
+    match = re.search(r"_(\d+)ep\.pth$", Path(path).name)
+    return int(match.group(1)) if match else 0
+
+
+def list_checkpoints(folder, name: str) -> list[Path]:
+    """All epoch checkpoints of that name, by epoch."""
+    pattern = re.compile(re.escape(name) + r"_\d+ep\.pth")
+    return sorted((p for p in Path(folder).glob(f"{escape(name)}_*ep.pth") if pattern.fullmatch(p.name)), key=epoch_of)
+
+
+def state_path(folder, name: str, step: int) -> Path:
+    """Where the full training state after `step` optimizer steps lies."""
+    return Path(folder) / f"{name}_step{step:08d}.state.pth"
+
+
+def list_states(folder, name: str) -> list[Path]:
+    """All training states of that name, oldest first."""
+    pattern = re.compile(re.escape(name) + r"_step\d{8,}\.state\.pth")
+    return sorted((p for p in Path(folder).glob(f"{escape(name)}_step*.state.pth") if pattern.fullmatch(p.name)),
+                  key=lambda p: int(re.search(r"_step(\d+)", p.name).group(1)))
+
+
+def save_state(folder, name: str, state: dict) -> Path:
+    """Write a training state, then drop all but it and the one before. Raises InputError on a full disk.
+
+    States of later steps are dropped too: a resumed run has passed them over, since they were damaged.
+    """
+    path = state_path(folder, name, state["step"])
+    save_torch(path, state)
+    states = list_states(folder, name)
+    kept = states[:states.index(path) + 1][-NUM_STATES_KEPT:]
+    for other in set(states) - set(kept):
+        other.unlink()
+    return path
+
+
+def newest_good_state(folder, name: str) -> tuple[Path, dict] | None:
+    """The newest training state that can be read, or None where there is none; names every damaged one passed over.
+
+    Raises InputError if there are states and all are damaged.
+    """
+    paths = list_states(folder, name)
+    for path in reversed(paths):
+        try:
+            return path, load_torch(path, "training state")
+        except InputError as error:
+            print(f"passing over a damaged training state: {error}", flush=True)
+    if paths:
+        raise InputError(f"{folder}: all {len(paths)} training states of {name} are damaged; start again with "
+                         "--overwrite")
+    return None
+
+
+@contextlib.contextmanager
+def name_held(args):
+    """Hold the run's name; the lock goes with the process, however it ends. Raises InputError if another has it."""
+    if not args.name or "/" in args.name:
+        raise InputError(f"--name: found {args.name!r}, expected the beginning of a file name; folders belong into "
+                         "--checkpoint_dir")
+    with contextlib.ExitStack() as held:
+        for option, folder in folders_of(args).items():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                file = held.enter_context(open(folder / f".{args.name}.lock", "w"))
+            except OSError as error:
+                raise InputError(f"{option}: {folder} cannot be made or written ({error.strerror}); choose another "
+                                 "folder") from error
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"--name: {args.name} is being trained into {folder} by another process; wait for it, "
+                                 "or choose another --name") from None
+        yield
+
+
+def folders_of(args) -> dict[str, Path]:
+    """Where a run writes: option -> folder, each folder once."""
+    folders = {"--checkpoint_dir": args.checkpoint_dir, "--output_dir": args.output_dir}
+    return folders if args.checkpoint_dir.resolve() != args.output_dir.resolve() else {
+        "--checkpoint_dir": args.checkpoint_dir}
+
+
+def existing_files(args) -> list[Path]:
+    """Checkpoints and states of the run's name."""
+    return (list_checkpoints(args.checkpoint_dir, args.name)
+            + list_states(args.checkpoint_dir, args.name))
+
+
+# --- random states ---
+
+def random_states() -> dict:
+    """The states of all global random generators, in plain types."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    version, words, gauss_next = random.getstate()
+    return {"torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+            "python": [version, list(words), gauss_next]}
+
+
+def restore_random_states(states: dict) -> None:
+    """Inverse of `random_states`; GPU states only where the number of GPUs is the same."""
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, words, gauss_next = states["python"]
+    random.setstate((version, tuple(words), gauss_next))

@@ -1,0 +1,88 @@
+"""Networks spread over processes by FSDP2, and whole tensors of them again: a state's format is the same with and without.
+
+An optimizer's state is kept as torch's own optimizers write it, by the number of the parameter.
+"""
+import torch
+from torch import nn
+
+from engine.optimization import ExponentialMovingAverage
+
+
+def shard(network: nn.Module) -> None:
+    """Spread parameters, gradients and optimizer state over all processes (fully_shard): blocks first, then the root.
+
+    A network names the modules that are gathered as one by `blocks_to_shard()`; without it, the children that have
+    parameters are taken.
+    """
+    from torch.distributed.fsdp import fully_shard
+    blocks = network.blocks_to_shard() if hasattr(network, "blocks_to_shard") else []
+    for block in blocks:
+        fully_shard(block)
+    fully_shard(network)
+
+
+def is_sharded(network: nn.Module) -> bool:
+    """Whether `shard` was called on it."""
+    return any(hasattr(p, "full_tensor") for p in network.parameters())
+
+
+def whole(value: torch.Tensor) -> torch.Tensor:
+    """The whole of a tensor that may be spread over processes, on the CPU. Called by all of them."""
+    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu()
+
+
+def full_model(network: nn.Module) -> dict:
+    """The state dict in whole tensors."""
+    if not is_sharded(network):
+        return network.state_dict()
+    return {name: whole(value) for name, value in network.state_dict().items()}
+
+
+def full_average(average: ExponentialMovingAverage) -> dict:
+    """`shadow` and `decay` in whole tensors."""
+    return {"shadow": {name: whole(value).contiguous() for name, value in average.shadow.items()}, "decay": average.decay}
+
+
+def full_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """The optimizer's state dict in whole tensors."""
+    state = optimizer.state_dict()
+    if not is_sharded(network):
+        return state
+    return {**state, "state": {number: {key: whole(value) if torch.is_tensor(value) else value
+                                        for key, value in moments.items()}
+                               for number, moments in state["state"].items()}}
+
+
+def like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """A whole tensor laid out, and spread, as a parameter is."""
+    if hasattr(parameter, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
+def load_model(network: nn.Module, state: dict) -> None:
+    """Whole tensors into a network, spread or not."""
+    if not is_sharded(network):
+        network.load_state_dict(state)
+        return
+    own = network.state_dict()
+    network.load_state_dict({name: like(own[name], value) for name, value in state.items()})
+
+
+def load_average(average: ExponentialMovingAverage, state: dict) -> None:
+    """Whole tensors into an average, spread or not."""
+    with torch.no_grad():
+        for name, value in state["shadow"].items():
+            average.shadow[name].copy_(like(average.shadow[name], value))
+
+
+def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Whole tensors into an optimizer, laid out as its parameters are, which the fused kernels take for granted."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    spread = {number: {key: like(parameters[number], value)
+                       if torch.is_tensor(value) and value.shape == parameters[number].shape else value
+                       for key, value in moments.items()} for number, moments in state["state"].items()}
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": spread, "param_groups": [{**own, **saved, "params": own["params"]}
+                                                                 for own, saved in zip(groups, state["param_groups"])]})

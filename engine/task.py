@@ -1,0 +1,111 @@
+"""What is trained: networks, optimizers, batches and losses. The loop (`engine/loop.py`) knows no more of a family."""
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.errors import InputError
+from engine.optimization import learning_rate_at
+
+Networks = Mapping[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimizer step: which network's weights move, and along the gradient of which loss.
+
+    loss(networks, batch) returns scalars by name: "loss" is minimised, all are logged. It draws no random numbers.
+    """
+    trains: str
+    loss: Callable[[Networks, Any], dict[str, torch.Tensor]]
+
+
+class Task:
+    """One training: what a family hands to the loop.
+
+    networks: trained and saved, by name; an epoch checkpoint holds the first. frozen: not saved, known by the hash of
+    their file (`frozen_hashes`). averaged: names of the networks with an EMA. num_images: how many images an epoch
+    passes. content_hash: of these images. columns: the losses' names in the order of the log.
+    """
+
+    networks: dict[str, nn.Module]
+    frozen: dict[str, nn.Module] = {}
+    frozen_hashes: dict[str, str] = {}
+    averaged: tuple[str, ...] = ()
+    num_images: int
+    content_hash: str
+    columns: tuple[str, ...] = ("loss",)
+    has_validation = False                          # whether there are held-out images
+    command = "the command that trained it"         # for messages about a checkpoint of another task
+    older_options: dict = {}                        # what states of earlier versions leave out
+
+    def __init__(self, args):
+        self.args = args
+
+    def optimizer(self, name: str, parameters) -> torch.optim.Optimizer:
+        """The optimizer of a network; its learning rate is set at every step."""
+        return torch.optim.AdamW(parameters, lr=self.args.learning_rate, weight_decay=0.01, fused=True)
+
+    def learning_rate(self, name: str, step: int, num_steps: int, num_updates: int) -> float:
+        """The rate of a network at a step; num_updates: how often its weights have moved before."""
+        args = self.args
+        return learning_rate_at(step, num_steps, args.learning_rate, args.lr_schedule, args.warmup_steps)
+
+    def compiled(self, network: nn.Module):
+        """The network by way of torch.compile, called alike; the compiler runs at the first call, for minutes."""
+        return torch.compile(network)
+
+    def begin(self) -> None:
+        """Called once before the first step of a run that is not resumed."""
+
+    def batch(self, step: int, part: slice) -> Any:
+        """The share `part` of the step's global batch, with all random draws, which depend on seed and step alone."""
+        raise NotImplementedError
+
+    def updates(self, step: int) -> Sequence[Update]:
+        """The optimizer steps of a step, in order."""
+        raise NotImplementedError
+
+    def validate(self, networks: Networks) -> dict:
+        """Held-out losses by name; nested lists are written to a file of their own."""
+        return {}
+
+    def validation_text(self, result: dict) -> str:
+        """What is printed of a validation."""
+        return ", ".join(f"{key} {value:.5f}" for key, value in result.items() if isinstance(value, float))
+
+    def validation_detail(self, result: dict) -> str:
+        """What is printed beside it of the averaged weights: a small table, or nothing."""
+        return ""
+
+    def loss_figure(self, logs: dict[str, list[dict]]):
+        """A matplotlib Figure of the losses (run name -> rows of its log), or None."""
+        return None
+
+    def write_preview(self, networks: Networks, step: int, epoch: float) -> None:
+        """Write what `preview` makes where the family wants it. Called every --sample_every epochs."""
+
+    def check_content(self, path, state: dict) -> None:
+        """Raises InputError for a state of another task."""
+        found = state.get("family")
+        if found != self.content().get("family"):
+            raise InputError(f"{path}: is a state of family {found}, expected {self.content().get('family')}; choose "
+                             "another --name")
+        for name, expected in self.frozen_hashes.items():
+            if (state.get("frozen_hashes") or {}).get(name) != expected:
+                raise InputError(f"{path}: was trained with another {name} than the one given (its file's hash "
+                                 "differs); give the same file, or another --name")
+
+    def preview(self, networks: Networks) -> torch.Tensor | None:
+        """Images to look at: uint8 [n, C, H, W], or None."""
+        return None
+
+    def content(self) -> dict:
+        """`family`, and what builds the first network; plain types."""
+        raise NotImplementedError
+
+    def describe_batch(self, step: int) -> str:
+        """Which times a step's batch had, for the message about a loss that is not finite."""
+        return ""

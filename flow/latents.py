@@ -1,0 +1,121 @@
+"""Latents of a given autoencoder: diffusers' AutoencoderKL, frozen. Images are encoded once, into a cache.
+
+The cache holds the posterior's mean and deviation of every image, of the image as it is and of its mirror image, in
+the scaled latents that the flow works in: (posterior - shift) x scaling factor. A step draws fresh posterior noise.
+"""
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data import in_chunks
+from engine.errors import InputError
+from engine.files import locked, sha256_of_file, written_whole
+from engine.sampling import from_uint8, to_device
+
+IMAGES_PER_CHUNK = 32
+VERSION = 1
+
+
+class Latents:
+    """An AutoencoderKL between images [B, 3, S, S] in [-1, 1] and scaled latents [B, C, S / f, S / f].
+
+    folder: of `save_pretrained`, or a name on the hub. fingerprint: of its weights. Raises InputError.
+    """
+
+    def __init__(self, folder, device="cpu"):
+        self.vae, self.fingerprint = load_vae(folder)
+        self.vae.requires_grad_(False).eval().to(device)
+        config = self.vae.config
+        if config.get("scaling_factor") is None:
+            raise InputError(f"--vae: {folder}: its config has no scaling_factor, expected the number that latents "
+                             "are multiplied with (0.18215 for Stable Diffusion's); add it to config.json")
+        self.scale, self.shift = float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
+        self.channels = int(config["latent_channels"])
+        self.factor = 2 ** (len(config["block_out_channels"]) - 1)
+        self.device = torch.device(device)
+
+    @torch.inference_mode()
+    def moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation of the scaled latents: x [B, 3, S, S] in [-1, 1] -> two of [B, C, S / f, S / f]."""
+        posterior = self.vae.encode(x.to(self.device)).latent_dist
+        return (posterior.mean - self.shift) * self.scale, posterior.std * self.scale
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents [B, C, s, s] -> images [B, 3, S, S], about in [-1, 1]."""
+        return self.vae.decode(latents.float() / self.scale + self.shift).sample
+
+    def encoded(self, images, content_hash: str, flip: bool, cache_dir) -> np.ndarray:
+        """Moments of all images, from the cache or encoded into it: float16 [N, flips, 2, C, s, s], memory-mapped.
+
+        images: uint8 [N, 3, S, S]. flips: 2 with `flip` (as it is, mirrored), else 1; then mean and deviation.
+        """
+        size = images.shape[-1]
+        if size % self.factor:
+            raise InputError(f"--image_size: found {size}, expected a multiple of {self.factor}, the factor of --vae")
+        key = hashlib.sha256(json.dumps([content_hash, self.fingerprint, flip, VERSION]).encode()).hexdigest()[:16]
+        path = Path(cache_dir) / "latents" / f"{key}.npy"
+        shape = (len(images), 1 + flip, 2, self.channels, size // self.factor, size // self.factor)
+        with locked(path, f"waiting for another process that encodes into {path}"):
+            if not path.exists():
+                self.write(path, images, shape, flip)
+        try:
+            moments = np.lib.format.open_memmap(path, mode="r")
+            if moments.shape != shape or moments.dtype != np.float16:
+                raise ValueError(f"holds {moments.dtype} {moments.shape}")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: damaged cache of latents ({error}), expected float16 {shape}; delete it") \
+                from error
+        return moments
+
+    def write(self, path: Path, images, shape, flip: bool) -> None:
+        """Encode all images into the cache file, which appears whole or not at all."""
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        with written_whole(path) as file, tqdm(total=len(images), desc="encoding", unit="image") as progress:
+            np.lib.format.write_array_header_1_0(file, header)
+            for chunk in in_chunks(images, IMAGES_PER_CHUNK):
+                x = from_uint8(chunk)
+                views = [torch.stack(self.moments(view), 1) for view in ([x, x.flip(3)] if flip else [x])]
+                file.write(torch.stack(views, 1).half().cpu().numpy().tobytes())
+                progress.update(len(chunk))
+
+
+class PosteriorSamples:
+    """Scaled latents from the moments that `Latents.encoded` keeps, with fresh posterior noise."""
+
+    def __init__(self, moments: np.ndarray, device):
+        self.moments, self.device = moments, device
+
+    def __call__(self, indices: torch.Tensor, flipped: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """[B, C, s, s]. indices: int64 [B], flipped: bool [B], both on the CPU; noise: standard normal [B, C, s, s]."""
+        mirrored = flipped.long().clamp(max=self.moments.shape[1] - 1).numpy()
+        moments = to_device(torch.from_numpy(self.moments[indices.numpy(), mirrored]), self.device).float()
+        return moments[:, 0] + moments[:, 1] * noise
+
+
+def load_vae(folder):
+    """(AutoencoderKL, first 16 hex digits of the SHA-256 of its config and weights). Raises InputError."""
+    from diffusers import AutoencoderKL                 # takes seconds to import, and pixel runs need none of it
+    path = Path(folder)
+    if re.match(r"[./~]", str(folder)) and not (path / "config.json").is_file():
+        raise InputError(f"--vae: {folder}: has no config.json, expected a folder that diffusers' AutoencoderKL wrote")
+    try:
+        vae = AutoencoderKL.from_pretrained(str(folder), use_safetensors=True)
+    except Exception as error:                          # diffusers and the hub's client raise many unrelated types
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(f"--vae: {folder}: cannot be opened as an AutoencoderKL with safetensors weights ({reason})") \
+            from error
+    if path.is_dir():
+        if "scaling_factor" not in json.loads((path / "config.json").read_text()):
+            raise InputError(f"--vae: {folder}/config.json: has no scaling_factor, expected the number that latents "
+                             "are multiplied with (0.18215 for Stable Diffusion's); add it")
+        weights = "".join(sha256_of_file(file) for file in sorted(path.glob("*.safetensors")))
+    else:
+        weights = "".join(hashlib.sha256(value.numpy().tobytes()).hexdigest() for value in vae.state_dict().values())
+    return vae, hashlib.sha256((json.dumps(dict(vae.config), sort_keys=True, default=str) + weights).encode()) \
+        .hexdigest()[:16]

@@ -1,0 +1,113 @@
+"""The model of the flow family: a DiT as a denoiser, built from options or from a checkpoint."""
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.denoiser import NetworkDenoiser
+from engine.errors import InputError
+from engine.files import expecting, load_torch
+from networks.dit import DiT
+from scheduler import LinearFlow
+
+FAMILY = "flow"
+WEIGHTS = ("ema", "raw")
+TIME_DISTRIBUTIONS = ("logit_normal", "uniform", "mixture")
+UNIFORM_SHARE = 0.1                     # of `mixture`
+
+
+def denoiser_of(network: DiT) -> NetworkDenoiser:
+    """The network as the engine's sampler and trainer know it: a velocity on straight paths, with its classes."""
+    config = network.config
+    shape = (config["channels"], config["image_size"], config["image_size"])
+    return NetworkDenoiser(network, LinearFlow(), "velocity", shape, config["num_classes"])
+
+
+def draw_times(distribution: str, count: int, generator: torch.Generator, mean: float = 0.0,
+               deviation: float = 1.0) -> torch.Tensor:
+    """Flow times in (0, 1) for training: float32 [count], on the generator's device.
+
+    logit_normal: the sigmoid of N(mean, deviation^2) (Esser et al. 2024, section 3.1); it hardly visits the ends.
+    mixture: a tenth of the draws is uniform, so that the ends are visited too.
+    """
+    device = generator.device
+    uniform = torch.rand(count, generator=generator, device=device)
+    if distribution == "uniform":
+        return uniform
+    normal = (mean + deviation * torch.randn(count, generator=generator, device=device)).sigmoid()
+    if distribution == "logit_normal":
+        return normal
+    return torch.where(torch.rand(count, generator=generator, device=device) < UNIFORM_SHARE, uniform, normal)
+
+
+def rank_warning(network: DiT) -> str | None:
+    """One line for a velocity output whose tokens are wider than the network, None where there is nothing to say."""
+    bound = network.least_error()
+    if not bound:
+        return None
+    numbers = network.patch_size**2 * network.channels
+    return (f"warning: a token has {numbers} numbers and --hidden_size is {network.hidden_size}, so the velocity's "
+            f"mean squared error stays above {bound:.2f} for ever; use --output residual, a smaller --patch_size or a "
+            "larger --hidden_size")
+
+
+def class_labels(indices, num_classes: int, device="cpu") -> torch.Tensor:
+    """The class of each image, its number modulo the number of classes: int64 [B]."""
+    return torch.tensor([index % num_classes for index in indices], dtype=torch.int64, device=device)
+
+
+def check_guidance(scale: float, label_dropout: float, where: str) -> None:
+    """Raises InputError for guidance of a model that never saw an unknown label."""
+    if scale != 1 and label_dropout == 0:
+        raise InputError(f"--guidance_scale: found {scale:g}, but {where} was trained without dropped labels "
+                         "(--label_dropout 0) and knows no null class; use --guidance_scale 1")
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+@dataclass
+class LoadedFlow:
+    """A model ready to be sampled, and where it came from."""
+    network: DiT                    # in eval mode, float32 parameters, on the device asked for
+    weights: str                    # ema or raw
+    path: Path
+    fingerprint: str                # first 16 hex digits of the file's SHA-256
+    epochs: int
+    options: dict                   # of the training run
+    label_names: list[str] | None
+    vae_fingerprint: str | None     # of the autoencoder whose latents it models; None: pixels
+
+    @property
+    def denoiser(self) -> NetworkDenoiser:
+        """The network for the sampler."""
+        return denoiser_of(self.network)
+
+
+def load_checkpoint(path, weights: str = "ema", device="cpu") -> LoadedFlow:
+    """The model in a checkpoint of `python -m flow.train`.
+
+    weights: ema or raw. Raises InputError if the file is missing, damaged, of another family, or does not fit.
+    """
+    digest = hashlib.sha256()
+    with expecting(path, "checkpoint"):
+        content = load_torch(path, "checkpoint", digest)
+    if not isinstance(content, dict) or content.get("family") != FAMILY:
+        found = content.get("family") or content.get("model_type") if isinstance(content, dict) else None
+        raise InputError(f"{path}: is a checkpoint of {found or 'something else'}, expected one of the flow family; "
+                         "use the command of its own family")
+    state = content["model_state"]
+    if weights == "ema":
+        state = {**state, **content["ema_state"]["shadow"]}
+    network = DiT(**content["config"])
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{path}: its weights do not fit its sizes ({str(error).splitlines()[1].strip()[:120]})") \
+            from error
+    broken = next((name for name, value in state.items() if not torch.isfinite(value).all()), None)
+    if broken:
+        raise InputError(f"{path}: {weights} weight {broken} is not finite; use an earlier checkpoint")
+    network.requires_grad_(False).eval().to(device)
+    return LoadedFlow(network, weights, Path(path), digest.hexdigest()[:16], int(content["epochs"]),
+                      content.get("options") or {}, content.get("label_names"), content.get("vae_fingerprint"))

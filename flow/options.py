@@ -1,0 +1,83 @@
+"""The options that training and generation share, and what older command lines called them."""
+import torch
+
+from engine.command_line import real_number, whole_number
+from engine.errors import InputError
+from engine.sampling import SOLVERS
+from flow.grids import GRIDS, ORDERS
+from networks.dit import OUTPUTS, PRESETS, TIME_SCALE
+
+PRESET_FLAGS = ("hidden_size", "depth", "num_heads", "mlp_ratio", "patch_size")
+
+# What earlier command lines call an option -> what it is called here.
+OLDER_NAMES = {"model.preset": "preset", "model.patch_size": "patch_size", "model.hidden_size": "hidden_size",
+               "model.depth": "depth", "model.num_heads": "num_heads", "model.mlp_ratio": "mlp_ratio",
+               "model.lr": "learning_rate", "lr": "learning_rate", "model.cfg_scale": "guidance_scale",
+               "cfg_scale": "guidance_scale", "model.denoise_timesteps": "num_steps", "denoise_timesteps": "num_steps",
+               "inference_timesteps": "num_steps", "model.class_dropout_prob": "label_dropout",
+               "class_dropout_prob": "label_dropout", "dataset_name": "dataset", "save_dir": "checkpoint_dir",
+               "load_dir": "checkpoint_dir", "save_interval": "save_every", "eval_interval": "val_every",
+               "log_interval": "log_every", "model.use_stable_vae": "vae", "use_stable_vae": "vae"}
+
+
+def refuse_older_names(arguments) -> None:
+    """Raises InputError for an option of the earlier implementation, with its new name."""
+    for argument in arguments:
+        name = argument.removeprefix("--").split("=")[0]
+        if argument.startswith("--") and name in OLDER_NAMES:
+            raise InputError(f"--{name}: is called --{OLDER_NAMES[name]} here; give that instead")
+
+
+def add_network_options(parser) -> None:
+    """--preset, a flag for each of its sizes, and what the network puts out."""
+    group = parser.add_argument_group("network")
+    group.add_argument("--preset", choices=PRESETS, default="small", help="sizes that the flags below leave out")
+    group.add_argument("--hidden_size", type=whole_number(4, 8192), default=None, help="numbers per token")
+    group.add_argument("--depth", type=whole_number(1, 256), default=None, help="blocks")
+    group.add_argument("--num_heads", type=whole_number(1, 256), default=None, help="attention heads per block")
+    group.add_argument("--mlp_ratio", type=real_number(0, 64, open_below=True), default=None,
+                       help="hidden numbers of the MLP per number of a token")
+    group.add_argument("--patch_size", type=whole_number(1, 1024), default=None, help="side of the square of a token")
+    group.add_argument("--qk_norm", action="store_true", help="norm queries and keys")
+    group.add_argument("--time_scale", type=real_number(0, open_below=True), default=TIME_SCALE,
+                       help="what flow time is multiplied with before its sines; published weights have 1")
+    group.add_argument("--output", choices=OUTPUTS, default="velocity",
+                       help="what the last layer puts out: the velocity, the clean image, or what the best affine "
+                            "velocity leaves")
+
+
+def fill_preset(args) -> None:
+    """Give every size that no flag named the value of the preset; a flag beats its preset."""
+    for flag in PRESET_FLAGS:
+        if getattr(args, flag) is None:
+            setattr(args, flag, PRESETS[args.preset][flag])
+
+
+def add_sampling_options(parser) -> None:
+    """--num_steps, --solver, the grid, and guidance."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--num_steps", type=whole_number(1, 100_000), default=32, help="steps from noise to image")
+    group.add_argument("--solver", choices=[solver for solver in SOLVERS if solver in ORDERS], default="ddim",
+                       help="ddim: Euler's steps, one call each; multistep: one call, order two; midpoint and heun: "
+                            "two calls, order two")
+    group.add_argument("--grid", choices=GRIDS, default="uniform",
+                       help="times of the steps: even; shifted by --shift; or optimised, measured on this model")
+    group.add_argument("--shift", type=real_number(0, open_below=True), default=1.0,
+                       help="of --grid shift; below 1: more steps near the noise")
+    group.add_argument("--guidance_scale", type=real_number(0, 1000), default=4.0,
+                       help="classifier-free guidance; 1: the class alone, 0: no class")
+    group.add_argument("--guidance_interval", type=real_number(0, 1), nargs=2, default=None, metavar=("LOW", "HIGH"),
+                       help="times between which guidance acts; left out: always")
+
+
+def interval_in_log_snr(interval, process):
+    """The guidance interval, given in the process's time from noise to image, in log SNR; None stays None.
+
+    Raises InputError if it is turned round.
+    """
+    if interval is None:
+        return None
+    low, high = interval
+    if low > high:
+        raise InputError(f"--guidance_interval: found {low:g} {high:g}, expected the smaller number first")
+    return tuple(process.log_snr(torch.tensor([low, high], dtype=torch.float64)).tolist())

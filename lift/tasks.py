@@ -1,0 +1,116 @@
+"""S1's two trainings, baseline and LIFT, as tasks of the engine's loop."""
+import numpy as np
+import torch
+
+from data import load_images, num_in_common, to_device
+from engine.errors import InputError
+from engine.seeds import TRAIN_BATCH, seeded_generator
+from engine.task import Networks, Task, Update
+from evaluation import figures
+from lift import checkpoints, objective
+from lift.training_options import timestep_rule
+from networks.unet import compiled
+from scheduler import CosineSteps
+
+VALIDATION_SEED = 0                     # not the run's own, so that runs of the same --loss_target can be compared
+
+
+class ScaleTask(Task):
+    """One UNet that puts out the noise at one scale or two; its loss is the error of the noise or of v, scale by scale."""
+
+    averaged = ("model",)
+    columns = ("loss", "loss_64", "loss_32")
+
+    def __init__(self, model_type: str, args, images, held_out, device):
+        super().__init__(args)
+        self.model_type, self.is_lift, self.device = model_type, model_type == "lift", device
+        self.command = f"train_{model_type}.py"
+        self.schedule = CosineSteps()
+        self.content_hash, self.num_images = images.content_hash, len(images.images)
+        self.images = to_device(images.images, device)
+        self.held_out = torch.from_numpy(np.array(held_out.images[:args.val_images])) if held_out else None
+        self.has_validation = held_out is not None
+        self.rule = timestep_rule(args)
+        torch.manual_seed(args.seed)
+        self.networks = {"model": checkpoints.build_model(model_type, args.hidden_dims, args.parametrization,
+                                                          self.is_lift and args.native_32)}
+
+    def compiled(self, network):
+        """The network by way of torch.compile."""
+        return compiled(network)
+
+    def begin(self) -> None:
+        """A residual network's linear denoiser is fitted to the images."""
+        if self.args.parametrization == "residual":
+            self.networks["model"].linear_denoiser.fit(self.images)
+
+    def batch(self, step: int, part: slice) -> objective.Batch:
+        """Images, noises and timesteps of a part of the step's batch."""
+        return objective.training_batch(self.images, self.indices(step), self.rule, self.args.seed, step, part,
+                                        self.args.flip, self.schedule, self.device)
+
+    def indices(self, step: int) -> torch.Tensor:
+        """Which images a step sees, over all processes: int64 [batch_size]."""
+        epoch, place = divmod(step, self.num_images // self.args.batch_size)
+        if getattr(self, "order_of", None) != epoch:
+            self.order_of, self.order = epoch, objective.epoch_order(self.args.seed, epoch, self.num_images)
+        return self.order[place * self.args.batch_size:(place + 1) * self.args.batch_size]
+
+    def updates(self, step: int) -> list[Update]:
+        """One network, one update."""
+        return [Update("model", self.losses)]
+
+    def losses(self, networks: Networks, batch: objective.Batch) -> dict[str, torch.Tensor]:
+        """The weighted sum and the mean squared error per scale."""
+        errors = objective.errors_per_image(networks["model"], self.is_lift, batch, self.schedule, self.args.precision,
+                                            self.args.loss_target)
+        losses = [error.mean() for error in errors]
+        total = objective.total_loss(losses, self.args.loss_scales, self.args.loss_weight_32)
+        return {"loss": total, **dict(zip(("loss_64", "loss_32"), losses))}
+
+    def validate(self, networks: Networks) -> dict:
+        """Held-out error per scale, and for LIFT per pair of timestep bins."""
+        return objective.validate(networks["model"], self.is_lift, self.held_out, VALIDATION_SEED, self.schedule,
+                                  self.args.precision, self.device, loss_target=self.args.loss_target)
+
+    def validation_detail(self, result: dict) -> str:
+        """The 64 error by timestep bins, for LIFT."""
+        return objective.bins_text(result["bins_64"]) if self.is_lift else ""
+
+    def content(self) -> dict:
+        """What builds the model."""
+        model = self.networks["model"]
+        return {"family": "lift", "model_type": self.model_type, "hidden_dims": list(model.hidden_dims),
+                "parametrization": model.parametrization}
+
+    def check_content(self, path, state: dict) -> None:
+        """Raises InputError for a state of the other model."""
+        found = state.get("model_type")
+        if found != self.model_type:
+            raise InputError(f"--name: {self.args.name} in {self.args.checkpoint_dir} is a {found}, expected a "
+                             f"{self.model_type}; resume it with train_{found}.py, or choose another --name")
+        parametrization = state["options"].get("parametrization", "eps")
+        self.older_options = {"parametrization": parametrization, "loss_target": parametrization,
+                              **({"native_32": False} if self.is_lift else {})}
+
+    def describe_batch(self, step: int) -> str:
+        """The timesteps of a step, drawn again from the seed."""
+        generator = seeded_generator(self.args.seed, TRAIN_BATCH, step)
+        t_64, t_32 = objective.draw_timesteps(self.rule, self.args.batch_size, generator, self.schedule)
+        return f"t_64 {t_64.tolist()}" + (f", t_32 {t_32.tolist()}" if self.is_lift else "")
+
+    def loss_figure(self, logs: dict):
+        """A panel per scale."""
+        return figures.loss_curves(logs)
+
+
+def scale_task(model_type: str):
+    """What `engine.loop.train` calls to make the task of a model type."""
+    def make(args, device, group) -> ScaleTask:
+        images = load_images(args.dataset, args.split, args.cache_dir)
+        held_out = load_images(args.dataset, args.val_split, args.cache_dir) if args.val_every else None
+        if group.is_main and held_out and (seen := num_in_common(images.images, held_out.images[:args.val_images])):
+            print(f"WARNING: --val_split: {seen} of the held-out images are among the training images; their loss "
+                  "says nothing of unseen ones", flush=True)
+        return ScaleTask(model_type, args, images, held_out, device)
+    return make

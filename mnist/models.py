@@ -1,0 +1,142 @@
+"""The models of this family: a UNet with its noise process, in pixels or in the latents of a VAE, and their files."""
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from engine.denoiser import Guided, NetworkDenoiser
+from engine.errors import InputError
+from engine.files import expecting, load_torch, sha256_of_file
+from engine.sampling import sample, to_uint8
+from networks.conditional_unet import ConditionalUNet
+from networks.vae import VAE
+from scheduler import CLEAN, CosineSteps, LinearFlow
+
+FAMILY = "mnist"
+BETA_MAX = 0.9999
+NETWORK_TIME_OF_NOISE = 999.0           # what the network is told of pure noise; of the flow's image it is 0
+DDIM_START = 980                        # at 999 abar is 2e-10, so that a noise prediction says nothing of the image
+EDGE_MULTIPLE = 8                       # images are padded with black to a side that can be halved three times
+
+# Sizes of the UNet. fast: a model that draws digits after a few minutes on a CPU; latent: for latents of 4x4.
+PRESETS = {
+    "documented": {"base_channels": 32, "channel_multipliers": [1, 2, 3, 3], "layers_per_block": 1,
+                   "attention_levels": [3], "patch_size": 1},
+    "fast": {"base_channels": 48, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [1],
+             "patch_size": 2},
+    "latent": {"base_channels": 64, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [0, 1],
+               "patch_size": 1},
+}
+
+
+def padded(images: torch.Tensor) -> torch.Tensor:
+    """Black pixels around, as many on each side, until the sides are multiples of 8: [N, C, 28, 28] -> [N, C, 32, 32]."""
+    height, width = (-side % EDGE_MULTIPLE for side in images.shape[2:])
+    black = 0 if images.dtype == torch.uint8 else -1.0
+    return F.pad(images, (width // 2, width - width // 2, height // 2, height - height // 2), value=black)
+
+
+def cropped(images: torch.Tensor, size: int) -> torch.Tensor:
+    """The inner size x size pixels: inverse of `padded`."""
+    top = (images.shape[-1] - size) // 2
+    return images[..., top:top + size, top:top + size]
+
+
+def to_network_time(t: torch.Tensor) -> torch.Tensor:
+    """Of LinearFlow's time, 0 noise ... 1 image, what the network is told: 999 noise ... 0 image."""
+    return NETWORK_TIME_OF_NOISE * (1 - t)
+
+
+@dataclass
+class Model:
+    """A denoiser, where its clean images lie (pixels, or the latents of `vae`), and the side of the images."""
+    denoiser: NetworkDenoiser
+    vae: VAE | None
+    image_size: int
+    name: str
+    dropped_labels: bool = True         # whether it was trained without a class too, which guidance needs
+
+    def path(self, num_steps: int, mode: str = "ddim") -> torch.Tensor:
+        """Times of a sampling. A noise prediction starts at timestep 980 unless every timestep is passed (mode ddpm)."""
+        process = self.denoiser.processes[0]
+        if not isinstance(process, CosineSteps):
+            return process.uniform_path(num_steps)
+        if mode == "ddpm":
+            return torch.arange(process.num_timesteps - 1, CLEAN - 1, -1)
+        if not 1 <= num_steps <= process.num_timesteps:
+            raise InputError(f"--sampling_steps: found {num_steps}, expected 1...{process.num_timesteps}")
+        t = torch.arange(num_steps - 1, -1, -1) * (process.num_timesteps // num_steps)
+        if self.denoiser.kind != "eps":
+            t = torch.linspace(process.noisiest, 0, num_steps).round().long() if num_steps > 1 else torch.tensor([999])
+        elif num_steps == 1:
+            t = torch.tensor([DDIM_START])
+        return torch.cat([t, torch.tensor([CLEAN])])
+
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        """uint8 images [B, C, image_size, image_size] of what the sampler holds."""
+        with torch.inference_mode():
+            return cropped(to_uint8(x if self.vae is None else self.vae.decode(x.float())), self.image_size)
+
+    def images(self, path, seed: int, indices, labels=None, guidance_scale: float = 1.0, batch_size: int = 250,
+               **how) -> torch.Tensor:
+        """Generated images of those numbers: uint8 on the CPU. how: options of `engine.sampling.sample`."""
+        denoiser = self.denoiser if labels is None else Guided(self.denoiser, guidance_scale)
+        device = next(self.denoiser.network.parameters()).device
+        parts = []
+        for chosen in torch.arange(len(indices)).split(batch_size):
+            part = None if labels is None else labels[chosen].to(device)
+            x = sample(denoiser, path, seed, [indices[k] for k in chosen], labels=part, clip=self.vae is None,
+                       device=device, **how).xs[0]
+            parts.append(self.decode(x).cpu())
+        return torch.cat(parts)
+
+
+def build_denoiser(process_name: str, kind: str, settings: dict) -> NetworkDenoiser:
+    """An untrained denoiser. process_name: ddpm or flow; kind: of output; settings: of ConditionalUNet."""
+    network = ConditionalUNet(**settings)
+    is_flow = process_name == "flow"
+    return NetworkDenoiser(network, LinearFlow() if is_flow else CosineSteps(beta_max=BETA_MAX), kind, settings["shape"],
+                           network.num_classes if network.conditioning != "none" else None,
+                           to_network_time if is_flow else None)
+
+
+def load_checkpoint(path, kind: str, option: str) -> dict:
+    """A checkpoint of this family. kind: `vae` or `denoiser`. Raises InputError for anything else, naming `option`."""
+    content = load_torch(path, "checkpoint")
+    found = content.get("model") if isinstance(content, dict) and content.get("family") == FAMILY else "no model of mnist"
+    if (found == "vae") != (kind == "vae") or found == "no model of mnist":
+        raise InputError(f"{option}: {path} holds {found}, expected a {kind} of this family")
+    return content
+
+
+def weights_of(content: dict, raw: bool = False) -> dict:
+    """The averaged weights, with the buffers of the raw ones; or the raw ones."""
+    return content["model_state"] if raw else {**content["model_state"], **content.get("ema_state", {}).get("shadow", {})}
+
+
+def load_vae(path, option: str = "--vae_checkpoint") -> VAE:
+    """A trained VAE in eval mode."""
+    content = load_checkpoint(path, "vae", option)
+    with expecting(path, "VAE checkpoint"):
+        vae = VAE(**content["settings"])
+        vae.load_state_dict(weights_of(content))
+    return vae.eval().requires_grad_(False)
+
+
+def load_model(path, device="cpu", vae_checkpoint=None) -> Model:
+    """A trained model with its VAE, which lies where it lay in training unless another place is given."""
+    content = load_checkpoint(path, "denoiser", "--checkpoint")
+    with expecting(path, "checkpoint"):
+        denoiser = build_denoiser(content["process"], content["kind"], content["settings"])
+        denoiser.network.load_state_dict(weights_of(content))
+    vae = None
+    if content["vae_hash"] is not None:
+        vae_path = vae_checkpoint or content["vae_checkpoint"]
+        vae = load_vae(vae_path)
+        if sha256_of_file(vae_path) != content["vae_hash"]:
+            raise InputError(f"--vae_checkpoint: {vae_path} is not the VAE that {path} was trained with (latents "
+                             f"{list(vae.latent_shape)}, expected {content['settings']['shape']}); give that one")
+        vae.to(device)
+    denoiser.network.to(device).eval()
+    return Model(denoiser, vae, content["image_size"], content["name"],
+                 content["options"].get("label_dropout", 0) > 0)

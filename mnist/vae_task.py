@@ -1,0 +1,55 @@
+"""Training of the VAE: reconstruction and divergence of one network."""
+import torch
+
+from engine import devices, seeds
+from engine.denoising_task import ImageTask, encoded
+from engine.sampling import from_uint8, to_device, to_uint8
+from engine.seeds import seeded_generator
+from engine.task import Update
+from mnist.models import FAMILY, cropped
+from mnist.training import PREVIEW_COLUMNS, Pictures
+from networks.vae import VAE, latent_scale, vae_loss
+
+SCALE_IMAGES = 1000                     # images that the scale of the latents is measured on
+
+
+class VAETask(Pictures, ImageTask):
+    """One VAE, one update. images: uint8 [N, C, S, S]."""
+
+    columns = ("loss", "reconstruction", "kl")
+
+    def __init__(self, vae: VAE, images: torch.Tensor, content_hash: str, args, device):
+        super().__init__(vae, to_device(images, device), content_hash, args, device)
+        self.vae = vae
+
+    def batch(self, step: int, part: slice):
+        """Images, and the noise of their posterior samples."""
+        generator = seeded_generator(self.args.seed, seeds.TRAIN_NOISE, step, device=self.device)
+        eps = torch.randn(self.args.batch_size, *self.vae.latent_shape, generator=generator, device=self.device)[part]
+        return self.clean_images(self.indices(step)[part]), eps
+
+    def updates(self, step: int) -> list[Update]:
+        """One."""
+        return [Update("model", self.losses)]
+
+    def losses(self, networks, batch) -> dict[str, torch.Tensor]:
+        """Reconstruction, divergence and their weighted sum."""
+        x, eps = batch
+        with devices.autocast(self.device, self.args.precision):
+            reconstruction, mean, log_variance = networks["model"](x, eps)
+        return vae_loss(x, reconstruction, mean, log_variance, self.args.kl_weight)
+
+    @torch.no_grad()
+    def preview(self, networks) -> torch.Tensor:
+        """A row of training images, and a row of their reconstructions."""
+        x = from_uint8(to_device(self.images[:PREVIEW_COLUMNS], self.device))
+        reconstruction = networks["model"](x, x.new_zeros(len(x), *self.vae.latent_shape))[0]
+        return cropped(to_uint8(torch.cat([x, reconstruction])), self.args.image_size).cpu()
+
+    def content(self) -> dict:
+        """What `mnist.models.load_vae` reads. The scale of the latents is measured whenever a file is written."""
+        vae = self.vae
+        with torch.no_grad():
+            vae.scale.fill_(1.0)
+            vae.scale.fill_(latent_scale(encoded(self.images[:SCALE_IMAGES], vae.encode, self.device)))
+        return {"family": FAMILY, "model": "vae", "name": self.args.name, "settings": vae.settings}

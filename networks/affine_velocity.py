@@ -1,0 +1,52 @@
+"""The best velocity that is affine in the noised image, and a network's output on top of it.
+
+Take the cosine coefficients of an image's principal colours for independent and normal, with mean m and variance sigma^2
+each. Then the velocity v = x_0 - eps, given x_t = t x_0 + (1 - t) eps, is normal too, coefficient by coefficient:
+
+    mean m + (t sigma^2 - (1 - t)) / q * (c - t m),    variance sigma^2 / q,    q = t^2 sigma^2 + (1 - t)^2
+
+with c the coefficient of x_t (the conditional mean of jointly normal variables). A network that puts out the rest in
+units of that deviation has a target of variance near 1 at every frequency and every time. So this is the
+preconditioning of Karras et al. (2022, equation 7) for flow matching, each frequency with a deviation of its own. The
+noise, which has full rank in every token, is then carried by the affine part and not through the network's tokens.
+"""
+import torch
+
+from data import in_chunks
+from engine.sampling import from_uint8
+from networks.linear_denoiser import IMAGES_PER_CHUNK, ROUNDING_VARIANCE, CosineTransform, principal_colors
+
+
+class AffineVelocity(CosineTransform):
+    """Mean and deviation of the velocity given x_t, in the basis of cosines and principal colours; float64 inside.
+
+    Buffers: `colors` [C, C], a principal colour per row; `mean`, `variance` [C, S, S] of the clean images' coefficients
+    [colour, vertical frequency, horizontal frequency]. Before `fit` they are those of white noise of variance 1.
+    """
+
+    def __init__(self, image_size: int, channels: int = 3):
+        super().__init__((image_size,), channels)
+        self.register_buffer("mean", torch.zeros(channels, image_size, image_size))
+        self.register_buffer("variance", torch.ones(channels, image_size, image_size))
+
+    @torch.no_grad()
+    def fit(self, images) -> None:
+        """Take colours and moments from images: uint8 [N, C, S, S] in memory or memory-mapped."""
+        self.colors.copy_(principal_colors(images))
+        total, squares = 0.0, 0.0
+        for chunk in in_chunks(images, IMAGES_PER_CHUNK):
+            coefficients = self.coefficients(from_uint8(chunk.to(self.colors.device)))
+            total, squares = total + coefficients.sum(0), squares + coefficients.square().sum(0)
+        mean = total / len(images)
+        self.mean.copy_(mean)
+        self.variance.copy_((squares / len(images) - mean**2).clamp(min=ROUNDING_VARIANCE))
+
+    def velocity(self, rest: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The velocity that `rest` means; zeros mean the affine velocity itself.
+
+        rest, x_t: [B, C, S, S]; t: [B], 0 noise ... 1 image -> [B, C, S, S], dtype of x_t.
+        """
+        t, mean, variance = t.double().reshape(-1, 1, 1, 1), self.mean.double(), self.variance.double()
+        q = t**2 * variance + (1 - t)**2
+        best = mean + (t * variance - (1 - t)) / q * (self.coefficients(x_t) - t * mean)
+        return self.image(best + (variance / q).sqrt() * self.coefficients(rest)).to(x_t.dtype)

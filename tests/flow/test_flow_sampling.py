@@ -1,0 +1,214 @@
+"""Sampling of the flow family on the engine: the reference's Euler samples, counted calls, grids, the exact mixture."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.denoiser import Denoiser, Guided
+from engine.errors import InputError
+from engine.sampling import denoise_along, sample
+from flow.grids import check_grid, grid_of_density, optimised_grid, shifted_grid, step_density
+from flow.model import class_labels, denoiser_of, draw_times, rank_warning
+from networks.dit import DiT
+from scheduler import LinearFlow, noise_added, training_target
+from tests.networks.test_dit import REFERENCE, ROUNDED, reference, reference_model
+
+FLOW = LinearFlow()
+SIDE = 8
+
+
+@pytest.fixture
+def tiny_denoiser():
+    torch.manual_seed(0)
+    network = DiT(8, 3, 4, 16, 2, 2, 2, 5)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return denoiser_of(network.requires_grad_(False).eval())
+
+
+# --- the reference ----------------------------------------------------------------------------------------------------
+
+def test_noised_image_and_velocity_are_the_reference():
+    """The original clips the t of x_t at 0.99; we do not, so only times below are compared."""
+    x_0, eps, t = (torch.from_numpy(REFERENCE[key]) for key in ("flow_x1", "flow_x0", "flow_t"))
+    below = t < 0.99
+    assert below.sum() >= 4
+    assert torch.allclose(noise_added(x_0, eps, *FLOW.levels(t))[below],
+                          torch.from_numpy(REFERENCE["flow_x_t"])[below], atol=1e-6)
+    assert torch.allclose(training_target("velocity", x_0, eps, *FLOW.levels(t)), torch.from_numpy(REFERENCE["flow_v"]))
+
+
+def test_logit_normal_times_are_the_reference():
+    t = draw_times("logit_normal", 1_000_000, torch.Generator().manual_seed(0)).double().numpy()
+    assert np.allclose(np.quantile(t, REFERENCE["t_draw_quantile_levels"]), REFERENCE["t_draw_quantiles"], atol=3e-3)
+    assert np.allclose([t.mean(), t.std()], REFERENCE["t_draw_mean_std"], atol=1e-3)
+    shares = [(t < 0.02).mean(), (t < 0.1).mean(), (t > 0.9).mean(), (t > 0.98).mean()]
+    assert np.allclose(shares, REFERENCE["t_draw_shares"], atol=1e-3)
+
+
+def test_other_times():
+    t = draw_times("uniform", 100_000, torch.Generator().manual_seed(0))
+    assert t.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert (t < 0.1).float().mean().item() == pytest.approx(0.1, abs=5e-3)
+    t = draw_times("mixture", 100_000, torch.Generator().manual_seed(0))
+    assert (t < 0.02).float().mean().item() == pytest.approx(0.1 * 0.02 + 0.9 * 6e-5, abs=5e-4)
+    t = draw_times("logit_normal", 100_000, torch.Generator().manual_seed(0), mean=-1.0, deviation=0.5)
+    assert torch.logit(t).mean().item() == pytest.approx(-1, abs=0.02)
+    assert torch.logit(t).std().item() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("key, num_steps, scale", [("euler1", 1, 1), ("euler10", 10, 1), ("euler10_cfg4", 10, 4)])
+def test_engine_walks_the_reference(name, key, num_steps, scale):
+    denoiser = Guided(denoiser_of(reference_model(name).requires_grad_(False)), scale)
+    labels = torch.from_numpy(REFERENCE[f"{name}_labels"]).long()
+    samples = denoise_along(denoiser, FLOW.uniform_path(num_steps), [reference(name, "x")], labels=labels, clip=False)
+    assert (samples.xs[0] - reference(name, key)).abs().max() < ROUNDED
+    assert samples.num_model_calls == num_steps * (1 if scale == 1 else 2)
+
+
+# --- calls and batches ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("solver, num_steps, calls", [("ddim", 7, 7), ("multistep", 7, 7), ("midpoint", 5, 10),
+                                                      ("heun", 5, 10)])
+def test_calls_are_counted_and_a_clean_image_is_never_asked_about(tiny_denoiser, solver, num_steps, calls):
+    asked = []
+    tiny_denoiser.network.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[1].max().item()))
+    def draw(scale, interval=None):
+        asked.clear()
+        return sample(Guided(tiny_denoiser, scale, interval), FLOW.uniform_path(num_steps), 0, range(3),
+                      labels=class_labels(range(3), 5), solver=solver, clip=False).num_model_calls
+    assert draw(1.0) == calls == len(asked)
+    assert draw(4.0) == 2 * calls and max(asked) < 1
+    inside = (FLOW.log_snr(torch.tensor(0.25)).item(), FLOW.log_snr(torch.tensor(0.65)).item())
+    guided = draw(4.0, inside)
+    assert guided == calls + sum(0.25 <= t <= 0.65 for t in asked) and calls < guided < 2 * calls
+
+
+def test_image_k_is_the_same_for_any_batch(tiny_denoiser):
+    path = FLOW.uniform_path(4)
+    def draw(indices):
+        return sample(Guided(tiny_denoiser, 4.0), path, 3, indices, labels=class_labels(indices, 5), clip=False).xs[0]
+    together = draw(range(5))
+    assert torch.allclose(torch.cat([draw([0]), draw([1, 2]), draw([3, 4])]), together, atol=1e-5)
+    assert not torch.allclose(together[0], together[1], atol=0.1)
+
+
+# --- grids ------------------------------------------------------------------------------------------------------------
+
+def test_shifted_grid():
+    assert torch.allclose(shifted_grid(8, 1.0), FLOW.uniform_path(8))
+    t = shifted_grid(8, 0.5)
+    assert t[0] == 0 and t[-1] == 1 and (t.diff() > 0).all() and (t.diff().diff() > 0).all()
+    assert t[4].item() == pytest.approx(0.5 * 0.5 / (1 - 0.5 * 0.5))
+
+
+def test_density_of_a_known_flow():
+    """v = t^3 in every pixel: v' = 3 t^2, v'' = 6 t, so densities go as t for order 1 and t^(1/3) for order 2."""
+    t = torch.arange(64, dtype=torch.float64) / 64
+    velocities = (t**3).reshape(-1, 1, 1).expand(-1, 2, 3)
+    for order, power in ((1, 1.0), (2, 1 / 3)):
+        density = step_density(velocities, order)
+        middle = (torch.arange(64 - order) + order / 2) / 64
+        wanted = middle.double()**power
+        assert torch.allclose((density / wanted)[10:], (density / wanted)[-1:], rtol=5e-3)
+    grid = grid_of_density(torch.ones(10), 4)
+    assert torch.allclose(grid, FLOW.uniform_path(4))
+    grid = grid_of_density(torch.tensor([1.0, 3.0]), 4)                 # three quarters of the steps in the second half
+    assert torch.allclose(grid, torch.tensor([0, 0.5, 2 / 3, 5 / 6, 1]).double())
+
+
+def test_straight_flow_keeps_the_even_grid():
+    assert torch.equal(step_density(torch.ones(16, 2, 3), 2), torch.ones(14).double())
+
+
+def test_optimised_grid_of_a_network(tiny_denoiser):
+    grid = optimised_grid(tiny_denoiser, 6, "midpoint", 0, num_images=2)
+    assert grid.shape == (7,) and grid[0] == 0 and grid[-1] == 1 and (grid.diff() > 0).all()
+    with pytest.raises(InputError, match="--grid: found optimised with --solver renoise"):
+        check_grid("optimised", 1.0, "renoise")
+    with pytest.raises(InputError, match="--shift: found 0.5"):
+        check_grid("uniform", 0.5, "ddim")
+
+
+# --- six Gaussians with a known flow ----------------------------------------------------------------------------------
+
+class Mixture(Denoiser):
+    """The exact clean image for six normal laws on 8 x 8 images, smooth as photographs are; float64."""
+
+    def __init__(self):
+        self.shapes, self.processes = [(1, SIDE, SIDE)], [FLOW]
+        rng = np.random.default_rng(0)
+        place = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), -1).reshape(-1, 2)
+        distance = np.linalg.norm(place[:, None] - place[None], axis=-1)
+        means, covariances = [], []
+        for k in range(6):
+            smooth = np.exp(-distance / (1 + k))
+            means.append(np.linalg.cholesky(smooth + 1e-9 * np.eye(64)) @ rng.standard_normal(64) * 0.5)
+            covariances.append(0.05 * smooth + 0.01 * np.eye(64))
+        self.means, self.covariances = torch.tensor(np.array(means)), torch.tensor(np.array(covariances))
+        self.eigenvalues, self.vectors = torch.linalg.eigh(self.covariances)            # [6, 64], [6, 64, 64]
+        self.mean = self.means.mean(0)
+        centred = self.means - self.mean
+        self.covariance = self.covariances.mean(0) + centred.T @ centred / 6
+
+    def clean(self, xs, ts, labels=None):
+        [x], t = xs, ts[0][0].double()
+        self.num_evaluations += len(x)
+        flat = x.double().flatten(1)
+        parts = torch.einsum("bi,kij->bkj", flat, self.vectors) \
+            - t * torch.einsum("ki,kij->kj", self.means, self.vectors)                  # [B, 6, 64]
+        variances = t**2 * self.eigenvalues + (1 - t)**2
+        log_density = -0.5 * (parts.square() / variances + variances.log()).sum(-1)
+        means = self.means + torch.einsum("bkj,kij->bki", t * self.eigenvalues / variances * parts, self.vectors)
+        x_0 = (log_density.softmax(1)[..., None] * means).sum(1)
+        return [x_0.reshape(x.shape).to(x.dtype)]
+
+    def distance(self, x: torch.Tensor) -> float:
+        """Between mean and covariance of images and of the law, whitened by the law's covariance."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        whitened = (x.double().flatten(1) - self.mean) @ vectors / values.sqrt()
+        error = whitened.mean(0).square().sum() + (torch.cov(whitened.T) - torch.eye(64)).square().sum()
+        return error.sqrt().item() / 8
+
+
+@pytest.fixture(scope="module")
+def law():
+    """The mixture, 2000 starts and the distance that exact sampling leaves, of so few images."""
+    mixture = Mixture()
+    starts = torch.randn(2000, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return mixture, starts, distance_of(mixture, starts, "midpoint", FLOW.uniform_path(60), 120)
+
+
+def distance_of(mixture, starts, solver, path, calls):
+    """Whitened distance of what a solver makes of the starts; the calls are checked."""
+    samples = denoise_along(mixture, path, [starts], solver=solver, clip=False)
+    assert samples.num_model_calls == calls
+    return mixture.distance(samples.xs[0])
+
+
+def test_midpoint_with_ten_calls_is_no_worse_than_euler_with_a_hundred(law):
+    mixture, starts, floor = law
+    euler = distance_of(mixture, starts, "ddim", FLOW.uniform_path(100), 100)
+    midpoint = distance_of(mixture, starts, "midpoint", FLOW.uniform_path(5), 10)
+    # The floor itself, 0.19, moves by more than 0.01 from one set of 2000 images to another.
+    assert midpoint < euler + 0.01 and midpoint < 1.05 * floor
+    assert distance_of(mixture, starts, "ddim", FLOW.uniform_path(10), 10) > 2 * floor
+
+
+@pytest.mark.parametrize("solver, num_steps, calls", [("midpoint", 3, 6), ("multistep", 8, 8), ("ddim", 8, 8)])
+def test_optimised_grid_comes_nearer_at_equal_calls(law, solver, num_steps, calls):
+    mixture, starts, floor = law
+    even = distance_of(mixture, starts, solver, FLOW.uniform_path(num_steps), calls)
+    optimised = distance_of(mixture, starts, solver, optimised_grid(mixture, num_steps, solver, 0), calls)
+    assert optimised - floor < 0.9 * (even - floor)
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+def test_rank_bound_is_told():
+    with torch.device("meta"):
+        assert "0.67" in rank_warning(DiT(32, 3, 8, 64, 2, 2, 1, 10))
+        assert rank_warning(DiT(32, 3, 8, 64, 2, 2, 1, 10, output="residual")) is None
+        assert rank_warning(DiT(32, 3, 4, 64, 2, 2, 1, 10)) is None

@@ -1,0 +1,238 @@
+"""Training of the flow family: its options, its batches, and that an interrupted run is the run it would have been."""
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data import ImageSet
+from engine.distributed import Group
+from engine.errors import InputError
+from engine.loop import Loop
+from flow import generate
+from flow.model import check_guidance, load_checkpoint
+from flow.options import OLDER_NAMES, PRESET_FLAGS
+from flow.task import FLOW
+from flow.train import flow_task, parse_args
+from networks.dit import PRESETS
+
+ALONE = Group(0, 1)
+NUM_CLASSES = 4
+CPU = torch.device("cpu")
+
+
+def image_set(count: int = 40, labels=True, size: int = 8) -> ImageSet:
+    """Images of one grey each with a little noise, the first pixel their number, sorted by class."""
+    rng = np.random.RandomState(0)
+    images = (rng.randint(0, 240, (count, 1, 1, 1)) + rng.randint(0, 16, (count, 3, size, size))).astype(np.uint8)
+    images[:, 0, 0, 0] = images[:, 0, 0, -1] = np.arange(count)
+    numbers = np.arange(count) * NUM_CLASSES // count if labels else None
+    return ImageSet(images, numbers, "drawn", "train", f"hash{count}", label_names=list("abcd") if labels else None)
+
+
+def options(tmp_path, *words):
+    return parse_args(["--dataset", "drawn", "--hidden_size", "16", "--depth", "1", "--num_heads", "2", "--mlp_ratio",
+                       "2", "--patch_size", "4", "--batch_size", "8", "--image_size", "8", "--name", "tiny",
+                       "--checkpoint_dir", str(tmp_path), "--output_dir", str(tmp_path), "--no_tensorboard",
+                       "--precision", "float32", "--log_every", "1", *map(str, words)])
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+OTHER = {"hidden_size": 48, "depth": 3, "num_heads": 4, "mlp_ratio": 1.5, "patch_size": 16}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("flag", PRESET_FLAGS)
+def test_a_flag_beats_its_preset(preset, flag):
+    args = parse_args(["--preset", preset, f"--{flag}", str(OTHER[flag])])
+    assert {name: getattr(args, name) for name in PRESET_FLAGS} == PRESETS[preset] | {flag: OTHER[flag]}
+
+
+def test_the_documented_command_is_dit_b_at_patch_8(tmp_path):
+    args = parse_args("--dataset cifar10 --batch_size 128 --preset big --patch_size 8".split())
+    assert (args.dataset, args.batch_size, args.patch_size, args.hidden_size) == ("cifar10", 128, 8, 768)
+    with torch.device("meta"):
+        from networks.dit import DiT
+        network = DiT(args.image_size, 3, args.patch_size, args.hidden_size, args.depth, args.num_heads, args.mlp_ratio,
+                      10)
+    assert sum(p.numel() for p in network.parameters()) == 129_813_696
+
+
+@pytest.mark.parametrize("older", OLDER_NAMES)
+def test_older_spellings_are_told_their_new_name(older):
+    for words in ([f"--{older}", "1"], [f"--{older}=1"]):
+        for parse in (parse_args, generate.parse_args):
+            with pytest.raises(InputError, match=f"--{older}: is called --{OLDER_NAMES[older]} here"):
+                parse(words)
+
+
+def test_the_new_names_exist():
+    words = {"train": parse_args, "generate": generate.parse_args}
+    known = set()
+    for parse, needed in ((parse_args, []), (generate.parse_args, ["--checkpoint", "x"])):
+        known |= set(vars(parse(needed)))
+    assert words and set(OLDER_NAMES.values()) <= known
+
+
+def test_bad_options_are_told(tmp_path):
+    for words, message in [(["--output", "residual", "--vae", "x"], "--output: found residual with --vae"),
+                           (["--time_distribution", "uniform", "--time_mean", "1"], "--time_mean: found 1"),
+                           (["--val_images", "3"], "--val_images: found 3")]:
+        with pytest.raises(InputError, match=message):
+            parse_args(words)
+    with pytest.raises(InputError, match="--patch_size: found 3"):
+        flow_task(options(tmp_path, "--patch_size", 3), image_set(), None, CPU)
+    with pytest.raises(InputError, match="--dataset: drawn: its split train has no labels.*--unconditional"):
+        flow_task(options(tmp_path), image_set(labels=False), None, CPU)
+    check_guidance(1.0, 0.0, "x.pth")
+    with pytest.raises(InputError, match="--guidance_scale: found 4, but x.pth was trained without dropped labels"):
+        check_guidance(4.0, 0.0, "x.pth")
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+def test_an_epoch_is_a_fresh_permutation_of_a_sorted_set(tmp_path):
+    task = flow_task(options(tmp_path, "--batch_size", 10), image_set(), None, CPU)
+    epochs = [torch.cat([task.indices(4 * epoch + step) for step in range(4)]) for epoch in range(2)]
+    for order in epochs:
+        assert sorted(order.tolist()) == list(range(40))
+    assert not torch.equal(*epochs) and len(task.labels[epochs[0][:10]].unique()) >= 3
+
+
+def test_at_least_100_of_200_sorted_classes_are_among_the_first_256_images(tmp_path):
+    images = ImageSet(np.zeros((20_000, 3, 8, 8), np.uint8), np.arange(20_000) // 100, "sorted", "train", "")
+    images.label_names = [str(k) for k in range(200)]
+    task = flow_task(options(tmp_path, "--batch_size", 256), images, None, CPU)
+    assert len(task.labels[task.indices(0)].unique()) >= 100
+
+
+def test_parts_of_a_batch_are_the_batch(tmp_path):
+    """So two processes, or two accumulated parts, see what one process sees."""
+    task = flow_task(options(tmp_path), image_set(), None, CPU)
+    whole, parts = task.batch(3, slice(0, 8)), [task.batch(3, slice(0, 4)), task.batch(3, slice(4, 8))]
+    for key in ("x_0", "eps", "t", "labels"):
+        assert torch.equal(getattr(whole, key), torch.cat([getattr(part, key) for part in parts]))
+
+
+def test_images_are_mirrored_and_labels_dropped_at_their_rates(tmp_path):
+    task = flow_task(options(tmp_path, "--label_dropout", 0.25), image_set(), None, CPU)
+    batches = [task.batch(step, slice(0, 8)) for step in range(300)]
+    dropped = torch.cat([batch.labels for batch in batches]) == NUM_CLASSES
+    assert dropped.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    originals = {image.tobytes() for image in image_set().images}
+    seen = [((x + 1) * 127.5).round().to(torch.uint8).numpy().tobytes() in originals
+            for batch in batches[:100] for x in batch.x_0]
+    assert np.mean(seen) == pytest.approx(0.5, abs=0.06)
+    task = flow_task(options(tmp_path, "--no-flip", "--label_dropout", 0), image_set(), None, CPU)
+    batch = task.batch(0, slice(0, 8))
+    assert torch.equal(batch.labels, task.labels[task.indices(0)])
+    assert torch.equal(((batch.x_0 + 1) * 127.5).round().to(torch.uint8),
+                       torch.from_numpy(image_set().images)[task.indices(0)])
+
+
+def test_loss_is_the_squared_error_of_the_velocity(tmp_path):
+    task = flow_task(options(tmp_path), image_set(), None, CPU)
+    batch = task.batch(0, slice(0, 8))
+    loss = task.loss({"model": lambda x, t, labels: torch.zeros_like(x)}, batch)["loss"]
+    assert loss.item() == pytest.approx((batch.x_0 - batch.eps).square().mean().item(), rel=1e-6)
+    def exact(x, t, labels):
+        assert torch.equal(labels, batch.labels) and torch.equal(t, batch.t)
+        return batch.x_0 - batch.eps
+    assert task.loss({"model": exact}, batch)["loss"].item() == 0
+
+
+def test_validation_is_fixed_and_told_by_tenth_of_t(tmp_path):
+    held_out = image_set(30)
+    task = flow_task(options(tmp_path, "--val_every", 1, "--val_images", 25), image_set(), held_out, CPU)
+    asked = []
+    def network(x, t, labels):
+        asked.append(t)
+        return t.reshape(-1, 1, 1, 1) * torch.ones_like(x)
+    result = task.validate({"model": network})
+    assert result == task.validate({"model": network})
+    t = asked[0]
+    assert len(t) == 25 and torch.equal((t * 10).long(), torch.arange(25) % 10)
+    assert len(result["tenths"]) == 10 and result["loss"] == pytest.approx(np.average(
+        result["tenths"], weights=[3] * 5 + [2] * 5))
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+def loop_for(tmp_path, *words) -> Loop:
+    args = options(tmp_path, "--max_steps", 12, *words)
+    loop = Loop(flow_task(args, image_set(), None, CPU), args, ALONE, CPU)
+    loop.started = 0.0
+    return loop
+
+
+def weights(loop) -> list[torch.Tensor]:
+    return [*loop.task.networks["model"].state_dict().values(), *loop.averages["model"].shadow.values()]
+
+
+@pytest.mark.parametrize("words", [(), ("--output", "residual"), ("--output", "clean", "--qk_norm", "--grad_accum", 2)])
+def test_an_interrupted_run_is_the_run(tmp_path, words):
+    straight = loop_for(tmp_path, *words)
+    straight.task.begin()
+    for _ in range(12):
+        straight.run_step()
+    first = loop_for(tmp_path, *words)
+    first.task.begin()
+    for _ in range(5):
+        first.run_step()
+    first.collect_losses()
+    path = tmp_path / "state.pth"
+    torch.save(first.state(), path)
+    second = loop_for(tmp_path, *words)                         # does not begin: all it knows is in the state
+    second.load(path, torch.load(path, weights_only=True))
+    for _ in range(7):
+        second.run_step()
+    assert all(torch.equal(one, other) for one, other in zip(weights(straight), weights(second)))
+    with pytest.raises(InputError, match="--hidden_size"):
+        other = loop_for(tmp_path, *words, "--hidden_size", 32)
+        other.load(path, torch.load(path, weights_only=True))
+
+
+def test_training_lowers_the_loss_and_generates(tmp_path, monkeypatch, capsys):
+    loop = loop_for(tmp_path, "--max_steps", 60, "--epochs", 20, "--learning_rate", 1e-2)
+    for _ in range(60):
+        loop.run_step()
+    losses = [row["loss"].item() for row in loop.pending]
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+    loop.collect_losses()
+    loop.save_checkpoint()
+    path = next(Path(tmp_path).glob("tiny_*ep.pth"))
+    loaded = load_checkpoint(path)
+    assert loaded.label_names == list("abcd") and loaded.network.config == loop.task.networks["model"].config
+    shadow = loop.averages["model"].shadow
+    assert all(torch.equal(shadow[name], value) for name, value in loaded.network.named_parameters())
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", [
+            "generate.py", "--checkpoint", str(path), "--device", "cpu", "--precision", "float32", "--num_steps", "3",
+            "--grid_png", str(tmp_path / "grid.png"), "--output_dir", str(tmp_path / "out"), *map(str, words)])
+        generate.main()
+    run("--num_images", 6)
+    from PIL import Image
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
+    assert Image.open(tmp_path / "grid.png").size == (8 * 10 + 2, 4 * 10 + 2)       # a row for each of four classes
+    first = (tmp_path / "out/00005.png").read_bytes()
+    run("--num_images", 7, "--batch_size", 2, "--overwrite")
+    assert (tmp_path / "out/00005.png").read_bytes() == first
+    assert "6 network calls per image" in capsys.readouterr().out
+    run("--labels", "c", 1, "--grid", "optimised", "--solver", "midpoint", "--overwrite")
+    for words, message in [(("--labels", 4, "--overwrite"), "--labels: found 4"),
+                           (("--vae", "x", "--overwrite"), "--vae: found x, but"),
+                           (("--num_images", 1), "grid.png: exists already")]:
+        with pytest.raises(InputError, match=message):
+            run(*words)
+
+
+def test_checkpoints_of_other_families_are_refused(tmp_path):
+    torch.save({"model_type": "lift", "model_state": {}}, tmp_path / "lift.pth")
+    with pytest.raises(InputError, match="is a checkpoint of lift, expected one of the flow family"):
+        load_checkpoint(tmp_path / "lift.pth")
+    with pytest.raises(InputError):
+        load_checkpoint(tmp_path / "none.pth")
+    assert FLOW.clean == 1
