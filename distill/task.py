@@ -173,7 +173,7 @@ class DistillationTask(Task):
         return [noise_added(x, noise, *levels) for x, noise, levels in zip(xs, noises, self.levels(places))]
 
     def outputs(self, network, xs, places, labels=None, **more):
-        """What a network puts out for noised images xs: a tensor per scale. `more` is for a critic, which adds logits."""
+        """What a network puts out for noised images xs: a tensor per scale. `more` is for a critic: logits too."""
         ts = [times[places[:, scale]] for scale, times in enumerate(self.times)]
         if self.num_scales == 2:
             inputs = (*xs, *ts)
