@@ -64,7 +64,8 @@ class DenoisingTask(ImageTask):
     """A network, its images and the mean squared error of what it puts out.
 
     images: uint8 [N, C, H, W]. labels: int64 [N], or None for a network without classes. encoder: from images in
-    [-1, 1] to latents [B, *denoiser.shapes[0]]; every image is encoded once, before the first step. Options used: batch_size,
+    [-1, 1] to latents [B, *denoiser.shapes[0]]; every image is encoded once, before the first step. Options used:
+    batch_size,
     seed, precision, label_dropout, weight_decay, time_sampling (of continuous processes).
     """
 

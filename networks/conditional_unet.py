@@ -88,7 +88,7 @@ class ConditionalUNet(UNet):
             self.class_tokens = nn.Embedding(num_classes + 1, TOKEN_WIDTH)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """x: [B, C, H, W]; t: [B], 0...999; labels: int64 [B], 0...num_classes, if there are classes -> [B, C, H, W]."""
+        """x: [B, C, H, W]; t: [B], 0...999; labels: int64 [B], 0...num_classes, or None -> [B, C, H, W]."""
         tokens = None
         if self.conditioning == "concat":
             x = torch.cat([x, self.class_maps[labels].to(x.dtype)], dim=1)
@@ -116,7 +116,7 @@ def check_settings(shape, base_channels, channel_multipliers, layers_per_block, 
     factor = patch_size * 2 ** (len(channel_multipliers) - 1)
     if any(side % factor for side in shape[1:]):
         raise InputError(f"--channel_multipliers: {len(channel_multipliers)} levels with --patch_size {patch_size} "
-                         f"need a height and width divisible by {factor}, found {shape[1]}x{shape[2]}; give fewer levels")
+                         f"need sides divisible by {factor}, found {shape[1]}x{shape[2]}; give fewer levels")
     if conditioning not in CONDITIONINGS:
         raise InputError(f"--conditioning: found {conditioning!r}, expected {', '.join(CONDITIONINGS)}")
     if conditioning != "none" and num_classes < 1:
