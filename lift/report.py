@@ -20,6 +20,7 @@ from lift import paths
 from evaluation import figures
 from evaluation import page
 from evaluation import results_table
+from engine.sampling import to_uint8
 from lift import sampling
 from lift import study_tables
 from evaluation import tables
@@ -217,7 +218,7 @@ def sample_figures(args, device) -> dict:
     for path_type, (model, path) in tqdm(ways.items(), desc="samples", unit="path"):
         label = figures.PATH_LABELS.get(path_type, path_type)
         samples = sampling.generate(model, path, args.seed, range(args.num_images), **options)
-        rows[label] = sampling.to_uint8(samples.x_64).cpu().numpy()
+        rows[label] = to_uint8(samples.x_64).cpu().numpy()
         if path_type != "baseline":
             steps = measurements.denoising_steps(model, path, args.seed, 0, **options)
             drawn[f"denoising_{path_type}"] = figures.denoising_strip(path, steps, f"{label}, {len(path) - 1} steps")

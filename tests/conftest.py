@@ -1,5 +1,6 @@
 """Shared ground of the tests: modules importable from the repository root, one thread, the reference weights."""
 import json
+import multiprocessing
 import signal
 import time
 import zlib
@@ -110,11 +111,12 @@ def wait_until(condition) -> None:
 
 
 def in_two_processes(function, *arguments) -> list:
-    """What a function returns in each of two processes, started as by torchrun, but forked from this one, which has
-    torch loaded already."""
+    """What a function of a module returns in each of two processes, started as by torchrun, but forked from a server that
+    has torch loaded already. This process itself cannot be forked: its backward passes may have started threads."""
+    multiprocessing.set_forkserver_preload(["torch", "train_lift", "engine.loop"])
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-                          run_id="tests", max_restarts=0, monitor_interval=0.1, start_method="fork")
+                          run_id="tests", max_restarts=0, monitor_interval=0.1, start_method="forkserver")
     returned = elastic_launch(config, function)(*arguments)
     for number, handler in handlers.items():                # the launcher leaves its own behind
         if signal.getsignal(number) != handler:

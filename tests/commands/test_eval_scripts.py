@@ -23,6 +23,7 @@ from lift import generation
 from evaluation import image_detail
 from lift import paths
 from evaluation import results_table
+from engine.sampling import to_uint8
 from lift import sampling
 from lift.checkpoints import build_model, load_model
 from engine.command_line import run_script
@@ -107,7 +108,7 @@ def test_images_grid_and_record(work, monkeypatch, capsys):
     folder = work / "generated" / label
     assert sorted(p.name for p in folder.glob("*.png")) == [f"{k:05d}.png" for k in range(5)]
     loaded = load_model("checkpoints/lift_dual_timestep_3ep.pth")
-    images = sampling.to_uint8(sampling.generate(loaded.model, sampling.uniform_diagonal(3), 42, range(5)).x_64)
+    images = to_uint8(sampling.generate(loaded.model, sampling.uniform_diagonal(3), 42, range(5)).x_64)
     for k in range(5):
         written = np.asarray(Image.open(folder / f"{k:05d}.png")).transpose(2, 0, 1)
         assert np.abs(written.astype(int) - images[k].numpy().astype(int)).max() <= 1      # another batch size
@@ -328,7 +329,7 @@ def test_value_is_that_of_the_images_themselves(work, monkeypatch):
     from evaluation import sliced_wasserstein
     assert run(monkeypatch, eval_fid_batch, *EVAL, "--model_type", "baseline", "--metrics", "swd") == 0
     loaded = load_model("checkpoints/baseline_3ep.pth")
-    images = sampling.to_uint8(sampling.generate(loaded.model, sampling.uniform_diagonal(3), 42, range(5)).x_64)
+    images = to_uint8(sampling.generate(loaded.model, sampling.uniform_diagonal(3), 42, range(5)).x_64)
     expected = sliced_wasserstein.sliced_wasserstein(images, np.array(data.load_images("synthetic:12").images))
     assert {row["metric"]: row["value"] for row in table()} == {name: pytest.approx(value, rel=1e-2)
                                                                 for name, value in expected.items()}
@@ -439,7 +440,7 @@ def test_two_processes_give_the_same_rows(work, monkeypatch, accept_stand_in):  
 
 def test_detail_of_the_generated_images(work, monkeypatch):
     assert run(monkeypatch, eval_fid_batch, *EVAL, "--epochs", 3, "--paths", "diagonal", "--metrics", "detail") == 0
-    images = sampling.to_uint8(sampling.generate(load_model("checkpoints/lift_dual_timestep_3ep.pth").model,
+    images = to_uint8(sampling.generate(load_model("checkpoints/lift_dual_timestep_3ep.pth").model,
                                                  sampling.uniform_diagonal(3), 42, range(5)).x_64)
     expected = image_detail.statistics_of(images)
     assert {row["metric"] for row in table()} == set(expected) == set(image_detail.ROWS)

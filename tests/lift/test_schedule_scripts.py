@@ -66,7 +66,7 @@ def test_the_same_command_twice_is_refused_and_another_checkpoint_too(folder, tm
     content = load_torch(other / "baseline_1ep.pth")
     content["ema_state"]["shadow"]["init_conv.bias"] += 1
     content["model_state"]["init_conv.bias"] += 1
-    checkpoints.save_torch(other / "baseline_1ep.pth", content)
+    save_torch(other / "baseline_1ep.pth", content)
     with pytest.raises(InputError, match="--allow_mismatch"):
         generation.find_path(checkpoints.load_model(other / "baseline_1ep.pth"), "dp", generation_args(folder))
     with pytest.raises(InputError, match="is a lift checkpoint, expected a baseline checkpoint"):
