@@ -5,14 +5,15 @@
                              validation; synthetic:100 holds the first 100 of synthetic:200
   digits, digits:N           drawn digits (synthetic_digits.py), labelled: N for training (20000 if left out), N // 8
                              others for the split test
-  a folder of images         every image below it, in order of path, without labels. The split is `train`; if it has
-                             sub-folders train, validation (or val), test, these are the splits and nothing may lie
-                             outside them
+  a folder of images         every image below it, in order of path. The split is `train`; if it has sub-folders
+                             train, validation (or val), test, these are the splits and nothing may lie outside them.
+                             Where every image lies in the folder of one of several classes, these are the labels
+  a folder of idx files      MNIST as torchvision keeps it (MNIST/raw/train-images-idx3-ubyte ...): train and test
   a data-set folder          one that holds parquet or arrow files, or images with metadata.csv or metadata.jsonl;
                              opened by `datasets`: column `image` or `img`, perhaps `label` or `fine_label`;
                              --image_column and --label_column name others
   a name on the hub          likewise, such as huggan/AFHQv2 (which has only `train`); cifar10, cifar100 and
-                             tiny-imagenet stand for their names there
+                             tiny-imagenet and mnist stand for their names there
 A folder is told by the files in it, never by a guess of `datasets`; one that holds both images and parquet is refused.
 
 An image is decoded once: EXIF orientation is ignored, transparency is laid over white, 16 bits become 8, every other
@@ -23,14 +24,17 @@ The cache `cache_dir/images/NAME_SPLIT_KEY.npy` (with `.labels.npy` and `.json` 
 (for a folder: its path and every file's name, size and time of change), split and preprocessing, so that a changed
 folder gets a new key and a folder that is gone is an error. A hub name is its own key: delete the cache to fetch again.
 """
+import gzip
 import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import tempfile
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +45,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from engine import synthetic_digits, synthetic_faces
+from engine.command_line import whole_number
 from engine.errors import InputError
 from engine.files import remove_leftovers, scratch_folder, sha256_of_file, write_json, written_whole
 
@@ -52,8 +57,10 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".ti
 TABLE_SUFFIXES = (".parquet", ".arrow")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-HUB_ALIASES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "tiny-imagenet": "zh-plus/tiny-imagenet"}
+HUB_ALIASES = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100",
+               "tiny-imagenet": "zh-plus/tiny-imagenet"}
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")    # looked for in this order
+IDX_PREFIXES = {"train": "train", "test": "t10k"}                           # split -> how its idx files begin
 WINDOW = 256                            # images held in memory at once while a cache is built
 
 
@@ -73,7 +80,7 @@ class Form:
 @dataclass
 class ImageSet:
     """Images of one split, and what identifies them."""
-    images: np.ndarray              # uint8 [N, 3, 64, 64], read-only, memory-mapped
+    images: np.ndarray              # uint8 [N, C, S, S], read-only, memory-mapped
     labels: np.ndarray | None       # int64 [N]
     dataset: str                    # as it was asked for
     split: str                      # as it was asked for, slice and all
@@ -85,7 +92,7 @@ class ImageSet:
 
 
 def num_in_common(images: np.ndarray, others: np.ndarray) -> int:
-    """How many of `others` are among `images`, to the last bit; uint8 [N, 3, 64, 64] each."""
+    """How many of `others` are among `images`, to the last bit; uint8 [N, C, S, S] each."""
     digests = {hashlib.sha256(image.tobytes()).digest() for image in images}
     return sum(hashlib.sha256(image.tobytes()).digest() in digests for image in others)
 
@@ -96,17 +103,29 @@ class Source:
     count: int
     labels: np.ndarray | None       # int64 [count]
     read: object                    # read(start, stop) -> items for `decode`
-    decode: object                  # decode(item) -> uint8 [3, 64, 64]; called in several threads
+    decode: object                  # decode(item) -> uint8 [C, S, S]; called in several threads
     label_names: list[str] | None = None
 
 
-def add_data_options(parser) -> None:
-    """--dataset and --cache_dir."""
+def add_data_options(parser, image_size: int | None = None, channels: int = 3) -> None:
+    """--dataset and --cache_dir; a family that works at any size passes its defaults `image_size` and `channels`, and
+    gets --image_size, --channels, --image_column and --label_column too."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", default=DEFAULT_DATASET, metavar="NAME_OR_FOLDER", type=without_slash,
-                       help="a name on the Hugging Face hub, a data-set folder, a folder of images, synthetic or "
-                            "synthetic:COUNT")
+                       help="a name on the Hugging Face hub (mnist, cifar10, cifar100 and tiny-imagenet are short for "
+                            "theirs), a data-set folder, a folder of images, synthetic or synthetic:COUNT, digits or "
+                            "digits:COUNT")
     group.add_argument("--cache_dir", default="cache", metavar="FOLDER", help="where decoded images are kept")
+    if image_size is None:
+        return
+    group.add_argument("--image_size", type=whole_number(1, 4096), default=image_size, metavar="PIXELS",
+                       help="side of the centred square that images are resized to")
+    group.add_argument("--channels", type=int, choices=(1, 3), default=channels, help="1: grey, 3: RGB")
+    group.add_argument("--image_column", default=None, metavar="COLUMN",
+                       help=f"which column of a table holds the images; left out: {' or '.join(IMAGE_COLUMNS)}")
+    group.add_argument("--label_column", default=None, metavar="COLUMN",
+                       help=f"which column of a table holds the classes; left out: {' or '.join(LABEL_COLUMNS)}, or "
+                            "none")
 
 
 def without_slash(dataset: str) -> str:
@@ -127,15 +146,21 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
     columns = {key: name for key, name in columns.items() if name is not None}
     if not dataset:
         raise InputError("--dataset: found nothing, expected a name, a folder or synthetic")
+    if size < 1 or channels not in (1, 3):
+        raise InputError(f"--image_size, --channels: found {size} and {channels}, expected at least one pixel, and 1 "
+                         "(grey) or 3 (RGB) channels")
     form = Form(size, channels)
+    if dataset in DEFAULT_COUNTS or dataset in HUB_ALIASES:
+        check_no_namesake(dataset)
     if re.fullmatch(r"(synthetic|digits)(:.*)?", dataset):
         identity, splits, open_source = find_drawn(dataset, form)
-    elif Path(os.path.expanduser(dataset)).exists() or re.match(r"[./~]", dataset) or dataset.count("/") > 1:
+    elif dataset not in HUB_ALIASES and Path(os.path.expanduser(dataset)).exists() or re.match(r"[./~]", dataset) or dataset.count("/") > 1:
         identity, splits, open_source = find_folder(dataset, form, columns)
     else:
         identity, splits, open_source = find_on_hub(HUB_ALIASES.get(dataset, dataset), form, columns)
-    if columns and "folder" not in identity and "hub" not in identity:
-        raise InputError(f"--{next(iter(columns))}: found with --dataset {dataset}, which has no columns; leave it out")
+    if columns and not ("hub" in identity or splits is None):
+        raise InputError(f"--{next(iter(columns))}: found with --dataset {dataset}, which is no table and has no "
+                         "columns; leave it out")
     identity = identity | columns
     if splits is not None and base_split not in splits:
         raise unknown_split(dataset, base_split, splits)
@@ -144,16 +169,17 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
     key = hashlib.sha256(key.encode()).hexdigest()[:16]
     name = re.sub(r"[^\w.-]+", "_", Path(dataset).name if identity.get("folder") else dataset).strip("_")
     path = Path(cache_dir) / "images" / f"{name}_{base_split}_{key}.npy"
-    cached = read_cache(path, form)
+    needs_names = "folder" in identity      # a hub's earlier caches are good without: their numbers are the hub's
+    cached = read_cache(path, form, needs_names)
     if cached is None:
         check_cache_dir(cache_dir)
         with scratch_folder(path.with_name(f".building_{path.stem}"), f"waiting for another process that decodes "
                             f"{dataset} {base_split}", wait=True) as work_folder:
-            cached = read_cache(path, form, say=False)        # it may have come while waiting
+            cached = read_cache(path, form, needs_names, say=False)        # it may have come while waiting
             if cached is None:
                 remove_leftovers(path.parent, f"{path.stem}.*")
                 write_cache(path, open_source(base_split, work_folder), dataset, base_split, form)
-                cached = read_cache(path, form)
+                cached = read_cache(path, form, needs_names)
         if cached is None:
             raise InputError(f"{path}: cannot be read back after it was written; check the disk, or choose another "
                              "--cache_dir")
@@ -166,7 +192,7 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
 
 
 def to_device(images: np.ndarray, device) -> torch.Tensor:
-    """uint8 [N, 3, 64, 64] as a tensor: on the GPU if it fits in half of the free memory, else on the CPU.
+    """uint8 [N, C, S, S] as a tensor: on the GPU if it fits in half of the free memory, else on the CPU.
 
     On the CPU the tensor shares the memory map: nothing is copied, and it must not be written to.
     """
@@ -245,6 +271,15 @@ def find_drawn(dataset: str, form: Form):
         len(indices[split]), module.labels_of(indices[split]), lambda start, stop: indices[split][start:stop], drawn)
 
 
+def check_no_namesake(dataset: str) -> None:
+    """Raises InputError if a folder of images lies here under a name that means another data set."""
+    if Path(dataset).is_dir() and any(file.suffix.lower() in (*IMAGE_SUFFIXES, *TABLE_SUFFIXES) or "-ubyte" in file.name
+                                      for file in list_files(Path(dataset))):
+        other = HUB_ALIASES.get(dataset) or f"{dataset}:{DEFAULT_COUNTS[dataset]}"
+        raise InputError(f"--dataset: {dataset}: is a folder of images here and also stands for {other}; write "
+                         f"./{dataset} for the folder, or {other}")
+
+
 def find_on_hub(dataset: str, form: Form, columns: dict):
     """Identity, splits (None: not known before it is opened) and opener of a hub data set."""
     return {"hub": dataset}, None, lambda split, work_folder: open_with_datasets(dataset, split, form, columns,
@@ -280,9 +315,15 @@ def find_folder(dataset: str, form: Form, columns: dict):
     if tables and photos:
         raise InputError(f"--dataset: {dataset}: holds both a table ({tables[0].relative_to(folder)}) and images "
                          f"({photos[0].relative_to(folder)}); expected one kind, so point it at the folder meant")
+    idx_files = {} if tables or photos else find_idx_files(files)
+    if idx_files:
+        listing = [[file.relative_to(folder).as_posix(), *state_of(file)] for file in sorted(idx_files.values())]
+        splits = [split for split, prefix in IDX_PREFIXES.items() if (prefix, "images") in idx_files]
+        return {"folder": str(folder.resolve()), "files": listing}, splits, \
+            lambda split, work_folder: open_idx(idx_files, IDX_PREFIXES[split], form)
     if not tables and not photos:
         raise InputError(f"--dataset: {dataset}: no images in it ({len(files)} files), expected images "
-                         f"({' '.join(IMAGE_SUFFIXES)}) or parquet or arrow files")
+                         f"({' '.join(IMAGE_SUFFIXES)}), or parquet, arrow or idx files")
     relevant = sorted({*tables, *photos, *metadata, *(file for file in files if file.name == "README.md")})
     try:
         listing = [[file.relative_to(folder).as_posix(), *state_of(file)] for file in relevant]
@@ -306,9 +347,61 @@ def find_folder(dataset: str, form: Form, columns: dict):
         raise InputError(f"--dataset: {dataset}: has the split folders {', '.join(filter(None, splits))}, but "
                          f"{splits[None][0].relative_to(folder)} lies outside them; move it, or point --dataset at "
                          "the folder meant")
-    return identity, list(splits), lambda split, work_folder: Source(
-        len(splits[split]), None, lambda start, stop: splits[split][start:stop],
-        lambda file: decode(file, str(file), form))
+    depth = int(list(splits) != ["train"] or photos[0].relative_to(folder).parts[0] == "train")
+    class_of = {file: file.relative_to(folder).parts[depth:-1] for file in photos}
+    names = natural_order({name for parts in class_of.values() for name in parts})
+    if len(names) < 2 or any(len(parts) != 1 for parts in class_of.values()):
+        names = None                    # not one folder for each of several classes
+
+    def open_source(split, work_folder):
+        labels = names and np.array([names.index(*class_of[file]) for file in splits[split]], np.int64)
+        return Source(len(splits[split]), labels, lambda start, stop: splits[split][start:stop],
+                      lambda file: decode(file, str(file), form), names)
+    return identity, list(splits), open_source
+
+
+def find_idx_files(files: list[Path]) -> dict:
+    """The idx files of MNIST as torchvision lays them out (`MNIST/raw/train-images-idx3-ubyte`, perhaps `.gz`):
+    (prefix `train` or `t10k`, `images` or `labels`) -> file."""
+    found = {}
+    for file in reversed(files):            # an unpacked file comes before its .gz in order of path, and is taken
+        if match := re.fullmatch(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?", file.name):
+            found[match[1], match[2]] = file
+    return found
+
+
+def read_idx(path: Path, num_dimensions: int) -> np.ndarray:
+    """The bytes of an idx file as uint8 with that many dimensions. Raises InputError for another or a cut file.
+
+    The format (Y. LeCun's MNIST page): two zero bytes, type 8 (bytes), the number of dimensions, their sizes as
+    big-endian 32-bit numbers, the values.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); fetch it again") from error
+    start = 4 + 4 * num_dimensions
+    if len(content) < start or content[:4] != bytes([0, 0, 8, num_dimensions]):
+        raise InputError(f"{path}: begins with {content[:4].hex() or 'nothing'}, expected the header of an idx file of "
+                         f"bytes with {num_dimensions} dimensions; fetch it again")
+    shape = np.frombuffer(content[4:start], ">u4").astype(int).tolist()
+    if len(content) - start != math.prod(shape):
+        raise InputError(f"{path}: holds {len(content) - start} values, expected {math.prod(shape)} "
+                         f"({' x '.join(map(str, shape))}); it was cut short or changed, so fetch it again")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def open_idx(files: dict, prefix: str, form: Form) -> Source:
+    """A split of MNIST's idx files; label k is called "k". Raises InputError."""
+    images, labels, names = read_idx(files[prefix, "images"], 3), None, None
+    if (prefix, "labels") in files:
+        labels = read_idx(files[prefix, "labels"], 1).astype(np.int64)
+        if len(labels) != len(images):
+            raise InputError(f"{files[prefix, 'labels']}: holds {len(labels)} labels, but "
+                             f"{files[prefix, 'images'].name} {len(images)} images; fetch both again")
+        names = [str(label) for label in range(max(10, labels.max(initial=0) + 1))]
+    return Source(len(images), labels, lambda start, stop: images[start:stop],
+                  lambda image: square(Image.fromarray(image), form), names)
 
 
 def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, **what) -> Source:
@@ -324,19 +417,19 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, **wh
     if not is_local:                    # without an answer the hub's client goes on trying for half a minute
         print(f"opening {dataset} on the Hugging Face hub", flush=True)
     try:
-        table = datasets.load_dataset(**what)
+        tables = datasets.load_dataset(**what)
     except Exception as error:          # `datasets` and the hub's client raise many unrelated types
         raise InputError(explain(error, dataset, is_local)) from error
-    if split not in table:
-        raise unknown_split(dataset, split, table)
-    table = table[split]
+    if split not in tables:
+        raise unknown_split(dataset, split, tables)
+    table = tables[split]
     image_column = chosen_column(table, columns.get("image_column"), IMAGE_COLUMNS, "--image_column", dataset, split)
     if image_column is None:
         raise InputError(f"--dataset: {dataset}: split {split} has no column `image`, only "
                          f"{', '.join(table.column_names)}; name the column that holds the images with --image_column, "
                          "or rename it")
     label_column = chosen_column(table, columns.get("label_column"), LABEL_COLUMNS, "--label_column", dataset, split)
-    labels, label_names = column_of_labels(table, label_column)
+    labels, label_names = labels_of(tables, split, label_column, dataset)
     if labels is None and "label_column" in columns:
         raise InputError(f"--label_column: {dataset}: column {label_column} of split {split} holds neither whole "
                          "numbers nor texts alone; name another column")
@@ -379,17 +472,34 @@ def chosen_column(table, given: str | None, usual, option: str, dataset: str, sp
     return given or next((name for name in usual if name in table.column_names), None)
 
 
-def column_of_labels(table, column: str | None) -> tuple[np.ndarray | None, list[str] | None]:
-    """A column as int64 and the names of the classes: numbers as they are, named where the data set names them; texts
-    by alphabet; (None, None) if absent or anything else."""
-    values = table[column][:] if column is not None else [None]
+def labels_of(tables, split: str, column: str | None, dataset: str) -> tuple[np.ndarray | None, list[str] | None]:
+    """Labels of a split as int64 [N] and the names of the classes; (None, None) if they are absent or anything else.
+
+    tables: split -> table. Numbers stay as they are, named where the data set names them. Texts are numbered in natural
+    order, once for all splits. Some missing labels (empty, or -1 among named classes) make all of them useless.
+    """
+    if column is None:
+        return None, None
+    values, names = tables[split][column][:], getattr(tables[split].features[column], "names", None)
+    num_missing = sum(value is None or names is not None and value == -1 for value in values)
+    if num_missing:
+        if num_missing < len(values):
+            print(f"{dataset} {split}: {num_missing} of {len(values)} labels are missing, so none is used", flush=True)
+        return None, None
     if all(isinstance(value, int) for value in values):
-        names = getattr(table.features[column], "names", None)
         return np.array(values, np.int64), list(names) if names else None
     if all(isinstance(value, str) for value in values):
-        names, numbers = np.unique(values, return_inverse=True)
-        return numbers.astype(np.int64), names.tolist()
+        names = natural_order({value for table in tables.values() if column in table.column_names
+                               for value in table[column][:] if isinstance(value, str)})
+        number_of = {name: number for number, name in enumerate(names)}
+        return np.array([number_of[value] for value in values], np.int64), names
     return None, None
+
+
+def natural_order(names) -> list[str]:
+    """Texts in order, with the numbers in them compared as numbers: "2" before "11"."""
+    return sorted(names, key=lambda name: ([int(part) if k % 2 else part
+                                            for k, part in enumerate(re.split(r"([0-9]+)", name))], name))
 
 
 # --- one image --------------------------------------------------------------------------------------------------------
@@ -444,7 +554,7 @@ def check_cache_dir(cache_dir) -> None:
 
 
 def content_hash_of(images: np.ndarray) -> str:
-    """First 16 hex digits of the SHA-256 of the bytes of uint8 [N, 3, 64, 64]."""
+    """First 16 hex digits of the SHA-256 of the bytes of uint8 [N, C, S, S]."""
     return hashlib.sha256(np.ascontiguousarray(images)).hexdigest()[:16]
 
 
@@ -486,7 +596,7 @@ def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form
         "images_file": state_of(path)})
 
 
-def read_cache(path: Path, form: Form, say: bool = True) -> tuple | None:
+def read_cache(path: Path, form: Form, needs_names: bool = False, say: bool = True) -> tuple | None:
     """Images (memory-mapped), labels, content hash and names of classes, as in ImageSet; None if there is no cache, or,
     with a line, if it is damaged.
 
@@ -508,6 +618,8 @@ def read_cache(path: Path, form: Form, say: bool = True) -> tuple | None:
             if labels.dtype != np.int64 or labels.shape != (len(images),) \
                     or content_hash_of(labels) != record["labels_hash"]:
                 raise ValueError("labels differ from their hash")
+        if needs_names and "label_names" not in record:
+            raise ValueError("made by an earlier version, which kept no names of classes")
         return images, labels, record["content_hash"], record.get("label_names")
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         if say:
