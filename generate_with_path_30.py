@@ -101,7 +101,7 @@ def make_images(args, loaded, path, group, made: Path, device) -> None:
     seconds = time.perf_counter() - start
 
     num_broken = int(group.sum(torch.as_tensor(num_broken, device=device)))
-    in_grid = generation.gather(torch.cat(kept), kept_indices, min(args.grid_images, args.num_images), group)
+    in_grid = distributed.gather(torch.cat(kept), kept_indices, min(args.grid_images, args.num_images), group)
     group.wait()
     if group.is_main:
         generation.check_finite(num_broken, args.num_images, f"{loaded.path}, path {args.path}")

@@ -46,7 +46,7 @@ def add_distillation_options(parser: Parser) -> None:
                        help="lowest level of distribution matching")
     group.add_argument("--max_step_percent", type=real_number(0, 1), default=0.98, metavar="SHARE", help="highest")
     group.add_argument("--conditioning_timestep", type=whole_number(0, 999), default=None, metavar="T",
-                       help="what the student is told at its first step; left out: 399 for a noise prediction, else 999")
+                       help="time that the first step is told; left out: 399 for a noise prediction, else 999")
     group.add_argument("--denoising", action="store_true", help="a student of several steps")
     group.add_argument("--num_denoising_step", type=whole_number(1), default=1, metavar="STEPS", help="how many")
     group.add_argument("--backward_simulation", action="store_true",

@@ -52,8 +52,8 @@ def check_flags(args) -> None:
     found = args.student_t_32
     if found is not None and (len(found) != args.num_denoising_step or found[0] != NUM_LEVELS - 1
                               or sorted(set(found)) != found[::-1]):
-        raise InputError(f"--student_t_32: found {' '.join(map(str, found))}, expected {args.num_denoising_step} falling "
-                         f"timesteps from {NUM_LEVELS - 1} on, one per step")
+        raise InputError(f"--student_t_32: found {' '.join(map(str, found))}, expected {args.num_denoising_step} "
+                         f"falling timesteps from {NUM_LEVELS - 1} on, one per step")
 
 
 def check_options(args, teacher: Denoiser, has_images: bool) -> None:
@@ -130,6 +130,7 @@ class DistillationTask(Task):
         self.frozen = {"teacher": network.eval().requires_grad_(False)}
         self.frozen_hashes = {"teacher": loaded.fingerprint} if loaded else {}
         num_steps = args.num_denoising_step
+        torch.manual_seed(args.seed)                    # the head's first weights: the same in every process
         self.networks = {
             "generator": copy.deepcopy(network).requires_grad_(True),
             "critic": critic_of(network, self.shapes[0][-1], num_steps if args.critic_step else 1,
@@ -172,7 +173,7 @@ class DistillationTask(Task):
         return [noise_added(x, noise, *levels) for x, noise, levels in zip(xs, noises, self.levels(places))]
 
     def outputs(self, network, xs, places, labels=None, **more):
-        """What a network puts out for noised images xs: a tensor per scale. `more` goes to a critic, which adds logits."""
+        """What a network puts out for noised images xs: a tensor per scale. `more` is for a critic: logits too."""
         ts = [times[places[:, scale]] for scale, times in enumerate(self.times)]
         if self.num_scales == 2:
             inputs = (*xs, *ts)

@@ -31,7 +31,7 @@ class Batch:
 
 
 class ImageTask(Task):
-    """One network trained by AdamW on images in a fresh order every epoch. Options used: weight_decay, batch_size, seed."""
+    """One network trained by AdamW on images in a fresh order every epoch. Options: weight_decay, batch_size, seed."""
 
     averaged = ("model",)
 
@@ -43,7 +43,8 @@ class ImageTask(Task):
 
     def optimizer(self, name: str, parameters) -> torch.optim.Optimizer:
         """AdamW."""
-        return torch.optim.AdamW(parameters, lr=self.args.learning_rate, weight_decay=self.args.weight_decay, fused=True)
+        args = self.args
+        return torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=args.weight_decay, fused=True)
 
     def indices(self, step: int) -> torch.Tensor:
         """Which images a step sees, over all processes: int64 [batch_size]. Every epoch is a fresh permutation."""
@@ -62,8 +63,9 @@ class ImageTask(Task):
 class DenoisingTask(ImageTask):
     """A network, its images and the mean squared error of what it puts out.
 
-    images: uint8 [N, C, H, W]. labels: int64 [N], or None for a network without classes. encoder: from images in [-1, 1]
-    to latents [B, *denoiser.shapes[0]]; every image is encoded once, before the first step. Options used: batch_size,
+    images: uint8 [N, C, H, W]. labels: int64 [N], or None for a network without classes. encoder: from images in
+    [-1, 1] to latents [B, *denoiser.shapes[0]]; every image is encoded once, before the first step. Options used:
+    batch_size,
     seed, precision, label_dropout, weight_decay, time_sampling (of continuous processes).
     """
 
@@ -75,9 +77,11 @@ class DenoisingTask(ImageTask):
         if denoiser.num_classes is not None:
             self.labels = torch.as_tensor(labels)
             if self.labels.min() < 0 or self.labels.max() >= denoiser.num_classes:
-                raise InputError(f"--dataset: found label {int(self.labels.max())}, expected 0...{denoiser.num_classes - 1}")
+                raise InputError(f"--dataset: found label {int(self.labels.max())}, expected "
+                                 f"0...{denoiser.num_classes - 1}")
         if tuple(self.images.shape[1:]) != denoiser.shapes[0]:
-            raise InputError(f"--dataset: found images {list(self.images.shape[1:])}, expected {list(denoiser.shapes[0])}")
+            raise InputError(f"--dataset: found images {list(self.images.shape[1:])}, expected "
+                             f"{list(denoiser.shapes[0])}")
 
     def times(self, generator: torch.Generator) -> torch.Tensor:
         """The times of a step, [batch_size] on the CPU: whole timesteps, or float32 between the process's ends."""

@@ -85,3 +85,12 @@ def check_divisible(batch_size: int, group: Group, grad_accum: int) -> None:
     if batch_size % (group.size * grad_accum):
         raise InputError(f"--batch_size: found {batch_size}, expected a multiple of {group.size * grad_accum} "
                          f"({group.size} processes x --grad_accum {grad_accum})")
+
+
+def gather(values: torch.Tensor, indices: list[int], num_images: int, group=None) -> torch.Tensor:
+    """All processes' rows in order: values [len(indices), ...] of this process -> [num_images, ...] on every one."""
+    if group is None or group.size == 1:
+        return values
+    whole = torch.zeros(num_images, *values.shape[1:], dtype=values.dtype, device=values.device)
+    whole[torch.tensor(indices, device=values.device, dtype=torch.long)] = values
+    return group.sum(whole)

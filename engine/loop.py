@@ -6,6 +6,7 @@ was not. A step draws its batch; each of its updates then zeroes the gradients o
 and averages.
 """
 import contextlib
+import copy
 import json
 import math
 import shlex
@@ -26,7 +27,7 @@ from engine.optimization import ExponentialMovingAverage, longest_warmup, on_cpu
 from engine.options import check_options, check_same_run
 from engine.run_log import Events, Mean, StopRequest
 from engine.sharding import full_average, full_model, full_optimizer, load_average, load_model, load_optimizer, shard
-from engine.task import Networks, Task
+from engine.task import Task
 
 GRADIENT_NORM_MAX = 1.0
 REPORT_SECONDS = 60                     # between two writings of log and loss curve
@@ -45,10 +46,13 @@ class Loop:
         self.num_steps = self.planned_steps()
         self.fsdp = getattr(args, "fsdp", False) and group.size > 1
         self.plain, self.wrapped, self.optimizers, self.averages = {}, {}, {}, {}
+        self.unspread = {}                      # with FSDP, the main process's copies to validate with
         for name, network in task.networks.items():
             self.plain[name] = network.to(device, memory_format=devices.training_memory_format(device))
             if self.fsdp:
-                shard(network)
+                if group.is_main:
+                    self.unspread[name] = copy.deepcopy(network).cpu()
+                shard(network, device)
             trained = [p for p in network.parameters() if p.requires_grad]
             if name in task.averaged:
                 self.averages[name] = ExponentialMovingAverage(network, args.ema_decay)
@@ -71,8 +75,8 @@ class Loop:
     def planned_steps(self) -> int:
         """Steps in the whole run; raises InputError if the images do not fill a batch."""
         if self.steps_per_epoch == 0:
-            raise InputError(f"--batch_size: found {self.args.batch_size}, expected at most {self.task.num_images}, the "
-                             f"number of images in {self.args.dataset} ({self.args.split})")
+            raise InputError(f"--batch_size: found {self.args.batch_size}, expected at most {self.task.num_images}, "
+                             f"the number of images in {self.args.dataset} ({self.args.split})")
         return min(self.args.epochs * self.steps_per_epoch, self.args.max_steps or math.inf)
 
     @property
@@ -198,10 +202,11 @@ class Loop:
         seconds = self.seconds_before + time.perf_counter() - self.started
         previous = self.log[-1] if self.log else {"step": 0, "seconds": 0.0}
         first = next(iter(self.plain))
+        num_updates = max(self.num_updates[first] - 1, 0)
         self.log.append({
             "step": done, "epoch": round(done / self.steps_per_epoch, 4),
             **{column: means.get(column, "") for column in self.task.columns},
-            "learning_rate": self.task.learning_rate(first, done - 1, self.num_steps, max(self.num_updates[first] - 1, 0)),
+            "learning_rate": self.task.learning_rate(first, done - 1, self.num_steps, num_updates),
             "images_per_second": round((done - previous["step"]) * args.batch_size
                                        / max(seconds - previous["seconds"], 1e-9), 2),
             "seconds": round(seconds, 2)})
@@ -285,8 +290,8 @@ class Loop:
             self.drawn_at = time.perf_counter()
         if self.validations:
             columns = ["step", "epoch", "weights"] + [c for c in self.task.columns if c != "loss"]
-            columns += sorted({key for row in self.validations for key, value in row.items() if isinstance(value, float)}
-                              - set(columns))
+            numbers = {key for row in self.validations for key, value in row.items() if isinstance(value, float)}
+            columns += sorted(numbers - set(columns))
             rows = [{column: row.get(column, "") for column in columns} for row in self.validations]
             write_csv(folder / f"{args.name}_validation.csv", rows, columns)
             write_json(folder / f"{args.name}_validation_bins.json", self.validations)
@@ -300,21 +305,41 @@ class Loop:
     def run_validation(self) -> None:
         """Held-out losses of raw and averaged weights, at times and noise that never change."""
         for weights in ("raw", "ema") if self.averages else ("raw",):
-            result = self.task.validate(self.networks_with(weights))
+            with self.networks_with(weights) as networks:
+                if not self.group.is_main:
+                    continue
+                result = self.task.validate(networks)
             self.validations.append({"step": self.step, "epoch": round(self.epoch, 4), "weights": weights, **result})
             tqdm.write(f"validation at epoch {self.epoch:g}, {weights}: {self.task.validation_text(result)}")
             if detail := self.task.validation_detail(result):
                 if weights == "ema":
                     tqdm.write(detail)
 
-    def networks_with(self, weights: str) -> Networks:
-        """The networks, called with their averaged or raw weights: name -> callable."""
-        def called(name, network):
-            if weights != "ema" or name not in self.averages:
-                return network
-            shadow = self.averages[name].shadow
-            return lambda *inputs, **named: torch.func.functional_call(network, shadow, inputs, named)
-        return {name: called(name, network) for name, network in self.plain.items()}
+    def write_preview(self) -> None:
+        """The task's preview of the averaged weights."""
+        with self.networks_with("ema") as networks:
+            if self.group.is_main:
+                self.task.write_preview(networks, self.step, self.epoch)
+
+    @contextlib.contextmanager
+    def networks_with(self, weights: str):
+        """The networks, called with their averaged or raw weights: name -> callable.
+
+        With FSDP all processes come here and the main one gets whole networks; the others get none.
+        """
+        averaged = self.averages if weights == "ema" else {}
+        if not self.fsdp:
+            yield {name: with_weights(network, averaged[name].shadow) if name in averaged else network
+                   for name, network in self.plain.items()}
+            return
+        for name, network in self.plain.items():
+            state = full_model(network) | (full_average(averaged[name])["shadow"] if name in averaged else {})
+            if self.group.is_main:
+                self.unspread[name].load_state_dict(state)
+                self.unspread[name].to(self.device)
+        yield self.unspread
+        for network in self.unspread.values():
+            network.cpu()                       # a GPU may have no room for them beside the next step
 
     # --- the loop ---
 
@@ -356,10 +381,10 @@ class Loop:
                 progress.set_postfix_str(f"{', '.join(shown)}, rate {row['learning_rate']:.1e}, "
                                          f"{row['images_per_second']:.0f} images/s")
                 events.add(row)
-        if self.group.is_main and validate:
+        if validate and (self.group.is_main or self.fsdp):
             self.run_validation()
-        if self.group.is_main and preview:
-            self.task.write_preview(self.networks_with("ema"), self.step, self.epoch)
+        if preview and (self.group.is_main or self.fsdp):
+            self.write_preview()
         if state:
             self.save_state()                   # first: a run killed here resumes, and then writes its checkpoint
         if save:
@@ -415,10 +440,15 @@ class Loop:
             words = [word for word in command_words() if word not in ("--resume", "--overwrite")]
             launcher = "python" if self.group.size == 1 else f"torchrun (for {self.group.size} processes, as before)"
             with contextlib.suppress(OSError):          # of a terminal that is gone
-                print(f"\nstopped by {signal.Signals(number).name} after step {self.step} of {self.num_steps}; the state "
-                      f"is saved; go on with: {launcher} {shlex.join(words)} --resume", file=sys.stderr, flush=True)
+                print(f"\nstopped by {signal.Signals(number).name} after step {self.step} of {self.num_steps}; the "
+                      f"state is saved; go on with: {launcher} {shlex.join(words)} --resume", file=sys.stderr, flush=True)
         self.group.wait()
         sys.exit(128 + number)
+
+
+def with_weights(network: torch.nn.Module, weights: dict):
+    """The network, called alike, with other parameters than its own."""
+    return lambda *inputs, **named: torch.func.functional_call(network, weights, inputs, named)
 
 
 def refuse_another_runs_log(args) -> None:
@@ -440,6 +470,9 @@ def refuse_what_is_there(args) -> None:
     if found and not args.resume and not args.overwrite:
         raise InputError(f"{found[-1]}: exists already; add --resume to continue, --overwrite to train anew, or "
                          "choose another --name")
+    if found and args.resume and not run_files.list_states(args.checkpoint_dir, args.name):
+        raise InputError(f"{found[-1]}: exists, but no training state that --resume could continue is beside it; "
+                         "add --overwrite without --resume to train anew, or choose another --name")
     if not found:
         refuse_another_runs_log(args)
 
@@ -450,9 +483,6 @@ def prepare_start(loop: Loop) -> None:
     found, logs_before = run_files.existing_files(args), args.output_dir
     if args.resume:
         newest = run_files.newest_good_state(args.checkpoint_dir, args.name)
-        if found and not newest:
-            raise InputError(f"{found[-1]}: exists, but no training state that --resume could continue is beside it; "
-                             "add --overwrite without --resume to train anew, or choose another --name")
         if newest:
             with expecting(newest[0], "training state", "delete it to go on from the one before it"):
                 loop.load(*newest)

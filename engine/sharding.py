@@ -1,4 +1,4 @@
-"""Networks spread over processes by FSDP2, and whole tensors of them again: a state's format is the same with and without.
+"""Networks spread over processes by FSDP2, and whole tensors of them again, so that a state's format is always the same.
 
 An optimizer's state is kept as torch's own optimizers write it, by the number of the parameter.
 """
@@ -8,17 +8,20 @@ from torch import nn
 from engine.optimization import ExponentialMovingAverage
 
 
-def shard(network: nn.Module) -> None:
+def shard(network: nn.Module, device: torch.device) -> None:
     """Spread parameters, gradients and optimizer state over all processes (fully_shard): blocks first, then the root.
 
-    A network names the modules that are gathered as one by `blocks_to_shard()`; without it, the children that have
-    parameters are taken.
+    A network names the modules that are gathered one after the other by `blocks_to_shard()`; without it, all of it is
+    gathered at once.
     """
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     blocks = network.blocks_to_shard() if hasattr(network, "blocks_to_shard") else []
-    for block in blocks:
-        fully_shard(block)
-    fully_shard(network)
+    # Gathered parameters know whether they need gradients from when they were gathered. In another network's update
+    # they need none, so nothing stays gathered after a forward pass, as the root's parameters otherwise would.
+    for module in [*blocks, network]:
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
 def is_sharded(network: nn.Module) -> bool:
@@ -40,7 +43,8 @@ def full_model(network: nn.Module) -> dict:
 
 def full_average(average: ExponentialMovingAverage) -> dict:
     """`shadow` and `decay` in whole tensors."""
-    return {"shadow": {name: whole(value).contiguous() for name, value in average.shadow.items()}, "decay": average.decay}
+    shadow = {name: whole(value).contiguous() for name, value in average.shadow.items()}
+    return {"shadow": shadow, "decay": average.decay}
 
 
 def full_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict:

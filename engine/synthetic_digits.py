@@ -130,10 +130,12 @@ def pen_strokes(rng, label: int):
     pressure = 1 + rng.uniform(0, 0.22) * np.sin(np.linspace(0, rng.uniform(2, 9), len(starts)) + phase[0])
     radii = radius * pressure
     low, high = np.minimum(starts, ends).min(0), np.maximum(starts, ends).max(0)
-    scale = (BOX - 2 * radius) / (high - low).max()
+    scale = (BOX - 1 - 2 * radius) / (high - low).max()
     lengths = (np.hypot(*(ends - starts).T) * radii)[:, None]
     centre = (lengths * (starts + ends)).sum(0) / (2 * lengths.sum())
     middle = (SIDE - 1) / 2 + rng.normal(0, 0.35, 2)
+    # A digit with its weight at one end, such as 7, would leave the image there: it stays half a pixel inside.
+    middle = middle.clip((centre - low) * scale + radius, SIDE - 1 - (high - centre) * scale - radius)
     return (starts - centre) * scale + middle, (ends - centre) * scale + middle, radii
 
 

@@ -13,9 +13,9 @@ import pytorch_fid.inception
 import torch
 from tqdm import tqdm
 
+from engine.chunks import in_chunks
 from engine import devices
 from evaluation import reference_cache
-from data import in_chunks
 from engine.errors import InputError
 from engine.files import load_torch, sha256_of_file
 from evaluation.results_table import FEW_IMAGES

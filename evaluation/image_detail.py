@@ -11,8 +11,8 @@ Neither is better when lower: generated images are to be compared with real ones
 """
 import torch
 
+from engine.chunks import in_chunks
 from engine import devices
-from data import in_chunks
 from engine.errors import InputError
 from evaluation.sliced_wasserstein import LEVELS, laplacian_pyramid
 

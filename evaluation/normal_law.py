@@ -5,7 +5,7 @@ A model that scores no better has learned nothing else, or nothing that the metr
 """
 import torch
 
-from data import in_chunks
+from engine.chunks import in_chunks
 from engine.errors import InputError
 from engine.sampling import from_uint8, to_uint8
 from engine.seeds import NORMAL_LAW, seeded_generator

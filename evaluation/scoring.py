@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from evaluation import fid
-from lift import generation
 from evaluation import image_detail
 from evaluation import sliced_wasserstein
 from evaluation import tiny_classifier
+from engine import distributed
 from engine.command_line import write_run_record
 from engine.errors import InputError
 from engine.files import expecting, locked, write_json
@@ -145,7 +145,7 @@ class Scorer:
             raise ValueError(f"took in {count} images, expected {num_images}")
         if self.stream:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
-        features, images = (generation.gather(torch.cat(parts), self.indices, num_images, group) if parts else None
+        features, images = (distributed.gather(torch.cat(parts), self.indices, num_images, group) if parts else None
                             for parts in (self.features, self.images))
         values = {}
         if "fid" in self.metrics:

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from engine.chunks import in_chunks
 from engine import devices
 from evaluation import reference_cache
-from data import in_chunks
 from engine.errors import InputError
 
 LEVELS = (64, 32, 16)

@@ -10,9 +10,9 @@ from types import ModuleType
 
 import torch
 
+from engine.chunks import in_chunks
 from engine import devices
 from evaluation import reference_cache
-from data import in_chunks
 from engine.errors import InputError
 from evaluation.fid import FeatureStatistics, frechet_distance
 from engine.files import sha256_of_file

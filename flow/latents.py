@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import in_chunks
+from engine.chunks import in_chunks
 from engine.errors import InputError
 from engine.files import locked, sha256_of_file, written_whole
 from engine.sampling import from_uint8, to_device

@@ -192,12 +192,3 @@ def check_finite(num_broken: int, num_images: int, what: str) -> None:
     if num_broken:
         raise InputError(f"{what}: {int(num_broken)} of {num_images} generated images are not finite; use an earlier "
                          "checkpoint or --precision float32")
-
-
-def gather(values: torch.Tensor, indices: list[int], num_images: int, group=None) -> torch.Tensor:
-    """All processes' rows in order: values [len(indices), ...] of this process -> [num_images, ...] on every one."""
-    if group is None or group.size == 1:
-        return values
-    whole = torch.zeros(num_images, *values.shape[1:], dtype=values.dtype, device=values.device)
-    whole[torch.tensor(indices, device=values.device, dtype=torch.long)] = values
-    return group.sum(whole)

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from engine.chunks import in_chunks
 from engine import devices
 from lift import sampling
 from engine import seeds
-from data import in_chunks, load_images, num_in_common
+from data import load_images, num_in_common
 from engine.errors import InputError
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8, to_uint8

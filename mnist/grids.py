@@ -15,3 +15,9 @@ def grid(images: torch.Tensor, columns: int, enlarge: int = 2) -> Image.Image:
         y, x = k // columns * height, k % columns * width
         canvas[:, y:y + image.shape[1], x:x + image.shape[2]] = image
     return Image.fromarray(canvas.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2).permute(1, 2, 0).numpy())
+
+
+def strip_points(num_steps: int) -> list[int]:
+    """Before which steps a denoising strip shows the image: every tenth of the way, the last one, and, as number
+    num_steps, what comes out."""
+    return [*range(0, num_steps - 1, max(num_steps // 10, 1)), num_steps - 1, num_steps]

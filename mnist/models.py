@@ -30,7 +30,7 @@ PRESETS = {
 
 
 def padded(images: torch.Tensor) -> torch.Tensor:
-    """Black pixels around, as many on each side, until the sides are multiples of 8: [N, C, 28, 28] -> [N, C, 32, 32]."""
+    """Black pixels around until the sides are multiples of 8: [N, C, 28, 28] -> [N, C, 32, 32]."""
     height, width = (-side % EDGE_MULTIPLE for side in images.shape[2:])
     black = 0 if images.dtype == torch.uint8 else -1.0
     return F.pad(images, (width // 2, width - width // 2, height // 2, height - height // 2), value=black)
@@ -57,7 +57,7 @@ class Model:
     dropped_labels: bool = True         # whether it was trained without a class too, which guidance needs
 
     def path(self, num_steps: int, mode: str = "ddim") -> torch.Tensor:
-        """Times of a sampling. A noise prediction starts at timestep 980 unless every timestep is passed (mode ddpm)."""
+        """Times of a sampling. A noise prediction starts at 980 unless every timestep is passed (mode ddpm)."""
         process = self.denoiser.processes[0]
         if not isinstance(process, CosineSteps):
             return process.uniform_path(num_steps)
@@ -95,7 +95,8 @@ def build_denoiser(process_name: str, kind: str, settings: dict) -> NetworkDenoi
     """An untrained denoiser. process_name: ddpm or flow; kind: of output; settings: of ConditionalUNet."""
     network = ConditionalUNet(**settings)
     is_flow = process_name == "flow"
-    return NetworkDenoiser(network, LinearFlow() if is_flow else CosineSteps(beta_max=BETA_MAX), kind, settings["shape"],
+    process = LinearFlow() if is_flow else CosineSteps(beta_max=BETA_MAX)
+    return NetworkDenoiser(network, process, kind, settings["shape"],
                            network.num_classes if network.conditioning != "none" else None,
                            to_network_time if is_flow else None)
 
@@ -103,7 +104,8 @@ def build_denoiser(process_name: str, kind: str, settings: dict) -> NetworkDenoi
 def load_checkpoint(path, kind: str, option: str) -> dict:
     """A checkpoint of this family. kind: `vae` or `denoiser`. Raises InputError for anything else, naming `option`."""
     content = load_torch(path, "checkpoint")
-    found = content.get("model") if isinstance(content, dict) and content.get("family") == FAMILY else "no model of mnist"
+    is_ours = isinstance(content, dict) and content.get("family") == FAMILY
+    found = content.get("model") if is_ours else "no model of mnist"
     if (found == "vae") != (kind == "vae") or found == "no model of mnist":
         raise InputError(f"{option}: {path} holds {found}, expected a {kind} of this family")
     return content
@@ -111,7 +113,8 @@ def load_checkpoint(path, kind: str, option: str) -> dict:
 
 def weights_of(content: dict, raw: bool = False) -> dict:
     """The averaged weights, with the buffers of the raw ones; or the raw ones."""
-    return content["model_state"] if raw else {**content["model_state"], **content.get("ema_state", {}).get("shadow", {})}
+    averaged = {} if raw else content.get("ema_state", {}).get("shadow", {})
+    return {**content["model_state"], **averaged}
 
 
 def load_vae(path, option: str = "--vae_checkpoint") -> VAE:

@@ -4,4 +4,5 @@ from engine.command_line import run_script
 from mnist.training import run
 
 if __name__ == "__main__":
-    run_script(lambda: run(__doc__, "conditioned_latent_diffusion", "ddpm", latent=True, conditioning="cross_attention"))
+    run_script(lambda: run(__doc__, "conditioned_latent_diffusion", "ddpm", latent=True,
+                           conditioning="cross_attention"))

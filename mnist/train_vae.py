@@ -22,10 +22,11 @@ def main():
     parser = parser_of(__doc__, "vae")
     group = parser.add_argument_group("network")
     group.add_argument("--base_channels", type=whole_number(8, 4096), default=64, metavar="CHANNELS")
-    group.add_argument("--channel_multipliers", type=whole_number(1, 64), nargs="+", default=[1, 2, 4], metavar="FACTOR",
-                       help="channels per level, in base channels; every level halves the image")
+    group.add_argument("--channel_multipliers", type=whole_number(1, 64), nargs="+", default=[1, 2, 4],
+                       metavar="FACTOR", help="channels per level, in base channels; every level halves the image")
     group.add_argument("--latent_channels", type=whole_number(1, 64), default=2)
-    group.add_argument("--kl_weight", type=real_number(0), default=1e-6, help="of the divergence, summed over the latent")
+    group.add_argument("--kl_weight", type=real_number(0), default=1e-6,
+                       help="of the divergence, summed over the latent")
     parser.set_defaults(epochs=20, learning_rate=1e-4, preset="documented")
     args = parse(parser)
     if args.fast and args.base_channels == 64:

@@ -35,13 +35,15 @@ def parser_of(description: str, name: str) -> Parser:
     add_data_options(parser)
     data = parser.add_argument_group("images")
     data.add_argument("--split", default="train", help="images to train on")
-    data.add_argument("--image_size", type=whole_number(8, 1024), default=28, metavar="PIXELS", help="side of the images")
+    data.add_argument("--image_size", type=whole_number(8, 1024), default=28, metavar="PIXELS",
+                      help="side of the images")
     data.add_argument("--channels", type=int, choices=(1, 3), default=1, help="1: grey, 3: colour")
     add_training_options(parser, name)
     group = parser.add_argument_group("training")
     group.add_argument("--weight_decay", type=real_number(0), default=1e-4, help="of AdamW")
     group.add_argument("--fast", action="store_true",
-                       help=f"a first result in minutes on a CPU: a small network, batches of {FAST_BATCH}, rate {FAST_RATE:g}")
+                       help=f"a first result in minutes on a CPU: a small network, batches of {FAST_BATCH}, "
+                            f"rate {FAST_RATE:g}")
     group = parser.add_argument_group("output")
     group.add_argument("--experiments", type=Path, default=Path("experiments"), metavar="FOLDER",
                        help="where the experiment folder YYYYMMDD_HHMMSS-NAME is made")
@@ -73,8 +75,8 @@ def parse(parser, argv=None):
     if args.resume is not None:
         record = args.resume / "config.json"
         if not record.is_file():
-            raise InputError(f"--resume: {args.resume} is no experiment folder (it has no config.json); give one of those "
-                             f"in {args.experiments}")
+            raise InputError(f"--resume: {args.resume} is no experiment folder (it has no config.json); give one of "
+                             f"those in {args.experiments}")
         with expecting(record, "options of an experiment"):
             saved = json.loads(record.read_text())
             if saved["verb"] != Path(sys.argv[0]).stem:
@@ -86,10 +88,12 @@ def parse(parser, argv=None):
     else:
         if args.fast:
             is_latent = parser.get_default("preset") == "latent"
-            parser.set_defaults(batch_size=FAST_BATCH, learning_rate=FAST_RATE, preset="latent" if is_latent else "fast")
+            parser.set_defaults(batch_size=FAST_BATCH, learning_rate=FAST_RATE,
+                                preset="latent" if is_latent else "fast")
             args = parser.parse_args(argv)
         folder = args.experiments / f"{time.strftime('%Y%m%d_%H%M%S')}-{args.name}"
     args.checkpoint_dir, args.output_dir = folder / "checkpoints", folder
+    del args.experiments                    # the folder may be moved between two parts of a run
     return args
 
 
@@ -99,14 +103,15 @@ def note_experiment(args) -> None:
         (args.output_dir / name).mkdir(parents=True, exist_ok=True)
     if not args.resume:
         options = {key: value for key, value in plain_options(args).items()
-                   if key not in ("resume", "checkpoint_dir", "output_dir", "experiments")}
+                   if key not in ("resume", "checkpoint_dir", "output_dir")}
         write_json(args.output_dir / "config.json", {"verb": Path(sys.argv[0]).stem, "options": options})
     print(f"experiment folder: {args.output_dir} (after a stop, add --resume {args.output_dir})", flush=True)
 
 
 def training_images(args):
     """ImageSet of the training split, and its images padded: uint8 [N, C, S, S]."""
-    images = load_images(args.dataset, args.split, cache_dir=args.cache_dir, size=args.image_size, channels=args.channels)
+    images = load_images(args.dataset, args.split, cache_dir=args.cache_dir, size=args.image_size,
+                         channels=args.channels)
     return images, padded(torch.from_numpy(np.array(images.images)))
 
 
@@ -180,13 +185,13 @@ def denoiser_task(args, device, group) -> DigitTask:
     if getattr(args, "vae_checkpoint", None) is not None:
         vae = load_vae(args.vae_checkpoint).to(device)
         if vae.settings["shape"] != list(images.shape[1:]):
-            raise InputError(f"--vae_checkpoint: {args.vae_checkpoint} is of images {vae.settings['shape']}, the data set's "
-                             f"are {list(images.shape[1:])}; give --image_size and --channels as for the VAE")
+            raise InputError(f"--vae_checkpoint: {args.vae_checkpoint} is of images {vae.settings['shape']}, the data "
+                             f"set's are {list(images.shape[1:])}; give --image_size and --channels as for the VAE")
     num_classes = 0
     if args.conditioning != "none":
         if image_set.labels is None:
-            raise InputError(f"--conditioning: found {args.conditioning}, but {args.dataset} {args.split} has no labels; "
-                             "expected none")
+            raise InputError(f"--conditioning: found {args.conditioning}, but {args.dataset} {args.split} has no "
+                             "labels; expected none")
         num_classes = int(image_set.labels.max()) + 1
     settings = {"shape": list(images.shape[1:] if vae is None else vae.latent_shape), **PRESETS[args.preset]}
     settings |= {key: getattr(args, key) for key in PRESETS[args.preset] if getattr(args, key) is not None}
@@ -195,10 +200,11 @@ def denoiser_task(args, device, group) -> DigitTask:
     denoiser = build_denoiser(args.process, args.output, settings)
     facts = {"model": "denoiser", "name": args.name, "process": args.process, "kind": args.output,
              "settings": denoiser.network.settings, "image_size": args.image_size, "channels": args.channels,
-             "vae_checkpoint": vae and str(args.vae_checkpoint), "vae_hash": vae and sha256_of_file(args.vae_checkpoint)}
+             "vae_checkpoint": vae and str(args.vae_checkpoint),
+             "vae_hash": vae and sha256_of_file(args.vae_checkpoint)}
     note_experiment(args)
-    return DigitTask(Model(denoiser, vae, args.image_size, args.name), images, image_set.labels, image_set, args, device,
-                     facts)
+    return DigitTask(Model(denoiser, vae, args.image_size, args.name), images, image_set.labels, image_set, args,
+                     device, facts)
 
 
 def run(description: str, name: str, process: str, latent: bool = False, conditioning: str = "none") -> None:
@@ -209,7 +215,8 @@ def run(description: str, name: str, process: str, latent: bool = False, conditi
     if latent:
         group.add_argument("--vae_checkpoint", required=True, metavar="FILE", help="a VAE that train_vae made")
     group.add_argument("--conditioning", choices=CONDITIONINGS, default=conditioning,
-                       help="how the network learns of the class: a learned map beside the image, or attention to a vector")
+                       help="how the network learns of the class: a learned map beside the image, or attention to a "
+                            "vector")
     group.add_argument("--label_dropout", type=real_number(0, 1), default=0.1,
                        help="share of labels that become the null class, which guidance needs")
     outputs = ("eps", "v") if process == "ddpm" else ("velocity",)

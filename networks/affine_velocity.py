@@ -12,7 +12,7 @@ noise, which has full rank in every token, is then carried by the affine part an
 """
 import torch
 
-from data import in_chunks
+from engine.chunks import in_chunks
 from engine.sampling import from_uint8
 from networks.linear_denoiser import IMAGES_PER_CHUNK, ROUNDING_VARIANCE, CosineTransform, principal_colors
 

@@ -62,7 +62,7 @@ class ConditionalUNet(UNet):
     shape: [C, H, W] of the images. Channels per level are base_channels times channel_multipliers; the image is halved
     between levels, so that H and W must be divisible by patch_size * 2^(levels - 1). A level has layers_per_block
     residual blocks on the way down and one more on the way up. attention_levels: 0 is the finest level. patch_size: the
-    image enters in patches of so many pixels, as one pixel of more channels each: twice the size, a quarter of the cost.
+    image enters in patches of so many pixels, as one pixel of more channels each, for a quarter of the cost at 2.
 
     conditioning: concat puts a learned map of each class beside the image as one more channel; cross_attention makes
     each class a learned vector that the attention levels look at. Class number `num_classes` stands for no class.
@@ -88,7 +88,7 @@ class ConditionalUNet(UNet):
             self.class_tokens = nn.Embedding(num_classes + 1, TOKEN_WIDTH)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """x: [B, C, H, W]; t: [B], 0...999; labels: int64 [B], 0...num_classes, where there are classes -> [B, C, H, W]."""
+        """x: [B, C, H, W]; t: [B], 0...999; labels: int64 [B], 0...num_classes, or None -> [B, C, H, W]."""
         tokens = None
         if self.conditioning == "concat":
             x = torch.cat([x, self.class_maps[labels].to(x.dtype)], dim=1)
@@ -115,8 +115,8 @@ def check_settings(shape, base_channels, channel_multipliers, layers_per_block, 
         raise InputError(f"--attention_levels: found {wrong[0]}, expected levels 0...{len(channel_multipliers) - 1}")
     factor = patch_size * 2 ** (len(channel_multipliers) - 1)
     if any(side % factor for side in shape[1:]):
-        raise InputError(f"--channel_multipliers: {len(channel_multipliers)} levels with --patch_size {patch_size} need "
-                         f"a height and width divisible by {factor}, found {shape[1]}x{shape[2]}; give fewer levels")
+        raise InputError(f"--channel_multipliers: {len(channel_multipliers)} levels with --patch_size {patch_size} "
+                         f"need sides divisible by {factor}, found {shape[1]}x{shape[2]}; give fewer levels")
     if conditioning not in CONDITIONINGS:
         raise InputError(f"--conditioning: found {conditioning!r}, expected {', '.join(CONDITIONINGS)}")
     if conditioning != "none" and num_classes < 1:

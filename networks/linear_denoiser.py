@@ -17,8 +17,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import in_chunks
 from networks.scales import downsample_to_32
+from engine.chunks import in_chunks
 from engine.sampling import from_uint8
 from scheduler import predict_eps
 

@@ -178,8 +178,8 @@ class UNet(nn.Module):
         """Encoder, bottleneck, decoder.
 
         x: [B, in_channels, 64, 64]; time_embedding: [B, 4 * hidden_dims[0]]; joining_at_32: [B, hidden_dims[0], 32,
-        32] or None, added where the encoder reaches 32x32; tokens: [B, tokens, width] for cross-attention. Returns [B, out_channels, 64, 64] and the decoder's last
-        features at 32x32, [B, channels_at_32, 32, 32].
+        32] or None, added where the encoder reaches 32x32; tokens: [B, tokens, width] for cross-attention. Returns
+        [B, out_channels, 64, 64] and the decoder's last features at 32x32, [B, channels_at_32, 32, 32].
         """
         time_features = F.silu(time_embedding)          # every residual block starts with it: computed once
         h = self.init_conv(x)                           # [B, hidden_dims[0], 64, 64]

@@ -42,8 +42,9 @@ def latent_scale(latents: torch.Tensor) -> float:
 class VAE(nn.Module):
     """Encoder and decoder: an image [C, H, W] and a latent [latent_channels, H / 2^n, W / 2^n], n the number of levels.
 
-    Every level is one residual block and a halving; in the middle are two blocks with attention between them. `scale`, a
-    buffer, is what latents are multiplied with before a diffusion model sees them (`latent_scale`); 1 until it is set.
+    Every level is one residual block and a halving; in the middle are two blocks with attention between them. The
+    buffer `scale` is what latents are multiplied with before a diffusion model sees them (`latent_scale`), and 1
+    until it is set.
     """
 
     def __init__(self, shape, base_channels: int = 64, channel_multipliers=(1, 2, 4), latent_channels: int = 2):

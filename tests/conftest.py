@@ -1,5 +1,6 @@
 """Shared ground of the tests: modules importable from the repository root, one thread, the reference weights."""
 import json
+import signal
 import time
 import zlib
 from pathlib import Path
@@ -7,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from engine import files, run_files
+from lift import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
-from engine import run_files
-from lift import checkpoints
-from engine import files
 
 torch.set_num_threads(1)
 
@@ -105,3 +107,16 @@ def wait_until(condition) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited for a minute in vain"
         time.sleep(0.02)
+
+
+def in_two_processes(function, *arguments) -> list:
+    """What a function returns in each of two processes, started as by torchrun, but forked from this one, which has
+    torch loaded already."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+                          run_id="tests", max_restarts=0, monitor_interval=0.1, start_method="fork")
+    returned = elastic_launch(config, function)(*arguments)
+    for number, handler in handlers.items():                # the launcher leaves its own behind
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+    return [returned[rank] for rank in sorted(returned)]

@@ -17,14 +17,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 # All of the repository's functions that are called stand here and in the four functions below.
 import train_baseline
 import train_lift
 from lift.checkpoints import build_model
-from conftest import REFERENCE, ROOT, with_reference_weights
+from conftest import REFERENCE, ROOT, in_two_processes, with_reference_weights
 from lift.paths import Lead, lead_path
 from lift.sampling import generate, uniform_diagonal
 
@@ -226,14 +225,7 @@ def folder_for(tmp_path_factory):
 
 
 def train_in_two_processes(model_type, folder, *options):
-    """As under torchrun, but with processes forked from this one, which has torch loaded already."""
-    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-                          run_id="pins", max_restarts=0, monitor_interval=0.1, start_method="fork")
-    elastic_launch(config, train)(model_type, folder, *options)
-    for number, handler in handlers.items():                # the launcher leaves its own behind
-        if signal.getsignal(number) != handler:
-            signal.signal(number, handler)
+    in_two_processes(train, model_type, folder, *options)
 
 
 def train_stopped_and_resumed(model_type, folder, *options):

@@ -26,7 +26,8 @@ def test_posterior_sample_and_divergence(reference):
 
 def test_loss(reference):
     posterior = mean_and_log_variance(reference["vae_parameters_2"])
-    losses = vae_loss(reference["vae_x"], reference["vae_reconstruction"], *posterior, float(reference["vae_kl_weight"]))
+    losses = vae_loss(reference["vae_x"], reference["vae_reconstruction"], *posterior,
+                      float(reference["vae_kl_weight"]))
     found = torch.stack([losses[key] for key in ("reconstruction", "kl", "loss")]).double()
     torch.testing.assert_close(found, reference["vae_loss"], rtol=2e-4, atol=0)
 
@@ -45,7 +46,8 @@ def test_divergence_equals_torchs_own():
     torch.testing.assert_close(kl_per_image(mean, log_variance), expected)
 
 
-@pytest.mark.parametrize("shape, latent", [((1, 32, 32), (2, 4, 4)), ((3, 32, 32), (2, 4, 4)), ((1, 40, 24), (2, 5, 3))])
+@pytest.mark.parametrize("shape, latent", [((1, 32, 32), (2, 4, 4)), ((3, 32, 32), (2, 4, 4)),
+                                           ((1, 40, 24), (2, 5, 3))])
 def test_shapes_and_the_scale_of_latents_cancel(shape, latent):
     torch.manual_seed(0)
     vae, x = VAE(shape, base_channels=8), torch.randn(2, *shape)

@@ -1,0 +1,57 @@
+"""What the verbs that sample share: options, and what they mean for a model."""
+import torch
+
+from engine.command_line import real_number, whole_number
+from engine.errors import InputError
+from engine.sampling import check_solver
+from mnist.models import Model
+from scheduler import CosineSteps
+
+SOLVERS = {"euler": "ddim", "midpoint": "midpoint", "heun": "heun", "multistep": "multistep"}
+
+
+def add_sampling_options(parser) -> None:
+    """Which model, and how it is sampled."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--checkpoint", required=True, metavar="FILE",
+                       help="a checkpoint of a train_... verb but train_vae")
+    group.add_argument("--vae_checkpoint", default=None, metavar="FILE", help="its VAE, if that has moved")
+    group.add_argument("--mode", choices=("ddpm", "ddim"), default="ddim",
+                       help="of a diffusion model; ddpm: 1000 steps")
+    group.add_argument("--sampler", choices=tuple(SOLVERS), default="euler",
+                       help="euler: one call a step, of a diffusion model DDIM; multistep: one; midpoint, heun: two")
+    group.add_argument("--sampling_steps", type=whole_number(1, 1000), default=50, metavar="STEPS")
+    group.add_argument("--eta", type=real_number(0, 1), default=0.0, help="noise of DDIM: 0 none, 1 as DDPM")
+
+
+def sampling_of(args, model: Model) -> tuple[torch.Tensor, dict]:
+    """The path, and solver and eta for `Model.images`. Raises InputError for options that do not fit the model."""
+    check_solver(SOLVERS[args.sampler], args.eta)
+    process = model.denoiser.processes[0]
+    if args.mode == "ddpm":
+        if not isinstance(process, CosineSteps):
+            raise InputError(f"--mode: found ddpm, but {args.checkpoint} is a flow; leave the option out")
+        if args.sampler != "euler":
+            raise InputError(f"--sampler: found {args.sampler} with --mode ddpm, expected it left out")
+        return model.path(process.num_timesteps, "ddpm"), {"solver": "ddim", "eta": 1.0}
+    return model.path(args.sampling_steps), {"solver": SOLVERS[args.sampler], "eta": args.eta}
+
+
+def class_labels(args, model: Model, count: int, guidance_scale: float, class_label: int | None = None):
+    """The class of every image, int64 [count], all in turn unless one is named; None for a model without classes.
+
+    Raises InputError for what the model does not know: a class, or a prediction without one, which guidance needs.
+    """
+    num_classes = model.denoiser.num_classes
+    if num_classes is None:
+        if class_label is not None or guidance_scale != 1:
+            option = "--class_label" if class_label is not None else "guidance"
+            raise InputError(f"{option}: {args.checkpoint} is a model without classes; train one with --conditioning, "
+                             "or leave the option out")
+        return None
+    if class_label is not None and class_label >= num_classes:
+        raise InputError(f"--class_label: found {class_label}, expected 0...{num_classes - 1}")
+    if guidance_scale != 1 and not model.dropped_labels:
+        raise InputError(f"guidance: found scale {guidance_scale:g}, but {args.checkpoint} was trained with "
+                         "--label_dropout 0 and knows no prediction without a class; expected 1")
+    return torch.arange(count) % num_classes if class_label is None else torch.full((count,), class_label)
