@@ -16,6 +16,9 @@
                              tiny-imagenet and mnist stand for their names there
 A folder is told by the files in it, never by a guess of `datasets`; one that holds both images and parquet is refused.
 
+A folder `synthetic`, `digits`, `mnist` ... of images is refused under that name: write ./mnist for the folder.
+The words train, val, valid, validation, test are split folders at any depth and in any case.
+
 An image is decoded once: EXIF orientation is ignored, transparency is laid over white, 16 bits become 8, every other
 mode is converted to RGB; then the centred square is resized to 64x64 by an antialiased bicubic filter (the same
 geometry as resizing the shorter side to 64 and cropping). 64x64 RGB images stay as they are, bit for bit.
@@ -36,7 +39,8 @@ import tempfile
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +57,21 @@ DEFAULT_DATASET = "huggan/AFHQv2"
 SIDE = 64
 DEFAULT_COUNTS = {"synthetic": 4000, "digits": 20_000}
 VALIDATION_START = 1_000_000_000        # first index of synthetic validation images: no training set reaches it
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+                  ".jfif", ".jpe", ".jp2", ".avif", ".tga")
 TABLE_SUFFIXES = (".parquet", ".arrow")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation",
+                 "test": "test"}
 HUB_ALIASES = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100",
                "tiny-imagenet": "zh-plus/tiny-imagenet"}
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")    # looked for in this order
+OLDER_SPLIT_FOLDERS = ("train", "validation", "val", "test")
 IDX_PREFIXES = {"train": "train", "test": "t10k"}                           # split -> how its idx files begin
+EXIF_ORIENTATION = 0x0112
+MAX_NAME_BYTES = 100                    # of a data set's name within a cache file's
+if os.environ.get("MAX_IMAGE_PIXELS", "").isdigit():
+    Image.MAX_IMAGE_PIXELS = int(os.environ["MAX_IMAGE_PIXELS"]) // 2       # Pillow refuses twice this number
 WINDOW = 256                            # images held in memory at once while a cache is built
 
 
@@ -69,6 +80,7 @@ class Form:
     """What every image is made into: its side in pixels, and 1 channel (grey) or 3 (RGB)."""
     size: int = SIDE
     channels: int = 3
+    notes: Counter = field(default_factory=Counter, compare=False)      # what to say once of the images: text -> number
 
     @property
     def preprocessing(self) -> str:
@@ -129,8 +141,20 @@ def add_data_options(parser, image_size: int | None = None, channels: int = 3) -
 
 
 def without_slash(dataset: str) -> str:
-    """`photos/` -> `photos`: one name for one folder, in records and where runs are compared."""
-    return dataset.rstrip("/") or dataset
+    """One spelling for one folder, in records and where runs are compared: `photos/`, `./photos` and its absolute path
+    are `photos` where it lies below or beside the working folder. What is no folder here stays as it is."""
+    folder = os.path.expanduser(dataset)
+    if not os.path.isdir(folder) or dataset in DEFAULT_COUNTS or dataset in HUB_ALIASES:
+        return dataset.rstrip("/") or dataset
+    relative = os.path.relpath(folder)
+    if relative in DEFAULT_COUNTS or relative in HUB_ALIASES:
+        return f"./{relative}"
+    return os.path.abspath(folder) if relative.startswith("../..") else relative
+
+
+def printable(name: str) -> str:
+    """A name with bytes that are no UTF-8 escaped (`caf\\xe9`), so that it can be printed and written everywhere."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int = SIDE, channels: int = 3,
@@ -144,6 +168,9 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
     dataset, (base_split, part) = str(dataset), parse_split(split)
     columns = {"image_column": image_column, "label_column": label_column}
     columns = {key: name for key, name in columns.items() if name is not None}
+    if not dataset.isprintable() and re.search(r"[\x00-\x1f\x7f\u2028\u2029]", dataset):
+        raise InputError(f"--dataset: {dataset!r}: has a line break or another control character in its name; "
+                         "rename it")
     if not dataset:
         raise InputError("--dataset: found nothing, expected a name, a folder or synthetic")
     if size < 1 or channels not in (1, 3):
@@ -154,13 +181,14 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
         check_no_namesake(dataset)
     if re.fullmatch(r"(synthetic|digits)(:.*)?", dataset):
         identity, splits, open_source = find_drawn(dataset, form)
-    elif dataset not in HUB_ALIASES and Path(os.path.expanduser(dataset)).exists() or re.match(r"[./~]", dataset) or dataset.count("/") > 1:
+    elif dataset not in HUB_ALIASES and (Path(os.path.expanduser(dataset)).exists() or re.match(r"[./~]", dataset)
+                                         or dataset.count("/") > 1):
         identity, splits, open_source = find_folder(dataset, form, columns)
     else:
         identity, splits, open_source = find_on_hub(HUB_ALIASES.get(dataset, dataset), form, columns)
     if columns and not ("hub" in identity or splits is None):
-        raise InputError(f"--{next(iter(columns))}: found with --dataset {dataset}, which is no table and has no "
-                         "columns; leave it out")
+        raise InputError(f"--{next(iter(columns))}: found with --dataset {dataset}, which has no columns; "
+                         "leave it out")
     identity = identity | columns
     if splits is not None and base_split not in splits:
         raise unknown_split(dataset, base_split, splits)
@@ -168,6 +196,7 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
     key = json.dumps([identity, base_split, form.preprocessing], sort_keys=True)
     key = hashlib.sha256(key.encode()).hexdigest()[:16]
     name = re.sub(r"[^\w.-]+", "_", Path(dataset).name if identity.get("folder") else dataset).strip("_")
+    name = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
     path = Path(cache_dir) / "images" / f"{name}_{base_split}_{key}.npy"
     needs_names = "folder" in identity      # a hub's earlier caches are good without: their numbers are the hub's
     cached = read_cache(path, form, needs_names)
@@ -178,7 +207,7 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
             cached = read_cache(path, form, needs_names, say=False)        # it may have come while waiting
             if cached is None:
                 remove_leftovers(path.parent, f"{path.stem}.*")
-                write_cache(path, open_source(base_split, work_folder), dataset, base_split, form)
+                write_cache(path, open_source(base_split, work_folder), printable(dataset), base_split, form)
                 cached = read_cache(path, form, needs_names)
         if cached is None:
             raise InputError(f"{path}: cannot be read back after it was written; check the disk, or choose another "
@@ -188,7 +217,7 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
         part = check_slice(part, len(images), split)
         images, labels = images[part], None if labels is None else labels[part]
         content_hash = content_hash_of(images)
-    return ImageSet(images, labels, dataset, split, content_hash, label_names)
+    return ImageSet(images, labels, printable(dataset), split, content_hash, label_names)
 
 
 def to_device(images: np.ndarray, device) -> torch.Tensor:
@@ -327,25 +356,32 @@ def find_folder(dataset: str, form: Form, columns: dict):
             raise InputError(f"--dataset: {dataset}: was written by save_to_disk, which load_dataset does not open; "
                              "write it with to_parquet")
         what = {"path": str(folder)} if tables else {"path": "imagefolder", "data_dir": str(folder)}
-        return identity, None, lambda split, work_folder: open_with_datasets(dataset, split, form, columns,
-                                                                             **what, cache_dir=work_folder)
-    splits = {}
+        return identity, None, lambda split, work_folder: open_with_datasets(
+            dataset, split, form, columns, **what, cache_dir=work_folder, expected=tables or photos)
+    splits, depth_of = {}, {}
     for file in photos:
-        top, *below = file.relative_to(folder).parts
-        splits.setdefault(SPLIT_FOLDERS.get(top) if below else None, []).append(file)
+        folders = file.relative_to(folder).parts[:-1]
+        depth = next((k for k, name in enumerate(folders) if name.lower() in SPLIT_FOLDERS), None)
+        depth_of[file] = 0 if depth is None else depth + 1
+        splits.setdefault(None if depth is None else SPLIT_FOLDERS[folders[depth].lower()], []).append(file)
     if list(splits) == [None]:
         splits = {"train": photos}
     elif None in splits:
         raise InputError(f"--dataset: {dataset}: has the split folders {', '.join(filter(None, splits))}, but "
                          f"{splits[None][0].relative_to(folder)} lies outside them; move it, or point --dataset at "
                          "the folder meant")
-    depth = int(list(splits) != ["train"] or photos[0].relative_to(folder).parts[0] == "train")
-    class_of = {file: file.relative_to(folder).parts[depth:-1] for file in photos}
+    elif any(file.relative_to(folder).parts[0] not in OLDER_SPLIT_FOLDERS for file in photos):
+        identity["splits"] = "any depth and case"       # such a folder was once one split: not to meet that cache
+    class_of = {file: file.relative_to(folder).parts[depth_of[file]:-1] for file in photos}
     names = natural_order({name for parts in class_of.values() for name in parts})
     if len(names) < 2 or any(len(parts) != 1 for parts in class_of.values()):
         names = None                    # not one folder for each of several classes
 
     def open_source(split, work_folder):
+        passed_over = Counter(file.suffix or "no suffix" for file in files if file not in relevant)
+        if passed_over:
+            print(f"{printable(dataset)}: {passed_over.total()} files are passed over ("
+                  f"{', '.join(f'{suffix}: {number}' for suffix, number in sorted(passed_over.items()))})", flush=True)
         labels = names and np.array([names.index(*class_of[file]) for file in splits[split]], np.int64)
         return Source(len(splits[split]), labels, lambda start, stop: splits[split][start:stop],
                       lambda file: decode(file, str(file), form), names)
@@ -396,7 +432,7 @@ def open_idx(files: dict, prefix: str, form: Form) -> Source:
                   lambda image: square(Image.fromarray(image), form), names)
 
 
-def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, **what) -> Source:
+def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expected=(), **what) -> Source:
     """A split through `datasets.load_dataset(**what)`. Raises InputError without a usable image column.
 
     dataset: the name for messages. A local folder is converted in a `cache_dir` of ours, thrown away afterwards; a hub
@@ -412,6 +448,8 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, **wh
         tables = datasets.load_dataset(**what)
     except Exception as error:          # `datasets` and the hub's client raise many unrelated types
         raise InputError(explain(error, dataset, is_local)) from error
+    if expected:
+        check_all_read(dataset, tables, expected, **what)
     if split not in tables:
         raise unknown_split(dataset, split, tables)
     table = tables[split]
@@ -425,6 +463,11 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, **wh
     if labels is None and "label_column" in columns:
         raise InputError(f"--label_column: {dataset}: column {label_column} of split {split} holds neither whole "
                          "numbers nor texts alone; name another column")
+    holds = table.features[image_column]
+    if not isinstance(getattr(holds, "feature", None) or {}, dict) and \
+            not hasattr(holds.feature, "feature") and not isinstance(holds, datasets.Image):
+        raise InputError(f"--dataset: {dataset}: column `{image_column}` of split {split} holds rows of numbers, "
+                         "expected images; a row of numbers has no height and width, so write them as images")
     try:
         table = table.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     except Exception as error:
@@ -436,10 +479,32 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, **wh
         where = f"{dataset}: image {row} of split {split}"
         if stored is None:
             raise InputError(f"{where} is empty, expected an image; remove the row")
+        if stored["bytes"] is None and not os.path.isabs(stored["path"] or ""):
+            raise InputError(f"{where} is only a path ({stored['path']}), and where it begins is not known; write the "
+                             "images into the table, or use a folder of images with metadata.csv")
         where += f" ({stored['path']})" if stored["path"] else ""
         return decode(stored["path"] if stored["bytes"] is None else stored["bytes"], where, form)
     return Source(len(table), labels, lambda start, stop: list(enumerate(table[start:stop][image_column], start)),
                   decode_row, label_names)
+
+
+def check_all_read(dataset: str, tables, expected, **what) -> None:
+    """Raises InputError if `datasets` left out files of a folder; it guesses splits by words in their names.
+
+    expected: all tables, or all images, of the folder.
+    """
+    import datasets
+    files = datasets.load_dataset_builder(**what).config.data_files or {}
+    read = {os.path.realpath(file) for part in files.values() for file in part}
+    left_out = [file for file in expected if os.path.realpath(file) not in read]
+    num_rows = sum(len(table) for table in tables.values())
+    if left_out:
+        raise InputError(f"--dataset: {dataset}: {len(left_out)} of {len(expected)} files would not be read "
+                         f"({', '.join(file.name for file in left_out[:5])}), since `datasets` takes words such as "
+                         "train or test in file names for splits; rename the files, or give each split a folder")
+    if what["path"] == "imagefolder" and num_rows != len(expected):
+        raise InputError(f"--dataset: {dataset}: its metadata lists {num_rows} of {len(expected)} images; list all, or "
+                         "move the others away")
 
 
 def explain(error: Exception, dataset: str, is_local: bool) -> str:
@@ -476,7 +541,8 @@ def labels_of(tables, split: str, column: str | None, dataset: str) -> tuple[np.
     num_missing = sum(value is None or names is not None and value == -1 for value in values)
     if num_missing:
         if num_missing < len(values):
-            print(f"{dataset} {split}: {num_missing} of {len(values)} labels are missing, so none is used", flush=True)
+            print(f"{printable(dataset)} {split}: {num_missing} of {len(values)} labels are missing, so none is used",
+                  flush=True)
         return None, None
     if all(isinstance(value, int) for value in values):
         return np.array(values, np.int64), list(names) if names else None
@@ -501,10 +567,31 @@ def decode(file, where: str, form: Form = Form()) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             image.draft(None, (4 * form.size, 4 * form.size))     # a large JPEG is decoded at a half or less
+            note_on(image, form.notes)
             return square(image, form)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{where}: has {image_size_of(error)} pixels, more than the limit of "
+                         f"{2 * Image.MAX_IMAGE_PIXELS}; shrink it, or set the environment variable MAX_IMAGE_PIXELS "
+                         "to a larger number") from error
     except Exception as error:                              # Pillow raises many types for a damaged file
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{where}: cannot be read as an image ({reason}); repair or remove it") from error
+
+
+def image_size_of(error: Exception) -> str:
+    """The number of pixels in Pillow's message on an image that is too large."""
+    found = re.search(r"\((\d+) pixels\)", str(error))
+    return found[1] if found else "too many"
+
+
+def note_on(image: Image.Image, notes: Counter) -> None:
+    """Count what a user may not expect of how this image is read."""
+    if getattr(image, "n_frames", 1) > 1:
+        notes["hold several pictures, of which the first is used"] += 1
+    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        notes["are to be turned or mirrored by their EXIF orientation, which is ignored"] += 1
+    if image.mode.startswith("I;16") and np.asarray(image).max() < 1 << 14:
+        notes["have 16 bits but use less than a quarter of their range, so they become dark"] += 1
 
 
 def square(image: Image.Image, form: Form = Form()) -> np.ndarray:
@@ -519,13 +606,11 @@ def square(image: Image.Image, form: Form = Form()) -> np.ndarray:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB of any 8-bit or 16-bit mode; what is transparent becomes white. Raises ValueError for floating point."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is not known")
+    if image.mode in ("F", "I"):
+        raise ValueError("floating-point pixels, whose range is not known" if image.mode == "F" else
+                         "32-bit pixels, whose range is not known")
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit pixels, whose range is not known")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -561,22 +646,40 @@ def state_of(path: Path) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
+def image_or_error(decode_item, item):
+    """What decoding returns, or the InputError it raises, so that every bad image is found in one go."""
+    try:
+        return decode_item(item)
+    except InputError as error:
+        return error
+
+
 def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form) -> None:
     """Decode a source into the three cache files, the record last: without it the others do not count."""
     if source.count == 0:
         raise InputError(f"--dataset: {dataset}: split {split} has no images; expected at least one")
-    digest = hashlib.sha256()
+    digest, bad = hashlib.sha256(), []
     header = {"descr": "|u1", "fortran_order": False, "shape": (source.count, form.channels, form.size, form.size)}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, written_whole(path) as file, \
             tqdm(total=source.count, desc=f"{dataset} {split}", unit="image") as progress:
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, source.count, WINDOW):
             items = source.read(start, min(start + WINDOW, source.count))
-            for image in pool.map(source.decode, items):
+            for image in pool.map(lambda item: image_or_error(source.decode, item), items):
+                progress.update()
+                if isinstance(image, InputError):
+                    bad.append(image)
+                    continue
                 data = image.tobytes()
                 digest.update(data)
                 file.write(data)
-                progress.update()
+        if len(bad) == 1:
+            raise bad[0]
+        if bad:
+            raise InputError(f"{len(bad)} of {source.count} images cannot be used: " + " | ".join(map(str, bad[:20]))
+                             + (" | ..." if len(bad) > 20 else "")) from bad[0]
+    for note, number in sorted(form.notes.items()):
+        print(f"{dataset} {split}: {number} of {source.count} images {note}", flush=True)
     labels_hash = None
     if source.labels is not None:
         with written_whole(side_path(path, ".labels.npy")) as file:

@@ -321,7 +321,7 @@ def test_other_columns(tmp_path):
             load(**columns)
         assert "\n" not in str(caught.value)
     photos = make_folder(tmp_path / "photos", "a.png")
-    with pytest.raises(InputError, match="^--label_column: found with .*no table"):
+    with pytest.raises(InputError, match="^--label_column: found with .*no columns"):
         data.load_images(photos, "train", tmp_path / "cache", label_column="label")
 
 
