@@ -1,4 +1,4 @@
-"""Data sets: from photographs of any size, or the procedural faces, to uint8 [N, 3, 64, 64] in a cache file.
+"""Data sets: from photographs of any size, or the procedural faces, to uint8 [N, C, S, S] in a cache file.
 
 `--dataset` names one of
   synthetic, synthetic:N     procedural faces (synthetic.py): N for training (4000 if left out), N // 8 others for
@@ -6,22 +6,21 @@
   digits, digits:N           drawn digits (synthetic_digits.py), labelled: N for training (20000 if left out), N // 8
                              others for the split test
   a folder of images         every image below it, in order of path. The split is `train`; if it has sub-folders
-                             train, validation (or val), test, these are the splits and nothing may lie outside them.
-                             Where every image lies in the folder of one of several classes, these are the labels
+                             train, validation (val, valid), test, at any depth and in any case, these are the splits
+                             and nothing may lie outside them. Other files are passed over, with a line. Where every image lies in the folder of one of several classes, these are the labels
   a folder of idx files      MNIST as torchvision keeps it (MNIST/raw/train-images-idx3-ubyte ...): train and test
   a data-set folder          one that holds parquet or arrow files, or images with metadata.csv or metadata.jsonl;
                              opened by `datasets`: column `image` or `img`, perhaps `label` or `fine_label`;
                              --image_column and --label_column name others
-  a name on the hub          likewise, such as huggan/AFHQv2 (which has only `train`); cifar10, cifar100 and
-                             tiny-imagenet and mnist stand for their names there
-A folder is told by the files in it, never by a guess of `datasets`; one that holds both images and parquet is refused.
-
-A folder `synthetic`, `digits`, `mnist` ... of images is refused under that name: write ./mnist for the folder.
-The words train, val, valid, validation, test are split folders at any depth and in any case.
+  a name on the hub          likewise, such as huggan/AFHQv2 (which has only `train`); mnist, cifar10,
+                             cifar100 and tiny-imagenet stand for their names there
+A folder is told by the files in it, never by a guess of `datasets`; one that holds both images and parquet is refused,
+and one of which `datasets` would leave out files, too. A folder of images with one of the names above, such as mnist,
+is meant by ./mnist.
 
 An image is decoded once: EXIF orientation is ignored, transparency is laid over white, 16 bits become 8, every other
-mode is converted to RGB; then the centred square is resized to 64x64 by an antialiased bicubic filter (the same
-geometry as resizing the shorter side to 64 and cropping). 64x64 RGB images stay as they are, bit for bit.
+mode is converted to RGB; then the centred square is resized to S x S (64 unless another size is asked for) by an antialiased bicubic filter (the same
+geometry as resizing the shorter side to S and cropping). RGB images of that size stay as they are, bit for bit.
 
 The cache `cache_dir/images/NAME_SPLIT_KEY.npy` (with `.labels.npy` and `.json` beside it) is keyed by the source
 (for a folder: its path and every file's name, size and time of change), split and preprocessing, so that a changed
@@ -38,8 +37,8 @@ import re
 import tempfile
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
