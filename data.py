@@ -7,7 +7,8 @@
                              others for the split test
   a folder of images         every image below it, in order of path. The split is `train`; if it has sub-folders
                              train, validation (val, valid), test, at any depth and in any case, these are the splits
-                             and nothing may lie outside them. Other files are passed over, with a line. Where every image lies in the folder of one of several classes, these are the labels
+                             and nothing may lie outside them. Other files are passed over, with a line. Where every
+                             image lies in the folder of one of several classes, these are the labels
   a folder of idx files      MNIST as torchvision keeps it (MNIST/raw/train-images-idx3-ubyte ...): train and test
   a data-set folder          one that holds parquet or arrow files, or images with metadata.csv or metadata.jsonl;
                              opened by `datasets`: column `image` or `img`, perhaps `label` or `fine_label`;
@@ -19,8 +20,8 @@ and one of which `datasets` would leave out files, too. A folder of images with 
 is meant by ./mnist.
 
 An image is decoded once: EXIF orientation is ignored, transparency is laid over white, 16 bits become 8, every other
-mode is converted to RGB; then the centred square is resized to S x S (64 unless another size is asked for) by an antialiased bicubic filter (the same
-geometry as resizing the shorter side to S and cropping). RGB images of that size stay as they are, bit for bit.
+mode is converted to RGB; then the centred square is resized to S x S (64 unless another size is asked for) by
+an antialiased bicubic filter (the same geometry as resizing the shorter side to S and cropping). RGB images of that size stay as they are, bit for bit.
 
 The cache `cache_dir/images/NAME_SPLIT_KEY.npy` (with `.labels.npy` and `.json` beside it) is keyed by the source
 (for a folder: its path and every file's name, size and time of change), split and preprocessing, so that a changed
