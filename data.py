@@ -21,7 +21,8 @@ is meant by ./mnist.
 
 An image is decoded once: EXIF orientation is ignored, transparency is laid over white, 16 bits become 8, every other
 mode is converted to RGB; then the centred square is resized to S x S (64 unless another size is asked for) by
-an antialiased bicubic filter (the same geometry as resizing the shorter side to S and cropping). RGB images of that size stay as they are, bit for bit.
+an antialiased bicubic filter (the same geometry as resizing the shorter side to S and cropping). RGB images of
+that size stay as they are, bit for bit.
 
 The cache `cache_dir/images/NAME_SPLIT_KEY.npy` (with `.labels.npy` and `.json` beside it) is keyed by the source
 (for a folder: its path and every file's name, size and time of change), split and preprocessing, so that a changed
