@@ -1,38 +1,47 @@
-"""Data sets: from photographs of any size, or the procedural faces, to uint8 [N, 3, 64, 64] in a cache file.
+"""Data sets: from photographs of any size, or the procedural faces, to uint8 [N, C, S, S] in a cache file.
 
 `--dataset` names one of
   synthetic, synthetic:N     procedural faces (synthetic.py): N for training (4000 if left out), N // 8 others for
                              validation; synthetic:100 holds the first 100 of synthetic:200
   digits, digits:N           drawn digits (synthetic_digits.py), labelled: N for training (20000 if left out), N // 8
                              others for the split test
-  a folder of images         every image below it, in order of path, without labels. The split is `train`; if it has
-                             sub-folders train, validation (or val), test, these are the splits and nothing may lie
-                             outside them
+  a folder of images         every image below it, in order of path. The split is `train`; if it has sub-folders
+                             train, validation (val, valid), test, at any depth and in any case, these are the splits
+                             and nothing may lie outside them. Other files are passed over, with a line. Where every
+                             image lies in the folder of one of several classes, these are the labels
+  a folder of idx files      MNIST as torchvision keeps it (MNIST/raw/train-images-idx3-ubyte ...): train and test
   a data-set folder          one that holds parquet or arrow files, or images with metadata.csv or metadata.jsonl;
                              opened by `datasets`: column `image` or `img`, perhaps `label` or `fine_label`;
                              --image_column and --label_column name others
-  a name on the hub          likewise, such as huggan/AFHQv2 (which has only `train`); cifar10, cifar100 and
-                             tiny-imagenet stand for their names there
-A folder is told by the files in it, never by a guess of `datasets`; one that holds both images and parquet is refused.
+  a name on the hub          likewise, such as huggan/AFHQv2 (which has only `train`); mnist, cifar10,
+                             cifar100 and tiny-imagenet stand for their names there
+A folder is told by the files in it, never by a guess of `datasets`; one that holds both images and parquet is refused,
+and one of which `datasets` would leave out files, too. A folder of images with one of the names above, such as mnist,
+is meant by ./mnist.
 
 An image is decoded once: EXIF orientation is ignored, transparency is laid over white, 16 bits become 8, every other
-mode is converted to RGB; then the centred square is resized to 64x64 by an antialiased bicubic filter (the same
-geometry as resizing the shorter side to 64 and cropping). 64x64 RGB images stay as they are, bit for bit.
+mode is converted to RGB; then the centred square is resized to S x S (64 unless another size is asked for) by
+an antialiased bicubic filter (the same geometry as resizing the shorter side to S and cropping). RGB images of
+that size stay as they are, bit for bit.
 
 The cache `cache_dir/images/NAME_SPLIT_KEY.npy` (with `.labels.npy` and `.json` beside it) is keyed by the source
 (for a folder: its path and every file's name, size and time of change), split and preprocessing, so that a changed
 folder gets a new key and a folder that is gone is an error. A hub name is its own key: delete the cache to fetch again.
 """
+import gzip
 import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import tempfile
 import warnings
+import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +50,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from engine import synthetic_digits, synthetic_faces
+from engine.command_line import whole_number
 from engine.errors import InputError
 from engine.files import remove_leftovers, scratch_folder, sha256_of_file, write_json, written_whole
 
@@ -48,12 +58,21 @@ DEFAULT_DATASET = "huggan/AFHQv2"
 SIDE = 64
 DEFAULT_COUNTS = {"synthetic": 4000, "digits": 20_000}
 VALIDATION_START = 1_000_000_000        # first index of synthetic validation images: no training set reaches it
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+                  ".jfif", ".jpe", ".jp2", ".avif", ".tga")
 TABLE_SUFFIXES = (".parquet", ".arrow")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-HUB_ALIASES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "tiny-imagenet": "zh-plus/tiny-imagenet"}
+SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation",
+                 "test": "test"}
+HUB_ALIASES = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100",
+               "tiny-imagenet": "zh-plus/tiny-imagenet"}
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")    # looked for in this order
+OLDER_SPLIT_FOLDERS = ("train", "validation", "val", "test")
+IDX_PREFIXES = {"train": "train", "test": "t10k"}                           # split -> how its idx files begin
+EXIF_ORIENTATION = 0x0112
+MAX_NAME_BYTES = 100                    # of a data set's name within a cache file's
+if os.environ.get("MAX_IMAGE_PIXELS", "").isdigit():
+    Image.MAX_IMAGE_PIXELS = int(os.environ["MAX_IMAGE_PIXELS"]) // 2       # Pillow refuses twice this number
 WINDOW = 256                            # images held in memory at once while a cache is built
 
 
@@ -62,6 +81,7 @@ class Form:
     """What every image is made into: its side in pixels, and 1 channel (grey) or 3 (RGB)."""
     size: int = SIDE
     channels: int = 3
+    notes: Counter = field(default_factory=Counter, compare=False)      # what to say once of the images: text -> number
 
     @property
     def preprocessing(self) -> str:
@@ -73,7 +93,7 @@ class Form:
 @dataclass
 class ImageSet:
     """Images of one split, and what identifies them."""
-    images: np.ndarray              # uint8 [N, 3, 64, 64], read-only, memory-mapped
+    images: np.ndarray              # uint8 [N, C, S, S], read-only, memory-mapped
     labels: np.ndarray | None       # int64 [N]
     dataset: str                    # as it was asked for
     split: str                      # as it was asked for, slice and all
@@ -85,7 +105,7 @@ class ImageSet:
 
 
 def num_in_common(images: np.ndarray, others: np.ndarray) -> int:
-    """How many of `others` are among `images`, to the last bit; uint8 [N, 3, 64, 64] each."""
+    """How many of `others` are among `images`, to the last bit; uint8 [N, C, S, S] each."""
     digests = {hashlib.sha256(image.tobytes()).digest() for image in images}
     return sum(hashlib.sha256(image.tobytes()).digest() in digests for image in others)
 
@@ -96,22 +116,46 @@ class Source:
     count: int
     labels: np.ndarray | None       # int64 [count]
     read: object                    # read(start, stop) -> items for `decode`
-    decode: object                  # decode(item) -> uint8 [3, 64, 64]; called in several threads
+    decode: object                  # decode(item) -> uint8 [C, S, S]; called in several threads
     label_names: list[str] | None = None
 
 
-def add_data_options(parser) -> None:
-    """--dataset and --cache_dir."""
+def add_data_options(parser, image_size: int | None = None, channels: int = 3) -> None:
+    """--dataset and --cache_dir; a family that works at any size passes its defaults `image_size` and `channels`, and
+    gets --image_size, --channels, --image_column and --label_column too."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", default=DEFAULT_DATASET, metavar="NAME_OR_FOLDER", type=without_slash,
-                       help="a name on the Hugging Face hub, a data-set folder, a folder of images, synthetic or "
-                            "synthetic:COUNT")
+                       help="a name on the Hugging Face hub (mnist, cifar10, cifar100 and tiny-imagenet are short for "
+                            "theirs), a data-set folder, a folder of images, synthetic or synthetic:COUNT, digits or "
+                            "digits:COUNT")
     group.add_argument("--cache_dir", default="cache", metavar="FOLDER", help="where decoded images are kept")
+    if image_size is None:
+        return
+    group.add_argument("--image_size", type=whole_number(1, 4096), default=image_size, metavar="PIXELS",
+                       help="side of the centred square that images are resized to")
+    group.add_argument("--channels", type=int, choices=(1, 3), default=channels, help="1: grey, 3: RGB")
+    group.add_argument("--image_column", default=None, metavar="COLUMN",
+                       help=f"which column of a table holds the images; left out: {' or '.join(IMAGE_COLUMNS)}")
+    group.add_argument("--label_column", default=None, metavar="COLUMN",
+                       help=f"which column of a table holds the classes; left out: {' or '.join(LABEL_COLUMNS)}, or "
+                            "none")
 
 
 def without_slash(dataset: str) -> str:
-    """`photos/` -> `photos`: one name for one folder, in records and where runs are compared."""
-    return dataset.rstrip("/") or dataset
+    """One spelling for one folder, in records and where runs are compared: `photos/`, `./photos` and its absolute path
+    are `photos` where it lies below or beside the working folder. What is no folder here stays as it is."""
+    folder = os.path.expanduser(dataset)
+    if not os.path.isdir(folder) or dataset in DEFAULT_COUNTS or dataset in HUB_ALIASES:
+        return dataset.rstrip("/") or dataset
+    relative = os.path.relpath(folder)
+    if relative in DEFAULT_COUNTS or relative in HUB_ALIASES:
+        return f"./{relative}"
+    return os.path.abspath(folder) if relative.startswith("../..") else relative
+
+
+def printable(name: str) -> str:
+    """A name with bytes that are no UTF-8 escaped (`caf\\xe9`), so that it can be printed and written everywhere."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int = SIDE, channels: int = 3,
@@ -125,17 +169,27 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
     dataset, (base_split, part) = str(dataset), parse_split(split)
     columns = {"image_column": image_column, "label_column": label_column}
     columns = {key: name for key, name in columns.items() if name is not None}
+    if not dataset.isprintable() and re.search(r"[\x00-\x1f\x7f\u2028\u2029]", dataset):
+        raise InputError(f"--dataset: {dataset!r}: has a line break or another control character in its name; "
+                         "rename it")
     if not dataset:
         raise InputError("--dataset: found nothing, expected a name, a folder or synthetic")
+    if size < 1 or channels not in (1, 3):
+        raise InputError(f"--image_size, --channels: found {size} and {channels}, expected at least one pixel, and 1 "
+                         "(grey) or 3 (RGB) channels")
     form = Form(size, channels)
+    if dataset in DEFAULT_COUNTS or dataset in HUB_ALIASES:
+        check_no_namesake(dataset)
     if re.fullmatch(r"(synthetic|digits)(:.*)?", dataset):
         identity, splits, open_source = find_drawn(dataset, form)
-    elif Path(os.path.expanduser(dataset)).exists() or re.match(r"[./~]", dataset) or dataset.count("/") > 1:
+    elif dataset not in HUB_ALIASES and (Path(os.path.expanduser(dataset)).exists() or re.match(r"[./~]", dataset)
+                                         or dataset.count("/") > 1):
         identity, splits, open_source = find_folder(dataset, form, columns)
     else:
         identity, splits, open_source = find_on_hub(HUB_ALIASES.get(dataset, dataset), form, columns)
-    if columns and "folder" not in identity and "hub" not in identity:
-        raise InputError(f"--{next(iter(columns))}: found with --dataset {dataset}, which has no columns; leave it out")
+    if columns and not ("hub" in identity or splits is None):
+        raise InputError(f"--{next(iter(columns))}: found with --dataset {dataset}, which has no columns; "
+                         "leave it out")
     identity = identity | columns
     if splits is not None and base_split not in splits:
         raise unknown_split(dataset, base_split, splits)
@@ -143,17 +197,19 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
     key = json.dumps([identity, base_split, form.preprocessing], sort_keys=True)
     key = hashlib.sha256(key.encode()).hexdigest()[:16]
     name = re.sub(r"[^\w.-]+", "_", Path(dataset).name if identity.get("folder") else dataset).strip("_")
+    name = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
     path = Path(cache_dir) / "images" / f"{name}_{base_split}_{key}.npy"
-    cached = read_cache(path, form)
+    needs_names = "folder" in identity      # a hub's earlier caches are good without: their numbers are the hub's
+    cached = read_cache(path, form, needs_names)
     if cached is None:
         check_cache_dir(cache_dir)
         with scratch_folder(path.with_name(f".building_{path.stem}"), f"waiting for another process that decodes "
                             f"{dataset} {base_split}", wait=True) as work_folder:
-            cached = read_cache(path, form, say=False)        # it may have come while waiting
+            cached = read_cache(path, form, needs_names, say=False)        # it may have come while waiting
             if cached is None:
                 remove_leftovers(path.parent, f"{path.stem}.*")
-                write_cache(path, open_source(base_split, work_folder), dataset, base_split, form)
-                cached = read_cache(path, form)
+                write_cache(path, open_source(base_split, work_folder), printable(dataset), base_split, form)
+                cached = read_cache(path, form, needs_names)
         if cached is None:
             raise InputError(f"{path}: cannot be read back after it was written; check the disk, or choose another "
                              "--cache_dir")
@@ -162,11 +218,11 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
         part = check_slice(part, len(images), split)
         images, labels = images[part], None if labels is None else labels[part]
         content_hash = content_hash_of(images)
-    return ImageSet(images, labels, dataset, split, content_hash, label_names)
+    return ImageSet(images, labels, printable(dataset), split, content_hash, label_names)
 
 
 def to_device(images: np.ndarray, device) -> torch.Tensor:
-    """uint8 [N, 3, 64, 64] as a tensor: on the GPU if it fits in half of the free memory, else on the CPU.
+    """uint8 [N, C, S, S] as a tensor: on the GPU if it fits in half of the free memory, else on the CPU.
 
     On the CPU the tensor shares the memory map: nothing is copied, and it must not be written to.
     """
@@ -237,6 +293,15 @@ def find_drawn(dataset: str, form: Form):
         len(indices[split]), module.labels_of(indices[split]), lambda start, stop: indices[split][start:stop], drawn)
 
 
+def check_no_namesake(dataset: str) -> None:
+    """Raises InputError if a folder of images lies here under a name that means another data set."""
+    if Path(dataset).is_dir() and any(file.suffix.lower() in (*IMAGE_SUFFIXES, *TABLE_SUFFIXES) or "-ubyte" in file.name
+                                      for file in list_files(Path(dataset))):
+        other = HUB_ALIASES.get(dataset) or f"{dataset}:{DEFAULT_COUNTS[dataset]}"
+        raise InputError(f"--dataset: {dataset}: is a folder of images here and also stands for {other}; write "
+                         f"./{dataset} for the folder, or {other}")
+
+
 def find_on_hub(dataset: str, form: Form, columns: dict):
     """Identity, splits (None: not known before it is opened) and opener of a hub data set."""
     return {"hub": dataset}, None, lambda split, work_folder: open_with_datasets(dataset, split, form, columns,
@@ -272,9 +337,15 @@ def find_folder(dataset: str, form: Form, columns: dict):
     if tables and photos:
         raise InputError(f"--dataset: {dataset}: holds both a table ({tables[0].relative_to(folder)}) and images "
                          f"({photos[0].relative_to(folder)}); expected one kind, so point it at the folder meant")
+    idx_files = {} if tables or photos else find_idx_files(files)
+    if idx_files:
+        listing = [[file.relative_to(folder).as_posix(), *state_of(file)] for file in sorted(idx_files.values())]
+        splits = [split for split, prefix in IDX_PREFIXES.items() if (prefix, "images") in idx_files]
+        return {"folder": str(folder.resolve()), "files": listing}, splits, \
+            lambda split, work_folder: open_idx(idx_files, IDX_PREFIXES[split], form)
     if not tables and not photos:
         raise InputError(f"--dataset: {dataset}: no images in it ({len(files)} files), expected images "
-                         f"({' '.join(IMAGE_SUFFIXES)}) or parquet or arrow files")
+                         f"({' '.join(IMAGE_SUFFIXES)}), or parquet, arrow or idx files")
     relevant = sorted({*tables, *photos, *metadata, *(file for file in files if file.name == "README.md")})
     try:
         listing = [[file.relative_to(folder).as_posix(), *state_of(file)] for file in relevant]
@@ -286,24 +357,83 @@ def find_folder(dataset: str, form: Form, columns: dict):
             raise InputError(f"--dataset: {dataset}: was written by save_to_disk, which load_dataset does not open; "
                              "write it with to_parquet")
         what = {"path": str(folder)} if tables else {"path": "imagefolder", "data_dir": str(folder)}
-        return identity, None, lambda split, work_folder: open_with_datasets(dataset, split, form, columns,
-                                                                             **what, cache_dir=work_folder)
-    splits = {}
+        return identity, None, lambda split, work_folder: open_with_datasets(
+            dataset, split, form, columns, **what, cache_dir=work_folder, expected=tables or photos)
+    splits, depth_of = {}, {}
     for file in photos:
-        top, *below = file.relative_to(folder).parts
-        splits.setdefault(SPLIT_FOLDERS.get(top) if below else None, []).append(file)
+        folders = file.relative_to(folder).parts[:-1]
+        depth = next((k for k, name in enumerate(folders) if name.lower() in SPLIT_FOLDERS), None)
+        depth_of[file] = 0 if depth is None else depth + 1
+        splits.setdefault(None if depth is None else SPLIT_FOLDERS[folders[depth].lower()], []).append(file)
     if list(splits) == [None]:
         splits = {"train": photos}
     elif None in splits:
         raise InputError(f"--dataset: {dataset}: has the split folders {', '.join(filter(None, splits))}, but "
                          f"{splits[None][0].relative_to(folder)} lies outside them; move it, or point --dataset at "
                          "the folder meant")
-    return identity, list(splits), lambda split, work_folder: Source(
-        len(splits[split]), None, lambda start, stop: splits[split][start:stop],
-        lambda file: decode(file, str(file), form))
+    elif any(file.relative_to(folder).parts[0] not in OLDER_SPLIT_FOLDERS for file in photos):
+        identity["splits"] = "any depth and case"       # such a folder was once one split: not to meet that cache
+    class_of = {file: file.relative_to(folder).parts[depth_of[file]:-1] for file in photos}
+    names = natural_order({name for parts in class_of.values() for name in parts})
+    if len(names) < 2 or any(len(parts) != 1 for parts in class_of.values()):
+        names = None                    # not one folder for each of several classes
+
+    def open_source(split, work_folder):
+        passed_over = Counter(file.suffix or "no suffix" for file in files if file not in relevant)
+        if passed_over:
+            print(f"{printable(dataset)}: {passed_over.total()} files are passed over ("
+                  f"{', '.join(f'{suffix}: {number}' for suffix, number in sorted(passed_over.items()))})", flush=True)
+        labels = names and np.array([names.index(*class_of[file]) for file in splits[split]], np.int64)
+        return Source(len(splits[split]), labels, lambda start, stop: splits[split][start:stop],
+                      lambda file: decode(file, str(file), form), names)
+    return identity, list(splits), open_source
 
 
-def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, **what) -> Source:
+def find_idx_files(files: list[Path]) -> dict:
+    """The idx files of MNIST as torchvision lays them out (`MNIST/raw/train-images-idx3-ubyte`, perhaps `.gz`):
+    (prefix `train` or `t10k`, `images` or `labels`) -> file."""
+    found = {}
+    for file in reversed(files):            # an unpacked file comes before its .gz in order of path, and is taken
+        if match := re.fullmatch(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?", file.name):
+            found[match[1], match[2]] = file
+    return found
+
+
+def read_idx(path: Path, num_dimensions: int) -> np.ndarray:
+    """The bytes of an idx file as uint8 with that many dimensions. Raises InputError for another or a cut file.
+
+    The format (Y. LeCun's MNIST page): two zero bytes, type 8 (bytes), the number of dimensions, their sizes as
+    big-endian 32-bit numbers, the values.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); fetch it again") from error
+    start = 4 + 4 * num_dimensions
+    if len(content) < start or content[:4] != bytes([0, 0, 8, num_dimensions]):
+        raise InputError(f"{path}: begins with {content[:4].hex() or 'nothing'}, expected the header of an idx file of "
+                         f"bytes with {num_dimensions} dimensions; fetch it again")
+    shape = np.frombuffer(content[4:start], ">u4").astype(int).tolist()
+    if len(content) - start != math.prod(shape):
+        raise InputError(f"{path}: holds {len(content) - start} values, expected {math.prod(shape)} "
+                         f"({' x '.join(map(str, shape))}); it was cut short or changed, so fetch it again")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def open_idx(files: dict, prefix: str, form: Form) -> Source:
+    """A split of MNIST's idx files; label k is called "k". Raises InputError."""
+    images, labels, names = read_idx(files[prefix, "images"], 3), None, None
+    if (prefix, "labels") in files:
+        labels = read_idx(files[prefix, "labels"], 1).astype(np.int64)
+        if len(labels) != len(images):
+            raise InputError(f"{files[prefix, 'labels']}: holds {len(labels)} labels, but "
+                             f"{files[prefix, 'images'].name} {len(images)} images; fetch both again")
+        names = [str(label) for label in range(max(10, labels.max(initial=0) + 1))]
+    return Source(len(images), labels, lambda start, stop: images[start:stop],
+                  lambda image: square(Image.fromarray(image), form), names)
+
+
+def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expected=(), **what) -> Source:
     """A split through `datasets.load_dataset(**what)`. Raises InputError without a usable image column.
 
     dataset: the name for messages. A local folder is converted in a `cache_dir` of ours, thrown away afterwards; a hub
@@ -316,22 +446,29 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, **wh
     if not is_local:                    # without an answer the hub's client goes on trying for half a minute
         print(f"opening {dataset} on the Hugging Face hub", flush=True)
     try:
-        table = datasets.load_dataset(**what)
+        tables = datasets.load_dataset(**what)
     except Exception as error:          # `datasets` and the hub's client raise many unrelated types
         raise InputError(explain(error, dataset, is_local)) from error
-    if split not in table:
-        raise unknown_split(dataset, split, table)
-    table = table[split]
+    if expected:
+        check_all_read(dataset, tables, expected, **what)
+    if split not in tables:
+        raise unknown_split(dataset, split, tables)
+    table = tables[split]
     image_column = chosen_column(table, columns.get("image_column"), IMAGE_COLUMNS, "--image_column", dataset, split)
     if image_column is None:
         raise InputError(f"--dataset: {dataset}: split {split} has no column `image`, only "
                          f"{', '.join(table.column_names)}; name the column that holds the images with --image_column, "
                          "or rename it")
     label_column = chosen_column(table, columns.get("label_column"), LABEL_COLUMNS, "--label_column", dataset, split)
-    labels, label_names = column_of_labels(table, label_column)
+    labels, label_names = labels_of(tables, split, label_column, dataset)
     if labels is None and "label_column" in columns:
         raise InputError(f"--label_column: {dataset}: column {label_column} of split {split} holds neither whole "
                          "numbers nor texts alone; name another column")
+    holds = table.features[image_column]
+    if not isinstance(getattr(holds, "feature", None) or {}, dict) and \
+            not hasattr(holds.feature, "feature") and not isinstance(holds, datasets.Image):
+        raise InputError(f"--dataset: {dataset}: column `{image_column}` of split {split} holds rows of numbers, "
+                         "expected images; a row of numbers has no height and width, so write them as images")
     try:
         table = table.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     except Exception as error:
@@ -343,10 +480,32 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, **wh
         where = f"{dataset}: image {row} of split {split}"
         if stored is None:
             raise InputError(f"{where} is empty, expected an image; remove the row")
+        if stored["bytes"] is None and not os.path.isabs(stored["path"] or ""):
+            raise InputError(f"{where} is only a path ({stored['path']}), and where it begins is not known; write the "
+                             "images into the table, or use a folder of images with metadata.csv")
         where += f" ({stored['path']})" if stored["path"] else ""
         return decode(stored["path"] if stored["bytes"] is None else stored["bytes"], where, form)
     return Source(len(table), labels, lambda start, stop: list(enumerate(table[start:stop][image_column], start)),
                   decode_row, label_names)
+
+
+def check_all_read(dataset: str, tables, expected, **what) -> None:
+    """Raises InputError if `datasets` left out files of a folder; it guesses splits by words in their names.
+
+    expected: all tables, or all images, of the folder.
+    """
+    import datasets
+    files = datasets.load_dataset_builder(**what).config.data_files or {}
+    read = {os.path.realpath(file) for part in files.values() for file in part}
+    left_out = [file for file in expected if os.path.realpath(file) not in read]
+    num_rows = sum(len(table) for table in tables.values())
+    if left_out:
+        raise InputError(f"--dataset: {dataset}: {len(left_out)} of {len(expected)} files would not be read "
+                         f"({', '.join(file.name for file in left_out[:5])}), since `datasets` takes words such as "
+                         "train or test in file names for splits; rename the files, or give each split a folder")
+    if what["path"] == "imagefolder" and num_rows != len(expected):
+        raise InputError(f"--dataset: {dataset}: its metadata lists {num_rows} of {len(expected)} images; list all, or "
+                         "move the others away")
 
 
 def explain(error: Exception, dataset: str, is_local: bool) -> str:
@@ -371,17 +530,35 @@ def chosen_column(table, given: str | None, usual, option: str, dataset: str, sp
     return given or next((name for name in usual if name in table.column_names), None)
 
 
-def column_of_labels(table, column: str | None) -> tuple[np.ndarray | None, list[str] | None]:
-    """A column as int64 and the names of the classes: numbers as they are, named where the data set names them; texts
-    by alphabet; (None, None) if absent or anything else."""
-    values = table[column][:] if column is not None else [None]
+def labels_of(tables, split: str, column: str | None, dataset: str) -> tuple[np.ndarray | None, list[str] | None]:
+    """Labels of a split as int64 [N] and the names of the classes; (None, None) if they are absent or anything else.
+
+    tables: split -> table. Numbers stay as they are, named where the data set names them. Texts are numbered in natural
+    order, once for all splits. Some missing labels (empty, or -1 among named classes) make all of them useless.
+    """
+    if column is None:
+        return None, None
+    values, names = tables[split][column][:], getattr(tables[split].features[column], "names", None)
+    num_missing = sum(value is None or names is not None and value == -1 for value in values)
+    if num_missing:
+        if num_missing < len(values):
+            print(f"{printable(dataset)} {split}: {num_missing} of {len(values)} labels are missing, so none is used",
+                  flush=True)
+        return None, None
     if all(isinstance(value, int) for value in values):
-        names = getattr(table.features[column], "names", None)
         return np.array(values, np.int64), list(names) if names else None
     if all(isinstance(value, str) for value in values):
-        names, numbers = np.unique(values, return_inverse=True)
-        return numbers.astype(np.int64), names.tolist()
+        names = natural_order({value for table in tables.values() if column in table.column_names
+                               for value in table[column][:] if isinstance(value, str)})
+        number_of = {name: number for number, name in enumerate(names)}
+        return np.array([number_of[value] for value in values], np.int64), names
     return None, None
+
+
+def natural_order(names) -> list[str]:
+    """Texts in order, with the numbers in them compared as numbers: "2" before "11"."""
+    return sorted(names, key=lambda name: ([int(part) if k % 2 else part
+                                            for k, part in enumerate(re.split(r"([0-9]+)", name))], name))
 
 
 # --- one image --------------------------------------------------------------------------------------------------------
@@ -391,10 +568,31 @@ def decode(file, where: str, form: Form = Form()) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             image.draft(None, (4 * form.size, 4 * form.size))     # a large JPEG is decoded at a half or less
+            note_on(image, form.notes)
             return square(image, form)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{where}: has {image_size_of(error)} pixels, more than the limit of "
+                         f"{2 * Image.MAX_IMAGE_PIXELS}; shrink it, or set the environment variable MAX_IMAGE_PIXELS "
+                         "to a larger number") from error
     except Exception as error:                              # Pillow raises many types for a damaged file
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{where}: cannot be read as an image ({reason}); repair or remove it") from error
+
+
+def image_size_of(error: Exception) -> str:
+    """The number of pixels in Pillow's message on an image that is too large."""
+    found = re.search(r"\((\d+) pixels\)", str(error))
+    return found[1] if found else "too many"
+
+
+def note_on(image: Image.Image, notes: Counter) -> None:
+    """Count what a user may not expect of how this image is read."""
+    if getattr(image, "n_frames", 1) > 1:
+        notes["hold several pictures, of which the first is used"] += 1
+    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        notes["are to be turned or mirrored by their EXIF orientation, which is ignored"] += 1
+    if image.mode.startswith("I;16") and np.asarray(image).max() < 1 << 14:
+        notes["have 16 bits but use less than a quarter of their range, so they become dark"] += 1
 
 
 def square(image: Image.Image, form: Form = Form()) -> np.ndarray:
@@ -409,13 +607,11 @@ def square(image: Image.Image, form: Form = Form()) -> np.ndarray:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB of any 8-bit or 16-bit mode; what is transparent becomes white. Raises ValueError for floating point."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is not known")
+    if image.mode in ("F", "I"):
+        raise ValueError("floating-point pixels, whose range is not known" if image.mode == "F" else
+                         "32-bit pixels, whose range is not known")
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit pixels, whose range is not known")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -436,7 +632,7 @@ def check_cache_dir(cache_dir) -> None:
 
 
 def content_hash_of(images: np.ndarray) -> str:
-    """First 16 hex digits of the SHA-256 of the bytes of uint8 [N, 3, 64, 64]."""
+    """First 16 hex digits of the SHA-256 of the bytes of uint8 [N, C, S, S]."""
     return hashlib.sha256(np.ascontiguousarray(images)).hexdigest()[:16]
 
 
@@ -451,22 +647,40 @@ def state_of(path: Path) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
+def image_or_error(decode_item, item):
+    """What decoding returns, or the InputError it raises, so that every bad image is found in one go."""
+    try:
+        return decode_item(item)
+    except InputError as error:
+        return error
+
+
 def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form) -> None:
     """Decode a source into the three cache files, the record last: without it the others do not count."""
     if source.count == 0:
         raise InputError(f"--dataset: {dataset}: split {split} has no images; expected at least one")
-    digest = hashlib.sha256()
+    digest, bad = hashlib.sha256(), []
     header = {"descr": "|u1", "fortran_order": False, "shape": (source.count, form.channels, form.size, form.size)}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, written_whole(path) as file, \
             tqdm(total=source.count, desc=f"{dataset} {split}", unit="image") as progress:
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, source.count, WINDOW):
             items = source.read(start, min(start + WINDOW, source.count))
-            for image in pool.map(source.decode, items):
+            for image in pool.map(lambda item: image_or_error(source.decode, item), items):
+                progress.update()
+                if isinstance(image, InputError):
+                    bad.append(image)
+                    continue
                 data = image.tobytes()
                 digest.update(data)
                 file.write(data)
-                progress.update()
+        if len(bad) == 1:
+            raise bad[0]
+        if bad:
+            raise InputError(f"{len(bad)} of {source.count} images cannot be used: " + " | ".join(map(str, bad[:20]))
+                             + (" | ..." if len(bad) > 20 else "")) from bad[0]
+    for note, number in sorted(form.notes.items()):
+        print(f"{dataset} {split}: {number} of {source.count} images {note}", flush=True)
     labels_hash = None
     if source.labels is not None:
         with written_whole(side_path(path, ".labels.npy")) as file:
@@ -478,7 +692,7 @@ def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form
         "images_file": state_of(path)})
 
 
-def read_cache(path: Path, form: Form, say: bool = True) -> tuple | None:
+def read_cache(path: Path, form: Form, needs_names: bool = False, say: bool = True) -> tuple | None:
     """Images (memory-mapped), labels, content hash and names of classes, as in ImageSet; None if there is no cache, or,
     with a line, if it is damaged.
 
@@ -500,6 +714,8 @@ def read_cache(path: Path, form: Form, say: bool = True) -> tuple | None:
             if labels.dtype != np.int64 or labels.shape != (len(images),) \
                     or content_hash_of(labels) != record["labels_hash"]:
                 raise ValueError("labels differ from their hash")
+        if needs_names and "label_names" not in record:
+            raise ValueError("made by an earlier version, which kept no names of classes")
         return images, labels, record["content_hash"], record.get("label_names")
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         if say:

@@ -243,6 +243,150 @@ def test_hub_layout_labels_as_text_or_absent(tmp_path, load):
     assert load(make_parquet(tmp_path / "none", "train", image=photos)).labels is None
 
 
+def test_names_of_classes(tmp_path, load):
+    photos = [random_image(seed) for seed in range(3)]
+    folder = make_parquet(tmp_path / "named", "train", image=photos, label=[2, 0, 1])
+    assert load(folder).label_names == load(folder, "train[:1]").label_names == ["cat", "dog", "wild"]
+    folder = make_parquet(tmp_path / "text", "train", image=photos, label=["dog", "cat", "wild"])
+    make_parquet(folder, "validation", image=photos[:2], label=["wild", "dog"])
+    validation = load(folder, "validation")                 # which lacks the first class
+    assert validation.labels.tolist() == [2, 1] and validation.label_names == ["cat", "dog", "wild"]
+
+
+def test_names_that_are_numbers_are_in_their_order(tmp_path, load):
+    names = [str(k) for k in range(12)]
+    folder = make_parquet(tmp_path / "numbers", "train", image=[random_image(0)] * 12, label=names)
+    assert load(folder).labels.tolist() == list(range(12)) and load(folder).label_names == names
+    assert data.natural_order(["b", "a10", "a9", "a09"]) == ["a09", "a9", "a10", "b"]
+
+
+def test_missing_labels(tmp_path, load, capsys):
+    photos = [random_image(seed) for seed in range(2)]
+    hidden = load(make_parquet(tmp_path / "hidden", "train", image=photos, label=[-1, -1]))
+    assert (hidden.labels, hidden.label_names) == (None, None) and "missing" not in capsys.readouterr().out
+    assert load(make_parquet(tmp_path / "some", "train", image=photos, label=[1, None])).labels is None
+    assert "1 of 2 labels are missing" in capsys.readouterr().out
+
+
+def test_folders_of_classes_are_labels(tmp_path, load):
+    folder = make_folder(tmp_path / "photos", "train/c10/a.png", "train/c9/b.png", "test/c10/c.png", "test/c10/d.png")
+    assert load(folder).labels.tolist() == [0 + 1, 0] and load(folder).label_names == ["c9", "c10"]
+    assert load(folder, "test").labels.tolist() == [1, 1]
+    assert load(make_folder(tmp_path / "flat", "b/x.png", "a/y.png")).labels.tolist() == [0, 1]
+    for name, files in (("deep", ("a/x.png", "b/c/y.png")), ("one", ("a/x.png", "a/y.png")),
+                        ("top", ("a/x.png", "b.png"))):
+        assert load(make_folder(tmp_path / name, *files)).labels is None
+
+
+@pytest.mark.parametrize("size, channels", [(28, 1), (32, 3), (64, 1)])
+def test_other_sizes_and_grey(tmp_path, size, channels):
+    """Images of that size stay as they are, bit for bit; others are resized; each form has a cache of its own."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    small = random_image(0, size, size).convert("L" if channels == 1 else "RGB")
+    small.save(folder / "a.png")
+    random_image(1, 100, 80).save(folder / "b.png")
+    found = data.load_images(folder, "train", tmp_path / "cache", size, channels).images
+    assert found.shape == (2, channels, size, size) and found.dtype == np.uint8
+    assert np.array_equal(found[0], np.asarray(small).reshape(size, size, channels).transpose(2, 0, 1))
+    assert data.load_images(folder, "train", tmp_path / "cache").images.shape == (2, 3, 64, 64)
+    assert np.array_equal(found, data.load_images(folder, "train", tmp_path / "cache", size, channels).images)
+    assert data.load_images("digits:8", "train", tmp_path / "cache", size, channels).images.shape[1:] == found.shape[1:]
+
+
+def test_sizes_and_channels_that_do_not_exist(tmp_path):
+    for form in ((0, 3), (64, 2)):
+        with pytest.raises(InputError, match="^--image_size, --channels: found "):
+            data.load_images("synthetic:8", "train", tmp_path / "cache", *form)
+
+
+def test_other_columns(tmp_path):
+    folder = tmp_path / "table"
+    make_parquet(folder, "train", image=[random_image(0)], label=[2])
+    make_parquet(folder, "test", image=[random_image(1)], label=[0])
+    import datasets
+    for split in ("train", "test"):
+        path = folder / f"{split}-00000-of-00001.parquet"
+        datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "hub")).rename_columns(
+            {"image": "picture", "label": "species"}).to_parquet(path)
+    load = lambda **columns: data.load_images(folder, "train", tmp_path / "cache", **columns)  # noqa: E731
+    found = load(image_column="picture", label_column="species")
+    assert np.array_equal(found.images[0], pixels(random_image(0)))
+    assert found.labels.tolist() == [2] and found.label_names == ["cat", "dog", "wild"]
+    assert load(image_column="picture").labels is None
+    for columns, message in (({}, "no column `image`, only picture, species; .*--image_column"),
+                             ({"image_column": "img"}, "^--image_column: found img, .*only picture, species"),
+                             ({"image_column": "picture", "label_column": "x"}, "^--label_column: found x, .*species")):
+        with pytest.raises(InputError, match=message) as caught:
+            load(**columns)
+        assert "\n" not in str(caught.value)
+    photos = make_folder(tmp_path / "photos", "a.png")
+    with pytest.raises(InputError, match="^--label_column: found with .*no columns"):
+        data.load_images(photos, "train", tmp_path / "cache", label_column="label")
+
+
+@pytest.mark.parametrize("alias, name, image_column, label_column", [
+    ("mnist", "ylecun/mnist", "image", "label"), ("cifar10", "uoft-cs/cifar10", "img", "label"),
+    ("cifar100", "uoft-cs/cifar100", "img", "fine_label"),
+    ("tiny-imagenet", "zh-plus/tiny-imagenet", "image", "label")])
+def test_short_names_of_hub_data_sets(load, monkeypatch, alias, name, image_column, label_column):
+    import datasets
+
+    def load_dataset(path):
+        assert path == name
+        features = datasets.Features({image_column: datasets.Image(),
+                                      label_column: datasets.ClassLabel(names=["a", "b"])})
+        return datasets.DatasetDict(train=datasets.Dataset.from_dict({image_column: [random_image(0)],
+                                                                      label_column: [1]}, features))
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    found = load(alias)
+    assert np.array_equal(found.images[0], pixels(random_image(0)))
+    assert found.labels.tolist() == [1] and found.label_names == ["a", "b"]
+    assert load(name).content_hash == found.content_hash
+
+
+def make_idx(folder: Path, count: int = 5) -> np.ndarray:
+    """MNIST's four files as torchvision lays them out, the test images packed; returns the training images."""
+    import gzip
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, number in (("train", count), ("t10k", 2)):
+        images = np.random.default_rng(number).integers(0, 256, (number, 28, 28), dtype=np.uint8)
+        contents = {f"{prefix}-images-idx3-ubyte": np.array([2051, number, 28, 28], ">i4").tobytes() + images.tobytes(),
+                    f"{prefix}-labels-idx1-ubyte": np.array([2049, number], ">i4").tobytes() + bytes(range(number))}
+        for name, content in contents.items():
+            if prefix == "t10k":
+                (raw / f"{name}.gz").write_bytes(gzip.compress(content))
+            else:
+                (raw / name).write_bytes(content)
+    return np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+
+
+def test_idx_files(tmp_path):
+    images = make_idx(tmp_path / "mnist")
+    load = lambda split="train": data.load_images(tmp_path / "mnist", split, tmp_path / "cache", 28, 1)  # noqa: E731
+    found = load()
+    assert np.array_equal(found.images[:, 0], images) and found.labels.tolist() == list(range(5))
+    assert found.label_names == [str(digit) for digit in range(10)]
+    assert load("test").labels.tolist() == [0, 1]
+    with pytest.raises(InputError, match="no split 'validation'; it has train, test"):
+        load("validation")
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("train-images-idx3-ubyte", lambda whole: whole[:-1], "holds 3919 values, expected 3920 .5 x 28 x 28.*cut short"),
+    ("train-images-idx3-ubyte", lambda whole: whole[:7], "expected the header of an idx file"),
+    ("train-images-idx3-ubyte", lambda whole: b"<html>" + whole, "begins with 3c68746d, expected the header"),
+    ("train-labels-idx1-ubyte", lambda whole: np.array([2049, 2], ">i4").tobytes() + b"ab", "2 labels, .* 5 images"),
+    ("t10k-images-idx3-ubyte.gz", lambda whole: whole[:-20], "cannot be read")])
+def test_damaged_idx_files(tmp_path, load, name, content, message):
+    make_idx(tmp_path / "mnist")
+    path = tmp_path / "mnist" / "MNIST" / "raw" / name
+    path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(InputError, match=f"{name}: .*{message}.*fetch"):
+        load(tmp_path / "mnist", "test" if "t10k" in name else "train")
+
+
 def test_images_with_a_metadata_table_are_opened_by_datasets(tmp_path, load):
     folder = make_folder(tmp_path / "photos", "a.png", "b.png")
     (folder / "metadata.csv").write_text("file_name,label\na.png,4\nb.png,7\n")
@@ -276,6 +420,17 @@ def test_animals64(load):
     assert 50 < grey.sum() < 400
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name, size, channels, last", [("mnist", 28, 1, "9"), ("cifar10", 32, 3, "truck")])
+def test_the_shared_small_images(tmp_path, name, size, channels, last):
+    folder = ANIMALS.parent / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    found = data.load_images(folder, "test", tmp_path / "cache", size, channels)
+    assert found.images.shape == (10_000, channels, size, size)
+    assert found.label_names[9] == last and len(found.label_names) == 10 and found.labels.max() == 9
+
+
 # --- slices and hashes ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("part, expected", [("[:5]", range(5)), ("[-4:]", range(12, 16)), ("[3:7]", range(3, 7)),
@@ -303,6 +458,25 @@ def test_slices_that_cannot_be_read(load, split):
 
 
 # --- cache ------------------------------------------------------------------------------------------------------------
+
+def test_keys_of_64x64_colour_caches_stay(tmp_path, load, monkeypatch):
+    """The names of cache files of the first published version: a cache made then is still found."""
+    import datasets
+    table = datasets.Dataset.from_dict({"image": [random_image(0)]}, datasets.Features({"image": datasets.Image()}))
+    monkeypatch.setattr(datasets, "load_dataset", lambda path: datasets.DatasetDict(train=table))
+    load("huggan/AFHQv2")
+    assert cache_file(tmp_path).name == "huggan_AFHQv2_train_c289966f119d9d27.npy"
+
+
+def test_a_cache_of_a_folder_from_before_there_were_names_is_built_again(tmp_path, load, capsys):
+    folder = make_folder(tmp_path / "photos", "a/x.png", "b/y.png")
+    load(folder)
+    record_path = cache_file(tmp_path, ".json")
+    record = json.loads(record_path.read_text())
+    record_path.write_text(json.dumps({key: record[key] for key in record if key != "label_names"}))
+    capsys.readouterr()
+    assert load(folder).label_names == ["a", "b"] and "building it again" in capsys.readouterr().out
+
 
 def test_the_cache_is_used_and_memory_mapped(tmp_path, load, monkeypatch):
     folder = make_folder(tmp_path / "photos", "a.png", "b.png")
@@ -472,6 +646,11 @@ def test_options():
     parser = argparse.ArgumentParser()
     data.add_data_options(parser)
     assert vars(parser.parse_args([])) == {"dataset": "huggan/AFHQv2", "cache_dir": "cache"}
+    parser = argparse.ArgumentParser()
+    data.add_data_options(parser, image_size=28, channels=1)
+    assert vars(parser.parse_args(["--image_column", "img"])) == {
+        "dataset": "huggan/AFHQv2", "cache_dir": "cache", "image_size": 28, "channels": 1, "image_column": "img",
+        "label_column": None}
 
 
 # --- wrong input ------------------------------------------------------------------------------------------------------
