@@ -15,10 +15,12 @@ from torch import nn
 from engine.denoiser import Denoiser, NetworkDenoiser
 from engine.errors import InputError
 from engine.files import expecting, load_torch
+from flow import model as flow
 from lift import checkpoints
 from lift.coupling import TimestepDenoiser
 from lift.objective import draw_timesteps
 from lift.training_options import timestep_rule
+from mnist import models as mnist
 from scheduler import CosineSteps
 
 
@@ -30,7 +32,7 @@ class Loaded:
     content: what builds the network, as a checkpoint holds it. draw_times(num, generator): int64 [num, scales], how the
     training drew the timesteps of several scales together; None for one scale. loss_over_a_squared: whether the
     training divided the squared error by a^2. is_steep: whether the network divides by a at the noisiest level, so that
-    a student of one step cannot start there.
+    a student of one step cannot start there. size, padded, cropped: of a family whose network wants a margin.
     """
     family: str
     network: nn.Module
@@ -45,6 +47,9 @@ class Loaded:
     loss_over_a_squared: bool = False
     is_steep: bool = False
     options: dict = field(default_factory=dict)
+    size: int | None = None             # of the data's images, where the network's are larger
+    padded: Callable | None = None      # from these to the network's: uint8 [N, C, S, S]
+    cropped: Callable | None = None     # and back
 
 
 def load_lift(content: dict, path, weights: str, fingerprint: str, device) -> Loaded:
@@ -70,7 +75,32 @@ def load_lift(content: dict, path, weights: str, fingerprint: str, device) -> Lo
     return Loaded("lift", model, TimestepDenoiser(model, 2), "eps", draw_times=draw_times, **facts)
 
 
-FAMILIES = {"lift": load_lift}
+def load_flow(content: dict, path, weights: str, fingerprint: str, device) -> Loaded:
+    """A DiT in pixels. Latents need their autoencoder, which is not handed on yet."""
+    if content.get("vae_fingerprint"):
+        raise InputError(f"{path}: is a flow in latents, expected one in pixels; generate from it with python -m "
+                         "flow.generate")
+    found = flow.load_checkpoint(path, weights, device)
+    build = {key: content[key] for key in ("family", "config", "label_names") if key in content}
+    return Loaded("flow", found.network, found.denoiser, "velocity", build, Path(path), weights, fingerprint,
+                  few_steps=content.get("few_steps"), options=found.options)
+
+
+def load_mnist(content: dict, path, weights: str, fingerprint: str, device) -> Loaded:
+    """A model of digits in pixels. Latents need their VAE, which is not handed on yet."""
+    if content.get("vae_hash"):
+        raise InputError(f"{path}: is a model in latents, expected one in pixels; generate from it with python -m "
+                         "mnist.generate")
+    model = mnist.model_of(content, path, device, raw=weights == "raw")
+    build = {key: content[key] for key in mnist.CONTENT if key in content}
+    size = model.image_size
+    return Loaded("mnist", model.denoiser.network, model.denoiser, model.denoiser.kind, build, Path(path), weights,
+                  fingerprint, few_steps=content.get("few_steps"), is_steep=model.denoiser.kind == "eps",
+                  options=content.get("options") or {}, size=size, padded=mnist.padded,
+                  cropped=lambda images: mnist.cropped(images, size))
+
+
+FAMILIES = {"lift": load_lift, "flow": load_flow, "mnist": load_mnist}
 
 
 def load(path, weights: str = "ema", device="cpu", option: str = "--checkpoint") -> Loaded:

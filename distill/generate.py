@@ -62,6 +62,7 @@ def main():
     device = start_device(args)
     loaded = families.load(args.checkpoint, args.weights, device)
     student, path = student_of(loaded)
+    finished = loaded.cropped or (lambda images: images)
     teacher = families.load(args.teacher, args.weights, device, "--teacher").denoiser if args.teacher else None
     if teacher is not None and args.guidance_scale != 1:
         teacher = Guided(teacher, args.guidance_scale)
@@ -70,7 +71,7 @@ def main():
         indices = list(range(first, min(first + args.batch_size, args.num_images)))
         options = {"labels": labels_of(loaded.denoiser, indices, device), "precision": args.precision, "device": device}
         samples = sample(student, path, args.seed, indices, solver="renoise", clip=False, **options)
-        images = to_uint8(samples.xs[0])
+        images = finished(to_uint8(samples.xs[0]))
         if not samples.xs[0].isfinite().all():
             raise InputError(f"{args.checkpoint}: an image of {first}...{indices[-1]} is not finite; use an earlier "
                              "checkpoint or --precision float32")
@@ -81,7 +82,7 @@ def main():
             rows.append(images[:len(shown)])
             if teacher is not None:
                 beside = {**options, "labels": None if options["labels"] is None else options["labels"][:len(shown)]}
-                rows.append(to_uint8(sample(teacher, path, args.seed, shown, **beside).xs[0]))
+                rows.append(finished(to_uint8(sample(teacher, path, args.seed, shown, **beside).xs[0])))
     grid = make_grid(torch.cat(rows), nrow=GRID_COLUMNS, padding=2, pad_value=255)
     save_png(args.output_dir / "grid.png", Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
     seconds = time.perf_counter() - start

@@ -17,6 +17,7 @@ from engine.sampling import from_uint8, sample, to_device, to_uint8
 from engine.seeds import TRAIN_BATCH, TRAIN_NOISE, seeded_generator
 from engine.task import Task, Update
 from networks.adm import EDMNetwork
+from networks.dit import DiT
 from networks.scales import downsample_to_32
 from networks.unet import UNet
 from scheduler import Sigma, clean_image, noise_added, training_target
@@ -84,11 +85,14 @@ def critic_of(network: nn.Module, size: int, num_student_steps: int, head: bool)
         return Critic(network, f"model.enc.{list(model.enc)[-1]}", model.bottleneck_channels, model.bottleneck_size,
                       "model.map_layer1", model.map_layer1.out_features, num_student_steps, head)
     if isinstance(network, UNet):
-        dims = network.hidden_dims
-        return Critic(network, f"bottleneck.{len(network.bottleneck) - 1}", dims[-1], size >> len(dims),
+        return Critic(network, f"bottleneck.{len(network.bottleneck) - 1}", network.hidden_dims[-1],
+                      network.bottleneck_size(size),
                       "time_combine" if hasattr(network, "time_combine") else "time_mlp",
                       network.time_mlp[-1].out_features, num_student_steps, head)
-    raise InputError(f"--teacher: found a {type(network).__name__}, expected a UNet or EDM's network")
+    if isinstance(network, DiT):
+        return Critic(network, f"blocks.{len(network.blocks) // 2}", network.hidden_size, size // network.patch_size,
+                      "t_embedder", network.hidden_size, num_student_steps, head)
+    raise InputError(f"--teacher: found a {type(network).__name__}, expected a UNet, a DiT or EDM's network")
 
 
 @dataclass

@@ -16,8 +16,10 @@ def make_task(args, device, group) -> DistillationTask:
     images = labels = None
     content_hash = "none"
     if needs_images(args):
-        found = load_images(args.dataset, args.split, cache_dir=args.cache_dir)
+        channels, side = loaded.denoiser.shapes[0][0], loaded.size or loaded.denoiser.shapes[0][-1]
+        found = load_images(args.dataset, args.split, cache_dir=args.cache_dir, size=side, channels=channels)
         images, content_hash = to_device(found.images, device), found.content_hash
+        images = loaded.padded(images) if loaded.padded else images
         labels = None if found.labels is None else torch.as_tensor(found.labels)
     task = DistillationTask(loaded.denoiser, images, labels, args, loaded, content_hash, device)
     if group.is_main:

@@ -126,12 +126,19 @@ def load_vae(path, option: str = "--vae_checkpoint") -> VAE:
     return vae.eval().requires_grad_(False)
 
 
+CONTENT = ("family", "model", "name", "process", "kind", "settings", "image_size", "channels", "vae_checkpoint", "vae_hash")
+
+
 def load_model(path, device="cpu", vae_checkpoint=None) -> Model:
     """A trained model with its VAE, which lies where it lay in training unless another place is given."""
-    content = load_checkpoint(path, "denoiser", "--checkpoint")
+    return model_of(load_checkpoint(path, "denoiser", "--checkpoint"), path, device, vae_checkpoint)
+
+
+def model_of(content: dict, path, device="cpu", vae_checkpoint=None, raw: bool = False) -> Model:
+    """The model in a checkpoint's content, with averaged weights or raw ones; the rest as in `load_model`."""
     with expecting(path, "checkpoint"):
         denoiser = build_denoiser(content["process"], content["kind"], content["settings"])
-        denoiser.network.load_state_dict(weights_of(content))
+        denoiser.network.load_state_dict(weights_of(content, raw))
     vae = None
     if content["vae_hash"] is not None:
         vae_path = vae_checkpoint or content["vae_checkpoint"]

@@ -87,6 +87,10 @@ class ConditionalUNet(UNet):
         if conditioning == "cross_attention":
             self.class_tokens = nn.Embedding(num_classes + 1, TOKEN_WIDTH)
 
+    def bottleneck_size(self, size: int) -> int:
+        """As in `UNet`; patches are pixels here."""
+        return super().bottleneck_size(size // self.patch_size)
+
     def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """x: [B, C, H, W]; t: [B], 0...999; labels: int64 [B], 0...num_classes, or None -> [B, C, H, W]."""
         tokens = None

@@ -197,6 +197,10 @@ class UNet(nn.Module):
             h = run_blocks(blocks, h, time_features, tokens)
         return self.final_conv(h), h_before
 
+    def bottleneck_size(self, size: int) -> int:
+        """Pixels a side in the bottleneck, of images with `size` pixels a side."""
+        return size >> sum(isinstance(layer, nn.Conv2d) for layer in self.downsample)
+
     def output_layers(self, in_channels: int, out_channels: int) -> nn.Sequential:
         """From features to a prediction of the same height and width; of a residual, zero until it is trained."""
         layers = nn.Sequential(GroupNorm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1))

@@ -6,16 +6,20 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 import families
 from baseline_model import BaselineModel
 from conftest import REFERENCE
 from distill import generate, options
+from distill.task import critic_of
 from distill.train import make_task
 from engine.errors import InputError
 from engine.files import save_torch
 from engine.loop import train
+from mnist import models as mnist_models
 from model import LIFTDualTimestepModel
+from networks.dit import DiT
 
 ROOT = REFERENCE.parents[1]
 GAN = ("--cls_on_clean_image", "--gen_cls_loss")
@@ -165,3 +169,66 @@ def test_foreign_teachers_are_refused(tmp_path):
 def test_a_checkpoint_that_is_no_student_is_not_generated_from(teachers):
     with pytest.raises(InputError, match="names no few steps"):
         generate.student_of(families.load(teachers["baseline"]))
+
+
+def write_flow_teacher(path):
+    """A DiT with ten classes on 16x16 grey images, at random weights."""
+    config = dict(image_size=16, channels=1, patch_size=2, hidden_size=32, depth=2, num_heads=2, mlp_ratio=1, num_classes=10)
+    network = DiT(**config)
+    torch.nn.init.normal_(network.final_layer.linear.weight, std=0.1)
+    state = network.state_dict()
+    save_torch(path, {"family": "flow", "config": dict(network.config), "model_state": state,
+                      "ema_state": {"shadow": state, "decay": 0.9}, "epochs": 1, "options": {"label_dropout": 0.1}})
+
+
+def write_mnist_teacher(path):
+    """A rectified flow of digits with classes, at random weights."""
+    settings = dict(shape=[1, 32, 32], base_channels=8, channel_multipliers=[1, 2], layers_per_block=1,
+                    attention_levels=[1], patch_size=2, conditioning="cross_attention", num_classes=10)
+    state = mnist_models.build_denoiser("flow", "velocity", settings).network.state_dict()
+    save_torch(path, {"family": "mnist", "model": "denoiser", "name": "rf", "process": "flow", "kind": "velocity",
+                      "settings": settings, "image_size": 28, "channels": 1, "vae_checkpoint": None, "vae_hash": None,
+                      "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "epochs": 1,
+                      "options": {"label_dropout": 0.1}})
+
+
+@pytest.mark.parametrize("write, side", [(write_flow_teacher, 16), (write_mnist_teacher, 28)])
+def test_flows_with_classes_are_distilled_resumed_and_generated_from(tmp_path, monkeypatch, write, side):
+    torch.manual_seed(0)
+    teacher = tmp_path / "teacher_1ep.pth"
+    write(teacher)
+    how = (*TWO_STEPS, *GAN, "--real_guidance_scale", "2", "--dataset", "digits:16")
+    distil(teacher, tmp_path, *how)
+    straight = final_state(tmp_path)
+    assert largest_difference(straight["model_state"], torch.load(teacher, weights_only=True)["model_state"]) > 1e-6
+    distil(teacher, tmp_path, *how, name="again", steps=2)
+    state = tmp_path / "checkpoints" / "again_step00000002.state.pth"
+    content = torch.load(state, weights_only=True)
+    content["num_steps"] = 4
+    save_torch(state, content)
+    distil(teacher, tmp_path, *how, "--resume", name="again")
+    again = final_state(tmp_path, "again")
+    assert largest_difference(straight["model_state"], again["model_state"]) == 0
+    student = next((tmp_path / "checkpoints").glob("student_*ep.pth"))
+    monkeypatch.setattr(sys, "argv", ["generate", "--checkpoint", str(student), "--num_images", "3", "--device", "cpu",
+                                      "--num_threads", "1", "--precision", "float32", "--output_dir",
+                                      str(tmp_path / "images")])
+    generate.main()
+    record = json.loads((tmp_path / "images/run.json").read_text())
+    assert record["num_model_calls"] == 2
+    with Image.open(tmp_path / "images/00000.png") as image:
+        assert image.size == (side, side)
+
+
+@pytest.mark.parametrize("write, channels", [(write_flow_teacher, 32), (write_mnist_teacher, 16)])
+def test_a_critics_head_reads_the_whole_bottleneck(tmp_path, write, channels):
+    """One logit an image, of a map of 8x8: 16 pixels in patches of 2, or 32 halved once after patches of 2."""
+    write(tmp_path / "teacher_1ep.pth")
+    loaded = families.load(tmp_path / "teacher_1ep.pth")
+    size = loaded.denoiser.shapes[0][-1]
+    critic = critic_of(loaded.network, size, 2, head=True)
+    x = torch.randn(3, 1, size, size)
+    _, logits = critic(x, torch.full((3,), 0.5), torch.tensor([0, 1, 2]), student_step=torch.zeros(3, dtype=torch.long))
+    assert logits.shape == (3,)
+    first = critic.head[0]
+    assert (first.in_channels, first.stride) == (channels, (2, 2)) and critic.head[3].kernel_size == (4, 4)
