@@ -1,0 +1,48 @@
+"""The README's own commands, as a stranger would run them: in a fresh checkout, in their order."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks_of(heading: str) -> list[str]:
+    """The bash blocks below a heading of the README, up to the next heading."""
+    section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", README, re.M | re.S).group(1)
+    return re.findall(r"```bash\n(.*?)```", section, re.S)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The files that git knows, and no others, in an empty folder."""
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    for name in filter(None, names):
+        if name.endswith((".py", ".sh", ".toml", ".md", ".txt")) and (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_the_first_training_runs_as_it_stands(checkout):
+    [block] = blocks_of("The first training")
+    environment = {**os.environ, "VENV": "none", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
+                   "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(["bash", "-e", "-c", block], cwd=checkout, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for path in ("checkpoints/baseline_1ep.pth", "checkpoints/lift_dual_timestep_1ep.pth", "results/baseline_run.json"):
+        assert (checkout / path).is_file(), path
+    assert len(list(checkout.glob("generated/**/*.png"))) == 4
+
+
+def test_readme_is_short_and_its_links_lead_somewhere():
+    assert len(README.encode()) <= 10_000
+    targets = [target for target in re.findall(r"\]\(([^)#]+)", README) if "://" not in target]
+    assert len(targets) >= 5
+    for target in targets:
+        assert (ROOT / target).exists(), target
