@@ -92,6 +92,8 @@ def parse(parser, argv=None):
                                 preset="latent" if is_latent else "fast")
             args = parser.parse_args(argv)
         folder = args.experiments / f"{time.strftime('%Y%m%d_%H%M%S')}-{args.name}"
+        while folder.exists():                          # another run of that name began in this second
+            folder = folder.with_name(folder.name + "-again")
     args.checkpoint_dir, args.output_dir = folder / "checkpoints", folder
     del args.experiments                    # the folder may be moved between two parts of a run
     return args

@@ -80,8 +80,10 @@ def test_latents_end_to_end(place, tmp_path):
     vae = newest(folder, 1)
     assert load_torch(vae)["model_state"]["scale"] not in (0, 1)
     for module in (train_latent_rf, train_conditioned):
-        latest = place(module, *TINY, "--attention_levels", "0", "1", "--vae_checkpoint", vae, "--epochs", "1",
-                       "--name", module.__name__.partition(".")[2])[-1]
+        name = module.__name__.partition(".")[2]
+        folders = place(module, *TINY, "--attention_levels", "0", "1", "--vae_checkpoint", vae, "--epochs", "1",
+                        "--name", name)
+        [latest] = [folder for folder in folders if folder.name.endswith(f"-{name}")]
         model = load_model(newest(latest, 1))
         labels = None if module is train_latent_rf else torch.tensor([1, 2])
         images = model.images(model.path(2), 0, range(2), labels, 3.0)
