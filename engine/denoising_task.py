@@ -39,20 +39,11 @@ class ImageTask(Task):
         super().__init__(args)
         self.networks, self.images, self.device = {"model": network}, images, device
         self.num_images, self.content_hash = len(images), content_hash
-        self.order_of = (-1, None)
 
     def optimizer(self, name: str, parameters) -> torch.optim.Optimizer:
         """AdamW."""
         args = self.args
         return torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=args.weight_decay, fused=True)
-
-    def indices(self, step: int) -> torch.Tensor:
-        """Which images a step sees, over all processes: int64 [batch_size]. Every epoch is a fresh permutation."""
-        epoch, place = divmod(step, self.num_images // self.args.batch_size)
-        if self.order_of[0] != epoch:
-            generator = seeded_generator(self.args.seed, seeds.EPOCH_ORDER, epoch)
-            self.order_of = (epoch, torch.randperm(self.num_images, generator=generator))
-        return self.order_of[1][place * self.args.batch_size:(place + 1) * self.args.batch_size]
 
     def clean_images(self, indices: torch.Tensor) -> torch.Tensor:
         """Those images, in [-1, 1] if they are uint8, as they are if they are latents: [B, C, H, W] on the device."""

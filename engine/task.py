@@ -6,10 +6,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine import seeds
 from engine.errors import InputError
 from engine.optimization import learning_rate_at
+from engine.seeds import seeded_generator
 
 Networks = Mapping[str, nn.Module]
+
+
+def epoch_order(seed: int, epoch: int, num_images: int) -> torch.Tensor:
+    """The order in which an epoch visits the images: a permutation, int64 [num_images]."""
+    return torch.randperm(num_images, generator=seeded_generator(seed, seeds.EPOCH_ORDER, epoch))
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,15 @@ class Task:
 
     def __init__(self, args):
         self.args = args
+        self.order_of = (-1, None)      # an epoch, and the order of its images
+
+    def indices(self, step: int) -> torch.Tensor:
+        """Which images a step sees, over all processes: int64 [batch_size]. Every epoch has a fresh order."""
+        size = self.args.batch_size
+        epoch, place = divmod(step, self.num_images // size)
+        if self.order_of[0] != epoch:
+            self.order_of = (epoch, epoch_order(self.args.seed, epoch, self.num_images))
+        return self.order_of[1][place * size:(place + 1) * size]
 
     def optimizer(self, name: str, parameters) -> torch.optim.Optimizer:
         """The optimizer of a network; its learning rate is set at every step."""

@@ -65,8 +65,6 @@ class FlowTask(Task):
         self.held_out, self.latents, self.facts = held_out, latents, dict(facts or {})
         if latents is not None:
             self.frozen_hashes = {"vae": latents.fingerprint}
-        self.steps_per_epoch = self.num_images // args.batch_size
-        self.order_of = (-1, None)
 
     @property
     def has_validation(self) -> bool:
@@ -81,14 +79,6 @@ class FlowTask(Task):
         """Fit what the residual output stands on."""
         if self.images is not None:
             self.networks["model"].fit(self.images)
-
-    def indices(self, step: int) -> torch.Tensor:
-        """Which images a step sees, over all processes: int64 [batch_size]. Every epoch is a fresh permutation."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if self.order_of[0] != epoch:
-            generator = seeded_generator(self.args.seed, seeds.EPOCH_ORDER, epoch)
-            self.order_of = (epoch, torch.randperm(self.num_images, generator=generator))
-        return self.order_of[1][place * self.args.batch_size:(place + 1) * self.args.batch_size]
 
     def times(self, generator: torch.Generator) -> torch.Tensor:
         """The flow times of a step: float32 [batch_size] on the CPU."""

@@ -61,11 +61,6 @@ class Batch:
     t_32: torch.Tensor          # int64 [B]
 
 
-def epoch_order(seed: int, epoch: int, num_images: int) -> torch.Tensor:
-    """The order in which an epoch visits the images: a permutation, int64 [num_images]."""
-    return torch.randperm(num_images, generator=seeded_generator(seed, seeds.EPOCH_ORDER, epoch))
-
-
 def training_batch(images, indices, rule, seed: int, step: int, part: slice, flip: bool, schedule,
                    device) -> Batch:
     """The share `part` of the global batch of one step.

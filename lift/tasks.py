@@ -49,13 +49,6 @@ class ScaleTask(Task):
         return objective.training_batch(self.images, self.indices(step), self.rule, self.args.seed, step, part,
                                         self.args.flip, self.schedule, self.device)
 
-    def indices(self, step: int) -> torch.Tensor:
-        """Which images a step sees, over all processes: int64 [batch_size]."""
-        epoch, place = divmod(step, self.num_images // self.args.batch_size)
-        if getattr(self, "order_of", None) != epoch:
-            self.order_of, self.order = epoch, objective.epoch_order(self.args.seed, epoch, self.num_images)
-        return self.order[place * self.args.batch_size:(place + 1) * self.args.batch_size]
-
     def updates(self, step: int) -> list[Update]:
         """One network, one update."""
         return [Update("model", self.losses)]

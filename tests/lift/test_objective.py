@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from engine.task import epoch_order
 from lift import objective
 from lift.checkpoints import build_model
 from lift.objective import TimestepRule, draw_timesteps
@@ -49,9 +50,9 @@ def test_band_shares():
 
 
 def test_an_epoch_visits_every_image_once_in_its_own_order():
-    first, second = objective.epoch_order(0, 0, 100), objective.epoch_order(0, 1, 100)
+    first, second = epoch_order(0, 0, 100), epoch_order(0, 1, 100)
     assert sorted(first.tolist()) == list(range(100)) == sorted(second.tolist())
-    assert first.tolist() != second.tolist() and torch.equal(first, objective.epoch_order(0, 0, 100))
+    assert first.tolist() != second.tolist() and torch.equal(first, epoch_order(0, 0, 100))
 
 
 def test_shares_of_a_batch_are_the_batch():
