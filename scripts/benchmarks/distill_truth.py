@@ -20,7 +20,7 @@ from engine.errors import InputError
 from engine.files import expecting, write_json
 
 FOUR_STEPS = {"num_steps": 4}
-# name -> settings, and the published figure of the row (mean, deviation over seeds)
+# name -> settings, and a figure of the row to compare with, of an earlier implementation (mean, deviation over seeds)
 ROWS = {
     "ratio 5": ({}, (0.040, 0.005)),
     "ratio 5, GAN": ({"gan_weight": 1e-2}, (0.034, 0.001)),
@@ -51,7 +51,7 @@ NUM_CURVE_POINTS = 12
 
 def measure(name: str, iterations: int | None) -> dict:
     """Train one row and score it."""
-    options, published = ROWS[name]
+    options, reference = ROWS[name]
     settings = Settings(**options)
     if iterations:
         settings = dataclasses.replace(settings, iterations=iterations * settings.iterations // Settings().iterations)
@@ -59,7 +59,7 @@ def measure(name: str, iterations: int | None) -> dict:
     run = Distillation(settings)
     history = run.run(every=max(settings.iterations // NUM_CURVE_POINTS, 1))
     row = {"settings": dataclasses.asdict(settings), "seconds": time.perf_counter() - start, "history": history,
-           "distances": history[-1]["distances"], "published": published,
+           "distances": history[-1]["distances"], "reference": reference,
            "points": run.draw(NUM_SHOWN, torch.Generator().manual_seed(2))[-1, 0].tolist()}
     if settings.num_steps > 1:
         row["distances_of_mixture"] = run.distances(of_mixture=True)
@@ -79,6 +79,16 @@ def references() -> dict:
 def mean_and_deviation(values) -> str:
     """A cell of the table."""
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+def markdown_table(results: dict) -> str:
+    """The rows as a table, each beside the figure to compare with."""
+    lines = ["| row | sliced Wasserstein-1 | reference |", "| --- | ---: | ---: |"]
+    for name, row in results["rows"].items():
+        mean, deviation = row["reference"]
+        reference = f"{mean:.3f} ± {deviation:.3f}" if deviation else f"{mean:.3f}"
+        lines.append(f"| {name} | {mean_and_deviation(row['distances'])} | {reference} |")
+    return "\n".join(lines)
 
 
 def draw_figure(rows: dict):
@@ -137,9 +147,10 @@ def main():
         row = results["rows"][name]
         of_mixture = row.get("distances_of_mixture")
         mixture = f"   mixture {mean_and_deviation(of_mixture)}" if of_mixture else ""
-        print(f"{name:40} {mean_and_deviation(row['distances'])}   published {row['published'][0]:.3f} ± "
-              f"{row['published'][1]:.3f}   {row['seconds']:.0f} s{mixture}", flush=True)
+        print(f"{name:40} {mean_and_deviation(row['distances'])}   reference {row['reference'][0]:.3f} ± "
+              f"{row['reference'][1]:.3f}   {row['seconds']:.0f} s{mixture}", flush=True)
     draw_figure(results["rows"]).savefig(f"{args.output}.png")
+    print("\n" + markdown_table(results))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """The test bed's exact teacher, its distance, and a short distillation that must come closer to the truth."""
+import json
 import math
 
 import torch
 
+from conftest import ROOT
 from distill.known_truth import (DEVIATION, CircleOfGaussians, Distillation, Settings, exact_ddim, sliced_wasserstein_1)
 from scheduler import CosineSteps
+from scripts.benchmarks.distill_truth import markdown_table
 
 SHORT = {"iterations": 150, "batch": 128, "seeds": 2}
 
@@ -55,3 +58,9 @@ def test_every_image_of_a_chain_counts_in_training(monkeypatch):
         assert (points.std(0) - drawn[k, 0].std(0)).abs().max() < 0.05
     a, s = CosineSteps().levels(torch.tensor(run.times))
     assert torch.equal(run.renoised_to[2][0], a[2]) and torch.equal(run.renoised_to[1][1], s[1])
+
+
+def test_the_text_shows_the_measured_table():
+    results = json.loads((ROOT / "results/published/distill/distill_truth.json").read_text())
+    assert len(results["rows"]) == 20
+    assert markdown_table(results) in (ROOT / "distill/README.md").read_text(encoding="utf-8")
