@@ -110,10 +110,17 @@ def wait_until(condition) -> None:
         time.sleep(0.02)
 
 
+def forks():
+    """For processes that train: they are forked from a server that has torch loaded already. The process of the tests
+    itself cannot be forked for that, since its own backward passes may have started threads."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "train_lift", "engine.loop"])
+    return context
+
+
 def in_two_processes(function, *arguments) -> list:
-    """What a function of a module returns in each of two processes, started as by torchrun, but forked from a server that
-    has torch loaded already. This process itself cannot be forked: its backward passes may have started threads."""
-    multiprocessing.set_forkserver_preload(["torch", "train_lift", "engine.loop"])
+    """What a function of a module returns in each of two processes, started as by torchrun, but by `forks`."""
+    forks()
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
                           run_id="tests", max_restarts=0, monitor_interval=0.1, start_method="forkserver")

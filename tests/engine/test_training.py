@@ -20,7 +20,7 @@ import train_baseline
 import train_lift
 from engine import distributed, loop, optimization, run_files
 from lift import checkpoints, objective
-from conftest import ROOT, wait_until
+from conftest import ROOT, forks, wait_until
 from data import load_images
 from engine.errors import InputError
 from engine.files import load_torch, save_torch
@@ -566,18 +566,22 @@ def test_a_checkpoint_older_than_the_state_is_that_of_the_run_replaced(run):
     assert_same_weights(mine, final_weights(folder))
 
 
-def test_killed_between_a_state_and_its_checkpoint_a_run_gets_that_checkpoint_on_resuming(run, monkeypatch, capsys):
+def train_until_the_first_checkpoint(command):
+    """Train LIFT in this process, which is killed where its first checkpoint would be written."""
+    loop.Loop.save_checkpoint = lambda trainer: os.kill(os.getpid(), signal.SIGKILL)
+    sys.argv = command
+    train_lift.main()
+
+
+def test_killed_between_a_state_and_its_checkpoint_a_run_gets_that_checkpoint_on_resuming(run, cache, tmp_path, capsys):
     """The first state of a run that saves by the clock comes with its first checkpoint."""
     options = ("--epochs", 2, "--save_every", 1)
     straight = final_weights(run("lift", *options, to="straight"))
-    child = os.fork()
-    if child == 0:
-        monkeypatch.setattr(loop.Loop, "save_checkpoint", lambda trainer: os.kill(os.getpid(), signal.SIGKILL))
-        try:
-            run("lift", *options, to="killed")
-        finally:
-            os._exit(1)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    command = command_of("lift", tmp_path / "killed", cache, options)
+    child = forks().Process(target=train_until_the_first_checkpoint, args=(command,))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     capsys.readouterr()
     folder = run("lift", *options, "--resume", to="killed")
     assert "step00000006.state.pth at step 6 of 12" in capsys.readouterr().out
