@@ -326,6 +326,6 @@ def load_published(path, num_heads: int | None = None) -> DiT:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path}: is no DiT in the published layout ({reason})") from error
     if not torch.allclose(positions.reshape_as(model.pos_embed).float(), model.pos_embed, atol=1e-5):
-        raise InputError(f"{path}: its pos_embed is not the fixed sines and cosines of {side} x {side} tokens; expected "
-                         "published DiT or SiT weights")
+        raise InputError(f"{path}: its pos_embed is not the fixed sines and cosines of {side} x {side} tokens; "
+                         "expected published DiT or SiT weights")
     return model
