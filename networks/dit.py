@@ -31,13 +31,15 @@ PRESETS = {
 }
 
 
-def position_embedding(side: int, width: int) -> torch.Tensor:
+def position_embedding(side: int, width: int, spacing: int = 1) -> torch.Tensor:
     """Fixed sines and cosines of each token's place, tokens row by row: float32 [side * side, width].
 
     Row r, column c: [sin c w, cos c w, sin r w, cos r w] with w_k = 10000^(-k / (width / 4)), k < width / 4.
+    spacing: how many tokens of a finer grid one token covers in each direction; its place is the middle of these.
     """
     frequencies = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies               # [side, width / 4]
+    places = (torch.arange(side, dtype=torch.float64) + 0.5) * spacing - 0.5               # 0, 1, 2 ... with spacing 1
+    angles = places[:, None] * frequencies                                                # [side, width / 4]
     one = torch.cat([angles.sin(), angles.cos()], dim=1)                                  # [side, width / 2]
     columns, rows = one.repeat(side, 1), one.repeat_interleave(side, dim=0)
     return torch.cat([columns, rows], dim=1).float()
@@ -171,6 +173,54 @@ class FinalLayer(nn.Module):
         return self.linear(modulated(x, *self.adaLN_modulation(condition)))
 
 
+def check_options(hidden_size: int, num_heads: int, output: str) -> None:
+    """Raises InputError for a width that does not divide, and for an unknown output."""
+    if hidden_size % 4 or hidden_size % num_heads:
+        raise InputError(f"--hidden_size: found {hidden_size} with {num_heads} heads, expected a multiple of 4 and of "
+                         "--num_heads")
+    if output not in OUTPUTS:
+        raise InputError(f"--output: found {output!r}, expected one of {', '.join(OUTPUTS)}")
+
+
+@torch.no_grad()
+def initialize(model: nn.Module) -> None:
+    """Xavier-uniform, q, k and v as three matrices and the patch embedding as one [D, p p C]; biases 0; the class table
+    and the time layers N(0, 0.02^2); modulations and last layers 0, so that every block starts as identity."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_uniform_(module.weight.flatten(1))
+            nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            for matrix in module.qkv.weight.chunk(3):
+                nn.init.xavier_uniform_(matrix)
+        elif isinstance(module, ClassEmbedding):
+            nn.init.normal_(module.embedding_table.weight, std=0.02)
+        elif isinstance(module, TimeEmbedding):
+            for layer in (module.mlp[0], module.mlp[2]):
+                nn.init.normal_(layer.weight, std=0.02)
+        elif isinstance(module, Modulation):
+            nn.init.zeros_(module[1].weight)
+        elif isinstance(module, FinalLayer):
+            nn.init.zeros_(module.linear.weight)
+
+
+def unpatchify(tokens: torch.Tensor, patch_size: int, channels: int) -> torch.Tensor:
+    """[B, T, p p C], each token in the order row, column, channel -> [B, C, S, S] with S = p sqrt(T)."""
+    side = math.isqrt(tokens.shape[1])
+    x = tokens.reshape(-1, side, side, patch_size, patch_size, channels)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, side * patch_size, side * patch_size)
+
+
+def velocity_of(kind: str, output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor,
+                affine: AffineVelocity | None = None) -> torch.Tensor:
+    """The velocity that a last layer's output means: itself (`velocity`); the way to the clean image that it is,
+    (output - x_t) / max(1 - t, 0.05) (`clean`); what `affine`, the best affine velocity, leaves (`residual`)."""
+    if kind == "clean":
+        return (output - x_t) / (1 - t).clamp(min=LEAST_NOISE).reshape(-1, 1, 1, 1)
+    return affine.velocity(output, x_t, t) if kind == "residual" else output
+
+
 class DiT(nn.Module):
     """A class-conditional velocity field of square images or latents.
 
@@ -186,11 +236,7 @@ class DiT(nn.Module):
         super().__init__()
         if image_size % patch_size:
             raise InputError(f"--patch_size: found {patch_size}, expected a divisor of the image side {image_size}")
-        if hidden_size % 4 or hidden_size % num_heads:
-            raise InputError(f"--hidden_size: found {hidden_size} with {num_heads} heads, expected a multiple of 4 and "
-                             "of --num_heads")
-        if output not in OUTPUTS:
-            raise InputError(f"--output: found {output!r}, expected one of {', '.join(OUTPUTS)}")
+        check_options(hidden_size, num_heads, output)
         self.config = dict(image_size=image_size, channels=channels, patch_size=patch_size, hidden_size=hidden_size,
                            depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, num_classes=num_classes,
                            qk_norm=qk_norm, time_scale=time_scale, output=output)
@@ -204,25 +250,7 @@ class DiT(nn.Module):
                                     for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size**2 * channels)
         self.affine = AffineVelocity(image_size, channels) if output == "residual" else None
-        self.initialize()
-
-    @torch.no_grad()
-    def initialize(self) -> None:
-        """Xavier-uniform, q, k and v as three matrices and the patch embedding as one [D, p p C]; biases 0; the class
-        table and the time layers N(0, 0.02^2); modulations and last layer 0, so that every block starts as identity."""
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                nn.init.xavier_uniform_(module.weight.flatten(1))
-                nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            for matrix in block.attn.qkv.weight.chunk(3):
-                nn.init.xavier_uniform_(matrix)
-        for weight in (self.y_embedder.embedding_table.weight, self.t_embedder.mlp[0].weight,
-                       self.t_embedder.mlp[2].weight):
-            nn.init.normal_(weight, std=0.02)
-        for last in (*self.blocks, self.final_layer):
-            nn.init.zeros_(last.adaLN_modulation[1].weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
+        initialize(self)
 
     def fit(self, images) -> None:
         """Take what the residual output needs to know of the training images: uint8 [N, C, S, S]. Else nothing."""
@@ -238,20 +266,8 @@ class DiT(nn.Module):
         condition = self.t_embedder(t) + self.y_embedder(labels)                           # [B, D]
         for block in self.blocks:
             x = block(x, condition)
-        return self.velocity_of(self.unpatchify(self.final_layer(x, condition)).to(x_t.dtype), x_t, t)
-
-    def unpatchify(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[B, T, p p C] -> [B, C, S, S]."""
-        side, p = self.image_size // self.patch_size, self.patch_size
-        x = tokens.view(-1, side, side, p, p, self.channels)
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.channels, self.image_size, self.image_size)
-
-    def velocity_of(self, output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The velocity that the last layer's output means: itself (`velocity`); the way to the clean image that it is,
-        (output - x_t) / max(1 - t, 0.05) (`clean`); what the best affine velocity leaves (`residual`)."""
-        if self.output == "clean":
-            return (output - x_t) / (1 - t).clamp(min=LEAST_NOISE).reshape(-1, 1, 1, 1)
-        return output if self.affine is None else self.affine.velocity(output, x_t, t)
+        output = unpatchify(self.final_layer(x, condition), self.patch_size, self.channels)
+        return velocity_of(self.output, output.to(x_t.dtype), x_t, t, self.affine)
 
     def least_error(self) -> float:
         """A bound that no weights of a `velocity` output pass: 1 - D / n for tokens of n = p p C numbers, 0 if D >= n.
@@ -310,6 +326,6 @@ def load_published(path, num_heads: int | None = None) -> DiT:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path}: is no DiT in the published layout ({reason})") from error
     if not torch.allclose(positions.reshape_as(model.pos_embed).float(), model.pos_embed, atol=1e-5):
-        raise InputError(f"{path}: its pos_embed is not the fixed sines and cosines of {side} x {side} tokens; expected "
-                         "published DiT or SiT weights")
+        raise InputError(f"{path}: its pos_embed is not the fixed sines and cosines of {side} x {side} tokens; "
+                         "expected published DiT or SiT weights")
     return model
