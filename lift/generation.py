@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from lift import checkpoints

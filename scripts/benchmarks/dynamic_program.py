@@ -1,9 +1,7 @@
 """Measure the dynamic program over paths against plain nested loops: seconds of one core, and that costs agree."""
 import json
 import math
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch

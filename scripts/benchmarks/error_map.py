@@ -7,7 +7,6 @@ and scale by scale. The ratio with the same images and probes on both sides is r
 """
 import copy
 import json
-import sys
 import time
 from pathlib import Path
 

@@ -9,10 +9,8 @@ import contextlib
 import json
 import os
 import statistics
-import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch

@@ -5,7 +5,6 @@ that an optimiser finds with each cost, at equal network calls. Distances are 2-
 Gaussians with the samples' and the true moments, raw and whitened.
 """
 import json
-import sys
 import time
 from pathlib import Path
 

@@ -11,7 +11,6 @@ theirs, medians), target, ok.
 import contextlib
 import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path

@@ -14,9 +14,7 @@ import io
 import json
 import resource
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
