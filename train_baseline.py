@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Train the single-scale baseline: one image at 64x64, one timestep, mean squared error of the noise prediction."""
 from engine.command_line import Parser, run_script
-from engine.loop import train
-from lift.tasks import scale_task
-from lift.training_options import add_training_options, parse_training_options
+from lift.options import add_training_options, parse_training_options
 
 
 def main():
     parser = Parser(__doc__)
     add_training_options(parser, "baseline")
-    train(scale_task("baseline"), parse_training_options(parser))
+    args = parse_training_options(parser)
+    from engine.loop import train
+    from lift.tasks import scale_task
+    train(scale_task("baseline"), args)
 
 
 if __name__ == "__main__":

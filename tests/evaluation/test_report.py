@@ -17,10 +17,11 @@ from PIL import Image
 
 from engine import run_files
 from lift import checkpoints
+from lift.options import DEFAULT_NAMES
 from lift import error_map
 from engine import files
 from lift import paths
-from lift import report
+from lift import report, report_parts
 from evaluation import figures
 from evaluation import page
 from evaluation import results_table
@@ -127,7 +128,7 @@ def folder(tmp_path_factory):
                      {"command": "train_baseline.py --epochs 10", "options": {"epochs": 10}})
 
     torch.manual_seed(0)
-    for model_type, name in checkpoints.DEFAULT_NAMES.items():
+    for model_type, name in DEFAULT_NAMES.items():
         state = checkpoints.build_model(model_type, [8, 8, 8]).state_dict()
         files.save_torch(run_files.checkpoint_path(folder, name, 10), {
             "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
@@ -243,7 +244,7 @@ def test_loss_curves_show_the_logged_values():
 
 def test_metric_figure_shows_means_and_bands(written):
     rows = results_table.read(written / "results/fid_results.csv")
-    ax = report.metric_figure(rows, "fid").axes[0]
+    ax = report_parts.metric_figure(rows, "fid").axes[0]
     lines = {line.get_label(): line for line in ax.lines}
     assert list(lines) == ["baseline", "diagonal", "DP-64", "DP-Total"]
     assert lines["baseline"].get_xdata().tolist() == list(EPOCHS)
