@@ -227,7 +227,7 @@ def write_report(args, rows) -> None:
     lead = f"{len(rows):,} measurements" + (f", the latest of {finished}" if finished else "")
     lead += f"; page made at revision {git_revision()[:12]}."
     content = page.page(args.title, lead, report_sections(rows, args.results.parent, args.output_dir),
-                          page.read_records(args.results.parent))
+                        page.read_records(args.results.parent), args.html.parent)
     with written_whole(args.html, "w") as file:
         file.write(content)
     print(f"wrote {args.html} ({len(content) / 1e6:.1f} MB)")
