@@ -4,10 +4,14 @@ from engine.command_line import Parser, run_script
 from lift.options import add_training_options, parse_training_options
 
 
-def main():
+def parse_args(argv=None):
     parser = Parser(__doc__)
     add_training_options(parser, "baseline")
-    args = parse_training_options(parser)
+    return parse_training_options(parser, argv)
+
+
+def main():
+    args = parse_args()
     from engine.loop import train
     from lift.tasks import scale_task
     train(scale_task("baseline"), args)
