@@ -1,9 +1,8 @@
 """The single-scale opponent: one image, one timestep."""
 import torch
 
+from networks.presets import DEFAULT_HIDDEN_DIMS
 from networks.unet import UNet
-
-DEFAULT_HIDDEN_DIMS = (64, 128, 256, 512)
 
 
 class BaselineModel(UNet):

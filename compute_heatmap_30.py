@@ -1,20 +1,13 @@
 """Estimate a LIFT checkpoint's error map over (t_64, t_32), find its paths, and draw both."""
 from pathlib import Path
 
-import torch
-
 from engine import run_files
-from lift import checkpoints
-from lift import error_map
-from lift import heatmap_figures
-from lift import path_costs
-from lift import paths
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                           whole_number, write_run_record)
 from data import add_data_options, load_images
 from engine.errors import InputError
 from engine.files import refuse_existing, save_png, save_torch, written_together
-from lift.generation import name_of
+from lift.options import CHAIN_RULES, GRID_SPACES, NORMALIZATIONS, PREDICTIONS, WEIGHTS, add_path_options
 
 EDGE_COSTS = ("directional", "step_doubling", "step_doubling_diagonal")
 
@@ -28,13 +21,13 @@ def parse_args(argv=None):
     group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER",
                        help="where checkpoints lie")
     group.add_argument("--name", default="lift_dual_timestep", help="first part of the checkpoint's file name")
-    group.add_argument("--weights", choices=checkpoints.WEIGHTS, default="ema", help="which of its weights")
+    group.add_argument("--weights", choices=WEIGHTS, default="ema", help="which of its weights")
     add_data_options(parser)
     parser.add_argument("--split", default="train", help="part of the data set, perhaps sliced: train[:500]")
     group = parser.add_argument_group("error map")
     group.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS",
                        help="points per axis: 15, 30, 100")
-    group.add_argument("--grid_space", choices=paths.GRID_SPACES, default="timestep",
+    group.add_argument("--grid_space", choices=GRID_SPACES, default="timestep",
                        help="evenly spaced timesteps 999...0, or evenly spaced log SNR from SNR 0.01 to 100 (paths "
                             "then start at 999 and end at 0 in place of the grid's ends)")
     group.add_argument("--K", type=whole_number(1), default=4, metavar="PROBES", help="probes per image and scale")
@@ -43,12 +36,12 @@ def parse_args(argv=None):
                        help="further rounds for a cell until its relative standard error is this; 0: one round")
     group.add_argument("--max_images", type=whole_number(2), default=64, metavar="IMAGES",
                        help="most images for a cell, with --target_error")
-    group.add_argument("--chain_rule", choices=tuple(error_map.CHAIN_RULES), default="localization",
+    group.add_argument("--chain_rule", choices=CHAIN_RULES, default="localization",
                        help="factor by SNR: 1/(SNR(1+SNR)), 1, SNR/(4(1+SNR)^2) or 1/(4(1+SNR)^2)")
-    group.add_argument("--normalization", choices=error_map.NORMALIZATIONS, default="per_pixel",
+    group.add_argument("--normalization", choices=NORMALIZATIONS, default="per_pixel",
                        help="per_pixel: an identity Jacobian scores 3 at both scales; both_sides: weighted by the "
                             "number of pixels once more, as the earlier implementation does")
-    group.add_argument("--prediction", choices=error_map.PREDICTIONS, default="eps",
+    group.add_argument("--prediction", choices=PREDICTIONS, default="eps",
                        help="whose Jacobian DP-64 and DP-Total read; both are kept")
     group.add_argument("--edge_costs", nargs="*", action="each_once", choices=EDGE_COSTS, default=[], metavar="COST",
                        help=f"also measure edge costs for other paths, of {', '.join(EDGE_COSTS)}")
@@ -60,7 +53,7 @@ def parse_args(argv=None):
                        help="measure edge costs only between cells whose scales are at most this far apart in log SNR; "
                             "left out: all that a path can use")
     group.add_argument("--seed", type=seed_number, default=42, help="of images, noise and probes")
-    heatmap_figures.add_path_options(parser)
+    add_path_options(parser)
     parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where outputs go")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     add_device_options(parser)
@@ -74,6 +67,7 @@ def parse_args(argv=None):
 
 def choose_precision(args, was_auto: bool, loaded, images, timesteps) -> dict:
     """Keep bf16 only where rounding changes the map by well under the standard error aimed at; says what it did."""
+    from lift import error_map
     if args.precision != "bf16":
         return {}
     bias = error_map.precision_bias(loaded.model, images, timesteps, prediction=args.prediction, seed=args.seed)
@@ -89,6 +83,8 @@ def choose_precision(args, was_auto: bool, loaded, images, timesteps) -> dict:
 
 def main(argv=None):
     args = parse_args(argv)
+    from lift import checkpoints, error_map, heatmap_figures, paths
+    from lift.generation import name_of
     timesteps = paths.timestep_grid(args.grid, args.grid_space)
     paths.check_num_steps(args.num_steps, (args.grid - 1,) * 2, (args.max_jump,) * 2)
     for path_type in args.paths:
@@ -144,8 +140,10 @@ def main(argv=None):
     print("wrote " + ", ".join(map(str, (output, output.with_suffix(".json"), *figures_at.values()))))
 
 
-def measure_edge_costs(name: str, model, images, timesteps, args) -> torch.Tensor:
+def measure_edge_costs(name: str, model, images, timesteps, args):
     """Edge costs by `path_costs`: float64 [n, n, J + 1, J + 1]. Always in float32: their differences are small."""
+    import torch
+    from lift import error_map, path_costs
     measure = path_costs.directional_edge_costs if name == "directional" else path_costs.step_doubling_edge_costs
     diagonal_only = name.endswith("diagonal")
     # Contiguous weights: forward-mode derivatives of normalisation refuse channels-last tensors.

@@ -45,7 +45,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -221,11 +220,12 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
     return ImageSet(images, labels, printable(dataset), split, content_hash, label_names)
 
 
-def to_device(images: np.ndarray, device) -> torch.Tensor:
+def to_device(images: np.ndarray, device):
     """uint8 [N, C, S, S] as a tensor: on the GPU if it fits in half of the free memory, else on the CPU.
 
     On the CPU the tensor shares the memory map: nothing is copied, and it must not be written to.
     """
+    import torch
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         tensor = torch.from_numpy(np.asarray(images))

@@ -8,25 +8,21 @@ divides one generation over processes.
 import time
 from pathlib import Path
 
-import torch
-
-from engine import run_files
-from lift import checkpoints
 import data
-from engine import distributed
-from lift import generation
+from engine import run_files
 from evaluation import results_table
-from evaluation import scoring
+from evaluation.options import METRIC_ROWS, add_metric_options
 from engine.command_line import (Parser, add_device_options, git_revision, refuse_without_effect, run_script, seed_number,
                           start_device, whole_number)
 from engine.errors import InputError
 from engine.files import check_can_be_written
+from lift.options import DEFAULT_NAMES, DEFAULT_PATHS, PATH_NAMES, add_generation_options
 
 
 def parse_options():
     parser = Parser(__doc__)
     group = parser.add_argument_group("what is evaluated")
-    group.add_argument("--model_type", choices=list(checkpoints.MODELS), default="lift", help="kind of the checkpoints")
+    group.add_argument("--model_type", choices=list(DEFAULT_NAMES), default="lift", help="kind of the checkpoints")
     group.add_argument("--epochs", type=whole_number(0), nargs="+", action="each_once", default=None, metavar="EPOCH",
                        help="epochs of --name; left out with --checkpoints too: all there are in --checkpoint_dir")
     group.add_argument("--checkpoints", nargs="+", action="each_once", default=None, metavar="FILE",
@@ -35,14 +31,14 @@ def parse_options():
     group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER",
                        help="their folder")
     group.add_argument("--paths", nargs="+", action="each_once", default=None, metavar="PATH",
-                       help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left out: "
+                       help=f"LIFT: {', '.join(PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left out: "
                             "diagonal dp_64 dp_total, or uniform")
     group.add_argument("--seeds", type=seed_number, nargs="+", action="each_once", default=[42], metavar="SEED",
                        help="a row for each")
     group.add_argument("--num_images", type=whole_number(2, 10**9), default=1000, metavar="IMAGES",
                        help="images per row")
-    generation.add_generation_options(parser)
-    scoring.add_metric_options(parser, "real images to compare with: a split, or part of one such as train[:5000]")
+    add_generation_options(parser)
+    add_metric_options(parser, "real images to compare with: a split, or part of one such as train[:5000]")
     data.add_data_options(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--results", type=Path, default=Path("results/fid_results.csv"), metavar="CSV",
@@ -61,7 +57,7 @@ def find_checkpoints(args) -> list[Path]:
         raise InputError("--epochs: found together with --checkpoints, expected one of the two")
     if args.checkpoints:
         return [Path(file) for file in args.checkpoints]
-    name = args.name or checkpoints.DEFAULT_NAMES[args.model_type]
+    name = args.name or DEFAULT_NAMES[args.model_type]
     if args.epochs:
         return [run_files.checkpoint_path(args.checkpoint_dir, name, epoch) for epoch in args.epochs]
     found = run_files.list_checkpoints(args.checkpoint_dir, name)
@@ -73,6 +69,7 @@ def find_checkpoints(args) -> list[Path]:
 
 def key_for(args, loaded, path_type: str, path, seed: int, image_set: data.ImageSet) -> dict:
     """The identifying columns of a row, all but the metric."""
+    from lift import generation
     return {"checkpoint": loaded.path.name, "checkpoint_hash": loaded.fingerprint, "model_type": loaded.model_type,
             "epochs": loaded.epochs, "weights": loaded.weights, "path": path_type,
             "path_hash": generation.path_hash(path),
@@ -99,12 +96,13 @@ def say_what_differs(rows: list[dict], key: dict) -> None:
                 break
 
 
-def generate_and_score(args, network, path, key: dict, scorer: scoring.Scorer, references: scoring.References,
-                       group: distributed.Group) -> dict:
-    """The scores of one row's images, as `Scorer.scores` gives them; key: of that row.
+def generate_and_score(args, network, path, key: dict, scorer, references, group) -> dict:
+    """The scores of one row's images, as `scoring.Scorer.scores` gives them; key: of that row.
 
     Raises InputError if an image is not finite or the network was called another number of times than the row says.
     """
+    import torch
+    from lift import generation
     what = f"{key['checkpoint'].removesuffix('.pth')} {key['path']} seed {key['seed']}"
     num_broken = 0
     for indices, images, broken, num_model_calls in generation.generate_uint8(
@@ -121,6 +119,7 @@ def generate_and_score(args, network, path, key: dict, scorer: scoring.Scorer, r
 
 def find_paths(args, files: list[Path], say: bool) -> dict:
     """(checkpoint file, path type) -> timesteps. Raises InputError for a checkpoint or a path that is wrong."""
+    from lift import checkpoints, generation
     found = {}
     for file in files:
         loaded = checkpoints.load_model(file, args.model_type, args.weights)
@@ -129,8 +128,9 @@ def find_paths(args, files: list[Path], say: bool) -> dict:
     return found
 
 
-def load_reference(args, metrics: list[str], group: distributed.Group) -> data.ImageSet:
+def load_reference(args, metrics: list[str], group) -> data.ImageSet:
     """The real images, decoded by the main process; the others find them in the cache."""
+    from evaluation import scoring
     if not group.is_main:
         group.wait()
     image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir)
@@ -142,10 +142,11 @@ def load_reference(args, metrics: list[str], group: distributed.Group) -> data.I
     return image_set
 
 
-def unfinished_metrics(args, metrics: list[str], key: dict, rows: list[dict], group: distributed.Group,
-                       device) -> list[str]:
+def unfinished_metrics(args, metrics: list[str], key: dict, rows: list[dict], group, device) -> list[str]:
     """The metrics that the row lacks, the same in all processes: another program may have added rows between two
     processes' reading, and the main one's decides."""
+    import torch
+    from evaluation import scoring
     wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force, say=group.is_main)
     marks = torch.tensor([float(group.is_main and metric in wanted) for metric in metrics], device=device)
     return [metric for metric, mark in zip(metrics, group.sum(marks).tolist()) if mark]
@@ -153,6 +154,7 @@ def unfinished_metrics(args, metrics: list[str], key: dict, rows: list[dict], gr
 
 def add_rows(args, key: dict, scores: dict, revision: str, seconds: float) -> int:
     """Add a row per score to the table and print them; returns how many were new."""
+    from evaluation import scoring
     new = scoring.result_rows(key, scores, revision)
     for row in new:
         scoring.print_row(row, "new")
@@ -163,10 +165,13 @@ def add_rows(args, key: dict, scores: dict, revision: str, seconds: float) -> in
 
 def main():
     args = parse_options()
+    from engine import distributed
+    from evaluation import scoring
+    from lift import checkpoints, generation
     args.device = distributed.local_gpu(args.device)
     device = start_device(args)
     group = distributed.join(device)
-    args.paths = args.paths or generation.DEFAULT_PATHS[args.model_type]
+    args.paths = args.paths or DEFAULT_PATHS[args.model_type]
     generation.check_options(args, args.model_type)
     if args.num_images < group.size:
         raise InputError(f"--num_images: found {args.num_images}, expected at least one for each of the {group.size} "
@@ -174,7 +179,7 @@ def main():
     check_can_be_written(args.results)
     files = find_checkpoints(args)
     metrics, weights_file = scoring.choose_metrics(args)
-    group.check_same([metric in metrics for metric in scoring.METRIC_ROWS],
+    group.check_same([metric in metrics for metric in METRIC_ROWS],
                      "--metrics: the processes do not all have Inception weights at hand; give --metrics, or "
                      "--inception with a file that all machines see")
     rows = results_table.read(args.results, warn=group.is_main)         # what is wrong with it is said before any work

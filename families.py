@@ -18,8 +18,7 @@ from engine.files import expecting, load_torch
 from flow import model as flow
 from lift import checkpoints
 from lift.coupling import TimestepDenoiser
-from lift.objective import draw_timesteps
-from lift.training_options import timestep_rule
+from lift.objective import draw_timesteps, timestep_rule
 from mnist import models as mnist
 from scheduler import CosineSteps
 

@@ -7,19 +7,13 @@ import contextlib
 import time
 from pathlib import Path
 
-import torch
-from PIL import Image
-from torchvision.utils import make_grid
-
 from engine import run_files
-from lift import checkpoints
-from engine import distributed
-from lift import generation
 from engine.command_line import (Parser, add_device_options, refuse_without_effect, run_script, seed_number, start_device,
                           whole_number, write_run_record)
 from engine.errors import InputError
 from engine.files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
 from engine.image_folder import publish, refuse_images
+from lift.options import DEFAULT_PATHS, PATH_NAMES, add_generation_options
 
 
 def parse_options():
@@ -30,10 +24,10 @@ def parse_options():
     group.add_argument("--epochs", type=whole_number(0), default=100, help="epoch of the checkpoint")
     group.add_argument("--name", default="lift_dual_timestep", help="name of the checkpoint")
     group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER", help="its folder")
-    generation.add_generation_options(parser)
+    add_generation_options(parser)
     parser.add_argument("--path", default=None, metavar="PATH",
-                        choices=sorted({name for names in generation.PATH_NAMES.values() for name in names}),
-                        help=f"LIFT: {', '.join(generation.PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left "
+                        choices=sorted({name for names in PATH_NAMES.values() for name in names}),
+                        help=f"LIFT: {', '.join(PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left "
                              "out: diagonal or uniform")
     parser.add_argument("--seed", type=seed_number, default=42, help="with an image's number, decides that image")
     parser.add_argument("--num_images", type=whole_number(1, 10**9), default=64, metavar="IMAGES", help="how many")
@@ -53,11 +47,13 @@ def parse_options():
 
 def main():
     args = parse_options()
+    from engine import distributed
+    from lift import checkpoints, generation
     args.device = distributed.local_gpu(args.device)
     device = start_device(args)
     file = args.checkpoint or run_files.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
     loaded = checkpoints.load_model(file, None, args.weights, device)
-    args.path = args.path or generation.DEFAULT_PATHS[loaded.model_type][0]
+    args.path = args.path or DEFAULT_PATHS[loaded.model_type][0]
     generation.check_options(args, loaded.model_type)
     path = generation.find_path(loaded, args.path, args)
     label = f"{file.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}"
@@ -84,6 +80,11 @@ def main():
 
 def make_images(args, loaded, path, group, made: Path, device) -> None:
     """Generate into the folder `made`, then move the images to --output_dir and write grid and records."""
+    import torch
+    from PIL import Image
+    from torchvision.utils import make_grid
+    from engine import distributed
+    from lift import generation
     if group.is_main:
         print(f"{loaded.path.name} ({loaded.model_type}, {loaded.weights}), path {args.path}: "
               + " ".join(f"({t_64},{t_32})" for t_64, t_32 in path.tolist()), flush=True)

@@ -2,7 +2,7 @@
 import torch
 import torch.nn as nn
 
-from baseline_model import DEFAULT_HIDDEN_DIMS
+from networks.presets import DEFAULT_HIDDEN_DIMS
 from networks.scales import downsample_to_32, upsample_to_64
 from networks.unet import UNet
 

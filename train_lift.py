@@ -3,10 +3,7 @@
 from engine.run_files import list_states
 from engine.command_line import Parser, real_number, refuse_without_effect, run_script
 from engine.errors import InputError
-from lift.objective import LOSS_SCALES, TIMESTEP_KINDS
-from engine.loop import train
-from lift.tasks import scale_task
-from lift.training_options import add_training_options, parse_training_options
+from lift.options import LOSS_SCALES, TIMESTEP_KINDS, add_training_options, parse_training_options
 
 
 def parse_args(argv=None):
@@ -45,7 +42,10 @@ def refuse_unused(parser, args) -> None:
 
 
 def main():
-    train(scale_task("lift"), parse_args())
+    args = parse_args()
+    from engine.loop import train
+    from lift.tasks import scale_task
+    train(scale_task("lift"), args)
 
 
 if __name__ == "__main__":

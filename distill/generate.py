@@ -7,17 +7,10 @@ teacher's from the same noise in as many calls (DDIM).
 import time
 from pathlib import Path
 
-import torch
-
-import families
-from distill.few_steps import times_of_places
-from distill.student import StudentDenoiser, path_of
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number, write_run_record)
-from engine.denoiser import Guided
 from engine.errors import InputError
 from engine.files import refuse_existing, save_png
-from engine.sampling import sample, to_uint8
 
 GRID_COLUMNS = 8
 
@@ -38,8 +31,10 @@ def parse(argv=None):
     return parser.parse_args(argv)
 
 
-def student_of(loaded) -> tuple[StudentDenoiser, torch.Tensor]:
+def student_of(loaded) -> tuple:
     """A student as a denoiser, and its path. Raises InputError for a checkpoint that is not a student's."""
+    from distill.few_steps import times_of_places
+    from distill.student import StudentDenoiser, path_of
     if not loaded.few_steps:
         raise InputError(f"--checkpoint: {loaded.path} names no few steps, expected a student made by distill.train; "
                          "generate from it with its family's own command")
@@ -48,16 +43,21 @@ def student_of(loaded) -> tuple[StudentDenoiser, torch.Tensor]:
     return StudentDenoiser(loaded.denoiser, loaded.few_steps, times), path_of(loaded.few_steps, times, processes)
 
 
-def labels_of(denoiser, indices, device) -> torch.Tensor | None:
+def labels_of(denoiser, indices, device):
     """Classes in turn by the image's number, so that any number of images is balanced; None without classes."""
+    import torch
     num_classes = getattr(denoiser, "num_classes", None)
     return None if num_classes is None else torch.tensor([k % num_classes for k in indices], device=device)
 
 
 def main():
+    args = parse()
+    import torch
     from PIL import Image
     from torchvision.utils import make_grid
-    args = parse()
+    import families
+    from engine.denoiser import Guided
+    from engine.sampling import sample, to_uint8
     refuse_existing(args.output_dir / "run.json", args.overwrite)
     device = start_device(args)
     loaded = families.load(args.checkpoint, args.weights, device)

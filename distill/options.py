@@ -2,11 +2,12 @@
 from pathlib import Path
 
 from data import add_data_options
-from distill.student import COUPLINGS
 from engine import options
 from engine.command_line import Parser, real_number, refuse_without_effect, whole_number
 from engine.errors import InputError
 
+COUPLINGS = ("tied", "free")
+NUM_LEVELS = 1000
 WITHOUT_EFFECT = ["learning_rate", "lr_schedule", "warmup_steps"]       # each network has a rate of its own
 
 
@@ -73,9 +74,37 @@ def needs_images(args) -> bool:
     return args.cls_on_clean_image or args.denoising and not args.backward_simulation
 
 
+def check_flags(args) -> None:
+    """Raises InputError for a flag without the one it needs, and for numbers that cannot be."""
+    def needs(flag: str, is_given, needed: str, has_needed) -> None:
+        if is_given and not has_needed:
+            raise InputError(f"{flag}: found without {needed}, which it needs; add {needed} or leave {flag} out")
+
+    needs("--backward_simulation", args.backward_simulation, "--denoising", args.denoising)
+    needs("--gen_cls_loss", args.gen_cls_loss, "--cls_on_clean_image", args.cls_on_clean_image)
+    needs("--gan_alone", args.gan_alone, "--gen_cls_loss", args.gen_cls_loss)
+    needs("--shared_critic_pass", args.shared_critic_pass, "--cls_on_clean_image", args.cls_on_clean_image)
+    needs("--num_denoising_step", args.num_denoising_step > 1, "--denoising", args.denoising)
+    if args.shared_critic_pass and not args.diffusion_gan:
+        raise InputError("--shared_critic_pass: found with --no_diffusion_gan, whose head sees images without noise; "
+                         "leave one of the two out")
+    if args.num_denoising_step > NUM_LEVELS // 2:
+        raise InputError(f"--num_denoising_step: found {args.num_denoising_step}, expected 1...{NUM_LEVELS // 2}")
+    if not 0 <= args.min_step_percent < args.max_step_percent <= 1:
+        raise InputError(f"--min_step_percent: found {args.min_step_percent} and --max_step_percent "
+                         f"{args.max_step_percent}, expected 0 <= min < max <= 1")
+    if not 1 <= args.diffusion_gan_max_timestep <= NUM_LEVELS:
+        raise InputError(f"--diffusion_gan_max_timestep: found {args.diffusion_gan_max_timestep}, expected "
+                         f"1...{NUM_LEVELS}")
+    found = args.student_t_32
+    if found is not None and (len(found) != args.num_denoising_step or found[0] != NUM_LEVELS - 1
+                              or sorted(set(found)) != found[::-1]):
+        raise InputError(f"--student_t_32: found {' '.join(map(str, found))}, expected {args.num_denoising_step} "
+                         f"falling timesteps from {NUM_LEVELS - 1} on, one per step")
+
+
 def parse(argv=None):
     """The command line of `distill.train`. Raises InputError for what the others leave without effect."""
-    from distill.task import check_flags
     parser = Parser("Distil a teacher into a student of few steps (DMD2, Yin et al. 2024).")
     add_distillation_options(parser)
     args = parser.parse_args(argv)

@@ -4,8 +4,6 @@ import torch
 from engine.denoiser import Denoiser
 from networks.scales import downsample_to_32
 
-COUPLINGS = ("tied", "free")
-
 
 def few_steps_of(places: list[list[int]], called_at: list[list[int]], coupling: str) -> dict:
     """What a student's checkpoint says of itself: plain types. places, called_at: [N][scales] among the levels."""

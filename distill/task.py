@@ -8,6 +8,7 @@ from torch import nn
 from distill import losses
 from distill.critic import Critic
 from distill.few_steps import level_range, student_times, times_of_places
+from distill.options import NUM_LEVELS, check_flags
 from distill.student import StudentDenoiser, coupled, few_steps_of, path_of
 from engine import devices
 from engine.denoiser import Denoiser, Guided, NetworkDenoiser
@@ -22,39 +23,9 @@ from networks.scales import downsample_to_32
 from networks.unet import UNet
 from scheduler import Sigma, clean_image, noise_added, training_target
 
-NUM_LEVELS = 1000
 STEEP_START = 399                       # where one step of a noise prediction is called: it would divide by a
 EPOCH_WITHOUT_IMAGES = 1000             # steps of an epoch where no images are read
 NUM_SHOWN = 8
-
-
-def check_flags(args) -> None:
-    """Raises InputError for a flag without the one it needs, and for numbers that cannot be."""
-    def needs(flag: str, is_given, needed: str, has_needed) -> None:
-        if is_given and not has_needed:
-            raise InputError(f"{flag}: found without {needed}, which it needs; add {needed} or leave {flag} out")
-
-    needs("--backward_simulation", args.backward_simulation, "--denoising", args.denoising)
-    needs("--gen_cls_loss", args.gen_cls_loss, "--cls_on_clean_image", args.cls_on_clean_image)
-    needs("--gan_alone", args.gan_alone, "--gen_cls_loss", args.gen_cls_loss)
-    needs("--shared_critic_pass", args.shared_critic_pass, "--cls_on_clean_image", args.cls_on_clean_image)
-    needs("--num_denoising_step", args.num_denoising_step > 1, "--denoising", args.denoising)
-    if args.shared_critic_pass and not args.diffusion_gan:
-        raise InputError("--shared_critic_pass: found with --no_diffusion_gan, whose head sees images without noise; "
-                         "leave one of the two out")
-    if args.num_denoising_step > NUM_LEVELS // 2:
-        raise InputError(f"--num_denoising_step: found {args.num_denoising_step}, expected 1...{NUM_LEVELS // 2}")
-    if not 0 <= args.min_step_percent < args.max_step_percent <= 1:
-        raise InputError(f"--min_step_percent: found {args.min_step_percent} and --max_step_percent "
-                         f"{args.max_step_percent}, expected 0 <= min < max <= 1")
-    if not 1 <= args.diffusion_gan_max_timestep <= NUM_LEVELS:
-        raise InputError(f"--diffusion_gan_max_timestep: found {args.diffusion_gan_max_timestep}, expected "
-                         f"1...{NUM_LEVELS}")
-    found = args.student_t_32
-    if found is not None and (len(found) != args.num_denoising_step or found[0] != NUM_LEVELS - 1
-                              or sorted(set(found)) != found[::-1]):
-        raise InputError(f"--student_t_32: found {' '.join(map(str, found))}, expected {args.num_denoising_step} "
-                         f"falling timesteps from {NUM_LEVELS - 1} on, one per step")
 
 
 def check_options(args, teacher: Denoiser, has_images: bool) -> None:

@@ -1,17 +1,15 @@
 #!/usr/bin/env python3
 """Distil a teacher into a student of 1, 2 or 4 steps: python -m distill.train --teacher CHECKPOINT."""
-import torch
-
-import families
 from data import load_images, to_device
 from distill.options import needs_images, parse
-from distill.task import DistillationTask
 from engine.command_line import run_script
-from engine.loop import train
 
 
-def make_task(args, device, group) -> DistillationTask:
+def make_task(args, device, group):
     """The teacher from its checkpoint, real images where they are needed."""
+    import torch
+    import families
+    from distill.task import DistillationTask
     loaded = families.load(args.teacher, args.weights, device, option="--teacher")
     images = labels = None
     content_hash = "none"
@@ -31,7 +29,9 @@ def make_task(args, device, group) -> DistillationTask:
 
 
 def main():
-    train(make_task, parse())
+    args = parse()
+    from engine.loop import train
+    train(make_task, args)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What every script's command line shares: options, one-line errors, and the record of a run."""
+"""What every script's command line shares: options, one-line errors, and the record of a run.
+
+Options are read without torch, which takes seconds to import: a module is imported where its work begins.
+"""
 import argparse
 import functools
 import math
@@ -10,13 +13,11 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
-from engine import devices
 from engine.errors import InputError
 from engine.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+PRECISIONS = ("auto", "bf16", "float32")
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "datasets", "pytorch-fid")
 
 
@@ -104,17 +105,18 @@ def add_device_options(parser: argparse.ArgumentParser, precision: str | None = 
     group.add_argument("--device", default=None, metavar="{cpu,0,1,cuda:1}",
                        help="where to run; left out: the first GPU, else the CPU")
     if precision is not None:
-        group.add_argument("--precision", choices=devices.PRECISIONS, default=precision,
+        group.add_argument("--precision", choices=PRECISIONS, default=precision,
                            help="arithmetic of convolutions and matrix products; auto: bf16 where the device has it")
     group.add_argument("--num_threads", type=whole_number(0, 4096), default=0, metavar="THREADS",
                        help="CPU threads; 0: as many as this process may use")
 
 
-def start_device(args: argparse.Namespace, tf32: bool = False) -> torch.device:
-    """Choose and configure the device; fixes args.precision to what `auto` meant; says which, in one line.
+def start_device(args: argparse.Namespace, tf32: bool = False):
+    """Choose and configure the torch.device; fixes args.precision to what `auto` meant; says which, in one line.
 
     tf32: whether a GPU may round the factors of float32 products to 10 bits. For training; measurements are exact.
     """
+    from engine import devices
     device = devices.choose_device(args.device)
     devices.configure(device, args.num_threads, tf32)
     args.precision = devices.choose_precision(getattr(args, "precision", "float32"), device)
@@ -153,8 +155,9 @@ def plain_options(args: argparse.Namespace) -> dict:
     return {key: plain(value) for key, value in vars(args).items()}
 
 
-def write_run_record(path, args: argparse.Namespace, device: torch.device | None = None, **results) -> None:
+def write_run_record(path, args: argparse.Namespace, device=None, **results) -> None:
     """JSON beside an output: the command, every option, versions, git revision, seed, machine, and `results`."""
+    from engine import devices
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

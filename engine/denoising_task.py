@@ -12,7 +12,6 @@ from engine.seeds import seeded_generator
 from engine.task import Networks, Task, Update
 from scheduler import CosineSteps, noise_added, training_target
 
-TIME_SAMPLINGS = ("logit_normal", "uniform")
 ENCODING_BATCH = 250
 
 

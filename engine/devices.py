@@ -8,8 +8,6 @@ import torch
 
 from engine.errors import InputError
 
-PRECISIONS = ("auto", "bf16", "float32")
-
 
 def choose_device(name: str | None) -> torch.device:
     """`cpu`, a GPU's number (`0`, `1`) or `cuda:1`; None is the first GPU, else the CPU.

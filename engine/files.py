@@ -12,8 +12,6 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import torch
-
 from engine.errors import InputError
 
 
@@ -147,6 +145,7 @@ def lock_or_wait(file, while_waiting: str | None) -> None:
 
 def save_torch(path, content) -> None:
     """torch.save, whole or not at all. `content`: tensors and plain Python types only."""
+    import torch
     with written_whole(path) as file:
         try:
             torch.save(content, file)
@@ -161,6 +160,7 @@ def load_torch(path, what: str = "file", digest=None):
     Every block is compared with its CRC32 in the file, which torch.load itself does not do. Raises InputError if the
     file is missing, truncated, damaged, not written by torch, or holds pickled objects.
     """
+    import torch
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: found a folder, expected a {what}")
@@ -191,11 +191,13 @@ def expecting(path, what: str, advice: str = "restore or make it again"):
     the file. `what`: the kind of file expected."""
     try:
         yield
-    except (InputError, torch.OutOfMemoryError):
+    except InputError:
         raise
     except OSError as error:
         raise InputError(f"{path}: could not be read ({error.strerror or error}); check its permissions") from error
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if type(error).__name__ == "OutOfMemoryError":          # torch's, a RuntimeError
+            raise
         reason = str(error).partition("\n")[0][:120]
         raise InputError(f"{path}: its content is not what a {what} holds ({type(error).__name__}: {reason}); "
                          f"{advice}") from error

@@ -3,7 +3,7 @@ import math
 
 import torch
 
-LEARNING_RATE_MIN = 1e-6
+from engine.options import LEARNING_RATE_MIN
 
 
 def learning_rate_at(step: int, num_steps: int, highest: float, schedule: str = "cosine", warmup_steps: int = 0):

@@ -6,9 +6,6 @@ import re
 from glob import escape
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from engine.errors import InputError
 from engine.files import load_torch, save_torch
 
@@ -114,6 +111,8 @@ def existing_files(args) -> list[Path]:
 
 def random_states() -> dict:
     """The states of all global random generators, in plain types."""
+    import numpy as np
+    import torch
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     version, words, gauss_next = random.getstate()
     return {"torch": torch.get_rng_state(),
@@ -124,6 +123,8 @@ def random_states() -> dict:
 
 def restore_random_states(states: dict) -> None:
     """Inverse of `random_states`; GPU states only where the number of GPUs is the same."""
+    import numpy as np
+    import torch
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])

@@ -19,10 +19,9 @@ import torch
 from engine import devices, seeds
 from engine.denoiser import Denoiser
 from engine.errors import InputError
+from engine.options import SOLVERS
 from engine.seeds import seeded_generator
 from scheduler import extrapolate, noise_added, step
-
-SOLVERS = ("ddim", "heun", "midpoint", "multistep", "renoise")
 
 
 @dataclass

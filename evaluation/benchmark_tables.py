@@ -2,9 +2,9 @@
 import json
 from pathlib import Path
 
-from baseline_model import DEFAULT_HIDDEN_DIMS
 from engine.errors import InputError
 from evaluation.tables import Cell, Table
+from networks.presets import DEFAULT_HIDDEN_DIMS
 
 # What each benchmark's ratio is, and whether it should be at least or at most its target.
 GPU_FOLDER = "gpu"              # below the results, where scripts/gpu_run.sh leaves its own

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytorch_fid.inception
 import torch
 from tqdm import tqdm
 
@@ -18,11 +17,12 @@ from engine import devices
 from evaluation import reference_cache
 from engine.errors import InputError
 from engine.files import load_torch, sha256_of_file
+from evaluation.options import INCEPTION_NAME
 from evaluation.results_table import FEW_IMAGES
 
 NUM_FEATURES = 2048
-WEIGHTS_URL = pytorch_fid.inception.FID_WEIGHTS_URL
-WEIGHTS_NAME = WEIGHTS_URL.rsplit("/", 1)[-1]
+WEIGHTS_NAME = INCEPTION_NAME
+WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_NAME}"
 WEIGHTS_SHA256 = WEIGHTS_NAME.removesuffix(".pth").rsplit("-", 1)[-1]      # the first 8 hex digits, in the file's name
 DOWNLOAD_TIMEOUT_SECONDS = 20
 INCEPTION_BATCH = 50
@@ -89,6 +89,7 @@ class Inception:
 
 def load_inception(path, device="cpu") -> Inception:
     """pytorch_fid's network with the weights in `path`, in eval mode on `device`. Raises InputError."""
+    import pytorch_fid.inception            # with torchvision, takes as long to import as torch
     state = load_torch(path, "file of Inception weights")
     original = pytorch_fid.inception.load_state_dict_from_url
     try:

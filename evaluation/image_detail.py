@@ -14,10 +14,9 @@ import torch
 from engine.chunks import in_chunks
 from engine import devices
 from engine.errors import InputError
-from evaluation.sliced_wasserstein import LEVELS, laplacian_pyramid
+from evaluation.options import DETAIL_LEVELS, DETAIL_ROWS
+from evaluation.sliced_wasserstein import laplacian_pyramid
 
-DETAIL_LEVELS = LEVELS[:-1]                             # the last is what remains below
-ROWS = tuple(f"{name}_{size}" for name in ("kurtosis", "contrast") for size in DETAIL_LEVELS)
 MARGIN = 4                                              # pixels of a level, as far as two filters of 5 reach
 IMAGES_PER_CHUNK = 256
 
@@ -37,13 +36,13 @@ def moments(level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 @devices.exact_float32()
 def statistics_of(images) -> dict[str, tuple[float, float | None]]:
-    """Row of `ROWS` -> (mean over the images, its standard error or None for a single image).
+    """Row of `DETAIL_ROWS` -> (mean over the images, its standard error or None for a single image).
 
     images: uint8 [N, 3, 64, 64], array or tensor. Each image counts with the mean of its channels, the contrast in grey
     levels of 255. Channels without any detail have no kurtosis and are left out of its mean. Raises InputError if none
     has any.
     """
-    of_images = {name: [] for name in ROWS}
+    of_images = {name: [] for name in DETAIL_ROWS}
     for chunk in in_chunks(images, IMAGES_PER_CHUNK):
         for size, level in zip(DETAIL_LEVELS, laplacian_pyramid(chunk.float())):
             of_channels, deviation = moments(level[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN])

@@ -9,13 +9,10 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import data
-from engine import distributed
-from evaluation import normal_law
 from evaluation import results_table
-from evaluation import scoring
+from evaluation.options import add_metric_options
 from engine.command_line import (Parser, add_device_options, git_revision, run_script, seed_number, start_device,
                           whole_number)
 from engine.errors import InputError
@@ -35,7 +32,7 @@ def parse_options():
                         metavar="IMAGES", help="how many are drawn; a row for each number and seed")
     parser.add_argument("--seeds", type=seed_number, nargs="+", action="each_once", default=[42, 43], metavar="SEED",
                         help="which are drawn; a row for each")
-    scoring.add_metric_options(parser, "the split that is drawn from, or part of one such as train[:5000]")
+    add_metric_options(parser, "the split that is drawn from, or part of one such as train[:5000]")
     data.add_data_options(parser)
     parser.add_argument("--results", type=Path, default=Path("results/fid_results.csv"), metavar="CSV",
                         help="table of results that rows are added to")
@@ -55,6 +52,9 @@ def draw(image_set: data.ImageSet, num_images: int, seed: int) -> tuple[np.ndarr
 
 def main():
     args = parse_options()
+    import torch
+    from engine import distributed
+    from evaluation import normal_law, scoring
     device = start_device(args)
     metrics, weights_file = scoring.choose_metrics(args)
     check_can_be_written(args.results)

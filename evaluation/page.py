@@ -1,12 +1,16 @@
 """The HTML report: one page with tables, figures, settings and commands in it, that needs nothing but a browser."""
 import base64
 import html
+import io
 import json
 import math
+import os
 import re
-import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
+
+from PIL import Image
 
 from engine.errors import InputError
 from evaluation.tables import Table, is_numeric
@@ -127,28 +131,47 @@ def table_html(table: Table) -> str:
             + "\n</tbody></table></div>")
 
 
-def png_size(content: bytes, path) -> tuple[int, int]:
-    """Width and height in the header of a PNG. Raises InputError if it is none."""
-    if content[:8] != b"\x89PNG\r\n\x1a\n" or len(content) < 24:
-        raise InputError(f"{path}: is no PNG image; make it again")
-    if content[-8:-4] != b"IEND":
-        raise InputError(f"{path}: is a PNG image that ends before its end; make it again")
-    return struct.unpack(">II", content[16:24])
-
-
-def figure_html(path, caption: str) -> str:
-    """A PNG inside the page. Wider than the screen, it scrolls sideways rather than shrink below legibility."""
+def compressed(path, width: int) -> tuple[bytes, tuple[int, int]]:
+    """A PNG as WebP, scaled to at most `width` pixels: (bytes, (width, height)). Raises InputError if it is none."""
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: could not be read ({error.strerror or error}); make it again") from error
-    width, height = png_size(content, path)
-    text = html.escape(caption)
-    return (f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{text}">'
-            f'<img src="data:image/png;base64,{base64.b64encode(content).decode()}" alt="{text}" width="{width}" '
-            f'height="{height}" style="--natural: {width}px"></div><figcaption>{text}</figcaption></figure>')
+        with Image.open(path, formats=["PNG"]) as image:
+            image = image.convert("RGBA")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: could not be read ({error.strerror}); make it again") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: is no whole PNG image ({error}); make it again") from error
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.width > width:
+        image = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=QUALITY)
+    return buffer.getvalue(), image.size
 
 
+def compressed_to_fit(paths, most_bytes: int) -> dict:
+    """path -> what `compressed` gives, all of one greatest width at which they hold so many bytes together, or
+    NARROWEST."""
+    width = WIDEST
+    while True:
+        pictures = {path: compressed(path, width) for path in paths}
+        share = most_bytes / max(sum(len(content) for content, _ in pictures.values()), 1)
+        if share >= 1 or width == NARROWEST:
+            return pictures
+        width = max(NARROWEST, int(0.95 * width * share**0.5))
+
+
+def figure_html(path, caption: str, picture: tuple[bytes, tuple[int, int]], folder) -> str:
+    """A picture inside the page, and a link to its PNG. Wider than the screen, it scrolls sideways rather than shrink
+    below legibility. picture: from `compressed`. folder: where the page lies."""
+    content, (width, height) = picture
+    text, link = html.escape(caption), html.escape(quote(Path(os.path.relpath(path, folder)).as_posix()))
+    return (f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{text}"><a href="{link}">'
+            f'<img src="data:image/webp;base64,{base64.b64encode(content).decode()}" alt="{text}" width="{width}" '
+            f'height="{height}" style="--natural: {width}px"></a></div><figcaption>{text}</figcaption></figure>')
+
+
+MOST_BYTES = 5_000_000                  # of a page: its pictures shrink until they fit
+WIDEST, NARROWEST, QUALITY = 1600, 400, 80      # of its pictures, in pixels; quality of WebP
 LONG_TEXT = 80         # characters; longer cells are broken into lines
 RECORD_FOLDERS = (".", "figures", "runs", "study", "study/*")       # other folders may hold other results
 
@@ -194,9 +217,15 @@ def record_html(name: str, record: dict) -> str:
                "</details>" if rows else ""))
 
 
-def page(title: str, lead: str, sections: list[Section], records: list[tuple[str, dict]]) -> str:
-    """The whole page. Sections without content are left out. records: from `read_records`."""
+def page(title: str, lead: str, sections: list[Section], records: list[tuple[str, dict]], folder=".") -> str:
+    """The whole page. Sections without content are left out. records: from `read_records`. folder: where it will lie."""
     parts, contents = [], []
+    sections = [section for section in sections if section.tables or section.figures]
+    tables = [[table_html(table) for table in section.tables] for section in sections]
+    of_records = records_html(records)
+    room = MOST_BYTES - len("".join([STYLE, SCRIPT, of_records, *sum(tables, [])]).encode())
+    pictures = compressed_to_fit([path for section in sections for path, _ in section.figures],
+                                 max(0, int(0.72 * room)))              # base64 makes four bytes of three
 
     def add(heading: str, body: str):
         anchor = f"section-{len(contents) + 1}"
@@ -204,14 +233,13 @@ def page(title: str, lead: str, sections: list[Section], records: list[tuple[str
         parts.append(f'<section aria-labelledby="{anchor}">\n<h2 id="{anchor}">{html.escape(heading)}</h2>\n{body}\n'
                      "</section>")
 
-    for section in sections:
-        if section.tables or section.figures:
-            body = [f"<p>{html.escape(section.text)}</p>"] if section.text else []
-            body += [table_html(table) for table in section.tables]
-            body += [figure_html(path, caption) for path, caption in section.figures]
-            add(section.title, "\n".join(body))
+    for section, of_section in zip(sections, tables):
+        body = [f"<p>{html.escape(section.text)}</p>"] if section.text else []
+        body += of_section
+        body += [figure_html(path, caption, pictures[path], folder) for path, caption in section.figures]
+        add(section.title, "\n".join(body))
     if records:
-        add("Settings and commands", records_html(records))
+        add("Settings and commands", of_records)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

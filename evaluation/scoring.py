@@ -15,24 +15,9 @@ from engine import distributed
 from engine.command_line import write_run_record
 from engine.errors import InputError
 from engine.files import expecting, locked, write_json
+from evaluation.options import INCEPTION_METRICS, METRIC_ROWS
 
-METRIC_ROWS = {"fid": ("fid",), "kid": ("kid",), "precision_recall": ("precision", "recall"),
-               "swd": ("swd", "swd_64", "swd_32", "swd_16"), "fd_tiny": ("fd_tiny",), "detail": image_detail.ROWS}
 OF_ALL_IMAGES = {"swd", "fd_tiny", "detail"}            # metrics that are computed from all images at once
-INCEPTION_METRICS = ("fid", "kid", "precision_recall")
-
-
-def add_metric_options(parser, split_help: str) -> None:
-    """--metrics, --reference_split, --inception and --fd_tiny."""
-    group = parser.add_argument_group("scores")
-    group.add_argument("--metrics", nargs="+", action="each_once", choices=list(METRIC_ROWS), default=None,
-                       help="left out: fid where Inception weights are to be had, else swd, which needs none; detail: "
-                       "kurtosis and contrast of the finest levels, to be compared with those of real images")
-    group.add_argument("--reference_split", default="train", metavar="SPLIT", help=split_help)
-    group.add_argument("--inception", type=Path, default=None, metavar="FILE",
-                       help=f"{fid.WEIGHTS_NAME}; left out: from the torch hub cache, else downloaded")
-    group.add_argument("--fd_tiny", type=Path, default=Path("../shared/tools"), metavar="FOLDER",
-                       help="for the metric fd_tiny: folder with fd_tiny.py, which is run, and fd_tiny.pt")
 
 
 def choose_metrics(args) -> tuple[list[str], Path | None]:

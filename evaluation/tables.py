@@ -11,14 +11,14 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evaluation import image_detail
 from evaluation import figures
-from lift.checkpoints import DEFAULT_NAMES
+from lift.options import DEFAULT_NAMES
 from engine.errors import InputError
+from evaluation.options import DETAIL_ROWS
 from evaluation.results_table import FEW_IMAGES, KEY_COLUMNS
 
 HIGHER_IS_BETTER = ("precision", "recall")
-UNRANKED = image_detail.ROWS    # good where real images have the same
+UNRANKED = DETAIL_ROWS    # good where real images have the same
 METRIC_LABELS = {"fid": "FID", "kid": "KID", "precision": "Precision", "recall": "Recall",
                  "fd_tiny": "Fréchet distance of a small classifier's features (fd_tiny, not FID)",
                  "swd": "Sliced Wasserstein distance, mean of the levels",

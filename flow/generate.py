@@ -9,25 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from tqdm import tqdm
-
-from engine import distributed
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
                                  write_run_record)
-from engine.denoiser import Guided
 from engine.errors import InputError
 from engine.files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
 from engine.image_folder import publish, refuse_images
-from engine.sampling import sample, to_uint8
-from flow.grids import check_grid, optimised_grid, shifted_grid
-from flow.latents import Latents
-from flow.model import WEIGHTS, LoadedFlow, check_guidance, class_labels, load_checkpoint
-from flow.options import add_sampling_options, interval_in_log_snr, refuse_older_names
-from scheduler import LinearFlow
+from flow.options import WEIGHTS, add_sampling_options, interval_in_log_snr, refuse_older_names
 
 GRID_COLUMNS = 8                            # images of each class in the grid
 GRID_ROWS = 20                              # classes in the grid, at most
@@ -75,8 +62,10 @@ def chosen_classes(labels, num_classes: int, names) -> list[int]:
     return chosen
 
 
-def find_path(args, denoiser, classes, device) -> torch.Tensor:
+def find_path(args, denoiser, classes, device):
     """The times of the steps that --grid names: float64 [num_steps + 1]."""
+    from flow.grids import optimised_grid, shifted_grid
+    from scheduler import LinearFlow
     if args.grid == "shift":
         return shifted_grid(args.num_steps, args.shift)
     if args.grid == "uniform":
@@ -86,13 +75,16 @@ def find_path(args, denoiser, classes, device) -> torch.Tensor:
                           device=device)
 
 
-def labels_of(indices, classes, device) -> torch.Tensor:
+def labels_of(indices, classes, device):
     """The classes take turns: image k has number k modulo their count. int64 [B]."""
+    import torch
+    from flow.model import class_labels
     return torch.tensor(classes, device=device)[class_labels(indices, len(classes), device)]
 
 
-def encoder_of(args, loaded: LoadedFlow, device) -> Latents | None:
+def encoder_of(args, loaded, device):
     """The autoencoder that the model's latents belong to, None for a model of pixels. Raises InputError."""
+    from flow.latents import Latents
     trained_with = loaded.options.get("vae")
     if trained_with is None:
         if args.vae is not None:
@@ -105,8 +97,11 @@ def encoder_of(args, loaded: LoadedFlow, device) -> Latents | None:
     return latents
 
 
-def grid_image(images: torch.Tensor, num_rows: int) -> Image.Image:
+def grid_image(images, num_rows: int):
     """uint8 [rows * columns, 3, S, S], row by row, as one picture with a white margin of two pixels."""
+    import numpy as np
+    import torch.nn.functional as F
+    from PIL import Image
     padded = F.pad(images.cpu(), (1, 1, 1, 1), value=255).unflatten(0, (num_rows, -1))    # [rows, columns, 3, S+2, S+2]
     picture = padded.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)                   # [height, width, 3]
     return Image.fromarray(np.pad(picture.numpy(), ((1, 1), (1, 1), (0, 0)), constant_values=255))
@@ -115,7 +110,9 @@ def grid_image(images: torch.Tensor, num_rows: int) -> Image.Image:
 class Generator:
     """A loaded model, guided, with its path: image numbers to uint8 images."""
 
-    def __init__(self, args, loaded: LoadedFlow, latents, device):
+    def __init__(self, args, loaded, latents, device):
+        from engine.denoiser import Guided
+        from scheduler import LinearFlow
         self.args, self.latents, self.device = args, latents, device
         self.classes = chosen_classes(args.labels, loaded.network.num_classes, loaded.label_names)
         interval = interval_in_log_snr(args.guidance_interval, LinearFlow())
@@ -123,8 +120,9 @@ class Generator:
         self.path = find_path(args, self.denoiser, self.classes, device)
         self.num_model_calls = 0
 
-    def __call__(self, indices) -> torch.Tensor:
+    def __call__(self, indices):
         """uint8 [B, 3, S, S] of these image numbers. Raises InputError if one is not finite."""
+        from engine.sampling import sample, to_uint8
         samples = sample(self.denoiser, self.path, self.args.seed, indices, solver=self.args.solver, clip=False,
                          labels=labels_of(indices, self.classes, self.device), precision=self.args.precision,
                          device=self.device)
@@ -138,6 +136,10 @@ class Generator:
 
 def main():
     args = parse_args()
+    from engine import distributed
+    from flow.grids import check_grid
+    from flow.model import check_guidance, load_checkpoint
+    from scheduler import LinearFlow
     args.device = distributed.local_gpu(args.device)
     check_grid(args.grid, args.shift, args.solver)
     interval_in_log_snr(args.guidance_interval, LinearFlow())
@@ -164,8 +166,11 @@ def main():
     distributed.leave()
 
 
-def make_images(args, generator: Generator, loaded: LoadedFlow, group, made: Path, device) -> None:
+def make_images(args, generator: Generator, loaded, group, made: Path, device) -> None:
     """Generate into the folder `made`, then move the images to --output_dir and write grid and records."""
+    import torch
+    from PIL import Image
+    from tqdm import tqdm
     start = time.perf_counter()
     mine = range(group.rank, args.num_images, group.size)
     for first in tqdm(range(0, len(mine), args.batch_size), desc="generating", unit="batch",

@@ -4,10 +4,9 @@ import torch
 from engine.denoiser import Denoiser
 from engine.errors import InputError
 from engine.sampling import sample
+from flow.options import ORDERS
 from scheduler import LinearFlow
 
-GRIDS = ("uniform", "shift", "optimised")
-ORDERS = {"ddim": 1, "heun": 2, "midpoint": 2, "multistep": 2}
 NUM_FINE_STEPS = 64                     # of the walk on which `optimised_grid` measures the flow
 LEAST_DENSITY = 0.05                    # of the mean: no step is longer than twenty even ones
 

@@ -12,8 +12,6 @@ from networks.dit import DiT
 from scheduler import LinearFlow
 
 FAMILY = "flow"
-WEIGHTS = ("ema", "raw")
-TIME_DISTRIBUTIONS = ("logit_normal", "uniform", "mixture")
 UNIFORM_SHARE = 0.1                     # of `mixture`
 
 

@@ -1,12 +1,13 @@
 """The options that training and generation share, and what older command lines called them."""
-import torch
-
 from engine.command_line import real_number, whole_number
 from engine.errors import InputError
-from engine.sampling import SOLVERS
-from flow.grids import GRIDS, ORDERS
-from networks.dit import OUTPUTS, PRESETS, TIME_SCALE
+from engine.options import SOLVERS
+from networks.presets import OUTPUTS, PRESETS, TIME_SCALE
 
+WEIGHTS = ("ema", "raw")
+TIME_DISTRIBUTIONS = ("logit_normal", "uniform", "mixture")
+GRIDS = ("uniform", "shift", "optimised")
+ORDERS = {"ddim": 1, "heun": 2, "midpoint": 2, "multistep": 2}         # of the solvers
 PRESET_FLAGS = ("hidden_size", "depth", "num_heads", "mlp_ratio", "patch_size")
 
 # What earlier command lines call an option -> what it is called here.
@@ -77,6 +78,7 @@ def interval_in_log_snr(interval, process):
     """
     if interval is None:
         return None
+    import torch
     low, high = interval
     if low > high:
         raise InputError(f"--guidance_interval: found {low:g} {high:g}, expected the smaller number first")

@@ -3,20 +3,11 @@
 import argparse
 import sys
 
-import numpy as np
-import torch
-
 from data import add_data_options, load_images, to_device
 from engine.command_line import Parser, real_number, refuse_without_effect, run_script, whole_number
-from engine.distributed import Group
 from engine.errors import InputError
-from engine.loop import Loop, train
 from engine.options import add_training_options
-from flow.latents import Latents, PosteriorSamples
-from flow.model import TIME_DISTRIBUTIONS, rank_warning
-from flow.options import add_network_options, fill_preset, refuse_older_names
-from flow.task import FlowTask, Pixels
-from networks.dit import DiT
+from flow.options import TIME_DISTRIBUTIONS, add_network_options, fill_preset, refuse_older_names
 
 LABEL_DROPOUT = 0.1
 
@@ -61,8 +52,10 @@ def parse_args(argv=None):
     return args
 
 
-def labels_and_names(args, images, split: str) -> tuple[torch.Tensor, list[str] | None]:
-    """int64 [N] and the names of the classes. Raises InputError where there are none and nobody said so."""
+def labels_and_names(args, images, split: str):
+    """int64 [N] and the names of the classes or None. Raises InputError where there are none and nobody said so."""
+    import numpy as np
+    import torch
     if args.unconditional:
         return torch.zeros(len(images), dtype=torch.int64), None
     if images.labels is None:
@@ -71,13 +64,17 @@ def labels_and_names(args, images, split: str) -> tuple[torch.Tensor, list[str] 
     return torch.from_numpy(np.array(images.labels, dtype=np.int64)), images.label_names
 
 
-def number_of_classes(labels: torch.Tensor, names) -> int:
+def number_of_classes(labels, names) -> int:
     """As many as there are names, else one more than the highest label."""
     return len(names) if names else int(labels.max()) + 1
 
 
-def flow_task(args, images, held_out, device) -> FlowTask:
-    """The task of a run. images, held_out (or None): ImageSet. Raises InputError for what does not fit together."""
+def flow_task(args, images, held_out, device):
+    """The FlowTask of a run. images, held_out (or None): ImageSet. Raises InputError for what does not fit together."""
+    import torch
+    from flow.latents import Latents, PosteriorSamples
+    from flow.task import FlowTask, Pixels
+    from networks.dit import DiT
     labels, names = labels_and_names(args, images, args.split)
     num_classes = number_of_classes(labels, names)
     if labels.min() < 0 or labels.max() >= num_classes:
@@ -110,8 +107,9 @@ def flow_task(args, images, held_out, device) -> FlowTask:
                     facts=facts)
 
 
-def make_task(args, device, group: Group) -> FlowTask:
+def make_task(args, device, group):
     """Read the data and build the task; says what a network so narrow can never learn."""
+    from flow.model import rank_warning
     how = dict(cache_dir=args.cache_dir, size=args.image_size, image_column=args.image_column,
                label_column=args.label_column)
     images = load_images(args.dataset, args.split, **how)
@@ -123,13 +121,16 @@ def make_task(args, device, group: Group) -> FlowTask:
     return task
 
 
-def loop_of(args, images, group: Group, device) -> Loop:
+def loop_of(args, images, group, device):
     """The loop of a run on given images, as the benchmark times it."""
+    from engine.loop import Loop
     return Loop(flow_task(args, images, None, device), args, group, device)
 
 
 def main():
-    train(make_task, parse_args())
+    args = parse_args()
+    from engine.loop import train
+    train(make_task, args)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ from model import LIFTDualTimestepModel
 from networks.unet import PARAMETRIZATIONS
 
 MODELS = {"baseline": BaselineModel, "lift": LIFTDualTimestepModel}
-DEFAULT_NAMES = {"baseline": "baseline", "lift": "lift_dual_timestep"}
-WEIGHTS = ("ema", "raw")
 
 
 @dataclass

@@ -6,23 +6,17 @@ looks for it.
 """
 from pathlib import Path
 
-import torch
-
-from lift import checkpoints
-from lift import error_map
-from lift import path_costs
-from lift import paths
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
                           write_run_record)
 from data import add_data_options, load_images
 from engine.files import refuse_existing, save_torch
-from lift.generation import name_of
+from lift.options import WEIGHTS
 
 
 def parse_args(argv=None):
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a baseline checkpoint")
-    parser.add_argument("--weights", choices=checkpoints.WEIGHTS, default="ema", help="which of its weights")
+    parser.add_argument("--weights", choices=WEIGHTS, default="ema", help="which of its weights")
     add_data_options(parser)
     parser.add_argument("--split", default="train", help="images that costs are measured on")
     parser.add_argument("--edge_images", type=whole_number(1), default=32, metavar="IMAGES", help="how many of them")
@@ -38,6 +32,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    import torch
+    from lift import checkpoints, error_map, path_costs, paths
+    from lift.generation import name_of
     timesteps = paths.timestep_grid(args.grid)
     device = start_device(args)
     loaded = checkpoints.load_model(args.checkpoint, "baseline", args.weights, device)

@@ -5,7 +5,6 @@ from engine.denoiser import Denoiser
 from networks.scales import downsample_to_32, reconcile
 from scheduler import CosineSteps, predict_x_0
 
-X32_MODES = ("joint", "from_64", "reconciled", "random", "fixed")
 NOISIEST_SHAPES = [(3, 64, 64), (3, 32, 32)]
 
 

@@ -43,9 +43,9 @@ from engine.sampling import from_uint8
 from scheduler import NUM_TIMESTEPS, CosineSteps, predict_x_0
 from engine.seeds import seeded_generator
 from lift.jvp import propagate
+from lift.options import PREDICTIONS
 
 FORMAT_VERSION = 1
-PREDICTIONS = ("eps", "x0")
 BLOCKS = ("64<-64", "32<-64", "64<-32", "32<-32")       # output scale <- input scale
 NUM_PIXELS = {"64": 64 * 64, "32": 32 * 32}
 # Which factor turns a squared Jacobian norm into an error, as a function of the scale's own SNR. localization follows
@@ -56,7 +56,6 @@ CHAIN_RULES = {
     "eps_ode": lambda snr: snr / (4 * (1 + snr)**2),
     "x0_ode": lambda snr: 1 / (4 * (1 + snr)**2),
 }
-NORMALIZATIONS = ("per_pixel", "both_sides")
 # Tangent images in one network pass. On a CPU, more would leave the caches and page memory anew for every operation.
 CHUNK_SIZES = {"cpu": 64, "cuda": 512}
 REQUIRED = ("format_version", "timesteps", "error_64", "error_32", "standard_error_64", "standard_error_32", "blocks",

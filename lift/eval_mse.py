@@ -10,23 +10,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lift import checkpoints
-from lift import measurements
-from evaluation import figures
 from engine.command_line import (Parser, add_device_options, real_number, refuse_without_effect, run_script, seed_number,
                           start_device, whole_number, write_run_record)
 from data import add_data_options, load_images
-from engine.errors import InputError
 from engine.files import outputs_beside, save_png, write_csv, written_together
-from scheduler import NUM_TIMESTEPS, CosineSteps
+from lift.options import WEIGHTS
 
 
 def parse_args(argv=None):
     """The command line."""
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="a LIFT checkpoint")
-    parser.add_argument("--weights", choices=checkpoints.WEIGHTS, default="ema", help="averaged or last weights")
-    parser.add_argument("--t", type=whole_number(0), default=500, metavar="TIMESTEP",
+    parser.add_argument("--weights", choices=WEIGHTS, default="ema", help="averaged or last weights")
+    parser.add_argument("--t", type=whole_number(0, 999), default=500, metavar="TIMESTEP",
                         help="0...999, of the noisy scales")
     parser.add_argument("--split", default="validation", help="held-out images, such as validation or train[-256:]")
     parser.add_argument("--num_images", type=whole_number(2), default=256, help="the first so many images of the split")
@@ -47,8 +43,6 @@ def parse_args(argv=None):
     add_data_options(parser)
     add_device_options(parser, precision="float32")
     args = parser.parse_args(argv)
-    if args.t >= NUM_TIMESTEPS:
-        raise InputError(f"--t: found {args.t}, expected 0...{NUM_TIMESTEPS - 1}")
     if args.compare_baseline:
         refuse_without_effect(parser, args, ["t"], "with --compare_baseline, which takes timesteps from 0 to 999")
     else:
@@ -59,6 +53,8 @@ def parse_args(argv=None):
 
 def measure_cases(args, lift, images, device):
     """CSV rows and bar chart of the three cases at --t."""
+    from evaluation import figures
+    from lift import measurements
     cases = measurements.noise_cases(args.t)
     with tqdm(total=len(images) * len(cases), desc="errors", unit="image") as bar:
         errors = measurements.errors_by_case(lift.model, images, cases, args.seed, args.batch_size, device,
@@ -79,6 +75,9 @@ def measure_cases(args, lift, images, device):
 
 def measure_beside_baseline(args, lift, baseline, images, device):
     """CSV rows and figure of LIFT's 64 error over the baseline's."""
+    from evaluation import figures
+    from lift import measurements
+    from scheduler import NUM_TIMESTEPS, CosineSteps
     timesteps = np.unique(np.rint(np.linspace(0, NUM_TIMESTEPS - 1, args.num_timesteps)).astype(np.int64))
     curves = measurements.comparison_curves(timesteps, args.leads, CosineSteps())
     with tqdm(total=len(images) * len(timesteps) * (1 + len(curves)), desc="errors", unit="call") as bar:
@@ -113,6 +112,7 @@ def measure_beside_baseline(args, lift, baseline, images, device):
 
 def main(argv=None):
     args = parse_args(argv)
+    from lift import checkpoints, measurements
     outputs = outputs_beside(args.output, args.overwrite)
     device = start_device(args)
 

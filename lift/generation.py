@@ -9,45 +9,15 @@ from tqdm import tqdm
 from lift import checkpoints
 from lift import error_map
 from lift import paths
-from engine.command_line import real_number, whole_number
 from engine.devices import naming_compiler_errors
 from engine.errors import InputError
 from engine.files import expecting, load_torch
 from engine.sampling import check_solver, to_uint8
-from lift.sampling import SOLVERS, X32_MODES, check_path, generate, uniform_diagonal
+from lift.options import PATH_NAMES
+from lift.sampling import check_path, generate, uniform_diagonal
 from networks.unet import compiled
 
-PATH_NAMES = {"baseline": ("uniform", "dp", "lead"), "lift": paths.PATH_TYPES}
-DEFAULT_PATHS = {"baseline": ["uniform"], "lift": ["diagonal", "dp_64", "dp_total"]}
 SCHEDULE_COSTS = ("step_doubling", "directional")    # which edge costs --path dp of the baseline takes, first found
-
-
-def add_generation_options(parser) -> None:
-    """How images are generated: --weights, --num_steps, --solver, --heatmap and the like."""
-    group = parser.add_argument_group("generation")
-    group.add_argument("--weights", choices=checkpoints.WEIGHTS, default="ema", help="averaged or raw weights")
-    group.add_argument("--num_steps", type=whole_number(1), default=18, metavar="STEPS", help="network calls per image")
-    group.add_argument("--solver", choices=SOLVERS, default="ddim", help="first or second order")
-    group.add_argument("--eta", type=real_number(0, 1), default=0.0,
-                       help="noise added at each step: 0 deterministic, 1 ancestral (ddim only)")
-    group.add_argument("--x32", choices=X32_MODES, default="joint",
-                       help="joint: each scale by its own prediction; from_64: the 32 scale by the 2x2 mean of the 64 "
-                       "prediction; reconciled: both by predictions that agree; random, fixed: the 32 branch drawn "
-                       "anew at every step, or held at its start")
-    group.add_argument("--batch_size", type=whole_number(1), default=64, metavar="IMAGES",
-                       help="images generated at once; does not change them")
-    group.add_argument("--compile", action="store_true",
-                       help="torch.compile the model: minutes at the start, for many images on a GPU")
-    group = parser.add_argument_group("path")
-    group.add_argument("--heatmap", type=Path, default=None, metavar="FILE",
-                       help="error map for the dp paths; left out: the one of this checkpoint in --heatmap_dir")
-    group.add_argument("--heatmap_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where heatmaps lie")
-    group.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS", help="points of the heatmap")
-    group.add_argument("--allow_mismatch", action="store_true", help="take another checkpoint's heatmap")
-    group.add_argument("--step_size", choices=paths.STEP_SIZES, default="index",
-                       help="what the error maps are weighted with along a path")
-    group.add_argument("--max_jump", type=whole_number(1, 99), default=5, metavar="CELLS",
-                       help="how far one step may go in each direction")
 
 
 def check_options(args, model_type: str) -> None:

@@ -1,25 +1,8 @@
-"""What is shown of a heatmap: its figures, the table of its paths, and the options that choose them."""
+"""What is shown of a heatmap: its figures, and the table of its paths."""
 from lift import error_map
 from lift import paths
 from evaluation import figures
-from engine.command_line import whole_number
 from engine.files import named_file
-
-DEFAULT_PATHS = ("diagonal", "dp_64", "dp_total")
-
-
-def add_path_options(parser) -> None:
-    """--paths, --num_steps, --max_jump, --step_size and --num_resamples."""
-    group = parser.add_argument_group("paths")
-    group.add_argument("--paths", nargs="+", action="each_once", choices=paths.PATH_TYPES, default=list(DEFAULT_PATHS),
-                       metavar="PATH", help=f"paths to find and draw, of {', '.join(paths.PATH_TYPES)}")
-    group.add_argument("--num_steps", type=whole_number(1), default=18, metavar="STEPS", help="steps of every path")
-    group.add_argument("--max_jump", type=whole_number(1, 99), default=5, metavar="CELLS",
-                       help="most cells a step moves in each direction")
-    group.add_argument("--step_size", choices=paths.STEP_SIZES, default="index",
-                       help="length of a step: distance in grid indices, or each scale's own change in log SNR")
-    group.add_argument("--num_resamples", type=whole_number(0), default=100, metavar="TIMES",
-                       help="bootstrap resamples of the images for the band around a path; 0: no band")
 
 
 def outputs_of(path) -> dict:

@@ -10,14 +10,11 @@ import torch.nn.functional as F
 
 from engine import devices
 from engine import seeds
+from engine.errors import InputError
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8, to_device
 from scheduler import NUM_TIMESTEPS, CosineSteps
 from engine.seeds import seeded_generator
-
-TIMESTEP_KINDS = ("independent", "diagonal", "band")
-LOSS_SCALES = ("both", "64")
-LOSS_TARGETS = ("eps", "v")
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,19 @@ class TimestepRule:
     lead_max: float = 5.0
     noise_share: float = 0.15
     independent_share: float = 0.15
+
+
+def timestep_rule(args) -> TimestepRule:
+    """The rule that LIFT's options name; for the baseline only t_64 is used."""
+    if not hasattr(args, "timesteps"):
+        return TimestepRule()
+    low, high = args.band_lead
+    if low > high:
+        raise InputError(f"--band_lead: found {low:g} {high:g}, expected the smaller number first")
+    if args.band_noise_share + args.band_independent_share > 1:
+        raise InputError(f"--band_noise_share and --band_independent_share: found {args.band_noise_share:g} and "
+                         f"{args.band_independent_share:g}, expected a sum of at most 1")
+    return TimestepRule(args.timesteps, low, high, args.band_noise_share, args.band_independent_share)
 
 
 def draw_timesteps(rule: TimestepRule, batch_size: int, generator: torch.Generator, schedule: CosineSteps):

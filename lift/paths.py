@@ -11,15 +11,10 @@ import numpy as np
 import torch
 
 from engine.errors import InputError
+from lift.options import GRID_SPACES, LEAD_SIZES, PATH_TYPES, STEP_SIZES
 from lift.sampling import uniform_diagonal
 from scheduler import NUM_TIMESTEPS, CosineSteps
 
-LEAD_SIZES = (1, 2, 3, 5)   # in log SNR, of the paths that are the diagonal with a lead
-PATH_TYPES = ("diagonal", "dp_64", "dp_total", "dp_directional", "dp_step", "dp_diagonal", "lead",
-              *(f"lead_{size}" for size in LEAD_SIZES), "unconstrained_64", "unconstrained_total", "greedy_64",
-              "greedy_total")
-STEP_SIZES = ("index", "logsnr")
-GRID_SPACES = ("timestep", "logsnr")
 GRID_SNR_MIN, GRID_SNR_MAX = 0.01, 100.0
 TIE_TOLERANCE = 1e-12       # paths whose costs differ by less than this, relatively, are tied
 

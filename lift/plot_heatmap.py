@@ -1,24 +1,22 @@
 """Draw a heatmap file again: other paths, numbers of steps, step sizes or weights of the map."""
 from pathlib import Path
 
-from lift import error_map
-from lift import heatmap_figures
 from engine.command_line import Parser, run_script, write_run_record
 from engine.errors import InputError
 from engine.files import refuse_existing, save_png, written_together
-from lift.paths import check_num_steps
+from lift.options import CHAIN_RULES, NORMALIZATIONS, PREDICTIONS, add_path_options
 
 
 def parse_args(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("heatmap", type=Path, metavar="HEATMAP", help="a file written by compute_heatmap_30.py")
-    heatmap_figures.add_path_options(parser)
+    add_path_options(parser)
     group = parser.add_argument_group("error map")
-    group.add_argument("--chain_rule", choices=tuple(error_map.CHAIN_RULES), default=None,
+    group.add_argument("--chain_rule", choices=CHAIN_RULES, default=None,
                        help="factor by SNR; left out: as in the file")
-    group.add_argument("--normalization", choices=error_map.NORMALIZATIONS, default=None,
+    group.add_argument("--normalization", choices=NORMALIZATIONS, default=None,
                        help="left out: as in the file")
-    group.add_argument("--prediction", choices=error_map.PREDICTIONS, default=None, help="left out: as in the file")
+    group.add_argument("--prediction", choices=PREDICTIONS, default=None, help="left out: as in the file")
     parser.add_argument("--output", type=Path, default=None, metavar="FILE",
                         help="name of the map's PNG, the other figures beside it; left out: beside the heatmap")
     parser.add_argument("--overwrite", action="store_true", help="replace figures that exist")
@@ -30,6 +28,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    from lift import error_map, heatmap_figures
+    from lift.paths import check_num_steps
     figures_at = heatmap_figures.outputs_of(args.output or args.heatmap)
     record_at = figures_at["maps"].with_name(f"{figures_at['maps'].stem}_plot.json")
     for path in (*figures_at.values(), record_at):

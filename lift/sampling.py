@@ -12,10 +12,8 @@ import torch
 from engine import sampling
 from engine.errors import InputError
 from engine.sampling import StepNoise, start_noise, to_device
-from lift.coupling import NOISIEST_SHAPES, X32_MODES, Coupled, HeldBranch, TimestepDenoiser    # noqa: F401  modes
+from lift.coupling import NOISIEST_SHAPES, Coupled, HeldBranch, TimestepDenoiser
 from scheduler import CLEAN, NUM_TIMESTEPS
-
-SOLVERS = ("ddim", "multistep")         # one call a step
 
 
 @dataclass

@@ -7,26 +7,18 @@ checkpoint's heatmap (for the baseline, the file of lift.compute_schedule), wher
 """
 from pathlib import Path
 
-import torch
-
-from lift import checkpoints
-from lift import error_map
-from lift import path_costs
-from evaluation import sliced_wasserstein
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
                           write_run_record)
 from data import add_data_options, load_images
 from engine.errors import InputError
 from engine.files import check_can_be_written, refuse_existing, save_torch
-from lift.generation import load_schedule, name_of
-from engine.sampling import from_uint8, to_uint8
-from lift.sampling import generate
+from lift.options import WEIGHTS
 
 
 def parse_args(argv=None):
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="of either model")
-    parser.add_argument("--weights", choices=checkpoints.WEIGHTS, default="ema", help="which of its weights")
+    parser.add_argument("--weights", choices=WEIGHTS, default="ema", help="which of its weights")
     parser.add_argument("--heatmap", type=Path, default=None, metavar="FILE",
                         help="file to add the winner to; left out: the checkpoint's own in --output_dir")
     add_data_options(parser)
@@ -48,6 +40,12 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    import torch
+    from engine.sampling import from_uint8, to_uint8
+    from evaluation import sliced_wasserstein
+    from lift import checkpoints, error_map, path_costs
+    from lift.generation import load_schedule, name_of
+    from lift.sampling import generate
     device = start_device(args)
     loaded = checkpoints.load_model(args.checkpoint, None, args.weights, device)
     file = args.heatmap or error_map.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs,

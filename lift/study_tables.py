@@ -14,7 +14,7 @@ from engine.run_files import epoch_of
 from engine.errors import InputError
 from engine.files import expecting
 from lift.paths import FIXED_LEADS
-from lift.sampling import X32_MODES
+from lift.options import X32_MODES
 from scheduler import CosineSteps
 from evaluation.tables import (FEW_IMAGES, PATH_LABELS, PROTOCOL, UNRANKED, Cell, Spread, Table, direction, format_spread,
                     grouped, mark_best_of_metric, read_csv, run_name, spread_of, spread_over_seeds, take)

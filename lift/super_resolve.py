@@ -1,17 +1,11 @@
 """Super-resolution with no retraining: hold x_32 at a given clean image (t_32 = 0) and denoise x_64 from noise."""
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from lift import checkpoints
-from lift import measurements
-from evaluation import figures
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
                           write_run_record)
 from data import add_data_options, load_images
 from engine.files import outputs_beside, save_png, write_csv, written_together
-from lift.sampling import SOLVERS
+from lift.options import SOLVERS, WEIGHTS
 
 MEASURES = ("psnr", "ssim", "consistency")
 METHODS = {"joint": "LIFT", "reconciled": "LIFT, reconciled"}
@@ -21,7 +15,7 @@ def parse_args(argv=None):
     """The command line."""
     parser = Parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="a LIFT checkpoint")
-    parser.add_argument("--weights", choices=checkpoints.WEIGHTS, default="ema", help="averaged or last weights")
+    parser.add_argument("--weights", choices=WEIGHTS, default="ema", help="averaged or last weights")
     parser.add_argument("--split", default="validation", help="held-out images, such as validation or train[-256:]")
     parser.add_argument("--num_images", type=whole_number(2), default=256, help="the first so many images of the split")
     parser.add_argument("--num_steps", type=whole_number(1), default=18, help="steps of t_64 from 999 to 0")
@@ -41,6 +35,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    import numpy as np
+    from tqdm import tqdm
+    from evaluation import figures
+    from lift import checkpoints, measurements
     outputs = outputs_beside(args.output, args.overwrite)
     device = start_device(args)
     lift = checkpoints.load_model(args.checkpoint, "lift", args.weights, device)

@@ -8,7 +8,6 @@ from engine.seeds import TRAIN_BATCH, seeded_generator
 from engine.task import Networks, Task, Update
 from evaluation import figures
 from lift import checkpoints, objective
-from lift.training_options import timestep_rule
 from networks.unet import compiled
 from scheduler import CosineSteps
 
@@ -30,7 +29,7 @@ class ScaleTask(Task):
         self.images = to_device(images.images, device)
         self.held_out = torch.from_numpy(np.array(held_out.images[:args.val_images])) if held_out else None
         self.has_validation = held_out is not None
-        self.rule = timestep_rule(args)
+        self.rule = objective.timestep_rule(args)
         torch.manual_seed(args.seed)
         self.networks = {"model": checkpoints.build_model(model_type, args.hidden_dims, args.parametrization,
                                                           self.is_lift and args.native_32)}

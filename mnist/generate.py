@@ -2,13 +2,9 @@
 """Generate digits from any denoiser of this family: a grid, and per image a folder with its denoising strip."""
 from pathlib import Path
 
-import torch
-
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number, write_run_record)
 from engine.files import refuse_existing, save_png
-from mnist.grids import grid, strip_points
-from mnist.models import load_model
 from mnist.options import add_sampling_options, class_labels, sampling_of
 
 
@@ -41,6 +37,9 @@ def save_picture(args, name: str, picture) -> None:
 
 def main():
     args = parse_args()
+    import torch
+    from mnist.grids import grid, strip_points
+    from mnist.models import load_model
     refuse_existing(args.output_dir / "grid.png", args.overwrite)
     device = start_device(args)
     model = load_model(args.checkpoint, device, args.vae_checkpoint)

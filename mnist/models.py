@@ -18,16 +18,6 @@ NETWORK_TIME_OF_NOISE = 999.0           # what the network is told of pure noise
 DDIM_START = 980                        # at 999 abar is 2e-10, so that a noise prediction says nothing of the image
 EDGE_MULTIPLE = 8                       # images are padded with black to a side that can be halved three times
 
-# Sizes of the UNet. fast: a model that draws digits after a few minutes on a CPU; latent: for latents of 4x4.
-PRESETS = {
-    "documented": {"base_channels": 32, "channel_multipliers": [1, 2, 3, 3], "layers_per_block": 1,
-                   "attention_levels": [3], "patch_size": 1},
-    "fast": {"base_channels": 48, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [1],
-             "patch_size": 2},
-    "latent": {"base_channels": 64, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [0, 1],
-               "patch_size": 1},
-}
-
 
 def padded(images: torch.Tensor) -> torch.Tensor:
     """Black pixels around until the sides are multiples of 8: [N, C, 28, 28] -> [N, C, 32, 32]."""

@@ -1,13 +1,18 @@
 """What the verbs that sample share: options, and what they mean for a model."""
-import torch
-
 from engine.command_line import real_number, whole_number
 from engine.errors import InputError
-from engine.sampling import check_solver
-from mnist.models import Model
-from scheduler import CosineSteps
 
 SOLVERS = {"euler": "ddim", "midpoint": "midpoint", "heun": "heun", "multistep": "multistep"}
+
+# Sizes of the UNet. fast: a model that draws digits after a few minutes on a CPU; latent: for latents of 4x4.
+PRESETS = {
+    "documented": {"base_channels": 32, "channel_multipliers": [1, 2, 3, 3], "layers_per_block": 1,
+                   "attention_levels": [3], "patch_size": 1},
+    "fast": {"base_channels": 48, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [1],
+             "patch_size": 2},
+    "latent": {"base_channels": 64, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [0, 1],
+               "patch_size": 1},
+}
 
 
 def add_sampling_options(parser) -> None:
@@ -24,8 +29,10 @@ def add_sampling_options(parser) -> None:
     group.add_argument("--eta", type=real_number(0, 1), default=0.0, help="noise of DDIM: 0 none, 1 as DDPM")
 
 
-def sampling_of(args, model: Model) -> tuple[torch.Tensor, dict]:
+def sampling_of(args, model) -> tuple:
     """The path, and solver and eta for `Model.images`. Raises InputError for options that do not fit the model."""
+    from engine.sampling import check_solver
+    from scheduler import CosineSteps
     check_solver(SOLVERS[args.sampler], args.eta)
     process = model.denoiser.processes[0]
     if args.mode == "ddpm":
@@ -37,11 +44,12 @@ def sampling_of(args, model: Model) -> tuple[torch.Tensor, dict]:
     return model.path(args.sampling_steps), {"solver": SOLVERS[args.sampler], "eta": args.eta}
 
 
-def class_labels(args, model: Model, count: int, guidance_scale: float, class_label: int | None = None):
+def class_labels(args, model, count: int, guidance_scale: float, class_label: int | None = None):
     """The class of every image, int64 [count], all in turn unless one is named; None for a model without classes.
 
     Raises InputError for what the model does not know: a class, or a prediction without one, which guidance needs.
     """
+    import torch
     num_classes = model.denoiser.num_classes
     if num_classes is None:
         if class_label is not None or guidance_scale != 1:

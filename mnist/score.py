@@ -7,8 +7,6 @@ from engine.command_line import (Parser, add_device_options, real_number, run_sc
                                  whole_number, write_run_record)
 from engine.errors import InputError
 from engine.files import refuse_existing, write_csv
-from mnist.digit_scores import SCORES, load_judge
-from mnist.models import load_model
 from mnist.options import add_sampling_options, class_labels, sampling_of
 
 
@@ -25,6 +23,8 @@ def main():
     add_device_options(parser)
     parser.set_defaults(dataset="mnist")
     args = parser.parse_args()
+    from mnist.digit_scores import SCORES, load_judge
+    from mnist.models import load_model
     refuse_existing(args.output, args.overwrite)
     device = start_device(args)
     model = load_model(args.checkpoint, device, args.vae_checkpoint)

@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
 """Train the variational autoencoder whose latents the latent models work in."""
-import torch
-
 from engine.command_line import real_number, run_script, whole_number
-from engine.loop import train
-from mnist.training import note_experiment, parse, parser_of, training_images
-from mnist.vae_task import VAETask
-from networks.vae import VAE
+from mnist.training import parse, parser_of
 
 
-def vae_task(args, device, group) -> VAETask:
-    """The task of a run."""
+def vae_task(args, device, group):
+    """The VAETask of a run."""
+    import torch
+    from mnist.tasks import note_experiment, training_images
+    from mnist.vae_task import VAETask
+    from networks.vae import VAE
     image_set, images = training_images(args)
     torch.manual_seed(args.seed)
     vae = VAE(images.shape[1:], args.base_channels, args.channel_multipliers, args.latent_channels)
@@ -31,6 +30,7 @@ def main():
     args = parse(parser)
     if args.fast and args.base_channels == 64:
         args.base_channels = 16
+    from engine.loop import train
     train(vae_task, args)
 
 

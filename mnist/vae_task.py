@@ -7,7 +7,7 @@ from engine.sampling import from_uint8, to_device, to_uint8
 from engine.seeds import seeded_generator
 from engine.task import Update
 from mnist.models import FAMILY, cropped
-from mnist.training import PREVIEW_COLUMNS, Pictures
+from mnist.tasks import PREVIEW_COLUMNS, Pictures
 from networks.vae import VAE, latent_scale, vae_loss
 
 SCALE_IMAGES = 1000                     # images that the scale of the latents is measured on

@@ -10,10 +10,6 @@ from engine.command_line import (Parser, add_device_options, real_number, run_sc
                                  whole_number, write_run_record)
 from engine.errors import InputError
 from engine.files import refuse_existing, save_png
-from evaluation.figures import figure
-from mnist.digit_scores import load_judge
-from mnist.grids import grid
-from mnist.models import load_model
 from mnist.options import add_sampling_options, class_labels, sampling_of
 
 NAMES = {"accuracy": "accuracy", "fd_digits": "fd, %", "diversity": "diversity"}
@@ -34,6 +30,10 @@ def main():
     add_device_options(parser)
     parser.set_defaults(dataset="mnist", sampler="midpoint", sampling_steps=10)
     args = parser.parse_args()
+    from evaluation.figures import figure
+    from mnist.digit_scores import load_judge
+    from mnist.grids import grid
+    from mnist.models import load_model
     refuse_existing(args.output, args.overwrite)
     device = start_device(args)
     checkpoints = [args.checkpoint, *args.compare_with]

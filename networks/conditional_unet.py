@@ -10,9 +10,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from engine.errors import InputError
+from networks.presets import CONDITIONINGS
 from networks.unet import NUM_GROUPS, AttentionBlock, GroupNorm, LevelSettings, UNet
 
-CONDITIONINGS = ("none", "concat", "cross_attention")
 TOKEN_WIDTH = 128               # of the vector that stands for a class in cross-attention
 MAX_HEAD_WIDTH = 64             # channels
 

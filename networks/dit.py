@@ -14,21 +14,11 @@ import torch.nn.functional as F
 
 from engine.errors import InputError
 from networks.affine_velocity import AffineVelocity
+from networks.presets import OUTPUTS, PRESETS, TIME_SCALE
 
-OUTPUTS = ("velocity", "clean", "residual")
 TIME_FEATURES = 256
-TIME_SCALE = 10_000.0           # flow time 0...1 becomes angles up to 10^4; published weights want 1
 LEAST_NOISE = 0.05              # an output that is the clean image is divided by no less than this share of noise
 NORM_EPS = 1e-6
-
-PRESETS = {
-    "debug": dict(hidden_size=64, depth=2, num_heads=2, patch_size=8, mlp_ratio=1),
-    "small": dict(hidden_size=384, depth=12, num_heads=6, patch_size=2, mlp_ratio=4),
-    "big": dict(hidden_size=768, depth=12, num_heads=12, patch_size=2, mlp_ratio=4),
-    "semilarge": dict(hidden_size=1024, depth=22, num_heads=16, patch_size=2, mlp_ratio=4),
-    "large": dict(hidden_size=1024, depth=24, num_heads=16, patch_size=2, mlp_ratio=4),
-    "xlarge": dict(hidden_size=1152, depth=28, num_heads=16, patch_size=2, mlp_ratio=4),
-}
 
 
 def position_embedding(side: int, width: int, spacing: int = 1) -> torch.Tensor:

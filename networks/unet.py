@@ -11,12 +11,12 @@ import torch.nn.functional as F
 
 from engine.errors import InputError
 from networks.linear_denoiser import LinearDenoiser
+from networks.presets import PARAMETRIZATIONS
 from scheduler import CosineSteps, eps_from_v
 
 NUM_GROUPS = 8
 NUM_HEADS = 4
 ATTENTION_FROM_CHANNELS = 128
-PARAMETRIZATIONS = ("eps", "v", "residual")
 
 
 class SinusoidalTimeEmbedding(nn.Module):

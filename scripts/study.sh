@@ -298,6 +298,6 @@ for phase in "${phases[@]}"; do
         detail) detail_jobs | run_jobs ;;
         floor) floor_jobs | run_jobs ;;
         error) error_jobs | run_jobs ;;
-        tables) "$PYTHON" -m lift.report --results "$RESULTS" --readme ${README:-lift/README.md results/published/lift/study.md} --grid 30 ;;
+        tables) "$PYTHON" -m lift.report --results "$RESULTS" ${README:+--readme $README} --grid 30 ;;
     esac
 done

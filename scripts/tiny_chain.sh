@@ -6,7 +6,24 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder" generated/tiny_chain' EXIT        # quickstart.sh names the folder of PNG files by $OUTPUT
 export DEVICE=cpu DATASET=synthetic:64 HIDDEN_DIMS="8 16" EPOCHS=2 BATCH_SIZE=16 NUM_STEPS=6 NUM_IMAGES=16 GRID=8 \
     MAP_IMAGES=2 SEEDS="42 43" METRICS=swd OUTPUT="$folder/tiny_chain" CHECKPOINTS="$folder/checkpoints"
-TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard" ./scripts/quickstart.sh
+readme="$folder/README.md"
+printf '<!-- table:study_%s -->\n<!-- end:study_%s -->\n' training training paths paths \
+    predictions predictions clean_error clean_error detail detail validation validation > "$readme"
+export TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard" FLOW_DATASET=digits:64 MNIST_DATASET=digits:256 \
+    BENCHMARKS="train_step sampling flow_step" IGNORE_TARGETS=1 \
+    TRAIN_STEP_OPTIONS="--hidden_dims 8 16 --batch_size 2 --rounds 1 --device cpu" \
+    SAMPLING_OPTIONS="--hidden_dims 8 16 --num_images 2 --num_steps 2 --repeats 1 --device cpu" \
+    FLOW_STEP_OPTIONS="--preset debug --batch_size 2 --rounds 1 --peak_gflops 10 --sampling --device cpu" \
+    FLOW_OPTIONS="--preset debug --image_size 16 --batch_size 16 --max_steps 3 --no_tensorboard --cache_dir $folder/cache" \
+    FLOW_SAMPLING="--num_images 10 --num_steps 2" \
+    MNIST_OPTIONS="--fast --batch_size 32 --max_steps 3 --epochs 1 --sample_every 0 --cache_dir $folder/cache" \
+    MNIST_SAMPLING="--num_samples 20 --sampling_steps 2 --cache_dir $folder/cache" \
+    DISTILL_OPTIONS="--max_steps 3 --epochs 1 --batch_size 8 --no_tensorboard --cache_dir $folder/cache"
+export STUDY_SETTINGS="SEEDS=0 EPOCHS=1 GRID=20 K=1 EDGE_IMAGES=1 MAX_LEAD=1 SCHEDULE_IMAGES=1 LEADS=lead_2 LEAD=lead_2 \
+    LEAD_EDGE_IMAGES=1 LEAD_IMAGES=4 ERROR_IMAGES=4 ERROR_TIMESTEPS=2 STEPS=18 SOLVERS=ddim GATE_IMAGES=8 GATE_STEPS=50 \
+    THREADS=1 VAL_SPLIT=validation README=$readme" STUDY_TRAIN_OPTIONS="--val_images 4"
+COMPARED="baseline lift_independent" ABLATIONS="baseline_v_eps lift_native_v_eps" \
+    ./scripts/gpu_run.sh data benchmarks lift chain flow mnist distill study
 
 lift="$CHECKPOINTS/lift_dual_timestep_2ep.pth"
 baseline="$CHECKPOINTS/baseline_2ep.pth"
@@ -23,16 +40,6 @@ small=(--dataset synthetic:64 --num_images 8 --device cpu)
     --output_dir "$OUTPUT" --device cpu
 "$PYTHON" -m lift.search_lead --checkpoint "$baseline" --dataset synthetic:64 --grid 8 --num_steps 4 --edge_images 1 \
     --num_images 8 --output_dir "$OUTPUT" --device cpu
-readme="$folder/README.md"
-printf '<!-- table:study_%s -->\n<!-- end:study_%s -->\n' training training paths paths \
-    predictions predictions clean_error clean_error detail detail validation validation > "$readme"
-env OUTPUT="$folder/study" LOGS="$folder/logs" GENERATED="$folder/generated" README="$readme" \
-    CHECKPOINTS="$folder/study_checkpoints" SEEDS=0 EPOCHS=1 COMPARED="baseline lift_independent" \
-    ABLATIONS="baseline_v_eps lift_native_v_eps" \
-    LEADS=lead_2 LEAD=lead_2 GRID=20 K=1 EDGE_IMAGES=1 MAX_LEAD=1 SCHEDULE_IMAGES=1 \
-    LEAD_EDGE_IMAGES=1 LEAD_IMAGES=4 ERROR_IMAGES=4 ERROR_TIMESTEPS=2 STEPS=18 SOLVERS=ddim GATE_IMAGES=8 GATE_STEPS=50 \
-    DEVICES="cpu cpu" THREADS=1 TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard --val_images 4" \
-    ./scripts/study.sh
 grep -q "| LIFT, independent timesteps |" "$readme" && grep -q "| baseline lead |" "$readme" \
     && grep -q "timesteps; reconciled |" "$readme" && grep -q "| baseline, v, loss of the noise | 0 |" "$readme" \
     && grep -q "| kurtosis, level 64 |" "$readme" && grep -q "| 64, epoch 1 |" "$readme" \

@@ -13,6 +13,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from engine import files, run_files
 from lift import checkpoints
+from lift.options import DEFAULT_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
@@ -47,7 +48,7 @@ def with_reference_weights(model: torch.nn.Module) -> torch.nn.Module:
 def write_tiny_checkpoints(folder: Path) -> Path:
     """A baseline and a LIFT checkpoint of tiny random models, as after one epoch, in `folder`."""
     torch.manual_seed(0)
-    for model_type, name in checkpoints.DEFAULT_NAMES.items():
+    for model_type, name in DEFAULT_NAMES.items():
         state = checkpoints.build_model(model_type, [8, 8, 8]).state_dict()
         files.save_torch(run_files.checkpoint_path(folder, name, 1), {
             "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
@@ -114,7 +115,7 @@ def forks():
     """For processes that train: they are forked from a server that has torch loaded already. The process of the tests
     itself cannot be forked for that, since its own backward passes may have started threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "train_lift", "engine.loop"])
+    context.set_forkserver_preload(["torch", "train_lift", "engine.loop", "lift.tasks"])
     return context
 
 

@@ -11,10 +11,6 @@ import statistics
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from distill.known_truth import NUM_SCORED, CircleOfGaussians, Distillation, Settings, exact_ddim, sliced_wasserstein_1
 from engine.command_line import Parser, run_script, whole_number
 from engine.errors import InputError
 from engine.files import expecting, write_json
@@ -51,6 +47,8 @@ NUM_CURVE_POINTS = 12
 
 def measure(name: str, iterations: int | None) -> dict:
     """Train one row and score it."""
+    import torch
+    from distill.known_truth import Distillation, Settings
     options, reference = ROWS[name]
     settings = Settings(**options)
     if iterations:
@@ -68,6 +66,8 @@ def measure(name: str, iterations: int | None) -> dict:
 
 def references() -> dict:
     """What the table is read against: the floor of two draws of the truth, and the exact teacher by DDIM."""
+    import torch
+    from distill.known_truth import NUM_SCORED, CircleOfGaussians, exact_ddim, sliced_wasserstein_1
     truth, generator = CircleOfGaussians(), torch.Generator().manual_seed(3)
     floor = [sliced_wasserstein_1(*truth.draw((2, NUM_SCORED), generator)) for _ in range(10)]
     ddim = {calls: [sliced_wasserstein_1(exact_ddim(truth, calls, NUM_SCORED, generator),
@@ -93,6 +93,9 @@ def markdown_table(results: dict) -> str:
 
 def draw_figure(rows: dict):
     """Samples of a few rows beside the truth, and the distance of every row over its iterations."""
+    import numpy as np
+    import torch
+    from distill.known_truth import CircleOfGaussians
     from evaluation.figures import figure, style_of_curve
     shown = [name for name in SHOWN if name in rows]
     fig, axes = figure(2.4 * (len(shown) + 1), 5.4, nrows=2, ncols=len(shown) + 1)
@@ -128,6 +131,7 @@ def main():
                         help="of a row of ordinary length; a longer row keeps its ratio to it")
     parser.add_argument("--output", default="results/distill_truth", help="JSON and figure, without ending")
     args = parser.parse_args()
+    import torch
     torch.set_num_threads(1)
 
     path = Path(f"{args.output}.json")

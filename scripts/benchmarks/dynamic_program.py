@@ -4,9 +4,7 @@ import math
 import time
 
 import numpy as np
-import torch
 
-from lift import paths
 from engine.command_line import Parser, run_script, whole_number
 
 TARGET_RATIO, TARGET_SECONDS, TARGET_SECONDS_30 = 150, 0.15, 0.005
@@ -55,6 +53,8 @@ def main():
     parser.add_argument("--repeats", type=whole_number(1), default=9, help="timings, of which the least counts")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of the made-up error map")
     args = parser.parse_args()
+    import torch
+    from lift import paths
     torch.set_num_threads(1)
 
     def find(error, max_jump):

@@ -10,19 +10,8 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from lift import error_map
-from lift import paths
-from engine import synthetic_faces
-from baseline_model import DEFAULT_HIDDEN_DIMS
-from lift.checkpoints import load_model
 from engine.command_line import Parser, add_device_options, run_script, start_device, whole_number
-from lift.error_map import BLOCKS, Draws
-from model import LIFTDualTimestepModel
-from scheduler import CosineSteps
+from networks.presets import DEFAULT_HIDDEN_DIMS
 
 MOST_DIFFERENCE = 0.1                   # of a cell, with the same draws, bf16 included; more, and it is other work
 
@@ -45,34 +34,16 @@ def parse_args():
     return parser.parse_args()
 
 
-@torch.no_grad()
-def plain_loop(model, images, timesteps, cells, K: int, batch_size: int, seed: int, device) -> np.ndarray:
-    """||J r||^2 of the blocks 64<-64 and 32<-32 of the noise prediction, mean over K: [2, cells, images]."""
-    schedule = CosineSteps()
-    draws = Draws(images, range(batch_size), K, seed, device)
-    norms = np.zeros((2, len(cells), batch_size))
-    for c, (i, j) in enumerate(cells):
-        t_64, t_32 = (torch.full((batch_size,), int(timesteps[k]), device=device) for k in (i, j))
-        x_64 = schedule.add_noise(draws.x_0_64, draws.noise_64, t_64)
-        x_32 = schedule.add_noise(draws.x_0_32, draws.noise_32, t_32)
-        for k in range(K):
-            with sdpa_kernel(SDPBackend.MATH):
-                _, (product_64, _) = torch.func.jvp(lambda x: model(x, x_32, t_64, t_32), (x_64,),
-                                                    (draws.probes_64[k].float(),))
-                _, (_, product_32) = torch.func.jvp(lambda x: model(x_64, x, t_64, t_32)[:2], (x_32,),
-                                                    (draws.probes_32[k].float(),))
-            for s, product in enumerate((product_64, product_32)):
-                norms[s, c] += product.square().sum((1, 2, 3)).cpu().numpy() / K
-    return norms
-
-
-def squared_standard_error(norms: np.ndarray) -> np.ndarray:
-    """Of the mean over images: [2, cells] for norms [2, cells, images]."""
-    return norms.var(-1, ddof=1) / norms.shape[-1]
-
-
 def main():
     args = parse_args()
+    import numpy as np
+    import torch
+    from engine import synthetic_faces
+    from lift import error_map, paths
+    from lift.checkpoints import load_model
+    from lift.error_map import BLOCKS
+    from model import LIFTDualTimestepModel
+    from scripts.benchmarks.plain_error_map import plain_loop, squared_standard_error
     device = start_device(args, tf32=True)      # for the plain side; ours is exact in float32 and fastest in bf16
     dims = args.hidden_dims or (DEFAULT_HIDDEN_DIMS if device.type == "cuda" else [16, 32, 64, 128])
     torch.manual_seed(args.seed)

@@ -13,11 +13,9 @@ import time
 import warnings
 
 import numpy as np
-import torch
-from scripts.benchmarks.own_process import OwnProcess
 
-from evaluation import fid
 from engine.command_line import Parser, run_script, whole_number
+from scripts.benchmarks.own_process import OwnProcess
 
 TARGET = 3.0
 
@@ -33,9 +31,11 @@ class Side:
     """One implementation, and the two normal laws that it measures the distance of."""
 
     def __init__(self, name: str, num_images: int, num_features: int, num_threads: int):
+        import torch
         torch.set_num_threads(num_threads)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         if name == "ours":
+            from evaluation import fid
             self.distance = fid.frechet_distance
         else:
             from pytorch_fid.fid_score import calculate_frechet_distance

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from scripts.benchmarks.training_runs import SMALL, log_of, train
 
-from evaluation import figures
 from engine.command_line import Parser, run_script, whole_number
 from engine.files import save_png
 
@@ -28,6 +27,7 @@ def main():
     parser.add_argument("--hidden_dims", nargs="+", default=["8", "16", "32"], help="channels per level")
     parser.add_argument("--output", type=Path, default=Path("results/precision.png"), help="figure")
     args = parser.parse_args()
+    from evaluation import figures
     runs = {"float32": ("float32", 0), "bf16": ("bf16", 0), "float32, another seed": ("float32", 1)}
     logs = {}
     with tempfile.TemporaryDirectory() as temporary:

@@ -4,6 +4,7 @@
 Every other kill comes at a random moment; the ones between come while a file is being written, half of it on disk.
 The claim is that the final weights are the same, bit for bit. The last line is JSON.
 """
+import importlib
 import json
 import os
 import random
@@ -13,12 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-from scripts.benchmarks.training_runs import final_weights, train, train_command
-
 import train_lift
 from engine.command_line import Parser, real_number, run_script, whole_number
 from engine.errors import InputError
+from scripts.benchmarks.training_runs import final_weights, train, train_command
 
 SYNCS_UP_TO = 13        # a kill during writing hits one of the first so many files that a run writes
 
@@ -79,6 +78,9 @@ def main():
     parser.add_argument("--longest", type=real_number(0.1), default=3.0, help="most seconds before a random kill")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="decides the moments")
     args = parser.parse_args()
+    import torch
+    for name in ("engine.loop", "lift.tasks"):          # before the forks, which then need not
+        importlib.import_module(name)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         straight, killed = Path(temporary) / "straight", Path(temporary) / "killed"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from scripts.benchmarks.training_runs import TWO_PROCESSES, log_of, train
 
-from evaluation import figures
 from engine.command_line import Parser, real_number, run_script, whole_number
 from engine.files import save_png
 
@@ -21,6 +20,7 @@ def main():
     parser.add_argument("--tolerance", type=real_number(0), default=1e-3, help="largest relative difference of a loss")
     parser.add_argument("--output", type=Path, default=Path("results/two_processes.png"), help="figure")
     args = parser.parse_args()
+    from evaluation import figures
     with tempfile.TemporaryDirectory() as temporary:
         options = ("--max_steps", args.max_steps, "--epochs", args.max_steps, "--learning_rate", "1e-3")
         one, two = Path(temporary) / "one", Path(temporary) / "two"

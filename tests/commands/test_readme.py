@@ -46,3 +46,11 @@ def test_readme_is_short_and_its_links_lead_somewhere():
     assert len(targets) >= 5
     for target in targets:
         assert (ROOT / target).exists(), target
+
+
+def test_every_published_picture_is_shown_by_a_text():
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("results/published/*/*.md")]
+    shown = {(text.parent / link).resolve() for text in texts
+             for link in re.findall(r"[\w./-]+\.png", text.read_text())}
+    pictures = {path.resolve() for path in ROOT.glob("results/published/**/*.png")}
+    assert len(pictures) > 10 and pictures <= shown

@@ -25,6 +25,7 @@ from data import load_images
 from engine.errors import InputError
 from engine.files import load_torch, save_torch
 from lift.objective import TimestepRule
+from lift.options import DEFAULT_NAMES
 from lift.tasks import ScaleTask
 from networks.linear_denoiser import LinearDenoiser
 from scheduler import CosineSteps
@@ -227,7 +228,7 @@ def test_resume_with_nothing_there_starts_anew_and_finished_runs_stay_finished(r
 def test_a_run_that_predicts_v_says_so_in_its_checkpoint(run, model_type):
     plain = ("--max_steps", 3, "--log_every", 1)
     folder = run(model_type, *plain, "--parametrization", "v", "--loss_target", "v", "--val_every", 1)
-    name = checkpoints.DEFAULT_NAMES[model_type]
+    name = DEFAULT_NAMES[model_type]
     [path] = run_files.list_checkpoints(folder / "checkpoints", name)
     assert checkpoints.load_model(path).model.parametrization == "v"
     for to, options in (("eps", ()), ("output", ("--parametrization", "v")), ("loss", ("--loss_target", "v"))):
@@ -242,7 +243,7 @@ def test_a_run_that_predicts_v_says_so_in_its_checkpoint(run, model_type):
 def test_a_run_that_puts_out_the_residual_keeps_its_linear_denoiser(run, cache, model_type):
     """It starts far below the loss of a run that puts out noise; stopped and resumed, it ends the same."""
     options = ("--max_steps", 3, "--log_every", 1)
-    name = checkpoints.DEFAULT_NAMES[model_type]
+    name = DEFAULT_NAMES[model_type]
     folder = run(model_type, *options, "--parametrization", "residual", "--state_every", 1)
     [path] = run_files.list_checkpoints(folder / "checkpoints", name)
     expected = LinearDenoiser()

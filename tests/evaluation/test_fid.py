@@ -273,6 +273,7 @@ def test_weights_are_found_in_the_hub_cache(accept_stand_in):
     assert fid.find_weights() == accept_stand_in
     assert fid.find_weights(accept_stand_in) == accept_stand_in
     assert fid.WEIGHTS_NAME == "pt_inception-2015-12-05-6726825d.pth"
+    assert fid.WEIGHTS_URL == pytorch_fid.inception.FID_WEIGHTS_URL
 
 
 def test_weights_with_another_hash_are_refused(stand_in_weights, monkeypatch):

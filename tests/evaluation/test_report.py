@@ -17,10 +17,11 @@ from PIL import Image
 
 from engine import run_files
 from lift import checkpoints
+from lift.options import DEFAULT_NAMES
 from lift import error_map
 from engine import files
 from lift import paths
-from lift import report
+from lift import report, report_parts
 from evaluation import figures
 from evaluation import page
 from evaluation import results_table
@@ -59,11 +60,36 @@ def test_numbers_as_a_browser_reads_them(value, text):
     assert page.number_attribute(value) == text
 
 
-def test_figure_holds_the_very_file(tmp_path):
-    (tmp_path / "a.png").write_bytes(png(300, 200))
-    text = page.figure_html(tmp_path / "a.png", 'a "quoted" caption')
-    assert base64.b64decode(re.search(r"base64,([^\"]+)", text)[1]) == png(300, 200)
-    assert 'width="300" height="200"' in text and "&quot;quoted&quot;" in text
+def decoded(text: str) -> list[Image.Image]:
+    """The pictures in a page."""
+    return [Image.open(io.BytesIO(base64.b64decode(part))) for part in re.findall(r"base64,([^\"]+)", text)]
+
+
+def test_figure_holds_the_picture_and_links_its_file(tmp_path):
+    (tmp_path / "a#b.png").write_bytes(png(300, 200))
+    text = page.figure_html(tmp_path / "a#b.png", 'a "quoted" caption', page.compressed(tmp_path / "a#b.png", 1600),
+                            tmp_path / "pages")
+    assert 'width="300" height="200"' in text and "&quot;quoted&quot;" in text and 'href="../a%23b.png"' in text
+    [picture] = decoded(text)
+    difference = np.asarray(picture).astype(int) - np.asarray(Image.open(io.BytesIO(png(300, 200))).convert("RGB"))
+    assert picture.size == (300, 200) and np.abs(difference).mean() < 2
+
+
+def test_a_wide_picture_is_scaled_and_what_is_transparent_is_white(tmp_path):
+    Image.new("RGBA", (3000, 30), (0, 0, 0, 0)).save(tmp_path / "wide.png")
+    content, size = page.compressed(tmp_path / "wide.png", 1600)
+    assert size == (1600, 16) and np.asarray(Image.open(io.BytesIO(content))).min() >= 254
+
+
+def test_a_page_of_many_large_pictures_stays_below_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_BYTES", 150_000)
+    noise = np.random.RandomState(0)
+    for k in range(2):                          # noise is what compresses worst
+        Image.fromarray(noise.randint(0, 256, (700, 700, 3), dtype=np.uint8)).save(tmp_path / f"{k}.png")
+    section = page.Section("S", "", [], [(tmp_path / f"{k}.png", "") for k in range(2)])
+    text = page.page("T", "", [section], [], tmp_path)
+    assert 75_000 < len(text) <= 150_000
+    assert [picture.width for picture in decoded(text)] == [decoded(text)[0].width] * 2 and decoded(text)[0].width < 700
 
 
 def test_what_is_no_png_is_named(tmp_path):
@@ -71,7 +97,7 @@ def test_what_is_no_png_is_named(tmp_path):
     (tmp_path / "cut.png").write_bytes(png(300, 200)[:-20])
     for path in (tmp_path / "a.png", tmp_path / "cut.png", tmp_path / "missing.png"):
         with pytest.raises(InputError, match=path.name):
-            page.figure_html(path, "")
+            page.compressed(path, 1600)
 
 
 def test_page_leaves_out_empty_sections_and_links_the_others():
@@ -127,7 +153,7 @@ def folder(tmp_path_factory):
                      {"command": "train_baseline.py --epochs 10", "options": {"epochs": 10}})
 
     torch.manual_seed(0)
-    for model_type, name in checkpoints.DEFAULT_NAMES.items():
+    for model_type, name in DEFAULT_NAMES.items():
         state = checkpoints.build_model(model_type, [8, 8, 8]).state_dict()
         files.save_torch(run_files.checkpoint_path(folder, name, 10), {
             "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
@@ -159,7 +185,7 @@ def test_script_writes_every_figure(written):
                      "denoising_dp_64", "denoising_dp_total"}
     text = (written / "results/report.html").read_text()
     for path in (written / "results/figures").glob("*.png"):
-        assert base64.b64encode(path.read_bytes()).decode() in text
+        assert f'<a href="figures/{path.name}"><img src="data:image/webp;base64,' in text
     assert "python train_baseline.py --epochs 10" in text and "<h3>figures/samples.json</h3>" in text
 
 
@@ -243,7 +269,7 @@ def test_loss_curves_show_the_logged_values():
 
 def test_metric_figure_shows_means_and_bands(written):
     rows = results_table.read(written / "results/fid_results.csv")
-    ax = report.metric_figure(rows, "fid").axes[0]
+    ax = report_parts.metric_figure(rows, "fid").axes[0]
     lines = {line.get_label(): line for line in ax.lines}
     assert list(lines) == ["baseline", "diagonal", "DP-64", "DP-Total"]
     assert lines["baseline"].get_xdata().tolist() == list(EPOCHS)

@@ -234,7 +234,7 @@ def test_beside_a_baseline_of_residuals_its_linear_denoiser_is_measured(folder, 
 
 
 @pytest.mark.parametrize("more, words", [
-    (["--t", "1000"], "--t: found 1000"), (["--num_images", "50"], "--num_images: found 50"),
+    (["--num_images", "50"], "--num_images: found 50"),
     (["--checkpoint", "BASELINE"], "is a baseline checkpoint"),
     (["--compare_baseline", "LIFT"], "is a lift checkpoint"),
     (["--leads", "2"], "--leads: found 2, which has no effect without --compare_baseline"),
@@ -246,6 +246,12 @@ def test_wrong_input_leaves_no_output(more, words, folder, tmp_path):
         run(folder, tmp_path / "mse", *(names.get(word, word) for word in more))
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_timestep_beyond_the_last_is_a_wrong_option(folder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(folder, tmp_path / "mse", "--t", "1000")
+    assert "--t: found '1000', expected a whole number of at least 0 and at most 999" in capsys.readouterr().err
 
 
 def test_images_that_were_trained_on_are_said(folder, tmp_path, capsys):

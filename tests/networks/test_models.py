@@ -36,7 +36,7 @@ def test_names_shapes_and_size_are_the_published_ones(reference_shapes, model_ty
 
 def test_arithmetic_of_a_forward_pass(monkeypatch):
     """The figure that the fraction of the machine's peak is of; a layer more or less would change it."""
-    from scripts.benchmarks.train_step import gflop_of_forward
+    from scripts.benchmarks.training_sides import gflop_of_forward
     assert gflop_of_forward(DEFAULT_HIDDEN_DIMS) == pytest.approx(16.45, abs=0.005)
 
 

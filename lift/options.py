@@ -1,0 +1,99 @@
+"""The options that S1's commands share, and what they choose among."""
+from pathlib import Path
+
+from data import add_data_options
+from engine import options
+from engine.command_line import real_number, refuse_without_effect, whole_number
+from networks.presets import DEFAULT_HIDDEN_DIMS, PARAMETRIZATIONS
+
+DEFAULT_NAMES = {"baseline": "baseline", "lift": "lift_dual_timestep"}      # of runs, by the kind of model
+WEIGHTS = ("ema", "raw")
+TIMESTEP_KINDS = ("independent", "diagonal", "band")
+LOSS_SCALES = ("both", "64")
+LOSS_TARGETS = ("eps", "v")
+SOLVERS = ("ddim", "multistep")         # one call a step
+X32_MODES = ("joint", "from_64", "reconciled", "random", "fixed")
+LEAD_SIZES = (1, 2, 3, 5)               # in log SNR, of the paths that are the diagonal with a lead
+PATH_TYPES = ("diagonal", "dp_64", "dp_total", "dp_directional", "dp_step", "dp_diagonal", "lead",
+              *(f"lead_{size}" for size in LEAD_SIZES), "unconstrained_64", "unconstrained_total", "greedy_64",
+              "greedy_total")
+PATH_NAMES = {"baseline": ("uniform", "dp", "lead"), "lift": PATH_TYPES}
+DEFAULT_PATHS = {"baseline": ["uniform"], "lift": ["diagonal", "dp_64", "dp_total"]}
+STEP_SIZES = ("index", "logsnr")
+GRID_SPACES = ("timestep", "logsnr")
+CHAIN_RULES = ("localization", "none", "eps_ode", "x0_ode")
+NORMALIZATIONS = ("per_pixel", "both_sides")
+PREDICTIONS = ("eps", "x0")
+
+
+def add_training_options(parser, model_type: str) -> None:
+    """The options that both training scripts share."""
+    add_data_options(parser)
+    data = parser.add_argument_group("data")
+    data.add_argument("--split", default="train", help="images to train on")
+    data.add_argument("--val_split", default="validation", help="held-out images, for --val_every")
+    data.add_argument("--val_images", type=whole_number(1), default=500, help="how many held-out images to use")
+    data.add_argument("--flip", action="store_true", help="mirror half of the images at random")
+    group = parser.add_argument_group("model")
+    group.add_argument("--hidden_dims", type=whole_number(1, 8192), nargs="+", default=list(DEFAULT_HIDDEN_DIMS),
+                       metavar="CHANNELS", help="channels per level, multiples of 8")
+    group.add_argument("--parametrization", choices=PARAMETRIZATIONS, default="eps",
+                       help="what the network puts out: the noise eps, v = sqrt(abar) eps - sqrt(1 - abar) x_0, or the "
+                            "residual that a linear denoiser fitted to the images leaves")
+    group.add_argument("--loss_target", choices=LOSS_TARGETS, default="eps",
+                       help="whose squared error the loss is; v's is the noise's over abar, so that noisy images "
+                            "weigh more")
+    options.add_training_options(parser, DEFAULT_NAMES[model_type])
+    if model_type == "baseline":
+        parser.set_defaults(loss_scales="64", loss_weight_32=0.0)
+
+
+def parse_training_options(parser, argv=None):
+    """The command line of a training script. Raises InputError for options about a validation that is not asked for."""
+    args = parser.parse_args(argv)
+    if not args.val_every:
+        refuse_without_effect(parser, args, ["val_split", "val_images"], "without --val_every")
+    return args
+
+
+def add_generation_options(parser) -> None:
+    """How images are generated: --weights, --num_steps, --solver, --heatmap and the like."""
+    group = parser.add_argument_group("generation")
+    group.add_argument("--weights", choices=WEIGHTS, default="ema", help="averaged or raw weights")
+    group.add_argument("--num_steps", type=whole_number(1), default=18, metavar="STEPS", help="network calls per image")
+    group.add_argument("--solver", choices=SOLVERS, default="ddim", help="first or second order")
+    group.add_argument("--eta", type=real_number(0, 1), default=0.0,
+                       help="noise added at each step: 0 deterministic, 1 ancestral (ddim only)")
+    group.add_argument("--x32", choices=X32_MODES, default="joint",
+                       help="joint: each scale by its own prediction; from_64: the 32 scale by the 2x2 mean of the 64 "
+                       "prediction; reconciled: both by predictions that agree; random, fixed: the 32 branch drawn "
+                       "anew at every step, or held at its start")
+    group.add_argument("--batch_size", type=whole_number(1), default=64, metavar="IMAGES",
+                       help="images generated at once; does not change them")
+    group.add_argument("--compile", action="store_true",
+                       help="torch.compile the model: minutes at the start, for many images on a GPU")
+    group = parser.add_argument_group("path")
+    group.add_argument("--heatmap", type=Path, default=None, metavar="FILE",
+                       help="error map for the dp paths; left out: the one of this checkpoint in --heatmap_dir")
+    group.add_argument("--heatmap_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where heatmaps lie")
+    group.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS", help="points of the heatmap")
+    group.add_argument("--allow_mismatch", action="store_true", help="take another checkpoint's heatmap")
+    group.add_argument("--step_size", choices=STEP_SIZES, default="index",
+                       help="what the error maps are weighted with along a path")
+    group.add_argument("--max_jump", type=whole_number(1, 99), default=5, metavar="CELLS",
+                       help="how far one step may go in each direction")
+
+
+def add_path_options(parser) -> None:
+    """--paths, --num_steps, --max_jump, --step_size and --num_resamples."""
+    group = parser.add_argument_group("paths")
+    group.add_argument("--paths", nargs="+", action="each_once", choices=PATH_TYPES,
+                       default=DEFAULT_PATHS["lift"], metavar="PATH",
+                       help=f"paths to find and draw, of {', '.join(PATH_TYPES)}")
+    group.add_argument("--num_steps", type=whole_number(1), default=18, metavar="STEPS", help="steps of every path")
+    group.add_argument("--max_jump", type=whole_number(1, 99), default=5, metavar="CELLS",
+                       help="most cells a step moves in each direction")
+    group.add_argument("--step_size", choices=STEP_SIZES, default="index",
+                       help="length of a step: distance in grid indices, or each scale's own change in log SNR")
+    group.add_argument("--num_resamples", type=whole_number(0), default=100, metavar="TIMES",
+                       help="bootstrap resamples of the images for the band around a path; 0: no band")

@@ -1,0 +1,130 @@
+"""Tasks of the engine's loop for this family, and what they write into an experiment folder."""
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data import load_images
+from engine.command_line import plain_options
+from engine.denoising_task import DenoisingTask
+from engine.errors import InputError
+from engine.files import save_png, sha256_of_file, write_json
+from evaluation import figures
+from mnist.grids import grid
+from mnist.models import FAMILY, Model, build_denoiser, load_vae, padded
+from mnist.options import PRESETS
+
+PREVIEW_COLUMNS = 10
+PREVIEW_GUIDANCE = 2.0
+FOLDERS = ("checkpoints", "epoch_samples", "final_samples", "denoising_steps")
+
+
+def note_experiment(args) -> None:
+    """The folders of an experiment and its config.json; says how to go on."""
+    for name in FOLDERS:
+        (args.output_dir / name).mkdir(parents=True, exist_ok=True)
+    if not args.resume:
+        options = {key: value for key, value in plain_options(args).items()
+                   if key not in ("resume", "checkpoint_dir", "output_dir")}
+        write_json(args.output_dir / "config.json", {"verb": Path(sys.argv[0]).stem, "options": options})
+    print(f"experiment folder: {args.output_dir} (after a stop, add --resume {args.output_dir})", flush=True)
+
+
+def training_images(args):
+    """ImageSet of the training split, and its images padded: uint8 [N, C, S, S]."""
+    images = load_images(args.dataset, args.split, cache_dir=args.cache_dir, size=args.image_size,
+                         channels=args.channels)
+    return images, padded(torch.from_numpy(np.array(images.images)))
+
+
+class Pictures:
+    """What a task of this family writes besides the loop's own files."""
+
+    def write_preview(self, networks, step: int, epoch: float) -> None:
+        """A grid of samples into epoch_samples, the last one into final_samples too."""
+        picture = grid(self.preview(networks), PREVIEW_COLUMNS)
+        is_last = step == self.num_steps
+        for folder in ("epoch_samples", "final_samples")[:1 + is_last]:
+            save_png(self.args.output_dir / folder / f"epoch_{epoch:g}.png", picture)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        args = self.args
+        return min(args.epochs * (self.num_images // args.batch_size), args.max_steps or sys.maxsize)
+
+    def loss_figure(self, logs):
+        """A panel per loss."""
+        return figures.loss_curves(logs, {column: column for column in self.columns})
+
+
+class DigitTask(Pictures, DenoisingTask):
+    """A denoiser of digits, in pixels or in latents."""
+
+    def __init__(self, model: Model, images, labels, image_set, args, device, facts: dict):
+        vae = model.vae
+        super().__init__(model.denoiser, images, labels, image_set.content_hash, args, device,
+                         encoder=None if vae is None else vae.encode)
+        self.model, self.facts = model, facts
+        if vae is not None:
+            self.frozen, self.frozen_hashes = {"vae": vae}, {"vae": facts["vae_hash"]}
+
+    def content(self) -> dict:
+        """What `mnist.models.load_model` reads."""
+        return {"family": FAMILY, **self.facts}
+
+    def preview(self, networks) -> torch.Tensor:
+        """Two rows, the classes in order."""
+        count = 2 * PREVIEW_COLUMNS
+        labels = None if self.labels is None else torch.arange(count) % self.denoiser.num_classes
+        network, self.denoiser.network = self.denoiser.network, _Called(networks["model"], self.denoiser.network)
+        try:
+            how = {} if self.args.process == "ddpm" else {"solver": "midpoint"}
+            num_steps = 50 if self.args.process == "ddpm" else 10
+            return self.model.images(self.model.path(num_steps), self.args.seed, range(count), labels, PREVIEW_GUIDANCE,
+                                     precision=self.args.precision, **how)
+        finally:
+            self.denoiser.network = network
+
+
+class _Called:
+    """A function in a network's place."""
+
+    def __init__(self, function, network):
+        self.function, self.network = function, network
+
+    def __call__(self, *inputs):
+        return self.function(*inputs)
+
+    def parameters(self):
+        return self.network.parameters()
+
+
+def denoiser_task(args, device, group) -> DigitTask:
+    """The task of every verb but train_vae."""
+    image_set, images = training_images(args)
+    vae = None
+    if getattr(args, "vae_checkpoint", None) is not None:
+        vae = load_vae(args.vae_checkpoint).to(device)
+        if vae.settings["shape"] != list(images.shape[1:]):
+            raise InputError(f"--vae_checkpoint: {args.vae_checkpoint} is of images {vae.settings['shape']}, the data "
+                             f"set's are {list(images.shape[1:])}; give --image_size and --channels as for the VAE")
+    num_classes = 0
+    if args.conditioning != "none":
+        if image_set.labels is None:
+            raise InputError(f"--conditioning: found {args.conditioning}, but {args.dataset} {args.split} has no "
+                             "labels; expected none")
+        num_classes = int(image_set.labels.max()) + 1
+    settings = {"shape": list(images.shape[1:] if vae is None else vae.latent_shape), **PRESETS[args.preset]}
+    settings |= {key: getattr(args, key) for key in PRESETS[args.preset] if getattr(args, key) is not None}
+    settings |= {"conditioning": args.conditioning, "num_classes": num_classes}
+    torch.manual_seed(args.seed)
+    denoiser = build_denoiser(args.process, args.output, settings)
+    facts = {"model": "denoiser", "name": args.name, "process": args.process, "kind": args.output,
+             "settings": denoiser.network.settings, "image_size": args.image_size, "channels": args.channels,
+             "vae_checkpoint": vae and str(args.vae_checkpoint),
+             "vae_hash": vae and sha256_of_file(args.vae_checkpoint)}
+    note_experiment(args)
+    return DigitTask(Model(denoiser, vae, args.image_size, args.name), images, image_set.labels, image_set, args,
+                     device, facts)

@@ -1,0 +1,78 @@
+"""A GPU that is not there: what would run on it runs on fake tensors, which have shapes and devices and no values.
+
+Operations on CPU tensors alone run as ever. One that mixes devices raises, as on a GPU, and so does a copy of a fake
+tensor into a file. What comes back to the CPU is zeros, or True, of the right shape and kind. Backward passes cannot run.
+"""
+import contextlib
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+GPU = torch.device("cuda:0")
+MEMORY = 2**37                              # bytes
+REAL_GENERATOR = torch.Generator
+
+
+def made_up(tensor: torch.Tensor) -> torch.Tensor:
+    """What a copy from the GPU brings: zeros, which every loss may be, or True, as of a test whether all is well."""
+    return torch.full(tensor.shape, tensor.dtype == torch.bool, dtype=tensor.dtype)
+
+
+class Fakes(FakeTensorMode):
+    """Touches no device, whatever torch.cuda is made to say."""
+
+    avoid_device_init = True
+
+
+class PretendedGPU(TorchDispatchMode):
+    """Within it, tensors on `GPU` are fake."""
+
+    def __init__(self):
+        super().__init__()
+        self.fakes = Fakes(allow_non_fake_inputs=True)
+
+    def __torch_dispatch__(self, operation, types, arguments=(), named=None):
+        named = named or {}
+        leaves = tree_leaves((arguments, named))
+        if not any(isinstance(leaf, FakeTensor) or isinstance(leaf, torch.device) and leaf.type == "cuda"
+                   for leaf in leaves):
+            return operation(*arguments, **named)
+        if operation is torch.ops.aten._local_scalar_dense.default:
+            return made_up(arguments[0]).item()
+        with self.fakes:
+            result = operation(*arguments, **named)
+        return tree_map_only(FakeTensor, lambda t: t if t.device.type == "cuda" else made_up(t), result)
+
+
+class CPUGenerator(torch.Generator):
+    """Stands for torch.Generator: one of the CPU, whatever device it is asked for."""
+
+    def __new__(cls, device="cpu"):
+        return REAL_GENERATOR()
+
+
+class NoStream:
+    """Stands for torch.cuda.Stream."""
+
+    def __init__(self, *_):
+        pass
+
+    def wait_stream(self, other) -> None:
+        """Nothing to wait for."""
+
+
+@contextlib.contextmanager
+def pretended_gpu(monkeypatch):
+    """A block in which `GPU` can be computed on. Its generators are the CPU's."""
+    monkeypatch.setattr(torch, "Generator", CPUGenerator)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
+    for name, value in {"_lazy_init": lambda: None, "is_available": lambda: True, "mem_get_info": lambda *_: (MEMORY, MEMORY),
+                        "is_bf16_supported": lambda *_, **__: True, "Stream": NoStream, "synchronize": lambda *_: None,
+                        "current_stream": NoStream, "stream": lambda _: contextlib.nullcontext()}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    with PretendedGPU():
+        yield GPU

@@ -1,0 +1,239 @@
+"""Every stage's way on a GPU, without one: its tensors are fake there, and an operation that mixes devices raises."""
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+import train_baseline
+import train_lift
+from data import ImageSet
+from distill import options as distill_options
+from distill import train as distill_train
+from engine.denoiser import Guided, NetworkDenoiser
+from engine.distributed import Group
+from engine.files import save_torch
+from engine.loop import Loop
+from engine.options import SOLVERS
+from engine.sampling import sample
+from evaluation import fid, image_detail, sliced_wasserstein
+from evaluation.options import DETAIL_ROWS
+from flow import train as flow_train
+from lift import checkpoints, error_map, measurements, path_costs
+from lift.options import SOLVERS as LIFT_SOLVERS
+from lift.options import X32_MODES
+from lift.sampling import generate, uniform_diagonal
+from lift.tasks import ScaleTask
+from mnist import tasks as mnist_tasks
+from mnist import train_vae, training
+from networks.adm import EDMNetwork
+from networks.dit import DiT
+from networks.vae import VAE
+from pretended_gpu import GPU, pretended_gpu
+from scheduler import CosineSteps, LinearFlow, Sigma
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The pretended GPU's device, for a whole test."""
+    with pretended_gpu(monkeypatch) as device:
+        yield device
+
+
+def pictures(size: int = 64, channels: int = 3, labels=None) -> ImageSet:
+    images = np.random.RandomState(0).randint(0, 256, (8, channels, size, size), dtype=np.uint8)
+    return ImageSet(images, labels, "made up", "train", "hash")
+
+
+def test_what_mixes_devices_raises_and_what_does_not_stays_on_its_device(gpu):
+    x = torch.ones(2, 3).to(gpu)
+    assert isinstance(x, FakeTensor) and (x + torch.ones(3, device=gpu)).device == gpu
+    with pytest.raises(RuntimeError, match="same device"):
+        x + torch.ones(3)
+    with pytest.raises(RuntimeError, match="same device"):
+        torch.nn.Linear(3, 4)(x)
+    assert torch.ones(3).sum().item() == 3 and x.cpu().tolist() == [[0.0] * 3] * 2
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        assert torch.nn.Linear(3, 4).to(gpu)(x).dtype == torch.bfloat16
+
+
+def check_training(task, args, device) -> None:
+    """The loop on the GPU: batches, every update's losses, validation and preview."""
+    loop = Loop(task, args, Group(0, 1), device)
+    assert {p.device for network in loop.plain.values() for p in network.parameters()} == {GPU}
+    trained = set()
+    for step in range(2):
+        batch = task.batch(step, slice(0, args.batch_size))
+        for update in task.updates(step):
+            with loop.only_trained(update.trains) as networks, torch.no_grad():
+                losses = update.loss(networks, batch)
+            assert {loss.device for loss in losses.values()} == {GPU} and {loss.shape for loss in losses.values()} == {()}
+            trained.add(update.trains)
+    assert trained == set(task.networks)
+    if task.has_validation:
+        assert task.validate(loop.plain)
+    preview = task.preview(loop.plain)
+    assert preview is None or preview.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("model_type, words", [
+    ("baseline", ["--precision", "bf16"]), ("baseline", ["--parametrization", "v", "--loss_target", "v"]),
+    ("lift", ["--flip", "--hidden_dims", "8", "128"]),                      # with attention
+    ("lift", ["--timesteps", "band", "--native_32", "--precision", "bf16"]),
+    ("lift", ["--timesteps", "diagonal", "--loss_scales", "64"])])
+def test_training_of_one_scale_and_two(gpu, model_type, words):
+    script = {"baseline": train_baseline, "lift": train_lift}[model_type]
+    args = script.parse_args(["--hidden_dims", "8", "16", "--batch_size", "4", "--precision", "float32", *words])
+    check_training(ScaleTask(model_type, args, pictures(), pictures(), gpu), args, gpu)
+
+
+def test_training_with_a_fitted_linear_denoiser(gpu):
+    """What it is fitted with runs before the first step, on the images where they lie."""
+    args = train_lift.parse_args(["--hidden_dims", "8", "16", "--batch_size", "4", "--precision", "float32",
+                                  "--parametrization", "residual", "--native_32"])
+    task = ScaleTask("lift", args, pictures(), None, gpu)
+    network = task.networks["model"].to(gpu)
+    x_64, x_32 = (torch.zeros(2, 3, size, size, device=gpu) for size in (64, 32))
+    t = torch.zeros(2, dtype=torch.int64, device=gpu)
+    assert {eps.device for eps in network(x_64, x_32, t, t)} == {GPU}
+    task.begin()
+
+
+@pytest.mark.parametrize("name, process, output, more", [
+    ("ddpm", "ddpm", "eps", {}), ("ddpm", "ddpm", "v", {"conditioning": "cross_attention"}),
+    ("rf", "flow", "velocity", {"conditioning": "concat"}), ("latent_rf", "flow", "velocity", {"latent": True})])
+def test_training_of_digits(gpu, tmp_path, monkeypatch, name, process, output, more):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mnist_tasks, "load_images", lambda *_, **__: pictures(28, 1, np.arange(8) % 3))
+    words = ["--fast", "--batch_size", "4", "--experiments", str(tmp_path), "--precision", "float32"]
+    parser = training.parser_of("", name)
+    training.add_unet_options(parser, "fast")
+    args = training.parse(parser, [*words, "--base_channels", "8", "--channel_multipliers", "1", "2"])
+    vars(args).update(process=process, output=output, time_sampling="logit_normal", label_dropout=0.1,
+                      conditioning=more.get("conditioning", "none"), vae_checkpoint=None)
+    if more.get("latent"):
+        vae = VAE((1, 32, 32), 8, [1, 2], 2)
+        args.vae_checkpoint = tmp_path / "vae_1ep.pth"
+        save_torch(args.vae_checkpoint, {"family": "mnist", "model": "vae", "settings": vae.settings,
+                                         "model_state": vae.state_dict()})
+    check_training(mnist_tasks.denoiser_task(args, gpu, Group(0, 1)), args, gpu)
+
+
+def test_training_of_the_autoencoder_of_digits(gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist_tasks, "load_images", lambda *_, **__: pictures(28, 1))
+    args = training.parse(training.parser_of("", "vae"), ["--batch_size", "4", "--experiments", str(tmp_path),
+                                                          "--precision", "float32"])
+    vars(args).update(base_channels=8, channel_multipliers=[1, 2], latent_channels=2, kl_weight=1e-6)
+    check_training(train_vae.vae_task(args, gpu, Group(0, 1)), args, gpu)
+
+
+@pytest.mark.parametrize("words", [[], ["--precision", "bf16", "--qk_norm", "--output", "clean"]])
+def test_training_of_a_flow(gpu, words):
+    args = flow_train.parse_args(["--preset", "debug", "--batch_size", "4", "--val_every", "1", "--precision", "float32",
+                                  *words])
+    images = pictures(16, 3, np.arange(8) % 3)
+    check_training(flow_train.flow_task(args, images, images, gpu), args, gpu)
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """teacher(model_type) -> its checkpoint, at random weights."""
+    def make(model_type: str):
+        model = checkpoints.build_model(model_type, [8, 16])
+        save_torch(tmp_path / "teacher_1ep.pth", {"model_state": model.state_dict(), "hidden_dims": [8, 16], "epochs": 1,
+                                                  "parametrization": "eps", "options": {}})
+        return tmp_path / "teacher_1ep.pth"
+    return make
+
+
+GAN = ["--cls_on_clean_image", "--gen_cls_loss", "--dfake_gen_update_ratio", "1"]
+TWO_STEPS = ["--denoising", "--num_denoising_step", "2"]
+
+
+@pytest.mark.parametrize("model_type, words", [
+    ("baseline", GAN), ("baseline", [*GAN, *TWO_STEPS]), ("lift", [*GAN, *TWO_STEPS, "--backward_simulation"]),
+    ("lift", ["--coupling", "free", "--use_fp16"])])
+def test_distillation(gpu, teacher, monkeypatch, model_type, words):
+    monkeypatch.setattr(distill_train, "load_images", lambda *_, **__: pictures())
+    args = distill_options.parse(["--teacher", str(teacher(model_type)), "--batch_size", "4", *words])
+    check_training(distill_train.make_task(args, gpu, Group(0, 1)), args, gpu)
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------------
+
+def denoisers() -> dict:
+    """A small denoiser with classes for every noise process."""
+    flow = NetworkDenoiser(DiT(8, 3, 2, 16, 1, 2, 1, 3), LinearFlow(), "velocity", (3, 8, 8), 3)
+    edm = NetworkDenoiser(EDMNetwork(8, 32, (1, 2), 1, (4,), 3), Sigma(), "x_0", (3, 8, 8), 3)
+    steps = NetworkDenoiser(DiT(8, 3, 2, 16, 1, 2, 1, 3), CosineSteps(), "v", (3, 8, 8), 3)
+    return {"linear": flow, "sigma": edm, "steps": steps}
+
+
+@pytest.mark.parametrize("process", ["linear", "sigma", "steps"])
+def test_every_solver_guided_or_not(gpu, process):
+    denoiser = denoisers()[process]
+    denoiser.network.to(gpu).eval()
+    path, labels = denoiser.process.uniform_path(3), torch.tensor([0, 1], device=gpu)
+    for solver, guided in itertools.product(SOLVERS, (False, True)):
+        asked = Guided(denoiser, 2.0) if guided else denoiser
+        samples = sample(asked, path, 0, [0, 1], labels=labels, solver=solver, device=gpu, precision="bf16")
+        assert samples.xs[0].device == GPU and samples.xs[0].shape == (2, 3, 8, 8)
+    noisy = sample(denoiser, path, 0, [0, 1], labels=labels, eta=1.0, device=gpu)
+    assert noisy.xs[0].device == GPU
+
+
+@pytest.mark.parametrize("x32_mode", X32_MODES)
+def test_every_way_to_sample_two_scales(gpu, x32_mode):
+    model = checkpoints.build_model("lift", [8, 16]).to(gpu).eval()
+    for solver in LIFT_SOLVERS:
+        samples = generate(model, uniform_diagonal(3), 0, [0, 1], x32_mode=x32_mode, solver=solver)
+        assert {samples.x_64.device, samples.x_32.device} == {GPU}
+    assert generate(model, uniform_diagonal(3), 0, [0, 1], x32_mode=x32_mode, eta=0.5).x_64.device == GPU
+
+
+def test_sampling_of_one_scale_and_of_a_given_half_size_image(gpu):
+    baseline = checkpoints.build_model("baseline", [8, 16]).to(gpu).eval()
+    assert generate(baseline, uniform_diagonal(3), 0, [0, 1], precision="bf16").x_64.device == GPU
+    lift = checkpoints.build_model("lift", [8, 16]).to(gpu).eval()
+    large = measurements.super_resolve(lift, pictures(32).images[:2], 3, 0, [0, 1])
+    assert large.shape == (2, 3, 64, 64) and large.dtype == np.uint8
+
+
+# --- measurements -----------------------------------------------------------------------------------------------------
+
+def test_error_map_in_both_precisions(gpu):
+    model = checkpoints.build_model("lift", [8, 128]).to(gpu).eval()
+    for precision in ("float32", "bf16"):
+        heatmap = error_map.estimate(model, pictures().images, [999, 500], K=1, batch_size=2, precision=precision)
+        assert heatmap["frobenius"].shape == (2, 4, 2, 2, 2) and heatmap["num_primals"] == 8
+
+
+def test_costs_of_paths(gpu):
+    model = checkpoints.build_model("lift", [8, 16]).to(gpu).eval().requires_grad_(False)
+    how = dict(num_steps=2, max_jump=1, max_images=2, seed=0)
+    for measure in (path_costs.step_doubling_edge_costs, path_costs.directional_edge_costs):
+        assert measure(model, pictures().images, np.array([999, 500, 0]), **how).shape == (3, 3, 2, 2)
+
+
+def test_errors_beside_the_baseline(gpu):
+    lift, baseline = (checkpoints.build_model(kind, [8, 16]).to(gpu).eval() for kind in ("lift", "baseline"))
+    of_baseline, of_lift = measurements.errors_beside_baseline(
+        lift, baseline, pictures().images, np.array([0, 999]), {"diagonal": np.array([0, 999])}, 0, 4, gpu)
+    assert of_baseline.shape == of_lift["diagonal"].shape == (2, 8)
+
+
+def test_scores_of_images_on_the_gpu(gpu, monkeypatch):
+    images = torch.from_numpy(pictures().images).to(gpu)
+    profile = sliced_wasserstein.profile(images, num_projections=4, device=gpu)
+    assert {quantiles.shape[0] for quantiles in profile.values()} == {4}
+    assert set(image_detail.statistics_of(images)) == set(DETAIL_ROWS)
+    network = torch.nn.Conv2d(3, fid.NUM_FEATURES, 64).to(gpu)
+    inception = fid.Inception(lambda x: [network(x)], "hash")
+    monkeypatch.setattr(fid.Inception, "features", lambda self, batch: network(batch.float() / 255).flatten(1))
+    statistics = fid.FeatureStatistics(device=gpu)
+    for features in fid.features_of(images, inception, batch_size=4):
+        statistics.add(features)
+    assert statistics.outer.device == GPU
+    features = torch.zeros(8, fid.NUM_FEATURES, device=gpu)
+    assert fid.kid(features, features, num_subsets=2) and fid.precision_recall(features, features, num_neighbours=2)
