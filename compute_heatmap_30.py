@@ -83,10 +83,10 @@ def choose_precision(args, was_auto: bool, loaded, images, timesteps) -> dict:
 
 def main(argv=None):
     args = parse_args(argv)
-    from lift import checkpoints, error_map, heatmap_figures, paths
+    from lift import checkpoints, dynamic_program, error_map, heatmap_figures, heatmap_file, path_summary, paths
     from lift.generation import name_of
     timesteps = paths.timestep_grid(args.grid, args.grid_space)
-    paths.check_num_steps(args.num_steps, (args.grid - 1,) * 2, (args.max_jump,) * 2)
+    dynamic_program.check_num_steps(args.num_steps, (args.grid - 1,) * 2, (args.max_jump,) * 2)
     for path_type in args.paths:
         names = paths.EDGE_COST_NAMES.get(path_type)
         if names and not set(names) & set(args.edge_costs):
@@ -96,7 +96,7 @@ def main(argv=None):
     device = start_device(args)
 
     loaded = checkpoints.load_model(args.checkpoint, "lift", args.weights, device)
-    output = error_map.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs, args.weights)
+    output = heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs, args.weights)
     figures_at = heatmap_figures.outputs_of(output)
     for path in (output, output.with_suffix(".json"), *figures_at.values()):
         refuse_existing(path, args.overwrite)
@@ -109,12 +109,12 @@ def main(argv=None):
         loaded.model, image_set.images, timesteps, K=args.K, batch_size=args.batch_size, max_images=args.max_images,
         target_error=args.target_error, chain_rule=args.chain_rule, normalization=args.normalization,
         prediction=args.prediction, seed=args.seed, precision=args.precision, progress=True)
-    heatmap = error_map.add_origin(heatmap, loaded, image_set)
+    heatmap = heatmap_file.add_origin(heatmap, loaded, image_set)
     heatmap["options"]["grid_space"] = args.grid_space
     for name in args.edge_costs:
         heatmap["edge_costs"][name] = measure_edge_costs(name, loaded.model, image_set.images, timesteps, args)
-    heatmap = error_map.keep_lead(heatmap, output)
-    rows = error_map.summarize_paths(heatmap, args.paths, args.num_steps, args.step_size, args.max_jump)
+    heatmap = heatmap_file.keep_lead(heatmap, output)
+    rows = path_summary.summarize_paths(heatmap, args.paths, args.num_steps, args.step_size, args.max_jump)
     figures = heatmap_figures.draw(heatmap, rows, args.step_size, args.max_jump, args.num_resamples,
                                    heatmap_figures.title_of(heatmap))
     spent = {key: heatmap[key] for key in ("num_primals", "num_tangents", "num_cells_above_target")}

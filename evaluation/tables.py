@@ -348,6 +348,7 @@ def super_resolution_table(rows: list[dict]) -> Table:
 
 SIDE_TABLES = {"mse": mse_table, "super_resolution": super_resolution_table}
 
+
 def path_cost_tables(folder) -> list[Table]:
     """What benchmarks/path_costs.py found: how well costs predict the error, and the error of the named paths."""
     path = Path(folder) / "path_costs.json"

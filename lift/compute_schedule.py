@@ -33,12 +33,12 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     import torch
-    from lift import checkpoints, error_map, path_costs, paths
+    from lift import checkpoints, heatmap_file, path_costs, paths
     from lift.generation import name_of
     timesteps = paths.timestep_grid(args.grid)
     device = start_device(args)
     loaded = checkpoints.load_model(args.checkpoint, "baseline", args.weights, device)
-    output = error_map.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs, args.weights)
+    output = heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs, args.weights)
     refuse_existing(output, args.overwrite)
     image_set = load_images(args.dataset, args.split, args.cache_dir)
     costs = path_costs.step_doubling_edge_costs(
@@ -48,9 +48,9 @@ def main(argv=None):
 
     options = {"grid": args.grid, "num_steps": args.num_steps, "max_jump": args.max_jump, "seed": args.seed,
                "edge_images": args.edge_images, "precision": args.precision}
-    heatmap = {"format_version": error_map.FORMAT_VERSION, "timesteps": torch.from_numpy(timesteps),
+    heatmap = {"timesteps": torch.from_numpy(timesteps),
                "edge_costs": {"step_doubling": torch.from_numpy(costs)}, "options": options}
-    save_torch(output, error_map.keep_lead(error_map.add_origin(heatmap, loaded, image_set), output))
+    save_torch(output, heatmap_file.keep_lead(heatmap_file.add_origin(heatmap, loaded, image_set), output))
     write_run_record(output.with_suffix(".json"), args, device, content_hash=image_set.content_hash,
                      checkpoint_fingerprint=loaded.fingerprint, schedule=path[:, 0].tolist())
     print(f"{args.num_steps} steps: {' '.join(map(str, path[:, 0]))}")

@@ -8,25 +8,8 @@ blocks follow from the same products without further network work.
 Common random numbers: image k, its noise and its probes depend on the seed and k alone and are the same in all cells,
 so that neighbouring cells differ by the model and not by the draw. One image, averaged over its K probes, is one
 sample: images are independent, and standard errors are taken over them.
-
-A heatmap file is a dictionary of plain types and tensors, as `estimate` and `add_origin` fill it:
-  format_version        1
-  timesteps             int64 [n], falling; maps are indexed [i of t_64, j of t_32]
-  error_64, error_32    float64 [n, n]: blocks 64<-64 and 32<-32 of `options.prediction`, each times the chain-rule
-                        factor of its scale's own SNR; what DP-64 and DP-Total read
-  standard_error_64, standard_error_32          float64 [n, n]
-  blocks, block_standard_errors                 {eps, x0: {block name: float64 [n, n]}}, without chain-rule factor
-  frobenius             float32 [2, 4, n, n, M]: ||J r||^2, mean over K, per prediction, block and image; nan where a
-                        cell was not sampled that far
-  num_images            int64 [n, n]
-  num_primals, num_tangents                     network evaluations of one image spent
-  edge_costs            {name: float64 [n, n, J + 1, J + 1]}, may be empty
-  options               of the estimate: K, batch_size, grid, grid_space, chain_rule, normalization, prediction, seed...
-  checkpoint, checkpoint_fingerprint, weights, epochs, dataset, split, content_hash
 """
 import copy
-import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,7 +20,6 @@ from engine import devices
 from lift import paths
 from engine import seeds
 from engine.errors import InputError
-from engine.files import expecting, load_torch
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8
 from scheduler import NUM_TIMESTEPS, CosineSteps, predict_x_0
@@ -45,7 +27,6 @@ from engine.seeds import seeded_generator
 from lift.jvp import propagate
 from lift.options import PREDICTIONS
 
-FORMAT_VERSION = 1
 BLOCKS = ("64<-64", "32<-64", "64<-32", "32<-32")       # output scale <- input scale
 NUM_PIXELS = {"64": 64 * 64, "32": 32 * 32}
 # Which factor turns a squared Jacobian norm into an error, as a function of the scale's own SNR. localization follows
@@ -58,13 +39,8 @@ CHAIN_RULES = {
 }
 # Tangent images in one network pass. On a CPU, more would leave the caches and page memory anew for every operation.
 CHUNK_SIZES = {"cpu": 64, "cuda": 512}
-REQUIRED = ("format_version", "timesteps", "error_64", "error_32", "standard_error_64", "standard_error_32", "blocks",
-            "block_standard_errors", "frobenius", "num_images", "edge_costs", "options", "checkpoint",
-            "checkpoint_fingerprint", "weights", "epochs")
-LEAD_KEYS = ("lead", "lead_num_steps")       # what lift.search_lead adds: the winner, and the steps it was sought for
-
-
 # Weights of the maps
+
 
 def chain_rule_factor(timesteps, chain_rule: str) -> np.ndarray:
     """The chain-rule factor at timesteps: float64, same shape."""
@@ -285,7 +261,6 @@ def estimate(model, images: np.ndarray, timesteps, *, K: int = 4, batch_size: in
             else:
                 active = active[:0]
     return {
-        "format_version": FORMAT_VERSION,
         "timesteps": torch.from_numpy(timesteps),
         **weighted_maps(frobenius[..., :first], timesteps, chain_rule, normalization, prediction),
         "frobenius": torch.from_numpy(frobenius[..., :first].copy()),
@@ -329,200 +304,5 @@ def precision_bias(model, images: np.ndarray, timesteps, *, prediction: str, see
 
 # Heatmap files
 
-def heatmap_path(folder, grid: int, name: str, epoch: int, weights: str) -> Path:
-    """Where the map of a checkpoint lies: results/heatmap_30_100ep.pth, with the name and `raw` where they differ."""
-    named = "" if name == "lift_dual_timestep" else f"{name}_"
-    return Path(folder) / f"heatmap_{grid}_{named}{epoch}ep{'_raw' if weights == 'raw' else ''}.pth"
-
-
-def add_origin(heatmap: dict, loaded, image_set) -> dict:
-    """The heatmap with where it comes from: a checkpoint.LoadedModel and a data.ImageSet."""
-    return {**heatmap, "checkpoint": loaded.path.name, "checkpoint_fingerprint": loaded.fingerprint,
-            "weights": loaded.weights, "epochs": loaded.epochs, "dataset": str(image_set.dataset),
-            "split": image_set.split, "content_hash": image_set.content_hash}
-
-
-def keep_lead(heatmap: dict, path) -> dict:
-    """The heatmap with the lead that lift.search_lead added to an earlier file at `path`, if of the same weights.
-
-    A lead is found by step doubling and by samples, not on the map, so it outlives the map beside it.
-    """
-    try:
-        earlier = load_torch(path, "heatmap")
-    except InputError:              # there is none, or it is damaged and about to be replaced
-        return heatmap
-    same = isinstance(earlier, dict) and all(earlier.get(key) == heatmap[key]
-                                             for key in ("checkpoint_fingerprint", "weights"))
-    return {**heatmap, **{key: earlier[key] for key in LEAD_KEYS if key in earlier}} if same else heatmap
-
-
-def load_heatmap(path, expect_grid: int | None = None) -> dict:
-    """A heatmap file, checked. Raises InputError if it is missing, damaged, no heatmap, of another grid than
-    `expect_grid`, or holds cells that are not finite, which are named."""
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such heatmap; make it with compute_heatmap_30.py, or give the --grid and folder "
-                         "of one that is there")
-    with expecting(path, "heatmap", "compute it again with compute_heatmap_30.py"):
-        return checked_heatmap(load_torch(path, "heatmap"), path, expect_grid)
-
-
-def checked_heatmap(heatmap, path, expect_grid: int | None) -> dict:
-    """The content of a heatmap file, checked as `load_heatmap` says."""
-    missing = [key for key in REQUIRED if not isinstance(heatmap, dict) or key not in heatmap]
-    if missing:
-        raise InputError(f"{path}: has no {missing[0]} in it, expected a heatmap written by compute_heatmap_30.py")
-    if heatmap["format_version"] != FORMAT_VERSION:
-        raise InputError(f"{path}: found heatmap format {heatmap['format_version']}, expected {FORMAT_VERSION}; "
-                         "compute it again with compute_heatmap_30.py")
-    timesteps = heatmap["timesteps"]
-    if not isinstance(timesteps, torch.Tensor) or timesteps.ndim != 1 or timesteps.dtype != torch.int64 or \
-            len(timesteps) < 2 or (timesteps.diff() >= 0).any() or timesteps[-1] < 0 or timesteps[0] >= NUM_TIMESTEPS:
-        raise InputError(f"{path}: its timesteps are not a falling list of whole numbers in 0...{NUM_TIMESTEPS - 1}; "
-                         "compute it again with compute_heatmap_30.py")
-    n = len(timesteps)
-    if expect_grid is not None and n != expect_grid:
-        raise InputError(f"{path}: is a heatmap of {n}x{n} cells, expected {expect_grid}x{expect_grid}; use --grid {n} "
-                         "or another heatmap")
-    for key in ("error_64", "error_32", "standard_error_64", "standard_error_32", "num_images"):
-        check_shape(heatmap[key], (n, n), key, path)
-    for group in ("blocks", "block_standard_errors"):
-        for prediction in PREDICTIONS:
-            for block in BLOCKS:
-                found = heatmap[group].get(prediction, {}).get(block) if isinstance(heatmap[group], dict) else None
-                check_shape(found, (n, n), f"{group} {prediction} {block}", path)
-    num_images = getattr(heatmap["frobenius"], "shape", [0])[-1:]
-    check_shape(heatmap["frobenius"], (len(PREDICTIONS), len(BLOCKS), n, n, *num_images), "frobenius", path)
-    cells = np.argwhere(np.ones((n, n)))
-    for key in ("error_64", "error_32"):
-        check_cells(heatmap[key].numpy().reshape(-1, 1), cells, timesteps.numpy(), f"{path}: {key}")
-    for prediction in PREDICTIONS:
-        for block in BLOCKS:
-            check_cells(heatmap["blocks"][prediction][block].numpy().reshape(-1, 1), cells, timesteps.numpy(),
-                        f"{path}: block {prediction} {block}")
-    if not isinstance(heatmap["edge_costs"], dict) or not isinstance(heatmap["options"], dict):
-        raise InputError(f"{path}: its edge_costs or options are no dictionary; compute it again with "
-                         "compute_heatmap_30.py")
-    for key in ("error_64", "error_32"):
-        if (heatmap[key] < 0).any():
-            raise InputError(f"{path}: {key} holds negative errors; compute it again with compute_heatmap_30.py")
-    weighted_maps(heatmap["frobenius"].numpy()[..., :1], timesteps.numpy(),
-                  *(heatmap["options"][key] for key in ("chain_rule", "normalization", "prediction")))
-    int(heatmap["options"]["seed"])
-    paths.Lead(**heatmap.get("lead", {})).check()
-    int(heatmap.get("lead_num_steps", 1))
-    for name, costs in heatmap["edge_costs"].items():
-        if not isinstance(costs, torch.Tensor) or costs.ndim != 4 or costs.shape[:2] != (n, n) or costs.isnan().any():
-            raise InputError(f"{path}: edge costs {name} are damaged; compute them again with compute_heatmap_30.py")
-    return heatmap
-
-
-def check_shape(value, shape: tuple, name: str, path) -> None:
-    """Raises InputError unless `value` is a tensor of that shape."""
-    if not isinstance(value, torch.Tensor) or tuple(value.shape) != shape:
-        found = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise InputError(f"{path}: {name} is {found}, expected {list(shape)}; compute it again with "
-                         "compute_heatmap_30.py")
-
-
-def check_heatmap_matches(path, heatmap: dict, loaded, allow_mismatch: bool = False,
-                          can_be_allowed: bool = True) -> None:
-    """Raises InputError unless the heatmap in the file `path` was computed from this very checkpoint and these weights
-    (`loaded`: checkpoint.LoadedModel), or `allow_mismatch`. can_be_allowed: whether the script has that option."""
-    if allow_mismatch:
-        return
-    found = heatmap["checkpoint_fingerprint"], heatmap["weights"]
-    if found != (loaded.fingerprint, loaded.weights):
-        raise InputError(f"{path}: was computed from {heatmap['checkpoint']} ({found[0]}, {found[1]} weights), "
-                         f"expected {loaded.path.name} ({loaded.fingerprint}, {loaded.weights} weights); give that "
-                         "checkpoint's heatmap" + (", or add --allow_mismatch" if can_be_allowed else ""))
-
-
 # What a path costs on a map
 
-def grid_position(path: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
-    """Points of a path in grid indices, fractions between grid points: float64 [N + 1, 2].
-
-    path: [N + 1, 2] of timesteps; timesteps: [n], falling. The grid's ends stand for 999 and 0.
-    """
-    ends = paths.cells_to_timesteps(np.arange(len(timesteps)), timesteps)
-    return np.interp(-np.asarray(path, dtype=np.float64), -ends.astype(np.float64), np.arange(len(ends)))
-
-
-def map_at(error: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """A map [n, n] at fractional grid positions [..., 2], bilinear: float64 [...]."""
-    low = np.clip(np.floor(position).astype(np.int64), 0, len(error) - 2)
-    i, j = low[..., 0], low[..., 1]
-    u, v = (position - low)[..., 0], (position - low)[..., 1]
-    return ((1 - u) * (1 - v) * error[i, j] + u * (1 - v) * error[i + 1, j] + (1 - u) * v * error[i, j + 1]
-            + u * v * error[i + 1, j + 1])
-
-
-def step_errors(heatmap: dict, path: np.ndarray, step_size: str = "index") -> np.ndarray:
-    """Each step's trapezoid on the 64 and on the 32 map: float64 [N, 2]. Also for points between grid points.
-
-    On grid points, the sum of the first column is the cost that DP-64 minimises and the sum of all is DP-Total's.
-    path: [N + 1, 2] of timesteps.
-    """
-    timesteps = np.asarray(heatmap["timesteps"])
-    position = grid_position(path, timesteps)
-    middle = []
-    for key in ("error_64", "error_32"):
-        error = map_at(np.asarray(heatmap[key], dtype=np.float64), position)
-        middle.append((error[1:] + error[:-1]) / 2)
-    if step_size == "logsnr":
-        log_snr = paths.grid_log_snr(timesteps)
-        lengths = np.abs(np.diff(np.interp(position, np.arange(len(log_snr)), log_snr), axis=0))
-    else:
-        lengths = np.linalg.norm(np.diff(position, axis=0), axis=1, keepdims=True)
-    return np.stack(middle, axis=1) * lengths
-
-
-def path_cost(heatmap: dict, path: np.ndarray, path_type: str, step_size: str = "index", max_jump: int = 5) -> float:
-    """What a path costs by the measure that its type minimises; the diagonal by DP-Total's.
-
-    Edge costs are known on the grid alone and for jumps up to max_jump: nan for a path that leaves it.
-    """
-    if path_type not in paths.EDGE_COST_NAMES:
-        errors = step_errors(heatmap, path, step_size)
-        return float(errors[:, 0].sum() if path_type.endswith("64") else errors.sum())
-    cells = grid_position(path, np.asarray(heatmap["timesteps"]))
-    steps = np.diff(np.rint(cells), axis=0)
-    if not np.allclose(cells, np.rint(cells)) or steps.max() > max_jump:
-        return math.nan
-    costs = paths.edge_costs_of(heatmap, path_type, step_size, max_jump)
-    return float(paths.path_edge_costs(costs, np.rint(cells).astype(np.int64)).sum())
-
-
-def summarize_paths(heatmap: dict, path_types, num_steps: int, step_size: str = "index",
-                    max_jump: int = 5) -> list[dict]:
-    """A row per path: its timesteps, its cost, the identity path's cost on the same map, and how far apart they are.
-
-    The identity path is what the same optimiser finds on the map of an identity Jacobian; the distance is
-    `paths.path_distance` in grid cells. Paths that read no error map have no identity path: None.
-    """
-    identity, timesteps, rows = identity_map(heatmap), np.asarray(heatmap["timesteps"]), []
-    for path_type in path_types:
-        path = paths.path_from_heatmap(heatmap, path_type, num_steps, step_size=step_size, max_jump=max_jump)
-        row = {"path": path_type, "timesteps": path, "cost": path_cost(heatmap, path, path_type, step_size, max_jump),
-               "identity_timesteps": None, "identity_cost": None, "distance": None, **paths.describe_path(path)}
-        if path_type.split("_")[-1] in ("64", "total"):
-            other = paths.path_from_heatmap(identity, path_type, num_steps, step_size=step_size, max_jump=max_jump)
-            row.update(identity_timesteps=other,
-                       identity_cost=path_cost(heatmap, other, path_type, step_size, max_jump),
-                       distance=paths.path_distance(grid_position(path, timesteps), grid_position(other, timesteps)))
-        rows.append(row)
-    return rows
-
-
-def bootstrap(heatmap: dict, path_type: str, num_steps: int, *, step_size: str = "index", max_jump: int = 5,
-              num_resamples: int = 100, seed: int = 0) -> np.ndarray:
-    """The path found anew on maps of images drawn with replacement: timesteps int64 [num_resamples, N + 1, 2]."""
-    options = heatmap["options"]
-    maps = maps_per_image(heatmap["frobenius"].numpy(), heatmap["timesteps"].numpy(), options["chain_rule"],
-                          options["normalization"], options["prediction"])
-
-    def find(mean):
-        return paths.path_from_heatmap({**heatmap, "error_64": mean[0], "error_32": mean[1]}, path_type, num_steps,
-                                       step_size=step_size, max_jump=max_jump)
-
-    return paths.bootstrap_paths(np.moveaxis(maps, -1, 0), find, num_resamples, seed)

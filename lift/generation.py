@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lift import checkpoints
-from lift import error_map
+from lift import heatmap_file
 from lift import paths
 from engine.devices import naming_compiler_errors
 from engine.errors import InputError
@@ -65,7 +65,7 @@ def find_path(loaded: checkpoints.LoadedModel, path_type: str, args, say: bool =
         return uniform_diagonal(args.num_steps)
     if path_type in paths.FIXED_LEADS:
         return paths.path_from_heatmap(None, path_type, args.num_steps)
-    file = args.heatmap or error_map.heatmap_path(args.heatmap_dir, args.grid, name_of(loaded.path), loaded.epochs,
+    file = args.heatmap or heatmap_file.heatmap_path(args.heatmap_dir, args.grid, name_of(loaded.path), loaded.epochs,
                                                   loaded.weights)
     if path_type == "lead" and args.heatmap is None and not file.is_file():
         return default_lead(args, loaded, say)
@@ -76,9 +76,9 @@ def find_path(loaded: checkpoints.LoadedModel, path_type: str, args, say: bool =
         raise InputError(f"{file}: no such heatmap, needed for path {path_type} of {loaded.path.name}; make one with "
                          f"{script} --checkpoint {loaded.path} --grid {args.grid} --output_dir {args.heatmap_dir}"
                          f"{costs}, or give one with --heatmap")
-    load = load_schedule if loaded.model_type == "baseline" else error_map.load_heatmap
+    load = load_schedule if loaded.model_type == "baseline" else heatmap_file.load_heatmap
     heatmap = load(file, args.grid)
-    error_map.check_heatmap_matches(file, heatmap, loaded, args.allow_mismatch)
+    heatmap_file.check_heatmap_matches(file, heatmap, loaded, args.allow_mismatch)
     if path_type == "lead" and "lead" not in heatmap:
         return default_lead(args, loaded, say)
     sought_for = heatmap.get("lead_num_steps", args.num_steps)

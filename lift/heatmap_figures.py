@@ -1,5 +1,5 @@
 """What is shown of a heatmap: its figures, and the table of its paths."""
-from lift import error_map
+from lift import path_summary
 from lift import paths
 from evaluation import figures
 from engine.files import named_file
@@ -15,20 +15,20 @@ def outputs_of(path) -> dict:
 def draw(heatmap: dict, rows: list[dict], step_size: str, max_jump: int, num_resamples: int, title: str = "") -> dict:
     """The figures by kind: maps (with paths), blocks (of the Jacobian), steps (error per step along each path).
 
-    rows: from `error_map.summarize_paths`. A path that reads the 64 error is drawn on it, all others on the total, the
+    rows: from `path_summary.summarize_paths`. A path that reads the 64 error is drawn on it, all others on the total, the
     diagonal on both; its band holds 90 % of the paths found from images drawn with replacement.
     """
     timesteps, drawn = heatmap["timesteps"].numpy(), {"64": {}, "total": {}}
     for row in rows:
-        points = error_map.grid_position(row["timesteps"], timesteps)
+        points = path_summary.grid_position(row["timesteps"], timesteps)
         parts = {"path": points, "identity": None, "band": None}
         if row["identity_timesteps"] is not None:
-            parts["identity"] = error_map.grid_position(row["identity_timesteps"], timesteps)
+            parts["identity"] = path_summary.grid_position(row["identity_timesteps"], timesteps)
         if row["identity_timesteps"] is not None and num_resamples:
-            resampled = error_map.bootstrap(heatmap, row["path"], len(points) - 1, step_size=step_size,
+            resampled = path_summary.bootstrap(heatmap, row["path"], len(points) - 1, step_size=step_size,
                                             max_jump=max_jump, num_resamples=num_resamples,
                                             seed=heatmap["options"]["seed"])
-            parts["band"] = paths.path_band(error_map.grid_position(resampled, timesteps))
+            parts["band"] = paths.path_band(path_summary.grid_position(resampled, timesteps))
         for panel in ("64", "total"):
             if row["path"] == "diagonal" or (panel == "64") == row["path"].endswith("64"):
                 drawn[panel][row["path"]] = parts
@@ -39,7 +39,7 @@ def draw(heatmap: dict, rows: list[dict], step_size: str, max_jump: int, num_res
                                  drawn["total"], title),
         "blocks": figures.jacobian_blocks(timesteps, heatmap["blocks"][prediction],
                                         f"Squared Jacobian norms of the {prediction} prediction, output ← input"),
-        "steps": figures.step_error_bars({row["path"]: error_map.step_errors(heatmap, row["timesteps"], step_size)
+        "steps": figures.step_error_bars({row["path"]: path_summary.step_errors(heatmap, row["timesteps"], step_size)
                                         for row in rows}, title=f"Error per step, step size {step_size}"),
     }
 

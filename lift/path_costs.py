@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from engine import devices
-from lift import paths
+from lift import dynamic_program, paths
 from engine import seeds
 from engine.errors import InputError
 from networks.scales import downsample_to_32
@@ -163,9 +163,9 @@ def plan_edges(timesteps, max_jump: int, num_steps: int, *, num_scales: int = 2,
     no path of `num_steps` steps is left.
     """
     n = len(timesteps)
-    paths.check_num_steps(num_steps, (n - 1,) * (1 if diagonal_only else num_scales),
+    dynamic_program.check_num_steps(num_steps, (n - 1,) * (1 if diagonal_only else num_scales),
                           (max_jump,) * (1 if diagonal_only else num_scales))
-    usable = paths.usable_edges(n, max_jump, num_steps, num_scales, diagonal_only)
+    usable = dynamic_program.usable_edges(n, max_jump, num_steps, num_scales, diagonal_only)
     rows = np.argwhere(usable)
     starts, moves = rows[:, :num_scales], rows[:, num_scales:]
     ends = starts + moves
@@ -177,7 +177,7 @@ def plan_edges(timesteps, max_jump: int, num_steps: int, *, num_scales: int = 2,
     plan = EdgePlan(starts[keep], ends[keep], n, max_jump)
     allowed = np.where(np.isfinite(plan.fill(np.zeros(keep.sum()))), 0.0, np.inf)
     try:
-        (paths.cheapest_path if num_scales == 2 else paths.cheapest_schedule)(allowed, num_steps)
+        (dynamic_program.cheapest_path if num_scales == 2 else dynamic_program.cheapest_schedule)(allowed, num_steps)
     except InputError as error:
         raise InputError(f"--max_lead: found {max_lead}, which leaves no path of {num_steps} steps on {n} points; "
                          "widen it") from error

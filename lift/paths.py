@@ -1,4 +1,4 @@
-"""Paths through the plane of (t_64, t_32): edge costs on a grid, the cheapest path of exactly N steps, and others.
+"""Paths through the plane of (t_64, t_32): grids, edge costs on them, and every kind of path by name.
 
 A path on the grid is a list of cells, int64 [N + 1, 2], from (0, 0), the noisiest, to (n - 1, n - 1). Edge costs are
 float64 [n, n, J + 1, J + 1]: entry [i, j, di, dj] is the cost of one step from cell (i, j) to (i + di, j + dj),
@@ -12,14 +12,13 @@ import torch
 
 from engine.errors import InputError
 from lift.options import GRID_SPACES, LEAD_SIZES, PATH_TYPES, STEP_SIZES
+from lift import dynamic_program
 from lift.sampling import uniform_diagonal
 from scheduler import NUM_TIMESTEPS, CosineSteps
 
 GRID_SNR_MIN, GRID_SNR_MAX = 0.01, 100.0
-TIE_TOLERANCE = 1e-12       # paths whose costs differ by less than this, relatively, are tied
-
-
 # Grids
+
 
 def timestep_grid(num_points: int, grid_space: str = "timestep") -> np.ndarray:
     """The timesteps of the grid, int64 [num_points], falling, index 0 the noisiest.
@@ -133,178 +132,7 @@ def limit_jump(edge_costs: np.ndarray, max_jump: int) -> np.ndarray:
     return edge_costs[..., jumps, jumps] if edge_costs.ndim == 4 else edge_costs[..., jumps]
 
 
-# Dynamic programming
-
-def check_num_steps(num_steps: int, spans: tuple, jumps: tuple) -> None:
-    """Raises InputError unless exactly `num_steps` steps of at most `jumps` cells each can cross `spans` cells."""
-    fewest = max([1] + [math.ceil(span / jump) for span, jump in zip(spans, jumps) if span])
-    most = sum(spans)
-    if not fewest <= num_steps <= most:
-        raise InputError(f"--num_steps: found {num_steps}, but a grid of {max(spans) + 1} points with --max_jump "
-                         f"{max(jumps)} allows {fewest} to {most} steps; choose one of those, or another --max_jump or "
-                         "--grid")
-
-
-def cheapest_path(edge_costs: np.ndarray, num_steps: int) -> tuple[np.ndarray, float]:
-    """The cheapest path of exactly `num_steps` steps, each moving, from the first cell to the last.
-
-    edge_costs: float64 [n, m, J + 1, K + 1]. Returns cells int64 [N + 1, 2] and the cost, the sum along them.
-
-    Ties: of all paths within 1e-12 of the least cost, the one with the least total |i - j| is returned, of those the
-    one with the most even steps, and of a mirrored pair the one on which the 32 scale leads. So if costs are symmetric,
-    be it up to rounding, and the diagonal is among the cheapest, the diagonal is returned; and the answer never depends
-    on rounding. The diagonal is the only path that is its own mirror image: where symmetric costs make it dearer than
-    a path beside it, that path's mirror image costs the same. Raises InputError for an impossible number of steps and
-    for costs that are not numbers.
-    """
-    n, m, J, K = (*edge_costs.shape[:2], edge_costs.shape[2] - 1, edge_costs.shape[3] - 1)
-    check_num_steps(num_steps, (n - 1, m - 1), (J, K))
-    costs = np.ascontiguousarray(edge_costs.transpose(2, 3, 0, 1))          # [J + 1, K + 1, n, m]
-    costs = np.full(costs.shape, np.inf) if costs.size == 0 else costs
-    if np.isnan(costs.min()):
-        i, j = np.argwhere(np.isnan(edge_costs))[0, :2]
-        raise InputError(f"edge costs: not a number at cell ({i}, {j}) (of t_64, t_32); compute them again")
-    values = np.full((num_steps + 1, n, m), np.inf)         # least cost of reaching a cell in that many steps
-    values[0, 0, 0] = 0
-    scratch = np.empty((n, m))
-
-    def window(step, jump, size):       # starts from which a jump stays on the way to the end, as a range
-        low = max((size - 1) - (num_steps - step) * jump[1], (size - 1) - (num_steps - step - 1) * jump[1] - jump[0], 0)
-        return low, min(step * jump[1], size - 1 - jump[0]) + 1
-
-    for step in range(num_steps):
-        before, after = values[step], values[step + 1]
-        columns = [(dj, *window(step, (dj, K), m)) for dj in range(min(K, m - 1) + 1)]
-        for di in range(min(J, n - 1) + 1):
-            top, bottom = window(step, (di, J), n)
-            if top >= bottom:
-                continue
-            for dj, left, right in columns:
-                if left >= right or not (di or dj):
-                    continue
-                arrival = after[top + di:bottom + di, left + dj:right + dj]
-                cost = scratch[:bottom - top, :right - left]
-                np.add(before[top:bottom, left:right], costs[di, dj, top:bottom, left:right], out=cost)
-                np.minimum(arrival, cost, out=arrival)
-    if not np.isfinite(values[-1, -1, -1]):
-        raise InputError(f"edge costs: no path of {num_steps} steps has a finite cost; compute them again for this "
-                         "number of steps")
-    cells = break_ties(costs, values)
-    steps = np.diff(cells, axis=0)
-    return cells, float(np.cumsum(edge_costs[cells[:-1, 0], cells[:-1, 1], steps[:, 0], steps[:, 1]])[-1])
-
-
-def usable_edges(num_points: int, max_jump: int, num_steps: int, num_scales: int = 2,
-                 diagonal_only: bool = False) -> np.ndarray:
-    """Which edges some path of exactly `num_steps` steps uses: bool [n, n, J + 1, J + 1], or [n, J + 1] for one scale.
-
-    diagonal_only: paths along the diagonal alone.
-    """
-    shape = (num_points,) * num_scales + (max_jump + 1,) * num_scales
-    grid = np.indices(shape)
-    cells, moves = grid[:num_scales], grid[num_scales:]
-    last = num_points - 1
-    if diagonal_only:
-        same = (cells[0] == cells[-1]) & (moves[0] == moves[-1])
-        cells, moves = cells[:1], moves[:1]
-    else:
-        same = True
-    ends = cells + moves
-    # From a distance of d cells per scale, every number of steps from max(d) / J to sum(d) is possible, and no other.
-    fewest = -(-cells.max(0) // max_jump) + 1 + -(-(last - ends).max(0) // max_jump)
-    most = cells.sum(0) + 1 + (last - ends).sum(0)
-    inside = (ends <= last).all(0) & (moves.sum(0) > 0)
-    return inside & same & (fewest <= num_steps) & (num_steps <= most)
-
-
-def break_ties(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The path to return of all the cheapest (see `cheapest_path`). costs: [J + 1, K + 1, n, m]; values: [N + 1, n, m].
-
-    First all cells on a cheapest path are collected from the end to the start, then a second dynamic program over those
-    few minimises the total distance from the diagonal, and after it the sum of squared jumps, in whole numbers.
-    """
-    num_steps, n, m = len(values) - 1, *values.shape[1:]
-    jumps_64, jumps_32 = (axis.ravel() for axis in np.indices(costs.shape[:2]))             # [O]
-    tolerance = TIE_TOLERANCE / num_steps * abs(values[-1, -1, -1])
-    evenness = jumps_64**2 + jumps_32**2
-    diagonal_weight = num_steps * int(evenness.max()) + 1 if n == m else 0
-    levels, nodes = [], np.array([n * m - 1])
-    for step in range(num_steps, 0, -1):
-        i, j = nodes // m, nodes % m
-        start_i, start_j = i[:, None] - jumps_64, j[:, None] - jumps_32                     # [M, O]
-        inside = (start_i >= 0) & (start_j >= 0) & ((jumps_64 > 0) | (jumps_32 > 0))
-        starts = np.where(inside, start_i * m + start_j, 0)
-        reached = values[step - 1].ravel()[starts] + costs[jumps_64, jumps_32, starts // m, starts % m]
-        tied = inside & (reached <= values[step].ravel()[nodes, None] + tolerance)
-        levels.append((nodes, starts, tied))
-        nodes = np.unique(starts[tied])
-    largest = np.iinfo(np.int64).max // 4
-    distances, chosen = np.full(n * m, largest), []
-    distances[0] = 0
-    for nodes, starts, tied in reversed(levels):
-        candidates = np.where(tied, distances[starts] + evenness, largest)
-        least = candidates.min(1)
-        lead = np.where(candidates == least[:, None], starts % m - starts // m, -n)
-        chosen.append(dict(zip(nodes.tolist(), starts[np.arange(len(nodes)), lead.argmax(1)].tolist())))
-        distances = np.full(n * m, largest)
-        distances[nodes] = least + np.abs(nodes // m - nodes % m) * diagonal_weight
-    path = [n * m - 1]
-    for previous in reversed(chosen):
-        path.append(previous[path[-1]])
-    path = np.array(path[::-1], dtype=np.int64)
-    return np.stack([path // m, path % m], axis=1)
-
-
-def cheapest_schedule(edge_costs: np.ndarray, num_steps: int) -> tuple[np.ndarray, float]:
-    """The cheapest one-dimensional schedule of exactly `num_steps` steps: cells int64 [N + 1], and its cost.
-
-    edge_costs: float64 [n, J + 1], entry [i, d] the cost of one step from i to i + d. Ties go to the most even steps.
-    """
-    cells, cost = cheapest_path(edge_costs[:, None, :, None], num_steps)
-    return cells[:, 0], cost
-
-
-def diagonal_edge_costs(edge_costs: np.ndarray) -> np.ndarray:
-    """The edges that run along the diagonal: [n, n, J + 1, J + 1] -> [n, J + 1]."""
-    cells, jumps = np.arange(len(edge_costs)), np.arange(edge_costs.shape[-1])
-    return edge_costs[cells[:, None], cells[:, None], jumps, jumps]
-
-
-def cheapest_diagonal(edge_costs: np.ndarray, num_steps: int) -> tuple[np.ndarray, float]:
-    """The cheapest path along the diagonal alone: cells int64 [N + 1, 2] with both columns equal, and its cost."""
-    cells, cost = cheapest_schedule(diagonal_edge_costs(edge_costs), num_steps)
-    return np.stack([cells, cells], axis=1), cost
-
-
-UNIT_MOVES = ((1, 1), (0, 1), (1, 0))       # the diagonal first, then the 32 scale
-
-
-def cheapest_unconstrained(edge_costs: np.ndarray) -> tuple[np.ndarray, float]:
-    """The cheapest path of unit moves (down, right or both), of any number of steps: cells [M + 1, 2] and its cost.
-
-    edge_costs: [n, n, J + 1, J + 1], of which only jumps of 0 and 1 are read. Ties go to the least total |i - j|.
-    """
-    n = len(edge_costs)
-    moves = [(di, dj, edge_costs[:, :, di, dj].tolist()) for di, dj in UNIT_MOVES]
-    best = {(0, 0): (0.0, 0, None)}                                     # cell -> cost, total |i - j|, previous cell
-    for i in range(n):
-        for j in range(n):
-            for di, dj, costs in moves:
-                start = (i - di, j - dj)
-                if min(start) < 0:
-                    continue
-                cost = best[start][0] + costs[start[0]][start[1]]
-                distance = best[start][1] + abs(i - j)
-                known = best.get((i, j))
-                slack = 0.0 if known is None else TIE_TOLERANCE * abs(known[0])
-                if known is None or cost < known[0] - slack or (cost <= known[0] + slack and distance < known[1]):
-                    best[i, j] = (cost, distance, start)
-    cells, cell = [], (n - 1, n - 1)
-    while cell is not None:
-        cells.append(cell)
-        cell = best[cell][2]
-    return np.array(cells[::-1], dtype=np.int64), best[n - 1, n - 1][0]
-
+# Without a dynamic program
 
 def greedy_path(error) -> np.ndarray:
     """From the first cell always to the neighbour (down, right or both) of least error: cells int64 [M + 1, 2].
@@ -316,18 +144,9 @@ def greedy_path(error) -> np.ndarray:
     cells = [(0, 0)]
     while cells[-1] != (n - 1, n - 1):
         i, j = cells[-1]
-        neighbours = [(i + di, j + dj) for di, dj in UNIT_MOVES if max(i + di, j + dj) < n]
+        neighbours = [(i + di, j + dj) for di, dj in dynamic_program.UNIT_MOVES if max(i + di, j + dj) < n]
         cells.append(min(neighbours, key=lambda cell: (error[cell], abs(cell[0] - cell[1]))))
     return np.array(cells, dtype=np.int64)
-
-
-def path_edge_costs(edge_costs: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """The cost of every step of a path: float64 [N] for cells [N + 1, 2]."""
-    cells = np.asarray(cells)
-    steps = np.diff(cells, axis=0)
-    if steps.max() >= edge_costs.shape[-1]:
-        raise InputError(f"path: jumps {steps.max()} cells, but the edge costs go up to {edge_costs.shape[-1] - 1}")
-    return edge_costs[cells[:-1, 0], cells[:-1, 1], steps[:, 0], steps[:, 1]]
 
 
 def allocate_equal_cost(cells: np.ndarray, costs: np.ndarray, timesteps: np.ndarray, num_steps: int) -> np.ndarray:
@@ -483,12 +302,12 @@ def path_from_heatmap(heatmap: dict | None, path_type: str, num_steps: int, *, s
     edge_costs = edge_costs_of(heatmap, path_type, step_size, max_jump)
     if path_type.startswith(("unconstrained", "greedy")):
         if path_type.startswith("unconstrained"):
-            cells, _ = cheapest_unconstrained(edge_costs)
+            cells, _ = dynamic_program.cheapest_unconstrained(edge_costs)
         else:
             total = path_type.endswith("total")
             cells = greedy_path(np.asarray(heatmap["error_64"]) + (np.asarray(heatmap["error_32"]) if total else 0))
-        return allocate_equal_cost(cells, path_edge_costs(edge_costs, cells), timesteps, num_steps)
-    find = cheapest_diagonal if path_type == "dp_diagonal" else cheapest_path
+        return allocate_equal_cost(cells, dynamic_program.path_edge_costs(edge_costs, cells), timesteps, num_steps)
+    find = dynamic_program.cheapest_diagonal if path_type == "dp_diagonal" else dynamic_program.cheapest_path
     return cells_to_timesteps(find(edge_costs, num_steps)[0], map_of(heatmap, "timesteps", path_type).astype(np.int64))
 
 
@@ -497,7 +316,7 @@ def schedule_path(edge_costs: np.ndarray, timesteps: np.ndarray, num_steps: int)
 
     edge_costs: [n, J + 1]; timesteps: [n].
     """
-    cells, _ = cheapest_schedule(np.asarray(edge_costs, dtype=np.float64), num_steps)
+    cells, _ = dynamic_program.cheapest_schedule(np.asarray(edge_costs, dtype=np.float64), num_steps)
     t = cells_to_timesteps(cells, timesteps)
     return np.stack([t, t], axis=1)
 

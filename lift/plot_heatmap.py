@@ -28,16 +28,16 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from lift import error_map, heatmap_figures
-    from lift.paths import check_num_steps
+    from lift import error_map, heatmap_figures, heatmap_file, path_summary
+    from lift.dynamic_program import check_num_steps
     figures_at = heatmap_figures.outputs_of(args.output or args.heatmap)
     record_at = figures_at["maps"].with_name(f"{figures_at['maps'].stem}_plot.json")
     for path in (*figures_at.values(), record_at):
         refuse_existing(path, args.overwrite)
-    heatmap = error_map.load_heatmap(args.heatmap)
+    heatmap = heatmap_file.load_heatmap(args.heatmap)
     heatmap = error_map.reweighted(heatmap, args.chain_rule, args.normalization, args.prediction)
     check_num_steps(args.num_steps, (len(heatmap["timesteps"]) - 1,) * 2, (args.max_jump,) * 2)
-    rows = error_map.summarize_paths(heatmap, args.paths, args.num_steps, args.step_size, args.max_jump)
+    rows = path_summary.summarize_paths(heatmap, args.paths, args.num_steps, args.step_size, args.max_jump)
     figures = heatmap_figures.draw(heatmap, rows, args.step_size, args.max_jump, args.num_resamples,
                                    heatmap_figures.title_of(heatmap))
     with written_together():

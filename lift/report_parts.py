@@ -12,7 +12,7 @@ from engine.errors import InputError
 from engine.files import expecting, written_whole
 from engine.sampling import to_uint8
 from evaluation import benchmark_tables, figures, page, results_table, tables, text_tables
-from lift import checkpoints, error_map, measurements, paths, sampling, study_tables
+from lift import checkpoints, heatmap_file, measurements, path_summary, paths, sampling, study_tables
 
 FIGURE_CAPTIONS = (
     (r"path_evolution", "Paths over their error maps, epoch by epoch: the 64 error above, the total below."),
@@ -99,11 +99,11 @@ def evolution_figure(heatmaps, args):
     shown = sorted({round(k) for k in np.linspace(0, len(heatmaps) - 1, MAX_EPOCHS_SHOWN)})
     columns = []
     for epoch, path in (heatmaps[k] for k in shown):
-        heatmap = error_map.load_heatmap(path, args.grid)
+        heatmap = heatmap_file.load_heatmap(path, args.grid)
         timesteps = heatmap["timesteps"].numpy()
         found = (paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,
                                          max_jump=args.max_jump) for path_type in ("diagonal", "dp_64", "dp_total"))
-        diagonal, dp_64, dp_total = (error_map.grid_position(path, timesteps) for path in found)
+        diagonal, dp_64, dp_total = (path_summary.grid_position(path, timesteps) for path in found)
         error_64, error_32 = heatmap["error_64"].numpy(), heatmap["error_32"].numpy()
         columns.append({"title": f"epoch {epoch}", "timesteps": timesteps, "error_64": error_64,
                         "error_total": error_64 + error_32, "paths_64": {"diagonal": diagonal, "dp_64": dp_64},
@@ -131,9 +131,9 @@ def load_lift_heatmap(args, lift):
     if set(args.paths) <= {"diagonal"}:
         return None
     name = tables.run_name(lift.path.name)
-    path = args.heatmap or error_map.heatmap_path(args.results.parent, args.grid, name, lift.epochs, args.weights)
-    heatmap = error_map.load_heatmap(path)
-    error_map.check_heatmap_matches(path, heatmap, lift, args.allow_mismatch)
+    path = args.heatmap or heatmap_file.heatmap_path(args.results.parent, args.grid, name, lift.epochs, args.weights)
+    heatmap = heatmap_file.load_heatmap(path)
+    heatmap_file.check_heatmap_matches(path, heatmap, lift, args.allow_mismatch)
     return heatmap
 
 

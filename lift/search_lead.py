@@ -43,16 +43,16 @@ def main(argv=None):
     import torch
     from engine.sampling import from_uint8, to_uint8
     from evaluation import sliced_wasserstein
-    from lift import checkpoints, error_map, path_costs
+    from lift import checkpoints, heatmap_file, path_costs
     from lift.generation import load_schedule, name_of
     from lift.sampling import generate
     device = start_device(args)
     loaded = checkpoints.load_model(args.checkpoint, None, args.weights, device)
-    file = args.heatmap or error_map.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs,
+    file = args.heatmap or heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs,
                                                   loaded.weights)
     is_lift = loaded.model_type == "lift"
-    heatmap = error_map.load_heatmap(file, args.grid) if is_lift else load_schedule(file, args.grid)
-    error_map.check_heatmap_matches(file, heatmap, loaded, can_be_allowed=False)
+    heatmap = heatmap_file.load_heatmap(file, args.grid) if is_lift else load_schedule(file, args.grid)
+    heatmap_file.check_heatmap_matches(file, heatmap, loaded, can_be_allowed=False)
     check_can_be_written(file)
     if "lead" in heatmap and not args.overwrite:
         raise InputError(f"{file}: holds a winner of an earlier search; add --overwrite to replace it")

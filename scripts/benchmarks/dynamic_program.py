@@ -54,11 +54,11 @@ def main():
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of the made-up error map")
     args = parser.parse_args()
     import torch
-    from lift import paths
+    from lift import dynamic_program, paths
     torch.set_num_threads(1)
 
     def find(error, max_jump):
-        return paths.cheapest_path(paths.edge_costs_index(error, max_jump), args.num_steps)
+        return dynamic_program.cheapest_path(paths.edge_costs_index(error, max_jump), args.num_steps)
 
     error = np.random.default_rng(args.seed).lognormal(0, 1, (args.grid, args.grid))
     seconds, (_, cost) = seconds_of(lambda: find(error, args.max_jump), args.repeats)

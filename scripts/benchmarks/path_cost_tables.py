@@ -3,7 +3,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from lift import error_map, exact_mixture, path_costs, paths
+from lift import dynamic_program, error_map, exact_mixture, path_costs, paths
 from lift.sampling import uniform_diagonal
 from scheduler import NUM_TIMESTEPS, CosineSteps
 
@@ -140,7 +140,7 @@ def named_paths(mixture, args) -> list[tuple]:
         ("DP-64, index", find(heatmap(), "dp_64"), "ddim", False),
         ("DP-64, logsnr", find(heatmap(), "dp_64", "logsnr"), "ddim", False),
         ("DP-Total, index, x_0 Jacobians", find(heatmap("x0"), "dp_total"), "ddim", False),
-        ("loss map", paths.cells_to_timesteps(paths.cheapest_path(loss_map, steps)[0], timesteps), "ddim", False),
+        ("loss map", paths.cells_to_timesteps(dynamic_program.cheapest_path(loss_map, steps)[0], timesteps), "ddim", False),
         ("single scale, uniform", diagonal, "ddim", True),
         ("diagonal, uniform", diagonal, "ddim", False),
         ("dp_directional", find(heatmap(edge_costs={"directional": directional}), "dp_directional"), "ddim", False),

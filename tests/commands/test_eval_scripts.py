@@ -267,7 +267,7 @@ def fake_heatmap(loaded, **changes):
 @pytest.fixture
 def any_heatmap(monkeypatch):
     """Let load_heatmap take a file that holds only what paths need."""
-    monkeypatch.setattr(generation.error_map, "load_heatmap",
+    monkeypatch.setattr(generation.heatmap_file, "load_heatmap",
                         lambda path, grid=None: torch.load(path, weights_only=True))
 
 

@@ -135,7 +135,7 @@ def test_what_a_user_may_not_expect_is_said(tmp_path, load, capsys):
     load(folder)
     printed = capsys.readouterr().out
     for text in ("several pictures, of which the first", "EXIF orientation, which is ignored", "16 bits but use less"):
-        assert f"1 of 4 images" in next(line for line in printed.splitlines() if text in line)
+        assert "1 of 4 images" in next(line for line in printed.splitlines() if text in line)
 
 
 def test_bad_images_are_named_at_once(tmp_path, load):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engine import image_files
 import data
 from engine import synthetic_faces
 from conftest import ROOT, wait_until
@@ -88,7 +89,7 @@ def cache_file(tmp_path, suffix: str = ".npy") -> Path:
 
 def test_a_64x64_image_stays_as_it_is():
     image = random_image(0)
-    assert np.array_equal(data.square(image), pixels(image))
+    assert np.array_equal(image_files.square(image), pixels(image))
 
 
 @pytest.mark.parametrize("width, height", [(192, 64), (64, 192), (67, 64)])
@@ -97,10 +98,10 @@ def test_the_centre_is_kept(width, height):
     left, top = (width - 64) / 2, (height - 64) / 2
     if left == int(left):
         expected = pixels(image)[:, int(top):int(top) + 64, int(left):int(left) + 64]
-        assert np.array_equal(data.square(image), expected)
+        assert np.array_equal(image_files.square(image), expected)
     else:                   # half a pixel off the grid: about the mean of both neighbours
         first, second = (pixels(image)[:, :, start:start + 64].astype(float) for start in (1, 2))
-        found = data.square(image).astype(float)
+        found = image_files.square(image).astype(float)
         assert np.abs(found - (first + second) / 2).mean() < 0.5 * np.abs(first - second).mean()
 
 
@@ -110,7 +111,7 @@ def test_the_shorter_side_becomes_64_and_left_stays_left():
     picture[:, :128, 0], picture[:, 256:, 2] = 255, 255
     picture[:, 128:256, 1] = np.arange(128)
     picture[64:, 128:256, 0] = 200
-    found = data.square(Image.fromarray(picture)).astype(int)
+    found = image_files.square(Image.fromarray(picture)).astype(int)
     assert found.shape == (3, 64, 64)
     found = found[:, :, 2:-2]                               # the filter reaches two pixels over the cut
     assert (found[2] == 0).all() and np.abs(found[1] - (2 * np.arange(2, 62) + 0.5)).max() <= 1
@@ -120,25 +121,25 @@ def test_the_shorter_side_becomes_64_and_left_stays_left():
 def test_shrinking_is_antialiased():
     """A checkerboard of single pixels, shrunk to a quarter, becomes grey instead of a pattern."""
     board = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
-    found = data.square(Image.fromarray(board)).astype(int)
+    found = image_files.square(Image.fromarray(board)).astype(int)
     assert np.abs(found - 127.5).max() < 3
 
 
 def test_small_images_are_enlarged():
-    assert (data.square(Image.new("RGB", (5, 9), (10, 20, 30))) == np.array([10, 20, 30])[:, None, None]).all()
+    assert (image_files.square(Image.new("RGB", (5, 9), (10, 20, 30))) == np.array([10, 20, 30])[:, None, None]).all()
 
 
 def test_greyscale_has_three_equal_channels():
     grey = random_image(2).convert("L")
-    found = data.square(grey)
+    found = image_files.square(grey)
     assert all(np.array_equal(found[channel], np.asarray(grey)) for channel in range(3))
 
 
 def test_sixteen_bits_become_eight_and_one_bit_black_and_white():
     values = (np.arange(4096).reshape(64, 64) * 16).astype(np.uint16)
-    found = data.square(Image.open(io.BytesIO(encoded(Image.fromarray(values)))))
+    found = image_files.square(Image.open(io.BytesIO(encoded(Image.fromarray(values)))))
     assert np.array_equal(found[0], values >> 8)
-    assert set(np.unique(data.square(Image.fromarray(np.eye(64) > 0)))) == {0, 255}
+    assert set(np.unique(image_files.square(Image.fromarray(np.eye(64) > 0)))) == {0, 255}
 
 
 def test_palette_images_show_their_colours():
@@ -147,7 +148,7 @@ def test_palette_images_show_their_colours():
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     image.putdata(indices.ravel().tolist())
     expected = np.eye(3, dtype=np.uint8)[indices].transpose(2, 0, 1) * 255
-    assert np.array_equal(data.decode(encoded(image), "a palette"), expected)
+    assert np.array_equal(image_files.decode(encoded(image), "a palette"), expected)
 
 
 def test_transparency_is_laid_over_white():
@@ -155,21 +156,21 @@ def test_transparency_is_laid_over_white():
     picture[:, 32:, :] = [200, 100, 0, 255]
     picture[:, :16, 3] = 0                                  # black, fully transparent; then black, half opaque
     picture[:, 16:32, 3] = 128
-    found = data.square(Image.fromarray(picture))
+    found = image_files.square(Image.fromarray(picture))
     assert (found[:, :, :16] == 255).all() and np.abs(found[:, :, 16:32].astype(int) - 127).max() <= 1
     assert (found[:, :, 32:] == np.array([200, 100, 0])[:, None, None]).all()
     palette = Image.new("P", (64, 64), 1)
     palette.putpalette([1, 2, 3, 9, 9, 9])
     buffer = io.BytesIO()
     palette.save(buffer, "PNG", transparency=1)
-    assert (data.decode(buffer.getvalue(), "a palette") == 255).all()
+    assert (image_files.decode(buffer.getvalue(), "a palette") == 255).all()
 
 
 def test_large_jpeg_at_reduced_resolution_agrees_with_full_decoding():
     smooth = random_image(3, 8, 8).resize((1024, 1024), Image.Resampling.BICUBIC)
     content = encoded(smooth, "JPEG")
-    full = data.square(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
-    assert np.abs(data.decode(content, "a photograph").astype(int) - full).max() <= 3
+    full = image_files.square(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    assert np.abs(image_files.decode(content, "a photograph").astype(int) - full).max() <= 3
 
 
 def test_exif_orientation_is_ignored():
@@ -177,7 +178,7 @@ def test_exif_orientation_is_ignored():
     buffer, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 3                                        # upside down
     image.save(buffer, "PNG", exif=exif)
-    assert np.array_equal(data.decode(buffer.getvalue(), "an image"), pixels(image))
+    assert np.array_equal(image_files.decode(buffer.getvalue(), "an image"), pixels(image))
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ def test_hub_layout_with_labels(tmp_path, load, capsys):
     assert train.images.dtype == np.uint8 and train.images.shape == (3, 3, 64, 64)
     assert train.labels.dtype == np.int64 and train.labels.tolist() == [2, 0, 1]
     for found, photo in zip(train.images, photos):
-        assert np.array_equal(found, data.square(photo))
+        assert np.array_equal(found, image_files.square(photo))
     assert load(folder, "validation").labels.tolist() == [1]
     with pytest.raises(InputError, match="no split 'test'; it has train, validation; name one of them"):
         load(folder, "test")
@@ -570,6 +571,7 @@ def test_a_failed_build_leaves_nothing(tmp_path, load):
 DECODER = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
+from engine import image_files
 import data
 from engine import synthetic_faces as synthetic
 draw, end = synthetic.draw, time.monotonic() + 60

@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from evaluation import benchmark_tables
-from conftest import ROOT
 from engine.errors import InputError
 
 STEP = {"hidden_dims": [64, 128, 256, 512],

@@ -18,7 +18,7 @@ from PIL import Image
 from engine import run_files
 from lift import checkpoints
 from lift.options import DEFAULT_NAMES
-from lift import error_map
+from lift import error_map, heatmap_file
 from engine import files
 from lift import paths
 from lift import report, report_parts
@@ -163,7 +163,7 @@ def folder(tmp_path_factory):
     heatmap = error_map.estimate(lift.model, images, paths.timestep_grid(6), K=1, batch_size=2)
     heatmap |= {"checkpoint": lift.path.name, "checkpoint_fingerprint": lift.fingerprint, "weights": "ema",
                 "epochs": 10}
-    files.save_torch(error_map.heatmap_path(results, 6, "lift_dual_timestep", 10, "ema"), heatmap)
+    files.save_torch(heatmap_file.heatmap_path(results, 6, "lift_dual_timestep", 10, "ema"), heatmap)
     return folder
 
 

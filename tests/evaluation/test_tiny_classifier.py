@@ -17,6 +17,7 @@ from engine.errors import InputError
 from engine.files import save_torch
 from test_eval_scripts import fails, run
 
+
 def noise_images(count, seed, high=256):
     return np.random.default_rng(seed).integers(0, high, (count, 3, 64, 64), dtype=np.uint8)
 

@@ -1,5 +1,4 @@
 """Sampling of the flow family on the engine: the reference's Euler samples, counted calls, grids, the exact mixture."""
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +74,7 @@ def test_engine_walks_the_reference(name, key, num_steps, scale):
 def test_calls_are_counted_and_a_clean_image_is_never_asked_about(tiny_denoiser, solver, num_steps, calls):
     asked = []
     tiny_denoiser.network.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[1].max().item()))
+
     def draw(scale, interval=None):
         asked.clear()
         return sample(Guided(tiny_denoiser, scale, interval), FLOW.uniform_path(num_steps), 0, range(3),
@@ -88,6 +88,7 @@ def test_calls_are_counted_and_a_clean_image_is_never_asked_about(tiny_denoiser,
 
 def test_image_k_is_the_same_for_any_batch(tiny_denoiser):
     path = FLOW.uniform_path(4)
+
     def draw(indices):
         return sample(Guided(tiny_denoiser, 4.0), path, 3, indices, labels=class_labels(indices, 5), clip=False).xs[0]
     together = draw(range(5))

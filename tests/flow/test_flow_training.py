@@ -137,6 +137,7 @@ def test_loss_is_the_squared_error_of_the_velocity(tmp_path):
     batch = task.batch(0, slice(0, 8))
     loss = task.loss({"model": lambda x, t, labels: torch.zeros_like(x)}, batch)["loss"]
     assert loss.item() == pytest.approx((batch.x_0 - batch.eps).square().mean().item(), rel=1e-6)
+
     def exact(x, t, labels):
         assert torch.equal(labels, batch.labels) and torch.equal(t, batch.t)
         return batch.x_0 - batch.eps
@@ -147,6 +148,7 @@ def test_validation_is_fixed_and_told_by_tenth_of_t(tmp_path):
     held_out = image_set(30)
     task = flow_task(options(tmp_path, "--val_every", 1, "--val_images", 25), image_set(), held_out, CPU)
     asked = []
+
     def network(x, t, labels):
         asked.append(t)
         return t.reshape(-1, 1, 1, 1) * torch.ones_like(x)

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lift import error_map
-from lift import paths
+from lift import error_map, heatmap_file, path_summary
+from lift import dynamic_program, paths
+from lift.options import NORMALIZATIONS, PREDICTIONS, STEP_SIZES
 from conftest import blank_v_model, with_reference_weights
 from engine.errors import InputError
 from engine.files import save_torch
@@ -134,7 +135,7 @@ def test_exact_jacobian_is_inside_the_interval(golden):
 
 
 @pytest.mark.parametrize("chain_rule", error_map.CHAIN_RULES)
-@pytest.mark.parametrize("prediction", error_map.PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_linear_gaussian_denoiser_agrees_with_the_formula(chain_rule, prediction):
     timesteps = np.array([999, 700, 400, 100])
     heatmap = error_map.estimate(BlockGaussian(), some_images(4), timesteps, K=2, batch_size=4, chain_rule=chain_rule,
@@ -145,7 +146,7 @@ def test_linear_gaussian_denoiser_agrees_with_the_formula(chain_rule, prediction
     for i, t_64 in enumerate(timesteps):
         for j, t_32 in enumerate(timesteps):
             exact = BlockGaussian.exact(t_64, t_32)
-            for name in error_map.PREDICTIONS:
+            for name in PREDICTIONS:
                 for block in error_map.BLOCKS:
                     expected = exact[name][block] / INPUT_PIXELS[block]
                     assert float(heatmap["blocks"][name][block][i, j]) == pytest.approx(expected, rel=0.03, abs=1e-9)
@@ -167,7 +168,7 @@ def test_identity_jacobian_scores_3_at_both_scales():
     assert torch.allclose(both_sides["error_32"] / both_sides["error_64"], torch.tensor(4.0, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("normalization", error_map.NORMALIZATIONS)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_identity_map_is_the_map_of_an_identity_jacobian(normalization):
     """What the paths are compared with equals what the estimator finds."""
     heatmap = error_map.estimate(Identity(), some_images(2), paths.timestep_grid(4), K=1, batch_size=2,
@@ -175,7 +176,7 @@ def test_identity_map_is_the_map_of_an_identity_jacobian(normalization):
     expected = error_map.identity_map(heatmap)
     for key in ("error_64", "error_32"):
         assert np.allclose(heatmap[key], expected[key], rtol=1e-6)
-    row, = error_map.summarize_paths(heatmap, ["dp_total"], 4, max_jump=2)
+    row, = path_summary.summarize_paths(heatmap, ["dp_total"], 4, max_jump=2)
     assert row["distance"] == 0 and row["cost"] == pytest.approx(row["identity_cost"])
 
 
@@ -284,7 +285,7 @@ def heatmap():
 
 def test_file_round_trip(heatmap, tmp_path):
     save_torch(tmp_path / "map.pth", heatmap)
-    loaded = error_map.load_heatmap(tmp_path / "map.pth", expect_grid=5)
+    loaded = heatmap_file.load_heatmap(tmp_path / "map.pth", expect_grid=5)
     assert torch.equal(loaded["error_64"], heatmap["error_64"])
     assert loaded["options"] == heatmap["options"]
     again = error_map.reweighted(loaded)
@@ -313,17 +314,17 @@ def broken(heatmap, change):
 def test_damaged_files_are_refused(heatmap, tmp_path, change, message):
     save_torch(tmp_path / "map.pth", broken(heatmap, change))
     with pytest.raises(InputError, match=message):
-        error_map.load_heatmap(tmp_path / "map.pth")
+        heatmap_file.load_heatmap(tmp_path / "map.pth")
 
 
 def test_foreign_truncated_and_pickled_files_are_refused(heatmap, tmp_path):
     path = tmp_path / "map.pth"
     save_torch(path, heatmap)
     with pytest.raises(InputError, match="5x5 cells, expected 30x30"):
-        error_map.load_heatmap(path, expect_grid=30)
+        heatmap_file.load_heatmap(path, expect_grid=30)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(InputError, match="truncated"):
-        error_map.load_heatmap(path)
+        heatmap_file.load_heatmap(path)
     ran = tmp_path / "ran"
 
     class Payload:
@@ -331,27 +332,27 @@ def test_foreign_truncated_and_pickled_files_are_refused(heatmap, tmp_path):
             return (ran.touch, ())
     torch.save({**heatmap, "options": Payload()}, path)
     with pytest.raises(InputError, match="pickled object"):
-        error_map.load_heatmap(path)
+        heatmap_file.load_heatmap(path)
     assert not ran.exists()
     with pytest.raises(InputError, match="no such heatmap"):
-        error_map.load_heatmap(tmp_path / "missing.pth")
+        heatmap_file.load_heatmap(tmp_path / "missing.pth")
 
 
 def test_heatmap_belongs_to_its_checkpoint(heatmap, tmp_path):
     class Loaded:
         fingerprint, weights, path = "ab" * 8, "ema", tmp_path / "a_2ep.pth"
-    error_map.check_heatmap_matches("map.pth", heatmap, Loaded)
+    heatmap_file.check_heatmap_matches("map.pth", heatmap, Loaded)
     for change in ({"fingerprint": "cd" * 8}, {"weights": "raw"}):
         other = type("Other", (Loaded,), change)
         with pytest.raises(InputError, match="map.pth: was computed from .*allow_mismatch"):
-            error_map.check_heatmap_matches("map.pth", heatmap, other)
-        error_map.check_heatmap_matches("map.pth", heatmap, other, allow_mismatch=True)
+            heatmap_file.check_heatmap_matches("map.pth", heatmap, other)
+        heatmap_file.check_heatmap_matches("map.pth", heatmap, other, allow_mismatch=True)
 
 
 def test_file_names():
-    assert str(error_map.heatmap_path("a", 30, "lift_dual_timestep", 100, "ema")) == "a/heatmap_30_100ep.pth"
-    assert error_map.heatmap_path("r", 15, "lift_dual_timestep", 2, "raw").name == "heatmap_15_2ep_raw.pth"
-    assert error_map.heatmap_path("r", 30, "diagonal_lift", 2, "ema").name == "heatmap_30_diagonal_lift_2ep.pth"
+    assert str(heatmap_file.heatmap_path("a", 30, "lift_dual_timestep", 100, "ema")) == "a/heatmap_30_100ep.pth"
+    assert heatmap_file.heatmap_path("r", 15, "lift_dual_timestep", 2, "raw").name == "heatmap_15_2ep_raw.pth"
+    assert heatmap_file.heatmap_path("r", 30, "diagonal_lift", 2, "ema").name == "heatmap_30_diagonal_lift_2ep.pth"
 
 
 # Costs along paths
@@ -362,8 +363,8 @@ def test_a_grid_even_in_log_snr_counts_its_end_steps_whole():
     heatmap = {"timesteps": timesteps, "error_64": np.ones((30, 30)), "error_32": np.ones((30, 30))}
     path = paths.path_from_heatmap(heatmap, "dp_total", 18, step_size="logsnr")
     whole = np.diff(paths.log_snr_of(np.array([999, 0]))).item()
-    assert error_map.step_errors(heatmap, path, "logsnr").sum(0) == pytest.approx([whole, whole])
-    assert error_map.path_cost(heatmap, path, "dp_total", "logsnr") == pytest.approx(2 * whole)
+    assert path_summary.step_errors(heatmap, path, "logsnr").sum(0) == pytest.approx([whole, whole])
+    assert path_summary.path_cost(heatmap, path, "dp_total", "logsnr") == pytest.approx(2 * whole)
 
 
 def test_step_errors_sum_to_what_the_dynamic_program_minimised():
@@ -372,14 +373,14 @@ def test_step_errors_sum_to_what_the_dynamic_program_minimised():
     heatmap = {"timesteps": paths.timestep_grid(n), "error_64": random.random((n, n)),
                "error_32": random.random((n, n))}
     for path_type in ("dp_64", "dp_total"):
-        for step_size in paths.STEP_SIZES:
-            cells, cost = paths.cheapest_path(paths.edge_costs_of(heatmap, path_type, step_size, 4), 7)
+        for step_size in STEP_SIZES:
+            cells, cost = dynamic_program.cheapest_path(paths.edge_costs_of(heatmap, path_type, step_size, 4), 7)
             path = paths.cells_to_timesteps(cells, heatmap["timesteps"])
-            assert np.allclose(error_map.grid_position(path, heatmap["timesteps"]), cells)
-            assert error_map.path_cost(heatmap, path, path_type, step_size) == pytest.approx(cost, rel=1e-12)
+            assert np.allclose(path_summary.grid_position(path, heatmap["timesteps"]), cells)
+            assert path_summary.path_cost(heatmap, path, path_type, step_size) == pytest.approx(cost, rel=1e-12)
 
 
 def test_bootstrap_of_equal_images_has_no_spread(heatmap):
     heatmap["frobenius"] = heatmap["frobenius"][..., :1].expand(-1, -1, -1, -1, 4).clone()
-    resampled = error_map.bootstrap(heatmap, "dp_64", 5, max_jump=3, num_resamples=5)
+    resampled = path_summary.bootstrap(heatmap, "dp_64", 5, max_jump=3, num_resamples=5)
     assert (resampled == resampled[0]).all()

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import compute_heatmap_30
-from lift import error_map
+from lift import error_map, heatmap_file
 from engine import files
 from lift import paths
 from lift import plot_heatmap
+from lift.options import PATH_TYPES
 from evaluation import figures
 from baseline_model import BaselineModel
 from engine.command_line import run_script
@@ -52,7 +53,7 @@ def computed(folder):
 
 
 def test_outputs(computed):
-    heatmap = error_map.load_heatmap(computed, expect_grid=5)
+    heatmap = heatmap_file.load_heatmap(computed, expect_grid=5)
     assert heatmap["timesteps"].tolist() == paths.timestep_grid(5).tolist()
     assert heatmap["edge_costs"]["directional"].shape == (5, 5, 4, 4)
     assert (heatmap["num_primals"], heatmap["num_tangents"]) == (50, 100)
@@ -73,7 +74,7 @@ def test_outputs(computed):
 def test_same_seed_gives_the_same_map_and_another_another(folder, computed):
     compute_heatmap_30.main(options(folder, "--output_dir", str(folder / "again")))
     compute_heatmap_30.main(options(folder, "--output_dir", str(folder / "other"), "--seed", "1"))
-    first, again, other = (error_map.load_heatmap(path) for path in (
+    first, again, other = (heatmap_file.load_heatmap(path) for path in (
         computed, folder / "again/heatmap_5_2ep.pth", folder / "other/heatmap_5_2ep.pth"))
     assert torch.equal(first["frobenius"], again["frobenius"])
     assert not torch.equal(first["frobenius"], other["frobenius"])
@@ -83,7 +84,7 @@ def test_log_snr_grid_starts_at_999_and_ends_at_0(folder):
     compute_heatmap_30.main(options(folder, "--grid_space", "logsnr", "--output_dir", str(folder / "logsnr"),
                                     "--weights", "raw"))
     path = folder / "logsnr/heatmap_5_2ep_raw.pth"
-    assert error_map.load_heatmap(path)["timesteps"].tolist() == [943, 802, 495, 187, 54]
+    assert heatmap_file.load_heatmap(path)["timesteps"].tolist() == [943, 802, 495, 187, 54]
     for row in json.loads(path.with_suffix(".json").read_text())["paths"]:
         assert row["timesteps"][0] == [999, 999] and row["timesteps"][-1] == [0, 0]
 
@@ -203,7 +204,7 @@ def test_figures_draw_any_number_of_paths():
     points = np.stack([np.arange(6.0), np.arange(6.0)], 1)
     parts = {"path": points, "identity": None, "band": None}
     for count in (1, 8):
-        drawn = {path_type: parts for path_type in paths.PATH_TYPES[:count]}
+        drawn = {path_type: parts for path_type in PATH_TYPES[:count]}
         fig = figures.error_maps(timesteps, np.ones((6, 6)), np.ones((6, 6)), drawn, {})
         assert len(fig.axes) == 4
         bars = figures.step_error_bars({path_type: np.ones((5, 2)) for path_type in drawn})
@@ -214,9 +215,9 @@ def test_figures_draw_any_number_of_paths():
 
 def test_a_map_made_anew_keeps_its_lead(folder, computed, tmp_path):
     options_here = options(folder, "--output_dir", str(tmp_path), "--overwrite")
-    files.save_torch(tmp_path / computed.name, {**error_map.load_heatmap(computed), "lead": {"rho": 3.0},
+    files.save_torch(tmp_path / computed.name, {**heatmap_file.load_heatmap(computed), "lead": {"rho": 3.0},
                                                   "lead_num_steps": 9})
     compute_heatmap_30.main(options_here)
-    heatmap = error_map.load_heatmap(tmp_path / computed.name)
+    heatmap = heatmap_file.load_heatmap(tmp_path / computed.name)
     assert heatmap["lead"] == {"rho": 3.0} and heatmap["lead_num_steps"] == 9
     assert "directional" not in heatmap["edge_costs"]

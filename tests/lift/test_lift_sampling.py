@@ -5,6 +5,7 @@ import torch
 
 from lift import exact_mixture
 from lift import paths
+from lift.options import PATH_TYPES
 from lift.checkpoints import build_model
 from conftest import blank_v_model
 from engine.errors import InputError
@@ -59,7 +60,7 @@ def random_path(seed):
 
 # Number of calls
 
-@pytest.mark.parametrize("path_type", paths.PATH_TYPES)
+@pytest.mark.parametrize("path_type", PATH_TYPES)
 @pytest.mark.parametrize("num_steps", [18, 9])
 def test_every_path_makes_exactly_n_calls(golden, path_type, num_steps):
     random = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from conftest import with_reference_weights
 
 from lift import exact_mixture
 from lift import path_costs
-from lift import paths
+from lift import dynamic_program, paths
 from baseline_model import BaselineModel
 from engine.errors import InputError
 from model import LIFTDualTimestepModel
@@ -215,7 +215,7 @@ def test_loss_map_costs():
 
 def test_plans():
     plan = path_costs.plan_edges(GRID, 3, 4)
-    assert np.isfinite(plan.fill(np.ones(len(plan.starts)))).sum() == paths.usable_edges(7, 3, 4).sum()
+    assert np.isfinite(plan.fill(np.ones(len(plan.starts)))).sum() == dynamic_program.usable_edges(7, 3, 4).sum()
     log_snr = paths.log_snr_of(GRID)
     band = path_costs.plan_edges(GRID, 3, 4, max_lead=2.5)
     for side in (band.starts, band.ends):
@@ -268,7 +268,7 @@ def test_schedules_of_the_baseline(baseline, images):
         assert np.array_equal(path[:, 0], path[:, 1])
         best = min(sum(costs[a, b - a] for a, b in itertools.pairwise((0, *inner, 6)))
                    for inner in itertools.combinations(range(1, 6), 3) if max(np.diff((0, *inner, 6))) <= 3)
-        assert paths.cheapest_schedule(costs, 4)[1] == pytest.approx(best)
+        assert dynamic_program.cheapest_schedule(costs, 4)[1] == pytest.approx(best)
 
 
 def test_no_images(lift):

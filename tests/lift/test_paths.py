@@ -4,7 +4,8 @@ import itertools
 import numpy as np
 import pytest
 
-from lift import paths
+from lift import dynamic_program, paths
+from lift.options import PATH_TYPES, STEP_SIZES
 from engine.errors import InputError
 from lift.sampling import check_path
 
@@ -56,9 +57,9 @@ def test_impossible_grid(grid):
 def test_golden_costs(golden):
     for k in range(4):
         error_64, error_32 = golden["dp_error64"][k], golden["dp_error32"][k]
-        by_index = [paths.cheapest_path(paths.edge_costs_index(error, 5), 18)[1] for error in
+        by_index = [dynamic_program.cheapest_path(paths.edge_costs_index(error, 5), 18)[1] for error in
                     (error_64, error_64 + error_32)]
-        by_log_snr = [paths.cheapest_path(paths.edge_costs_log_snr(error_64, other, golden["dp_logsnr"], 5), 18)[1]
+        by_log_snr = [dynamic_program.cheapest_path(paths.edge_costs_log_snr(error_64, other, golden["dp_logsnr"], 5), 18)[1]
                       for other in (None, error_32)]
         np.testing.assert_allclose(by_index, golden["dp_cost_index"][k], rtol=1e-9)
         np.testing.assert_allclose(by_log_snr, golden["dp_cost_logsnr"][k], rtol=1e-9)
@@ -71,7 +72,7 @@ def test_brute_force(n, num_steps, max_jump):
     candidates = all_paths(n, num_steps, max_jump)
     for costs in (paths.edge_costs_index(error_64, max_jump),
                   paths.edge_costs_log_snr(error_64, error_32, log_snr, max_jump)):
-        cells, cost = paths.cheapest_path(costs, num_steps)
+        cells, cost = dynamic_program.cheapest_path(costs, num_steps)
         by_hand = [sum(costs[(*a, b[0] - a[0], b[1] - a[1])] for a, b in itertools.pairwise(path))
                    for path in candidates]
         assert cost == pytest.approx(min(by_hand), rel=1e-12)
@@ -90,7 +91,7 @@ def test_edge_costs_by_hand():
 
 
 def test_jump_beyond_the_grid():
-    cells, _ = paths.cheapest_path(paths.edge_costs_index(random_map(0, 4), 9), 2)
+    cells, _ = dynamic_program.cheapest_path(paths.edge_costs_index(random_map(0, 4), 9), 2)
     assert len(cells) == 3 and cells[-1].tolist() == [3, 3]
 
 
@@ -100,15 +101,15 @@ def test_usable_edges_are_those_of_all_paths():
         for path in all_paths(n, num_steps, max_jump):
             for a, b in itertools.pairwise(path):
                 used[(*a, b[0] - a[0], b[1] - a[1])] = True
-        assert np.array_equal(used, paths.usable_edges(n, max_jump, num_steps))
-    diagonal = paths.usable_edges(6, 3, 3, diagonal_only=True)
-    single = paths.usable_edges(6, 3, 3, num_scales=1)
-    assert np.array_equal(paths.diagonal_edge_costs(diagonal), single) and diagonal.sum() == single.sum()
+        assert np.array_equal(used, dynamic_program.usable_edges(n, max_jump, num_steps))
+    diagonal = dynamic_program.usable_edges(6, 3, 3, diagonal_only=True)
+    single = dynamic_program.usable_edges(6, 3, 3, num_scales=1)
+    assert np.array_equal(dynamic_program.diagonal_edge_costs(diagonal), single) and diagonal.sum() == single.sum()
 
 
 @pytest.mark.parametrize("num_steps", [6, 18, 29, 40, 58])
 def test_every_possible_number_of_steps(num_steps):
-    cells, cost = paths.cheapest_path(paths.edge_costs_index(random_map(3), 5), num_steps)
+    cells, cost = dynamic_program.cheapest_path(paths.edge_costs_index(random_map(3), 5), num_steps)
     steps = np.diff(cells, axis=0)
     assert cells.shape == (num_steps + 1, 2) and cells[0].tolist() == [0, 0] and cells[-1].tolist() == [29, 29]
     assert steps.min() >= 0 and steps.max() <= 5 and (steps.sum(1) > 0).all() and np.isfinite(cost)
@@ -117,7 +118,7 @@ def test_every_possible_number_of_steps(num_steps):
 @pytest.mark.parametrize("num_steps", [0, 5, 59])
 def test_impossible_number_of_steps(num_steps):
     with pytest.raises(InputError, match="allows 6 to 58 steps"):
-        paths.cheapest_path(paths.edge_costs_index(random_map(3), 5), num_steps)
+        dynamic_program.cheapest_path(paths.edge_costs_index(random_map(3), 5), num_steps)
 
 
 # Ties
@@ -132,12 +133,12 @@ def near_symmetric(seed, n=30):
 def test_symmetric_maps_give_the_diagonal():
     log_snr = paths.log_snr_of(GRID)
     for seed in range(5):
-        cells, _ = paths.cheapest_path(paths.edge_costs_index(near_symmetric(seed), 5), 18)
+        cells, _ = dynamic_program.cheapest_path(paths.edge_costs_index(near_symmetric(seed), 5), 18)
         assert np.array_equal(cells[:, 0], cells[:, 1])
     constant = np.full((30, 30), 0.1) * (1 + 1e-15 * np.random.default_rng(0).standard_normal((30, 30)))
     # In log SNR every monotone path through a constant map costs the same.
     for costs in (paths.edge_costs_log_snr(constant, constant, log_snr, 5), paths.edge_costs_index(constant, 5)):
-        cells, _ = paths.cheapest_path(costs, 18)
+        cells, _ = dynamic_program.cheapest_path(costs, 18)
         assert np.array_equal(cells[:, 0], cells[:, 1])
         assert np.diff(cells[:, 0]).min() == 1 and np.diff(cells[:, 0]).max() == 2      # the most even steps
 
@@ -145,8 +146,8 @@ def test_symmetric_maps_give_the_diagonal():
 def test_mirrored_maps_give_mirrored_paths():
     for seed in range(5):
         error = random_map(seed)
-        cells, cost = paths.cheapest_path(paths.edge_costs_index(error, 5), 18)
-        mirrored, mirrored_cost = paths.cheapest_path(paths.edge_costs_index(error.T.copy(), 5), 18)
+        cells, cost = dynamic_program.cheapest_path(paths.edge_costs_index(error, 5), 18)
+        mirrored, mirrored_cost = dynamic_program.cheapest_path(paths.edge_costs_index(error.T.copy(), 5), 18)
         assert np.array_equal(cells[:, ::-1], mirrored) and cost == pytest.approx(mirrored_cost, rel=1e-13)
 
 
@@ -156,7 +157,7 @@ def test_ties_do_not_depend_on_rounding():
         error = random_map(seed)
         error = error + error.T
         rounding = [1 + 1e-15 * np.random.default_rng(k).standard_normal(error.shape) for k in range(4)]
-        found = [paths.cheapest_path(paths.edge_costs_index(error * r, 5), 18)[0] for r in rounding]
+        found = [dynamic_program.cheapest_path(paths.edge_costs_index(error * r, 5), 18)[0] for r in rounding]
         assert all(np.array_equal(found[0], other) for other in found[1:])
 
 
@@ -165,7 +166,7 @@ def test_tied_path_nearest_the_diagonal_by_brute_force():
     for _ in range(10):
         error = random.integers(1, 3, (4, 4)).astype(float)          # few values: many ties
         costs = paths.edge_costs_log_snr(error, error, np.arange(4.0), 2)
-        cells, cost = paths.cheapest_path(costs, 4)
+        cells, cost = dynamic_program.cheapest_path(costs, 4)
         totals = {path: sum(costs[(*a, b[0] - a[0], b[1] - a[1])] for a, b in itertools.pairwise(path))
                   for path in all_paths(4, 4, 2)}
         tied = [path for path, total in totals.items() if total <= min(totals.values()) + 1e-9]
@@ -180,23 +181,23 @@ def test_one_dimensional_schedules():
         candidates = [(0, *inner, 5) for inner in itertools.combinations(range(1, 5), num_steps - 1)]
         candidates = [c for c in candidates if max(np.diff(c)) <= 3]
         totals = [sum(costs[a, a, b - a, b - a] for a, b in itertools.pairwise(c)) for c in candidates]
-        cells, cost = paths.cheapest_diagonal(costs, num_steps)
+        cells, cost = dynamic_program.cheapest_diagonal(costs, num_steps)
         assert cost == pytest.approx(min(totals)) and cells[:, 0].tolist() == list(candidates[int(np.argmin(totals))])
-        schedule, same_cost = paths.cheapest_schedule(paths.diagonal_edge_costs(costs), num_steps)
+        schedule, same_cost = dynamic_program.cheapest_schedule(dynamic_program.diagonal_edge_costs(costs), num_steps)
         assert np.array_equal(schedule, cells[:, 1]) and same_cost == cost
-    path = paths.schedule_path(paths.diagonal_edge_costs(paths.edge_costs_index(random_map(2), 5)), GRID, 18)
+    path = paths.schedule_path(dynamic_program.diagonal_edge_costs(paths.edge_costs_index(random_map(2), 5)), GRID, 18)
     assert np.array_equal(check_path(path)[:, 0], path[:, 1])
     with pytest.raises(InputError, match="allows 2 to 5 steps"):
-        paths.cheapest_schedule(paths.diagonal_edge_costs(costs), 6)
+        dynamic_program.cheapest_schedule(dynamic_program.diagonal_edge_costs(costs), 6)
 
 
 def test_unconstrained_is_the_cheapest_of_any_number_of_unit_steps():
     costs = paths.edge_costs_index(random_map(7, 6), 1)
-    best = min(paths.cheapest_path(costs, num_steps)[1] for num_steps in range(5, 11))
-    cells, cost = paths.cheapest_unconstrained(costs)
+    best = min(dynamic_program.cheapest_path(costs, num_steps)[1] for num_steps in range(5, 11))
+    cells, cost = dynamic_program.cheapest_unconstrained(costs)
     assert cost == pytest.approx(best, rel=1e-12)
-    assert cost == pytest.approx(paths.path_edge_costs(costs, cells).sum(), rel=1e-12)
-    cells, _ = paths.cheapest_unconstrained(paths.edge_costs_index(near_symmetric(0), 5))
+    assert cost == pytest.approx(dynamic_program.path_edge_costs(costs, cells).sum(), rel=1e-12)
+    cells, _ = dynamic_program.cheapest_unconstrained(paths.edge_costs_index(near_symmetric(0), 5))
     assert np.array_equal(cells[:, 0], cells[:, 1])
 
 
@@ -219,8 +220,8 @@ def test_greedy_follows_the_least_neighbour():
 
 # Paths by name
 
-@pytest.mark.parametrize("path_type", paths.PATH_TYPES)
-@pytest.mark.parametrize("step_size", paths.STEP_SIZES)
+@pytest.mark.parametrize("path_type", PATH_TYPES)
+@pytest.mark.parametrize("step_size", STEP_SIZES)
 def test_every_path_type_is_a_valid_path(path_type, step_size):
     step_doubling = paths.edge_costs_index(random_map(9), 5)
     content = heatmap(edge_costs={"directional": step_doubling, "step_doubling": step_doubling})
@@ -233,14 +234,14 @@ def test_path_types_read_what_they_name():
     log_snr = paths.log_snr_of(GRID)
     for step_size, costs in (("index", paths.edge_costs_index(content["error_64"], 5)),
                              ("logsnr", paths.edge_costs_log_snr(content["error_64"], None, log_snr, 5))):
-        expected = GRID[paths.cheapest_path(costs, 18)[0]]
+        expected = GRID[dynamic_program.cheapest_path(costs, 18)[0]]
         assert np.array_equal(paths.path_from_heatmap(content, "dp_64", 18, step_size=step_size), expected)
     step_doubling = paths.edge_costs_index(random_map(9), 5)
     content["edge_costs"] = {"step_doubling": step_doubling}
     assert np.array_equal(paths.path_from_heatmap(content, "dp_step", 18, max_jump=4),
-                          GRID[paths.cheapest_path(paths.limit_jump(step_doubling, 4), 18)[0]])
+                          GRID[dynamic_program.cheapest_path(paths.limit_jump(step_doubling, 4), 18)[0]])
     assert np.array_equal(paths.path_from_heatmap(content, "dp_diagonal", 18),
-                          GRID[paths.cheapest_diagonal(step_doubling, 18)[0]])
+                          GRID[dynamic_program.cheapest_diagonal(step_doubling, 18)[0]])
 
 
 @pytest.mark.parametrize("path_type,content,message", [
@@ -260,7 +261,7 @@ def test_cells_that_are_not_finite_are_named():
     costs = paths.edge_costs_index(random_map(0), 5).copy()
     costs[4, 5, 1, 1] = np.nan
     with pytest.raises(InputError, match=r"\(4, 5\)"):
-        paths.cheapest_path(costs, 18)
+        dynamic_program.cheapest_path(costs, 18)
     with pytest.raises(InputError, match=r"\(4, 5\)"):
         paths.path_from_heatmap(heatmap(edge_costs={"step_doubling": costs}), "dp_step", 18)
 
@@ -275,7 +276,7 @@ def test_no_finite_path():
     costs = paths.edge_costs_index(random_map(0), 5).copy()
     costs[0, 0] = np.inf
     with pytest.raises(InputError, match="no path of 18 steps"):
-        paths.cheapest_path(costs, 18)
+        dynamic_program.cheapest_path(costs, 18)
 
 
 # The lead family
@@ -325,7 +326,7 @@ def test_identity_path():
 
 
 def test_path_distance():
-    a, b, c = (paths.cheapest_path(paths.edge_costs_index(random_map(k), 5), 18)[0] for k in range(3))
+    a, b, c = (dynamic_program.cheapest_path(paths.edge_costs_index(random_map(k), 5), 18)[0] for k in range(3))
     assert paths.path_distance(a, a) == 0 and paths.path_distance(a, b) == paths.path_distance(b, a) > 0
     assert paths.path_distance(a, c) <= paths.path_distance(a, b) + paths.path_distance(b, c)
     shifted = np.array([[0, 0], [1, 4], [9, 9]])
@@ -347,7 +348,7 @@ def test_describe_path():
 
 def test_bootstrap_and_band():
     def find(error):
-        return paths.cheapest_path(paths.edge_costs_index(error, 5), 18)[0]
+        return dynamic_program.cheapest_path(paths.edge_costs_index(error, 5), 18)[0]
     one = random_map(0)
     same = paths.bootstrap_paths(np.stack([one] * 4), find, num_resamples=5)
     assert (same == find(one)).all()                    # identical images: no uncertainty

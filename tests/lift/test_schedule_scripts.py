@@ -10,7 +10,7 @@ from lift import checkpoints
 from lift import compute_schedule
 from lift import generation
 from lift import path_costs
-from lift import paths
+from lift import dynamic_program, paths
 from lift import search_lead
 from conftest import write_tiny_checkpoints
 from engine.errors import InputError
@@ -46,7 +46,7 @@ def test_the_schedule_is_the_cheapest_and_generation_follows_it(folder):
     assert json.loads((folder / f"heatmap_{GRID}_baseline_1ep.json").read_text())["schedule"] == path[:, 0].tolist()
     costs = np.asarray(file["edge_costs"]["step_doubling"])
     cells = np.searchsorted(-np.asarray(file["timesteps"]), -path[:, 0])
-    _, cheapest = paths.cheapest_schedule(costs, NUM_STEPS)
+    _, cheapest = dynamic_program.cheapest_schedule(costs, NUM_STEPS)
     assert costs[cells[:-1], np.diff(cells)].sum() == pytest.approx(cheapest, rel=1e-12)
 
 

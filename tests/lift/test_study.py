@@ -1,7 +1,6 @@
 """Tables of the study from made-up rows: what stands where, over which seeds, and what is left out."""
 import json
 import re
-from pathlib import Path
 
 import pytest
 

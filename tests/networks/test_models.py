@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from baseline_model import DEFAULT_HIDDEN_DIMS, BaselineModel
-from conftest import ROOT, with_reference_weights
+from conftest import with_reference_weights
 from engine.errors import InputError
 from model import LIFTDualTimestepModel
 from networks.scales import downsample_to_32

@@ -1,0 +1,216 @@
+"""Image files of any size and mode, made into one form and kept in a cache: uint8 [N, C, S, S].
+
+An image is decoded once: EXIF orientation is ignored, transparency is laid over white, 16 bits become 8, every other
+mode is converted to RGB; then the centred square is resized to S x S (64 unless another size is asked for) by
+an antialiased bicubic filter (the same geometry as resizing the shorter side to S and cropping). RGB images of
+that size stay as they are, bit for bit.
+
+A cache is three files, `NAME_SPLIT_KEY.npy` with the images, `.labels.npy` and `.json` beside it. The record is written
+last: without it the others do not count.
+"""
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from engine.errors import InputError
+from engine.files import write_json, written_whole
+
+
+SIDE = 64
+EXIF_ORIENTATION = 0x0112
+WINDOW = 256                            # images held in memory at once while a cache is built
+if os.environ.get("MAX_IMAGE_PIXELS", "").isdigit():
+    Image.MAX_IMAGE_PIXELS = int(os.environ["MAX_IMAGE_PIXELS"]) // 2       # Pillow refuses twice this number
+
+
+@dataclass(frozen=True)
+class Form:
+    """What every image is made into: its side in pixels, and 1 channel (grey) or 3 (RGB)."""
+    size: int = SIDE
+    channels: int = 3
+    notes: Counter = field(default_factory=Counter, compare=False)      # what to say once of the images: text -> number
+
+    @property
+    def preprocessing(self) -> str:
+        """Part of the cache's key."""
+        grey = ", grey" if self.channels == 1 else ""
+        return f"centre square, bicubic to {self.size}{grey}, white behind transparency, version 1"
+
+
+@dataclass
+class Source:
+    """A split that can be decoded: its size, its labels and a function to read part of it."""
+    count: int
+    labels: np.ndarray | None       # int64 [count]
+    read: object                    # read(start, stop) -> items for `decode`
+    decode: object                  # decode(item) -> uint8 [C, S, S]; called in several threads
+    label_names: list[str] | None = None
+
+
+def decode(file, where: str, form: Form = Form()) -> np.ndarray:
+    """An image file (path or bytes) to uint8 [channels, size, size]. Raises InputError that names it as `where`."""
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            image.draft(None, (4 * form.size, 4 * form.size))     # a large JPEG is decoded at a half or less
+            note_on(image, form.notes)
+            return square(image, form)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{where}: has {image_size_of(error)} pixels, more than the limit of "
+                         f"{2 * Image.MAX_IMAGE_PIXELS}; shrink it, or set the environment variable MAX_IMAGE_PIXELS "
+                         "to a larger number") from error
+    except Exception as error:                              # Pillow raises many types for a damaged file
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(f"{where}: cannot be read as an image ({reason}); repair or remove it") from error
+
+
+def image_size_of(error: Exception) -> str:
+    """The number of pixels in Pillow's message on an image that is too large."""
+    found = re.search(r"\((\d+) pixels\)", str(error))
+    return found[1] if found else "too many"
+
+
+def note_on(image: Image.Image, notes: Counter) -> None:
+    """Count what a user may not expect of how this image is read."""
+    if getattr(image, "n_frames", 1) > 1:
+        notes["hold several pictures, of which the first is used"] += 1
+    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        notes["are to be turned or mirrored by their EXIF orientation, which is ignored"] += 1
+    if image.mode.startswith("I;16") and np.asarray(image).max() < 1 << 14:
+        notes["have 16 bits but use less than a quarter of their range, so they become dark"] += 1
+
+
+def square(image: Image.Image, form: Form = Form()) -> np.ndarray:
+    """A PIL image of any size and mode to uint8 [channels, size, size]: its centred square, resized."""
+    image = to_rgb(image)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    if image.size != (form.size, form.size):
+        image = image.resize((form.size, form.size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    return np.asarray(image).transpose(2, 0, 1) if form.channels == 3 else np.asarray(image.convert("L"))[None]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any 8-bit or 16-bit mode; what is transparent becomes white. Raises ValueError for floating point."""
+    if image.mode in ("F", "I"):
+        raise ValueError("floating-point pixels, whose range is not known" if image.mode == "F" else
+                         "32-bit pixels, whose range is not known")
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def check_cache_dir(cache_dir) -> None:
+    """Raises InputError if nothing can be written into the cache."""
+    try:
+        (Path(cache_dir) / "images").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_dir):
+            pass
+    except OSError as error:
+        raise InputError(f"--cache_dir: {cache_dir}: cannot be written to ({error.strerror}); choose another folder") \
+            from error
+
+
+def content_hash_of(images: np.ndarray) -> str:
+    """First 16 hex digits of the SHA-256 of the bytes of uint8 [N, C, S, S]."""
+    return hashlib.sha256(np.ascontiguousarray(images)).hexdigest()[:16]
+
+
+def side_path(path: Path, suffix: str) -> Path:
+    """`x.npy` -> `x.labels.npy` or `x.json`."""
+    return path.with_name(path.name.removesuffix(".npy") + suffix)
+
+
+def state_of(path: Path) -> list[int]:
+    """Size and time of change of a file: equal as long as nobody wrote to it."""
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def image_or_error(decode_item, item):
+    """What decoding returns, or the InputError it raises, so that every bad image is found in one go."""
+    try:
+        return decode_item(item)
+    except InputError as error:
+        return error
+
+
+def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form) -> None:
+    """Decode a source into the three cache files, the record last: without it the others do not count."""
+    if source.count == 0:
+        raise InputError(f"--dataset: {dataset}: split {split} has no images; expected at least one")
+    digest, bad = hashlib.sha256(), []
+    header = {"descr": "|u1", "fortran_order": False, "shape": (source.count, form.channels, form.size, form.size)}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, written_whole(path) as file, \
+            tqdm(total=source.count, desc=f"{dataset} {split}", unit="image") as progress:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, source.count, WINDOW):
+            items = source.read(start, min(start + WINDOW, source.count))
+            for image in pool.map(lambda item: image_or_error(source.decode, item), items):
+                progress.update()
+                if isinstance(image, InputError):
+                    bad.append(image)
+                    continue
+                data = image.tobytes()
+                digest.update(data)
+                file.write(data)
+        if len(bad) == 1:
+            raise bad[0]
+        if bad:
+            raise InputError(f"{len(bad)} of {source.count} images cannot be used: " + " | ".join(map(str, bad[:20]))
+                             + (" | ..." if len(bad) > 20 else "")) from bad[0]
+    for note, number in sorted(form.notes.items()):
+        print(f"{dataset} {split}: {number} of {source.count} images {note}", flush=True)
+    labels_hash = None
+    if source.labels is not None:
+        with written_whole(side_path(path, ".labels.npy")) as file:
+            np.save(file, source.labels, allow_pickle=False)
+        labels_hash = content_hash_of(source.labels)
+    write_json(side_path(path, ".json"), {
+        "dataset": dataset, "split": split, "preprocessing": form.preprocessing, "count": source.count,
+        "content_hash": digest.hexdigest()[:16], "labels_hash": labels_hash, "label_names": source.label_names,
+        "images_file": state_of(path)})
+
+
+def read_cache(path: Path, form: Form, needs_names: bool = False, say: bool = True) -> tuple | None:
+    """Images (memory-mapped), labels, content hash and names of classes, as in ImageSet; None if there is no cache, or,
+    with a line, if it is damaged.
+
+    Shape and size are checked always; the content too if the file is not the one the record was written for.
+    """
+    record_path = side_path(path, ".json")
+    if not record_path.exists():
+        return None
+    try:
+        record = json.loads(record_path.read_text())
+        images = np.lib.format.open_memmap(path, mode="r")         # refuses pickled objects, as np.load would
+        if images.dtype != np.uint8 or images.shape != (record["count"], form.channels, form.size, form.size):
+            raise ValueError(f"holds {images.dtype} {images.shape}")
+        if state_of(path) != record["images_file"] and content_hash_of(images) != record["content_hash"]:
+            raise ValueError("content differs from its hash")
+        labels = None
+        if record["labels_hash"] is not None:
+            labels = np.array(np.lib.format.open_memmap(side_path(path, ".labels.npy"), mode="r"))
+            if labels.dtype != np.int64 or labels.shape != (len(images),) \
+                    or content_hash_of(labels) != record["labels_hash"]:
+                raise ValueError("labels differ from their hash")
+        if needs_names and "label_names" not in record:
+            raise ValueError("made by an earlier version, which kept no names of classes")
+        return images, labels, record["content_hash"], record.get("label_names")
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        if say:
+            print(f"{path}: damaged cache ({' '.join(str(error).split())[:100]}); building it again", flush=True)
+        return None
