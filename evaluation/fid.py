@@ -24,6 +24,7 @@ from evaluation.options import INCEPTION_NAME
 from evaluation.results_table import FEW_IMAGES
 
 NUM_FEATURES = 2048
+SIDE = 299                      # pixels that the network resizes its images to
 WEIGHTS_NAME = INCEPTION_NAME
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_NAME}"
 WEIGHTS_SHA256 = WEIGHTS_NAME.removesuffix(".pth").rsplit("-", 1)[-1]      # the first 8 hex digits, in the file's name
@@ -210,12 +211,13 @@ def fid(statistics_a: FeatureStatistics, statistics_b: FeatureStatistics) -> flo
     return frechet_distance(*statistics_a.mean_and_covariance(), *statistics_b.mean_and_covariance())
 
 
-def warning_for_few(num_images: int, what: str, name: str = "FID", num_features: int = FEW_IMAGES) -> str | None:
+def warning_for_few(num_images: int, what: str, metric: str = "fid") -> str | None:
     """What to say where a Fréchet distance of so few images is biased, else None."""
-    if num_images >= num_features:
+    if num_images >= FEW_IMAGES[metric]:
         return None
-    return (f"WARNING: {name} with {num_images} {what} images, fewer than {num_features}: the covariance is singular "
-            "and the value biased upwards; compare it only with values of the same number of images")
+    return (f"WARNING: {'FID' if metric == 'fid' else metric} with {num_images} {what} images, fewer than "
+            f"{FEW_IMAGES[metric]}: the covariance is singular and the value biased upwards; compare it only with values "
+            "of the same number of images")
 
 
 # Distances that need the features themselves

@@ -105,14 +105,6 @@ def load(device="cpu", side: int = SIDE) -> Lite0:
     return Lite0(network.eval().to(device, memory_format=torch.channels_last), side)
 
 
-def note_on_size(shape) -> str | None:
-    """What happens to images [C, H, W] that are not RGB of the network's own size; None where nothing does."""
-    channels, height, width = shape
-    notes = ["grey becomes three equal channels"] if channels == 1 else []
-    notes += [f"resized to {SIDE}x{SIDE}"] if (height, width) != (SIDE, SIDE) else []
-    return f"fd_lite0: images of {height}x{width}, {channels} channels: {', '.join(notes)}" if notes else None
-
-
 # Groups of classes
 
 def class_shares(classes: torch.Tensor, groups=GROUPS) -> dict[str, float]:

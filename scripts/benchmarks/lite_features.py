@@ -19,7 +19,7 @@ from engine.devices import describe
 from engine.errors import InputError
 from engine.files import check_can_be_written, expecting, write_json
 from evaluation import fid, image_changes, lite_features, normal_law
-from lift.report import update_readme
+from lift.report_parts import update_readme
 
 # Changes that make other images, and those that only repeat some.
 CHANGED = {"none": lambda images: images,

@@ -73,12 +73,6 @@ def test_other_shapes_are_refused(lite, shape):
         lite.features(torch.zeros(shape, dtype=torch.uint8))
 
 
-def test_what_happens_to_small_grey_images_is_said():
-    assert lite_features.note_on_size((1, 28, 28)) == (
-        "fd_lite0: images of 28x28, 1 channels: grey becomes three equal channels, resized to 96x96")
-    assert lite_features.note_on_size((3, 96, 96)) is None
-
-
 def test_on_a_gpu_nothing_stays_behind():
     with FakeTensorMode(), torch.device("cuda"):
         from efficientnet_lite_pytorch import EfficientNet
