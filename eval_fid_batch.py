@@ -11,7 +11,7 @@ from pathlib import Path
 import data
 from engine import run_files
 from evaluation import results_table
-from evaluation.options import METRIC_ROWS, add_metric_options
+from evaluation.options import METRICS, add_metric_options
 from engine.command_line import (Parser, add_device_options, git_revision, refuse_without_effect, run_script, seed_number,
                           start_device, whole_number)
 from engine.errors import InputError
@@ -138,6 +138,7 @@ def load_reference(args, metrics: list[str], group) -> data.ImageSet:
         group.wait()
         print(f"reference: {len(image_set)} images of {args.dataset}, {args.reference_split} "
               f"({image_set.content_hash}); metrics: {', '.join(metrics)}", flush=True)
+        scoring.say_what_becomes_of(metrics, image_set.images.shape[1:])
         scoring.warn_of_few(metrics, {"generated": args.num_images, "real": len(image_set)})
     return image_set
 
@@ -179,7 +180,7 @@ def main():
     check_can_be_written(args.results)
     files = find_checkpoints(args)
     metrics, weights_file = scoring.choose_metrics(args)
-    group.check_same([metric in metrics for metric in METRIC_ROWS],
+    group.check_same([metric in metrics for metric in METRICS],
                      "--metrics: the processes do not all have Inception weights at hand; give --metrics, or "
                      "--inception with a file that all machines see")
     rows = results_table.read(args.results, warn=group.is_main)         # what is wrong with it is said before any work
@@ -203,8 +204,7 @@ def main():
             if group.is_main:
                 say_what_differs(rows, key)
             if references is None:      # all processes ask, one computes, and the lock lets the others wait
-                networks = scoring.Networks(metrics, weights_file, args.fd_tiny, device)
-                scoring.claim_classifier(args.results, networks)
+                networks = scoring.Networks(metrics, weights_file, device)
                 references = scoring.References(metrics, image_set, networks, args.cache_dir, device)
             if network is None:
                 network = generation.network_of(loaded, args, say=group.is_main)

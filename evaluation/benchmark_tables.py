@@ -1,9 +1,10 @@
 """Tables of what the benchmarks measured: the last line of each, as `scripts/bench.sh` keeps it."""
 import json
+import statistics
 from pathlib import Path
 
 from engine.errors import InputError
-from evaluation.tables import Cell, Table
+from evaluation.tables import Cell, Table, format_spread, grouped, spread_of
 from networks.presets import DEFAULT_HIDDEN_DIMS
 
 # What each benchmark's ratio is, and whether it should be at least or at most its target.
@@ -86,6 +87,83 @@ def arithmetic_tables(folder) -> list[Table]:
                     benchmark_rows(where, row_of, ("train_step", "train_step_compile")))
               for where, title in with_gpu(folder, "Arithmetic of a training step")]
     return [table for table in tables if table.rows]
+
+
+def lite_features_tables(folder) -> list[Table]:
+    """What scripts/benchmarks/lite_features.py found: both distances of known changes, beside the floor."""
+    path = Path(folder) / "lite_features.json"
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(path.read_text())
+        return tables_of_lite_features(found)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is not what scripts/benchmarks/lite_features.py writes ({error}); run it "
+                         "again") from error
+
+
+def label_of_change(change: str) -> str:
+    """What its row is called."""
+    return "none: the floor" if change == "none" else change
+
+
+def tables_of_lite_features(found: dict) -> list[Table]:
+    """Both distances, how well 1,000 images are told from as many unchanged ones, and the shares."""
+    changes = grouped(found["rows"], lambda row: row["change"])
+    protocols = sorted({(row["side"], row["num_images"]) for row in found["rows"]})
+    heads = [f"{num_images:,} at {side}" for side, num_images in protocols]
+    speed = ", ".join(f"{value:.0f} images/s to {side}" for side, value in found["images_per_second"].items())
+    about = (f"Photographs of {found['dataset']} against {found['num_reference']:,} others, after a change; columns: number "
+             f"of images, and the side that all are resized to ({speed}, {found['device']}).")
+
+    def values(change: str, protocol, name: str) -> list[float]:
+        return [row[name] for row in changes[change] if (row["side"], row["num_images"]) == protocol]
+
+    def cell(change: str, protocol, name: str) -> Cell:
+        drawn = values(change, protocol, name)
+        if not drawn:
+            return Cell("–")
+        spread = spread_of(drawn, list(range(len(drawn))))
+        return Cell(format_spread(name, spread), spread.mean)
+
+    def kernel_cell(change: str, protocol) -> Cell:
+        drawn = values(change, protocol, "kd_lite0")
+        if not drawn:
+            return Cell("–")
+        error = statistics.fmean(values(change, protocol, "kd_standard_error"))
+        return Cell(f"{1000 * statistics.fmean(drawn):.2f} ± {1000 * error:.2f}", statistics.fmean(drawn))
+
+    def told_apart(change: str, side: int, name: str) -> Cell:
+        several = [values(which, (side, num_images), name) for which in (change, "none")]
+        deviation = statistics.fmean(statistics.variance(drawn) for drawn in several)**0.5
+        distance = (statistics.fmean(several[0]) - statistics.fmean(several[1])) / deviation
+        return Cell(f"{distance:.1f}", distance)
+
+    tables = [Table("lite_features", "fd_lite0 of known changes", f"{about} Mean ± sample standard deviation over draws of "
+                    "different images, where there are several.", ["change", *heads],
+                    [[Cell(label_of_change(change)), *(cell(change, protocol, "fd_lite0") for protocol in protocols)]
+                     for change in changes]),
+              Table("lite_features", "kd_lite0 of known changes, times 1000", f"{about} Mean over the draws ± the standard "
+                    "error of a single score.", ["change", *heads],
+                    [[Cell(label_of_change(change)), *(kernel_cell(change, protocol) for protocol in protocols)] for change in changes])]
+    num_images = min(num_images for _, num_images in protocols)
+    sides = sorted({side for side, number in protocols
+                    if number == num_images and len(values("none", (side, num_images), "fd_lite0")) > 1})
+    columns = [(side, name) for name in ("fd_lite0", "kd_lite0") for side in sides]
+    tables.append(Table("lite_features", f"How far {num_images:,} changed images are from as many unchanged ones",
+                        "The difference of the mean scores in standard deviations of a single score.",
+                        ["change", *(f"{name} at {side}" for side, name in columns)],
+                        [[Cell(label_of_change(change)), *(told_apart(change, side, name) for side, name in columns)]
+                         for change in changes if change != "none"]))
+    protocol = max(protocol for protocol in protocols if protocol[0] == protocols[0][0])
+    shares = ("precision", "recall", "animal", "vehicle")
+    tables.append(Table("lite_features", f"Shares of {protocol[1]:,} images at {protocol[0]}",
+                        "Precision and recall in the same features; first guesses of the network that are animals, or "
+                        "vehicles.", ["change", *shares],
+                        [[Cell(label_of_change(change)), *(Cell(f"{value:.3f}", value) for value in
+                                          (statistics.fmean(values(change, protocol, name)) for name in shares))]
+                         for change in changes if values(change, protocol, "recall")]))
+    return tables
 
 
 def short(value) -> str:

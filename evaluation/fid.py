@@ -1,8 +1,11 @@
 """Fréchet inception distance, and KID, precision and recall from the same features.
 
-Images are uint8 [N, 3, 64, 64]; features are those of pytorch_fid's own InceptionV3, [N, 2048], from the same
-preprocessing, so that the distance equals the one `python -m pytorch_fid` gives for these images as PNG files. Only
-distances on these features and weights are called FID.
+Images are uint8 [N, 1 or 3, H, W]; features are those of pytorch_fid's own InceptionV3, [N, 2048], from the same
+preprocessing, so that the distance equals the one `python -m pytorch_fid` gives for these images as PNG files; grey
+becomes three equal channels. Only distances on these features and weights are called FID.
+
+The formulas serve the features of any network. An extractor is an object with `features(images)`, `num_features`,
+`settings` (what its features depend on, as text) and `network`: `Inception` here, `lite_features.Lite0`.
 """
 import socket
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from evaluation.options import INCEPTION_NAME
 from evaluation.results_table import FEW_IMAGES
 
 NUM_FEATURES = 2048
+SIDE = 299                      # pixels that the network resizes its images to
 WEIGHTS_NAME = INCEPTION_NAME
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_NAME}"
 WEIGHTS_SHA256 = WEIGHTS_NAME.removesuffix(".pth").rsplit("-", 1)[-1]      # the first 8 hex digits, in the file's name
@@ -70,21 +74,34 @@ def find_weights(file=None) -> Path:
     return path
 
 
+def three_channels(images: torch.Tensor) -> torch.Tensor:
+    """[B, 1 or 3, H, W] -> [B, 3, H, W]: grey becomes three equal channels. Raises InputError for other shapes."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise InputError(f"features: found images of shape {list(images.shape)}, expected [N, 1 or 3, H, W]")
+    return images.expand(-1, 3, -1, -1)
+
+
 @dataclass
 class Inception:
     """pytorch_fid's InceptionV3 up to its last pooling, and which weights it has."""
     network: torch.nn.Module
     weights_hash: str
+    num_features: int = NUM_FEATURES
+
+    @property
+    def settings(self) -> str:
+        """What the features depend on: part of the key of cached references."""
+        return f"inception {self.weights_hash}"
 
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [B, 3, H, W] on any device -> float32 [B, 2048] on the network's device, which is not waited for.
+        """uint8 [B, 1 or 3, H, W] on any device -> float32 [B, 2048] on the network's device, which is not waited for.
 
         Exact float32: no bfloat16 and no TF32, whatever the generating network uses.
         """
         device = next(self.network.parameters()).device
         with devices.exact_float32(), torch.autocast(device.type, enabled=False):
-            return self.network(images.to(device, non_blocking=True).float() / 255)[0].flatten(1)
+            return self.network(three_channels(images.to(device, non_blocking=True)).float() / 255)[0].flatten(1)
 
 
 def load_inception(path, device="cpu") -> Inception:
@@ -104,11 +121,11 @@ def load_inception(path, device="cpu") -> Inception:
     return Inception(network.eval().to(device), sha256_of_file(path)[:16])
 
 
-def features_of(images, inception: Inception, batch_size: int = INCEPTION_BATCH, progress: str | None = None):
-    """Features of uint8 images [N, 3, H, W], array or tensor, batch by batch: yields float32 [B, 2048]."""
+def features_of(images, extractor, batch_size: int = INCEPTION_BATCH, progress: str | None = None):
+    """Features of uint8 images [N, 1 or 3, H, W], array or tensor, batch by batch: yields float32 [B, D]."""
     num_batches = -(-len(images) // batch_size)
     for batch in tqdm(in_chunks(images, batch_size), total=num_batches, desc=progress, disable=progress is None):
-        yield inception.features(batch)
+        yield extractor.features(batch)
 
 
 # Statistics and the Fréchet distance
@@ -194,12 +211,13 @@ def fid(statistics_a: FeatureStatistics, statistics_b: FeatureStatistics) -> flo
     return frechet_distance(*statistics_a.mean_and_covariance(), *statistics_b.mean_and_covariance())
 
 
-def warning_for_few(num_images: int, what: str, name: str = "FID", num_features: int = FEW_IMAGES) -> str | None:
+def warning_for_few(num_images: int, what: str, metric: str = "fid") -> str | None:
     """What to say where a Fréchet distance of so few images is biased, else None."""
-    if num_images >= num_features:
+    if num_images >= FEW_IMAGES[metric]:
         return None
-    return (f"WARNING: {name} with {num_images} {what} images, fewer than {num_features}: the covariance is singular "
-            "and the value biased upwards; compare it only with values of the same number of images")
+    return (f"WARNING: {'FID' if metric == 'fid' else metric} with {num_images} {what} images, fewer than "
+            f"{FEW_IMAGES[metric]}: the covariance is singular and the value biased upwards; compare it only with values "
+            "of the same number of images")
 
 
 # Distances that need the features themselves
@@ -287,30 +305,28 @@ def precision_recall(generated: torch.Tensor, real: torch.Tensor, num_neighbours
 
 # The real images
 
-def reference_features(image_set, inception: Inception, cache_dir, batch_size: int = INCEPTION_BATCH) -> torch.Tensor:
-    """Features of all real images, float32 [N, 2048] on the CPU, computed once. image_set: data.ImageSet."""
+def reference_features(image_set, extractor, cache_dir, batch_size: int = INCEPTION_BATCH) -> torch.Tensor:
+    """Features of all real images, float32 [N, D] on the CPU, computed once. image_set: data.ImageSet."""
     def compute():
         return torch.cat([features.cpu() for features in features_of(
-            image_set.images, inception, batch_size, "features of the reference")])
-    return reference_cache.load_or_compute(cache_dir, image_set, "features", f"inception {inception.weights_hash}",
-                                           compute)
+            image_set.images, extractor, batch_size, "features of the reference")])
+    return reference_cache.load_or_compute(cache_dir, image_set, "features", extractor.settings, compute)
 
 
-def reference_statistics(image_set, inception: Inception, cache_dir, batch_size: int = INCEPTION_BATCH,
+def reference_statistics(image_set, extractor, cache_dir, batch_size: int = INCEPTION_BATCH,
                          from_features: bool = False) -> FeatureStatistics:
     """Statistics of all real images, computed once, on the CPU. image_set: data.ImageSet.
 
     from_features: go by way of `reference_features`, where those are needed as well.
     """
     def compute():
-        device = next(inception.network.parameters()).device
-        statistics = FeatureStatistics(device=device)
+        statistics = FeatureStatistics(extractor.num_features, next(extractor.network.parameters()).device)
         if from_features:
-            batches = reference_features(image_set, inception, cache_dir, batch_size).split(batch_size)
+            batches = reference_features(image_set, extractor, cache_dir, batch_size).split(batch_size)
         else:
-            batches = features_of(image_set.images, inception, batch_size, "statistics of the reference")
+            batches = features_of(image_set.images, extractor, batch_size, "statistics of the reference")
         for features in batches:
             statistics.add(features)
         return statistics.state()
     return FeatureStatistics.from_state(reference_cache.load_or_compute(
-        cache_dir, image_set, "statistics", f"inception {inception.weights_hash}", compute))
+        cache_dir, image_set, "statistics", extractor.settings, compute))

@@ -1,7 +1,7 @@
 """What the fine detail of images is like: its contrast, and its kurtosis, which tells structure from even texture.
 
-Of the two band-pass levels, 64 and 32 pixels, of the Laplacian pyramid that the sliced Wasserstein distance uses,
-without a margin of 4 pixels: mirrored borders put a kink there that would be most of a smooth image's detail. A field
+Of the band-pass levels (64 and 32 pixels of an image of 64) of the Laplacian pyramid that the sliced Wasserstein
+distance uses, without a margin of 4 pixels: mirrored borders put a kink there that would be most of a smooth image's detail. A field
 of Gaussian noise, whatever its colours and however smooth, has kurtosis 3 in each level, or a little less where few of
 its pixels are independent; so does what a linear denoiser makes of noise. Photographs have more: flat regions, and
 edges between them (Field 1987; Ruderman 1994). The distances see both kinds of detail mixed with much else, and the
@@ -14,7 +14,7 @@ import torch
 from engine.chunks import in_chunks
 from engine import devices
 from engine.errors import InputError
-from evaluation.options import DETAIL_LEVELS, DETAIL_ROWS
+from evaluation.options import pyramid_levels, rows_of
 from evaluation.sliced_wasserstein import laplacian_pyramid
 
 MARGIN = 4                                              # pixels of a level, as far as two filters of 5 reach
@@ -22,7 +22,7 @@ IMAGES_PER_CHUNK = 256
 
 
 def moments(level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(kurtosis [B, 3], standard deviation [B, 3]) over the pixels of each channel: level [B, 3, S, S].
+    """(kurtosis [B, C], standard deviation [B, C]) over the pixels of each channel: level [B, C, S, S].
 
     Kurtosis is the fourth central moment over the square of the second; NaN for a constant channel.
     """
@@ -36,15 +36,19 @@ def moments(level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 @devices.exact_float32()
 def statistics_of(images) -> dict[str, tuple[float, float | None]]:
-    """Row of `DETAIL_ROWS` -> (mean over the images, its standard error or None for a single image).
+    """kurtosis_SIDE and contrast_SIDE of each level -> (mean over the images, its standard error or None for one image).
 
-    images: uint8 [N, 3, 64, 64], array or tensor. Each image counts with the mean of its channels, the contrast in grey
+    images: uint8 [N, C, S, S], array or tensor. Each image counts with the mean of its channels, the contrast in grey
     levels of 255. Channels without any detail have no kurtosis and are left out of its mean. Raises InputError if none
-    has any.
+    has any, or for images so small that they have one level alone.
     """
-    of_images = {name: [] for name in DETAIL_ROWS}
+    rows = rows_of("detail", images.shape[2])
+    if not rows:
+        raise InputError(f"detail: found images of shape {list(images.shape)}, expected a side of at least 27 pixels, "
+                         "which has a level above the last")
+    of_images = {name: [] for name in rows}
     for chunk in in_chunks(images, IMAGES_PER_CHUNK):
-        for size, level in zip(DETAIL_LEVELS, laplacian_pyramid(chunk.float())):
+        for size, level in zip(pyramid_levels(images.shape[2])[:-1], laplacian_pyramid(chunk.float())):
             of_channels, deviation = moments(level[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN])
             of_images[f"kurtosis_{size}"].append(of_channels.nanmean(dim=1).cpu())
             of_images[f"contrast_{size}"].append(deviation.mean(dim=1).cpu())

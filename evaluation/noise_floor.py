@@ -33,7 +33,7 @@ def parse_options():
     parser.add_argument("--seeds", type=seed_number, nargs="+", action="each_once", default=[42, 43], metavar="SEED",
                         help="which are drawn; a row for each")
     add_metric_options(parser, "the split that is drawn from, or part of one such as train[:5000]")
-    data.add_data_options(parser)
+    data.add_data_options(parser, data.SIDE)
     parser.add_argument("--results", type=Path, default=Path("results/fid_results.csv"), metavar="CSV",
                         help="table of results that rows are added to")
     parser.add_argument("--force", action="store_true", help="measure finished rows again and replace them")
@@ -42,7 +42,7 @@ def parse_options():
 
 
 def draw(image_set: data.ImageSet, num_images: int, seed: int) -> tuple[np.ndarray, data.ImageSet]:
-    """(uint8 [num_images, 3, 64, 64] drawn at random, the others). The same seed draws the same images."""
+    """(uint8 [num_images, C, S, S] drawn at random, the others). The same seed draws the same images."""
     chosen = np.zeros(len(image_set), dtype=bool)
     chosen[np.random.default_rng(seed).permutation(len(image_set))[:num_images]] = True
     others = dataclasses.replace(image_set, images=image_set.images[~chosen], labels=None,
@@ -59,11 +59,13 @@ def main():
     metrics, weights_file = scoring.choose_metrics(args)
     check_can_be_written(args.results)
     results_table.read(args.results)                            # complains before any work is done
-    image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir)
+    image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir, args.image_size, args.channels,
+                                 args.image_column, args.label_column)
     for num_images in args.num_images:
         if args.images == "real" and num_images > len(image_set) // 2:
             raise InputError(f"--num_images: found {num_images}, expected at most {len(image_set) // 2}, half of the "
                              f"{len(image_set)} images in {args.dataset}, {args.reference_split}")
+    scoring.say_what_becomes_of(metrics, image_set.images.shape[1:])
     scoring.warn_of_few(metrics, {"drawn": min(args.num_images)})
     networks, num_added, revision = None, 0, git_revision()
     for num_images, seed in ((number, seed) for number in args.num_images for seed in args.seeds):
@@ -71,10 +73,10 @@ def main():
                           "seed": seed, "num_images": num_images, "dataset": str(args.dataset),
                           "split": args.reference_split, "reference_hash": image_set.content_hash}
         rows = results_table.read(args.results, warn=False)     # another process may have added to it
-        wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force)
+        wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force,
+                                    side=args.image_size)
         if wanted:
-            networks = networks or scoring.Networks(metrics, weights_file, args.fd_tiny, device)
-            scoring.claim_classifier(args.results, networks)
+            networks = networks or scoring.Networks(metrics, weights_file, device)
             if args.images == "real":
                 images, others = draw(image_set, num_images, seed)
             else:

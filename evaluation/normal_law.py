@@ -3,6 +3,8 @@
 They have the second moments of the set, but for what clipping to grey levels takes from them, and no structure beyond.
 A model that scores no better has learned nothing else, or nothing that the metric sees.
 """
+import math
+
 import torch
 
 from engine.chunks import in_chunks
@@ -14,9 +16,9 @@ IMAGES_PER_CHUNK = 500
 
 
 def draw(images, num_images: int, seed: int) -> torch.Tensor:
-    """uint8 [num_images, 3, 64, 64], of which image k depends on the set, the seed and k alone, up to rounding.
+    """uint8 [num_images, C, H, W], of which image k depends on the set, the seed and k alone, up to rounding.
 
-    images: uint8 [N, 3, 64, 64]. With standard normal w_n, mean + sum_n w_n (x_n - mean) / sqrt(N - 1) has exactly
+    images: uint8 [N, C, H, W]. With standard normal w_n, mean + sum_n w_n (x_n - mean) / sqrt(N - 1) has exactly
     their mean and covariance, until it is clipped. Raises InputError for fewer than two.
     """
     if len(images) < 2:
@@ -31,8 +33,8 @@ def draw_numbers(images, numbers: range, seed: int) -> torch.Tensor:
     weights = torch.stack([torch.randn(len(images), generator=seeded_generator(seed, NORMAL_LAW, k)) for k in numbers])
     weights -= weights.mean(dim=1, keepdim=True)            # so that x_n may stand in the sum in place of x_n - mean
     weights = weights / (len(images) - 1)**0.5 + 1 / len(images)
-    drawn, start = torch.zeros(len(numbers), 3 * 64 * 64), 0
+    drawn, start = torch.zeros(len(numbers), math.prod(images.shape[1:])), 0
     for chunk in in_chunks(images, IMAGES_PER_CHUNK):
         drawn += weights[:, start:start + len(chunk)] @ from_uint8(chunk).flatten(1)
         start += len(chunk)
-    return to_uint8(drawn.unflatten(1, (3, 64, 64)))
+    return to_uint8(drawn.unflatten(1, tuple(images.shape[1:])))

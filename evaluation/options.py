@@ -1,22 +1,43 @@
 """The options of every command that scores images: which metrics, and what they need."""
 from pathlib import Path
 
-DETAIL_LEVELS = (64, 32)                                # of the Laplacian pyramid, without what remains below
-DETAIL_ROWS = tuple(f"{name}_{size}" for name in ("kurtosis", "contrast") for size in DETAIL_LEVELS)
-METRIC_ROWS = {"fid": ("fid",), "kid": ("kid",), "precision_recall": ("precision", "recall"),
-               "swd": ("swd", "swd_64", "swd_32", "swd_16"), "fd_tiny": ("fd_tiny",), "detail": DETAIL_ROWS}
-INCEPTION_METRICS = ("fid", "kid", "precision_recall")
+SMALLEST_LEVEL = 14                                     # pixels of a pyramid's last level: twice a patch of 7
 INCEPTION_NAME = "pt_inception-2015-12-05-6726825d.pth"
+# By network, on whose features they are: Fréchet distance, unbiased kernel distance, precision and recall.
+FEATURE_METRICS = {"inception": ("fid", "kid", "precision_recall"),
+                   "lite0": ("fd_lite0", "kd_lite0", "precision_recall_lite0")}
+PRECISION_RECALL_ROWS = {"precision_recall": ("precision", "recall"),
+                         "precision_recall_lite0": ("precision_lite0", "recall_lite0")}
+METRICS = (*FEATURE_METRICS["inception"], *FEATURE_METRICS["lite0"], "swd", "detail")
+WITHOUT_INCEPTION = ("fd_lite0", "kd_lite0", "swd")     # what is measured where FID cannot be
+
+
+def pyramid_levels(side: int) -> tuple[int, ...]:
+    """Sides of the Laplacian pyramid's levels of an image, the last of what remains below: 64 -> (64, 32, 16)."""
+    levels = [side]
+    while -(-levels[-1] // 2) >= SMALLEST_LEVEL:
+        levels.append(-(-levels[-1] // 2))
+    return tuple(levels)
+
+
+def rows_of(metric: str, side: int = 64) -> tuple[str, ...]:
+    """The rows that a metric of images of `side` pixels has in the table of results."""
+    levels = pyramid_levels(side)
+    if metric == "swd":
+        return ("swd", *(f"swd_{level}" for level in levels))
+    if metric == "detail":
+        return tuple(f"{name}_{level}" for name in ("kurtosis", "contrast") for level in levels[:-1])
+    return PRECISION_RECALL_ROWS.get(metric, (metric,))
 
 
 def add_metric_options(parser, split_help: str) -> None:
-    """--metrics, --reference_split, --inception and --fd_tiny."""
+    """--metrics, --reference_split and --inception."""
     group = parser.add_argument_group("scores")
-    group.add_argument("--metrics", nargs="+", action="each_once", choices=list(METRIC_ROWS), default=None,
-                       help="left out: fid where Inception weights are to be had, else swd, which needs none; detail: "
-                       "kurtosis and contrast of the finest levels, to be compared with those of real images")
+    group.add_argument("--metrics", nargs="+", action="each_once", choices=METRICS, default=None,
+                       help="left out: fid where Inception weights are to be had, else "
+                       f"{', '.join(WITHOUT_INCEPTION)}; *_lite0: on features of EfficientNet-Lite0, whose weights are "
+                       "among the requirements; detail: kurtosis and contrast of the finest levels, to be compared with "
+                       "those of real images")
     group.add_argument("--reference_split", default="train", metavar="SPLIT", help=split_help)
     group.add_argument("--inception", type=Path, default=None, metavar="FILE",
                        help=f"{INCEPTION_NAME}; left out: from the torch hub cache, else downloaded")
-    group.add_argument("--fd_tiny", type=Path, default=Path("../shared/tools"), metavar="FOLDER",
-                       help="for the metric fd_tiny: folder with fd_tiny.py, which is run, and fd_tiny.pt")

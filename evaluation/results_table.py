@@ -7,6 +7,7 @@ one, never half a line. Lines that cannot be read as rows are named by number an
 import csv
 import io
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -19,9 +20,18 @@ COLUMNS = ("checkpoint", "checkpoint_hash", "model_type", "epochs", "weights", "
 KEY_COLUMNS = COLUMNS[:-4]              # what was measured; the last four say what came out, and when
 WHOLE_NUMBERS = ("epochs", "num_steps", "num_model_calls", "seed", "num_images")
 REAL_NUMBERS = ("value", "standard_error")
-FEW_IMAGES = 2048               # with fewer, the covariance behind FID is singular and its value biased upwards
-METRICS = ("fid", "kid", "precision", "recall", "fd_tiny", "swd", "swd_64", "swd_32", "swd_16", "kurtosis_64",
-           "kurtosis_32", "contrast_64", "contrast_32")
+# Metric -> dimensions of its features: with fewer images its covariance is singular, its value biased upwards.
+FEW_IMAGES = {"fid": 2048, "fd_lite0": 1280}
+# fd_tiny is history: rows of an earlier measure, on a classifier of the project's own, which is computed no more.
+METRICS = ("fid", "kid", "precision", "recall", "fd_lite0", "kd_lite0", "precision_lite0", "recall_lite0", "fd_tiny",
+           "swd", "swd_64", "swd_32", "swd_16", "kurtosis_64", "kurtosis_32", "contrast_64", "contrast_32")
+OF_LEVEL = re.compile(r"(swd|kurtosis|contrast)_[1-9]\d*")         # of images of other sizes
+
+
+def metrics_of(rows: list[dict]) -> list[str]:
+    """The metrics of some rows, in the order of METRICS, then levels of other sizes."""
+    found = {row["metric"] for row in rows}
+    return [*(metric for metric in METRICS if metric in found), *sorted(found - set(METRICS))]
 
 
 def parse_line(line: str) -> dict:
@@ -44,7 +54,7 @@ def parse_line(line: str) -> dict:
             raise ValueError(f"found {text!r} in column {column}, expected a number") from None
         if not math.isfinite(row[column]):
             raise ValueError(f"found {text!r} in column {column}, expected a finite number")
-    if row["metric"] not in METRICS:
+    if row["metric"] not in METRICS and not OF_LEVEL.fullmatch(row["metric"]):
         raise ValueError(f"found metric {row['metric']!r}, expected one of {', '.join(METRICS)}")
     return row
 

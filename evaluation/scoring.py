@@ -1,5 +1,4 @@
 """What a set of images is scored with: names of metrics, networks they need, the real images' side, the scores."""
-import json
 import os
 import sys
 import time
@@ -9,15 +8,15 @@ import torch
 
 from evaluation import fid
 from evaluation import image_detail
+from evaluation import lite_features
 from evaluation import sliced_wasserstein
-from evaluation import tiny_classifier
 from engine import distributed
 from engine.command_line import write_run_record
 from engine.errors import InputError
-from engine.files import expecting, locked, write_json
-from evaluation.options import INCEPTION_METRICS, METRIC_ROWS
+from evaluation.options import FEATURE_METRICS, WITHOUT_INCEPTION, pyramid_levels, rows_of
+from evaluation.results_table import FEW_IMAGES
 
-OF_ALL_IMAGES = {"swd", "fd_tiny", "detail"}            # metrics that are computed from all images at once
+OF_ALL_IMAGES = {"swd", "detail"}                       # metrics that are computed from all images at once
 
 
 def choose_metrics(args) -> tuple[list[str], Path | None]:
@@ -25,71 +24,85 @@ def choose_metrics(args) -> tuple[list[str], Path | None]:
 
     Raises InputError where files that a metric needs are not there.
     """
-    if "fd_tiny" in (args.metrics or ()):
-        tiny_classifier.find_files(args.fd_tiny)
-    if args.metrics is not None and not set(args.metrics) & set(INCEPTION_METRICS):
+    of_inception, of_lite0 = FEATURE_METRICS.values()
+    if set(args.metrics or ()) & set(of_lite0):
+        lite_features.find_weights()
+    if args.metrics is not None and not set(args.metrics) & set(of_inception):
         if args.inception:
             raise InputError(f"--inception: found {args.inception}, which has no effect on {', '.join(args.metrics)}; "
-                             f"leave it out, or ask for one of {', '.join(INCEPTION_METRICS)}")
+                             f"leave it out, or ask for one of {', '.join(of_inception)}")
         return args.metrics, None
     try:
-        weights_file = fid.find_weights(args.inception)
+        return args.metrics or ["fid"], fid.find_weights(args.inception)
     except fid.WeightsMissing as error:
         if args.metrics is not None:
             raise
-        print(f"no FID: {error}\nscoring with the sliced Wasserstein distance (swd), which needs no weights",
-              flush=True)
-        return ["swd"], None
-    return args.metrics or ["fid"], weights_file
+        print(f"no FID: {error}", flush=True)
+    metrics = list(WITHOUT_INCEPTION)
+    try:
+        lite_features.find_weights()
+    except lite_features.PackagesMissing as error:
+        print(error, flush=True)
+        metrics = [metric for metric in metrics if metric not in of_lite0]
+    print(f"scoring with {', '.join(metrics)}, which need no Inception weights", flush=True)
+    return metrics, None
 
 
 def warn_of_few(metrics: list[str], counts: dict[str, int]) -> None:
-    """Say loudly where FID will be biased. counts: what the images are -> how many there are."""
-    for what, count in counts.items():
-        if "fid" in metrics and (warning := fid.warning_for_few(count, what)):
-            print(warning, flush=True)
+    """Say loudly where a Fréchet distance will be biased. counts: what the images are -> how many there are."""
+    for metric in FEW_IMAGES:
+        for what, count in counts.items() if metric in metrics else ():
+            if warning := fid.warning_for_few(count, what, metric):
+                print(warning, flush=True)
 
 
-def claim_classifier(results, networks: "Networks") -> None:
-    """Keep one table of results to one classifier behind fd_tiny: its hash is written beside the table.
-
-    Raises InputError if the rows that are there were made with another.
-    """
-    if networks.tiny is None:
+def say_what_becomes_of(metrics: list[str], shape) -> None:
+    """Say what the metrics make of images [C, S, S] that are not RGB of 64 pixels."""
+    channels, side, _ = shape
+    if (channels, side) == (3, 64):
         return
-    record = Path(results).with_name(f"{Path(results).stem}_fd_tiny.json")
-    with locked(record):
-        with expecting(record, "record of the classifier behind fd_tiny", "delete it if the rows are of this one"):
-            found = json.loads(record.read_text())["files_hash"] if record.exists() else networks.tiny.files_hash
-        if found != networks.tiny.files_hash:
-            raise InputError(f"--fd_tiny: its files have hash {networks.tiny.files_hash}, but the fd_tiny rows of "
-                             f"{results} come from {found} ({record}); give those files, or another --results")
-        if not record.exists():
-            write_json(record, {"files_hash": found})
+    grey = ", grey as three equal channels" if channels == 1 else ""
+    notes = [f"features of images resized to {resized}x{resized}{grey} ({', '.join(names)})"
+             for resized, names in ((fid.SIDE, FEATURE_METRICS["inception"]),
+                                    (lite_features.SIDE, FEATURE_METRICS["lite0"])) if set(names) & set(metrics)]
+    if set(metrics) & OF_ALL_IMAGES:
+        notes.append(f"levels of {', '.join(map(str, pyramid_levels(side)))} pixels (swd, detail)")
+    print(f"images of {side}x{side}, {'grey' if channels == 1 else 'RGB'}: {'; '.join(notes)}", flush=True)
 
 
 class Networks:
-    """The networks that the metrics look through, on one device: None where no metric needs one."""
+    """The networks that the metrics look through, on one device, by the names of FEATURE_METRICS."""
 
-    def __init__(self, metrics: list[str], weights_file, fd_tiny_folder, device):
-        self.inception = fid.load_inception(weights_file, device) if weights_file else None
-        self.tiny = tiny_classifier.load(fd_tiny_folder, device) if "fd_tiny" in metrics else None
+    def __init__(self, metrics: list[str], weights_file, device):
+        self.extractors = {"inception": fid.load_inception(weights_file, device)} if weights_file else {}
+        if set(metrics) & set(FEATURE_METRICS["lite0"]):
+            self.extractors["lite0"] = lite_features.load(device)
+
+    def settings(self) -> dict[str, str]:
+        """What each network's features depend on, for records."""
+        return {name: extractor.settings for name, extractor in self.extractors.items()}
+
+
+def users_of(network: str, metrics: list[str]) -> tuple[bool, bool]:
+    """Whether a metric needs statistics of that network's features, and whether one needs the features themselves."""
+    frechet, *others = FEATURE_METRICS[network]
+    return frechet in metrics, bool(set(others) & set(metrics))
 
 
 class References:
     """What each metric knows of the real images; kept on disk, by the images' content."""
 
     def __init__(self, metrics: list[str], image_set, networks: Networks, cache_dir, device):
-        self.features = self.statistics = self.profile = self.tiny_statistics = None
-        if "kid" in metrics or "precision_recall" in metrics:
-            self.features = fid.reference_features(image_set, networks.inception, cache_dir)
-        if "fid" in metrics:
-            self.statistics = fid.reference_statistics(image_set, networks.inception, cache_dir,
-                                                       from_features=self.features is not None)
+        self.features, self.statistics, self.profile = {}, {}, None         # the first two by network
+        for name, extractor in networks.extractors.items():
+            needs_statistics, needs_features = users_of(name, metrics)
+            if needs_features:
+                self.features[name] = fid.reference_features(image_set, extractor, cache_dir)
+            if needs_statistics:
+                self.statistics[name] = fid.reference_statistics(image_set, extractor, cache_dir,
+                                                                 from_features=needs_features)
         if "swd" in metrics:
             self.profile = sliced_wasserstein.reference_profile(image_set, cache_dir, device=device)
-        if "fd_tiny" in metrics:
-            self.tiny_statistics = tiny_classifier.reference_statistics(image_set, networks.tiny, cache_dir)
 
 
 class Scorer:
@@ -98,15 +111,17 @@ class Scorer:
     def __init__(self, metrics: list[str], networks: Networks, device: torch.device):
         self.metrics, self.networks, self.device = metrics, networks, device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.statistics = fid.FeatureStatistics(device=device) if "fid" in metrics else None
-        self.features, self.images, self.indices = [], [], []
+        self.statistics = {name: fid.FeatureStatistics(extractor.num_features, device)
+                           for name, extractor in networks.extractors.items() if users_of(name, metrics)[0]}
+        self.features = {name: [] for name in networks.extractors if users_of(name, metrics)[1]}
+        self.images, self.indices = [], []
 
     def take(self, indices: list[int], images: torch.Tensor) -> None:
-        """images: uint8 [B, 3, 64, 64] on the device, still being computed there."""
+        """images: uint8 [B, C, S, S] on the device, still being computed there."""
         self.indices += indices
         if OF_ALL_IMAGES & set(self.metrics):
             self.images.append(images)
-        if not set(self.metrics) & set(INCEPTION_METRICS):
+        if not self.statistics and not self.features:
             return
         if self.stream is None:
             self.take_features(images)
@@ -117,11 +132,12 @@ class Scorer:
         images.record_stream(self.stream)
 
     def take_features(self, images: torch.Tensor) -> None:
-        for features in fid.features_of(images, self.networks.inception):
-            if self.statistics:
-                self.statistics.add(features)
-            if "kid" in self.metrics or "precision_recall" in self.metrics:
-                self.features.append(features)
+        for name in self.statistics | self.features:
+            for features in fid.features_of(images, self.networks.extractors[name]):
+                if name in self.statistics:
+                    self.statistics[name].add(features)
+                if name in self.features:
+                    self.features[name].append(features)
 
     def scores(self, num_images: int, references: References, group) -> dict[str, tuple[float, float | None]]:
         """metric row -> (value, standard error or None), over all processes; only the main one's is used."""
@@ -130,29 +146,29 @@ class Scorer:
             raise ValueError(f"took in {count} images, expected {num_images}")
         if self.stream:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
-        features, images = (distributed.gather(torch.cat(parts), self.indices, num_images, group) if parts else None
-                            for parts in (self.features, self.images))
-        values = {}
-        if "fid" in self.metrics:
-            self.statistics.sum_over(group)
+
+        def of_all_processes(parts):
+            return distributed.gather(torch.cat(parts), self.indices, num_images, group)
+        features = {name: of_all_processes(parts) for name, parts in self.features.items()}
+        images = of_all_processes(self.images) if self.images else None
+        for statistics in self.statistics.values():
+            statistics.sum_over(group)
         if not group.is_main:
             return {}
-        if "fid" in self.metrics:
-            values["fid"] = fid.fid(self.statistics, references.statistics), None
-        if "kid" in self.metrics:
-            values["kid"] = fid.kid(features, references.features)
-        if "precision_recall" in self.metrics:
-            precision, recall = fid.precision_recall(features, references.features)
-            values |= {"precision": (precision, None), "recall": (recall, None)}
+        values = {}
+        for name in self.networks.extractors:
+            frechet, kernel, precision_recall = FEATURE_METRICS[name]
+            if frechet in self.metrics:
+                values[frechet] = fid.fid(self.statistics[name], references.statistics[name]), None
+            if kernel in self.metrics:
+                values[kernel] = fid.kid(features[name], references.features[name])
+            if precision_recall in self.metrics:
+                shares = fid.precision_recall(features[name], references.features[name])
+                values |= {row: (share, None) for row, share in zip(rows_of(precision_recall), shares)}
         if "swd" in self.metrics:
             profile = sliced_wasserstein.profile(images, device=self.device)
             values |= {name: (value, None) for name, value in
                        sliced_wasserstein.distance(profile, references.profile).items()}
-        if "fd_tiny" in self.metrics:
-            statistics = self.networks.tiny.statistics(images)
-            if warning := fid.warning_for_few(num_images, "scored", "fd_tiny", len(statistics.sum)):
-                print(warning, flush=True)
-            values["fd_tiny"] = tiny_classifier.distance(statistics, references.tiny_statistics), None
         if "detail" in self.metrics:
             values |= image_detail.statistics_of(images)
         return values
@@ -176,12 +192,14 @@ def print_row(row: dict, note: str) -> None:
           flush=True)
 
 
-def unfinished(metrics: list[str], finished_rows: list[dict], force: bool, say: bool = True) -> list[str]:
-    """The metrics that are still to be measured; the finished rows of the others are printed, if `say`."""
+def unfinished(metrics: list[str], finished_rows: list[dict], force: bool, say: bool = True,
+               side: int = 64) -> list[str]:
+    """The metrics that are still to be measured, of images of `side` pixels; the finished rows of the others are
+    printed, if `say`."""
     finished = {row["metric"]: row for row in finished_rows}
-    wanted = [metric for metric in metrics if force or not all(name in finished for name in METRIC_ROWS[metric])]
+    wanted = [metric for metric in metrics if force or not all(name in finished for name in rows_of(metric, side))]
     for metric in metrics:
-        for name in METRIC_ROWS[metric] if say and metric not in wanted else ():
+        for name in rows_of(metric, side) if say and metric not in wanted else ():
             print_row(finished[name], "finished")
     return wanted
 
@@ -190,4 +208,4 @@ def write_evaluation_record(args, device, num_added: int, metrics: list[str], re
     """What a script that added rows did, in `runs` beside the table."""
     name = f"{Path(sys.argv[0]).stem}_{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}_{os.getpid()}.json"
     write_run_record(args.results.parent / "runs" / name, args, device, rows_added=num_added, metrics=metrics,
-                     reference_hash=reference_hash, fd_tiny_hash=networks.tiny.files_hash if networks.tiny else None)
+                     reference_hash=reference_hash, features=networks.settings())

@@ -1,8 +1,8 @@
 """Sliced Wasserstein distance on patches of a Laplacian pyramid: a metric that needs no weights, one value per scale.
 
-Karras et al. 2018 (Progressive growing of GANs), section 5: each image becomes a Laplacian pyramid with levels of 64,
-32 and 16 pixels (16 is what remains below, a low-pass image); from every level of every image come 128 random 7x7x3
-patches; each set's patches are normalised per colour channel to its own mean and standard deviation; the distance of
+Karras et al. 2018 (Progressive growing of GANs), section 5: each image becomes a Laplacian pyramid, one of 64 pixels
+with levels of 64, 32 and 16 (the last is what remains below, a low-pass image), one of 28 with 28 and 14; from every
+level of every image come 128 random 7x7 patches with all channels; each set's patches are normalised per colour channel to its own mean and standard deviation; the distance of
 two sets is the mean, over 512 random directions, of the Wasserstein-1 distance of the patches' projections. Reported
 times 1000, as is customary. A set is normalised by itself, so the metric does not see a change of a level's overall
 brightness or contrast; it sees what the patches look like.
@@ -20,8 +20,8 @@ from engine.chunks import in_chunks
 from engine import devices
 from evaluation import reference_cache
 from engine.errors import InputError
+from evaluation.options import pyramid_levels
 
-LEVELS = (64, 32, 16)
 PATCH_SIZE = 7
 PATCHES_PER_IMAGE = 128
 NUM_PROJECTIONS = 512
@@ -33,7 +33,7 @@ BINOMIAL = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
 
 
 def smooth(x: torch.Tensor) -> torch.Tensor:
-    """5x5 binomial filter with mirrored borders: [B, 3, H, W] -> same shape (Burt and Adelson 1983)."""
+    """5x5 binomial filter with mirrored borders: [B, C, H, W] -> same shape (Burt and Adelson 1983)."""
     kernel = BINOMIAL.to(x).expand(x.shape[1], 1, 5)
     x = F.pad(x, (2, 2, 2, 2), mode="reflect")
     x = F.conv2d(x, kernel[:, :, None, :], groups=x.shape[1])
@@ -41,39 +41,39 @@ def smooth(x: torch.Tensor) -> torch.Tensor:
 
 
 def pyramid_down(x: torch.Tensor) -> torch.Tensor:
-    """Smooth, then every second pixel: [B, 3, H, W] -> [B, 3, H / 2, W / 2]."""
+    """Smooth, then every second pixel: [B, C, S, S] -> [B, C, (S + 1) // 2, (S + 1) // 2]."""
     return smooth(x)[:, :, ::2, ::2]
 
 
-def pyramid_up(x: torch.Tensor) -> torch.Tensor:
-    """Zeros between the pixels, then smooth, times 4: [B, 3, H, W] -> [B, 3, 2 H, 2 W]."""
-    wide = x.new_zeros(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
+def pyramid_up(x: torch.Tensor, side: int) -> torch.Tensor:
+    """Zeros between the pixels, then smooth, times 4: [B, C, (side + 1) // 2, same] -> [B, C, side, side]."""
+    wide = x.new_zeros(*x.shape[:2], side, side)
     wide[:, :, ::2, ::2] = x
     return 4 * smooth(wide)
 
 
 def laplacian_pyramid(x: torch.Tensor) -> list[torch.Tensor]:
-    """x: [B, 3, 64, 64] -> levels of 64, 32 and 16 pixels; summed up again with `pyramid_up` they give x."""
+    """x: [B, C, S, S] -> levels of the sides `pyramid_levels(S)`; summed up again with `pyramid_up` they give x."""
     levels = []
-    for _ in LEVELS[:-1]:
+    for side in pyramid_levels(x.shape[2])[:-1]:
         smaller = pyramid_down(x)
-        levels.append(x - pyramid_up(smaller))
+        levels.append(x - pyramid_up(smaller, side))
         x = smaller
     return [*levels, x]
 
 
 def extract_patches(level: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
-    """level: [B, 3, S, S]; corners: int64 [B, P, 2], top left (y, x) -> patches [B * P, 3, 7, 7]."""
+    """level: [B, C, S, S]; corners: int64 [B, P, 2], top left (y, x) -> patches [B * P, C, 7, 7]."""
     offsets = torch.arange(PATCH_SIZE, device=level.device)
     y = corners[:, :, 0, None, None] + offsets[:, None]                                    # [B, P, 7, 1]
     x = corners[:, :, 1, None, None] + offsets[None, :]                                    # [B, P, 1, 7]
     image = torch.arange(len(level), device=level.device)[:, None, None, None]
-    patches = level.permute(0, 2, 3, 1)[image, y, x]                                       # [B, P, 7, 7, 3]
+    patches = level.permute(0, 2, 3, 1)[image, y, x]                                       # [B, P, 7, 7, C]
     return patches.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def normalise_channels(patches: torch.Tensor) -> torch.Tensor:
-    """[M, 3, 7, 7] -> the same with mean 0 and standard deviation 1 per channel, in place; a constant channel is 0."""
+    """[M, C, 7, 7] -> the same with mean 0 and standard deviation 1 per channel, in place; a constant channel is 0."""
     for channel in patches.unbind(1):
         channel -= channel.mean(dtype=torch.float64).float()
         deviation = channel.square().mean(dtype=torch.float64).sqrt().float()
@@ -115,19 +115,20 @@ def profile(images, *, patches_per_image: int = PATCHES_PER_IMAGE, num_projectio
             seed: int = 0, device="cpu", progress: str | None = None) -> dict[int, torch.Tensor]:
     """What the distance needs to know of a set of images: level -> quantiles float32 [num_projections, 4096].
 
-    images: uint8 [N, 3, 64, 64], array or tensor. Patches of image k are at the same places in every set, so equal
-    sets are exactly 0 apart. One level's patches are in memory at a time: N * patches_per_image * 147 floats.
-    progress: title of a progress bar.
+    images: uint8 [N, C, S, S] with S at least 7, array or tensor. Patches of image k are at the same places in every
+    set, so equal sets are exactly 0 apart. One level's patches are in memory at a time: N * patches_per_image * 49 C
+    floats. progress: title of a progress bar. Raises InputError for other shapes.
     """
-    if len(images) < 1 or tuple(images.shape[1:]) != (3, 64, 64):
+    if len(images) < 1 or images.ndim != 4 or images.shape[2] != images.shape[3] or images.shape[2] < PATCH_SIZE:
         raise InputError(f"sliced Wasserstein distance: found images of shape {list(images.shape)}, expected "
-                         "[N, 3, 64, 64] with N >= 1")
+                         f"[N, C, S, S] with N >= 1 and S >= {PATCH_SIZE}")
+    levels, channels = pyramid_levels(images.shape[2]), images.shape[1]
     result = {}
     starts = range(0, len(images), IMAGES_PER_CHUNK)
-    with tqdm(total=len(LEVELS) * len(starts), desc=progress, disable=progress is None) as bar:
-        for depth, size in enumerate(LEVELS):
+    with tqdm(total=len(levels) * len(starts), desc=progress, disable=progress is None) as bar:
+        for depth, size in enumerate(levels):
             random = np.random.default_rng([seed, size])
-            patches = torch.empty(len(images) * patches_per_image, 3, PATCH_SIZE, PATCH_SIZE, device=device)
+            patches = torch.empty(len(images) * patches_per_image, channels, PATCH_SIZE, PATCH_SIZE, device=device)
             for start, chunk in zip(starts, in_chunks(images, IMAGES_PER_CHUNK)):
                 level = laplacian_pyramid(chunk.to(device).float())[depth]
                 corners = random.integers(0, size - PATCH_SIZE + 1, (len(chunk), patches_per_image, 2))
@@ -135,19 +136,24 @@ def profile(images, *, patches_per_image: int = PATCHES_PER_IMAGE, num_projectio
                 patches[first:first + len(chunk) * patches_per_image] = extract_patches(
                     level, torch.from_numpy(corners).to(device))
                 bar.update()
-            descriptors = normalise_channels(patches).flatten(1)                            # [M, 147]
+            descriptors = normalise_channels(patches).flatten(1)                            # [M, 49 C]
             result[size] = projected_quantiles(descriptors, num_projections, seed).cpu()
     return result
 
 
 def distance(profile_a: dict[int, torch.Tensor], profile_b: dict[int, torch.Tensor]) -> dict[str, float]:
-    """swd_64, swd_32, swd_16 and their mean swd, times 1000, from two profiles made with the same settings."""
-    values = {f"swd_{size}": SCALE * float(wasserstein_1d(profile_a[size], profile_b[size]).mean()) for size in LEVELS}
+    """swd_SIDE of each level (64, 32 and 16, say) and their mean swd, times 1000, from two profiles made with the same
+    settings. Raises InputError for images of two sizes."""
+    if list(profile_a) != list(profile_b):
+        raise InputError(f"sliced Wasserstein distance: found levels of {list(profile_a)} and of {list(profile_b)} "
+                         "pixels, expected images of one size")
+    values = {f"swd_{size}": SCALE * float(wasserstein_1d(profile_a[size], profile_b[size]).mean())
+              for size in profile_a}
     return {"swd": sum(values.values()) / len(values), **values}
 
 
 def sliced_wasserstein(images_a, images_b, **settings) -> dict[str, float]:
-    """The distances of two sets of images, uint8 [N, 3, 64, 64] and [M, 3, 64, 64]; settings as in `profile`."""
+    """The distances of two sets of images, uint8 [N, C, S, S] and [M, C, S, S]; settings as in `profile`."""
     return distance(profile(images_a, **settings), profile(images_b, **settings))
 
 

@@ -14,19 +14,21 @@ from pathlib import Path
 from evaluation import figures
 from lift.options import DEFAULT_NAMES
 from engine.errors import InputError
-from evaluation.options import DETAIL_ROWS
-from evaluation.results_table import FEW_IMAGES, KEY_COLUMNS
+from evaluation.results_table import FEW_IMAGES, KEY_COLUMNS, OF_LEVEL
 
-HIGHER_IS_BETTER = ("precision", "recall")
-UNRANKED = DETAIL_ROWS    # good where real images have the same
+HIGHER_IS_BETTER = ("precision", "recall", "precision_lite0", "recall_lite0")
+UNRANKED = ("kurtosis", "contrast")         # good where real images have the same
 METRIC_LABELS = {"fid": "FID", "kid": "KID", "precision": "Precision", "recall": "Recall",
-                 "fd_tiny": "Fréchet distance of a small classifier's features (fd_tiny, not FID)",
-                 "swd": "Sliced Wasserstein distance, mean of the levels",
-                 "swd_64": "Sliced Wasserstein distance, level 64", "swd_32": "Sliced Wasserstein distance, level 32",
-                 "swd_16": "Sliced Wasserstein distance, level 16", "kurtosis_64": "Kurtosis of the detail, level 64",
-                 "kurtosis_32": "Kurtosis of the detail, level 32", "contrast_64": "Contrast of the detail, level 64",
-                 "contrast_32": "Contrast of the detail, level 32"}
-DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3}        # other metrics: four significant digits
+                 "fd_lite0": "Fréchet distance of EfficientNet-Lite0's features (fd_lite0, not FID)",
+                 "kd_lite0": "Kernel distance of EfficientNet-Lite0's features (kd_lite0, not KID)",
+                 "precision_lite0": "Precision in EfficientNet-Lite0's features",
+                 "recall_lite0": "Recall in EfficientNet-Lite0's features",
+                 "fd_tiny": "Fréchet distance of a small classifier's features (fd_tiny, not FID; history, measured no "
+                            "more)",
+                 "swd": "Sliced Wasserstein distance, mean of the levels"}
+LEVEL_LABELS = {"swd": "Sliced Wasserstein distance", "kurtosis": "Kurtosis of the detail",
+                "contrast": "Contrast of the detail"}
+DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3, "precision_lite0": 3, "recall_lite0": 3}        # other metrics: four significant digits
 PATH_LABELS = {"uniform": "baseline", "dp": "baseline DP", **figures.PATH_LABELS}        # also the columns' order
 PROTOCOL = ("metric", "dataset", "split", "reference_hash", "num_images", "weights", "precision")
 ROW = ("epochs", "num_steps", "num_model_calls")
@@ -92,6 +94,14 @@ def spread_over_seeds(rows: list[dict]) -> Spread:
     return spread_of([row["value"] for row in rows], seeds)
 
 
+def metric_label(metric: str) -> str:
+    """What a metric, perhaps of one level of a pyramid such as swd_32, is called in titles."""
+    if not OF_LEVEL.fullmatch(metric):
+        return METRIC_LABELS.get(metric, metric)
+    kind, level = metric.split("_")
+    return f"{LEVEL_LABELS[kind]}, level {level}"
+
+
 def format_value(metric: str, value: float) -> str:
     """A metric's value with the digits that its table shows."""
     if metric in DECIMALS:
@@ -110,6 +120,11 @@ def format_spread(metric: str, spread: Spread) -> str:
     return f"{text} ± {spread.standard_deviation:.{digits}f}"
 
 
+def is_ranked(metric: str) -> bool:
+    """Whether lower, or higher, is better."""
+    return metric.partition("_")[0] not in UNRANKED
+
+
 def mark_best(cells: list[Cell], higher: bool) -> None:
     """Mark the best of some cells, all of them if equal; a value that stands alone is no best."""
     values = [cell.value for cell in cells if cell.value is not None and math.isfinite(cell.value)]
@@ -121,7 +136,7 @@ def mark_best(cells: list[Cell], higher: bool) -> None:
 
 def mark_best_of_metric(cells: list[Cell], metric: str) -> None:
     """`mark_best` in the metric's own direction; nothing where it has none."""
-    if metric not in UNRANKED:
+    if is_ranked(metric):
         mark_best(cells, metric in HIGHER_IS_BETTER)
 
 
@@ -214,7 +229,7 @@ def compare(rows: list[dict], metric: str) -> list[Comparison]:
 
 def direction(metric: str) -> str:
     """Which values of a metric are good, as a sentence."""
-    if metric in UNRANKED:
+    if not is_ranked(metric):
         return "To be compared with what real images score (`evaluation.noise_floor`)."
     return f"{'Higher' if metric in HIGHER_IS_BETTER else 'Lower'} is better."
 
@@ -236,9 +251,9 @@ def protocol_note(comparison: Comparison) -> str:
     else:
         number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         note += f"mean ± sample standard deviation over {number} seeds"
-    note += "." if protocol["metric"] in UNRANKED else "; best per row in bold."
-    if protocol["metric"] == "fid" and protocol["num_images"] < FEW_IMAGES:
-        note += f" Fewer than {FEW_IMAGES:,} images: biased upwards, compare within this table only."
+    note += "; best per row in bold." if is_ranked(protocol["metric"]) else "."
+    if protocol["num_images"] < FEW_IMAGES.get(protocol["metric"], 0):
+        note += f" Fewer than {FEW_IMAGES[protocol['metric']]:,} images: biased upwards, compare within this table only."
     if comparison.has_earlier:
         note += " Earlier: another checkpoint or path under the same name, measured before."
     return note
@@ -250,7 +265,7 @@ def metric_tables(rows: list[dict], metric: str, name: str | None = None) -> lis
     for comparison in compare(rows, metric):
         heads = [label for label, key in (("epoch", "epochs"), ("steps", "num_steps"), ("calls", "num_model_calls"))
                  if key == "epochs" or key not in comparison.constants]
-        title = f"{METRIC_LABELS[metric]}, {comparison.protocol['num_images']:,} images"
+        title = f"{metric_label(metric)}, {comparison.protocol['num_images']:,} images"
         table = Table(name or metric, title, protocol_note(comparison), heads + comparison.labels)
         for row_key in comparison.row_keys:
             first = [Cell(str(value), value) for column, value in zip(ROW, row_key)

@@ -2,13 +2,14 @@
 import re
 
 from lift import study_tables
-from evaluation.benchmark_tables import arithmetic_tables, benchmarks_tables
+from evaluation.benchmark_tables import arithmetic_tables, benchmarks_tables, lite_features_tables
 from engine.errors import InputError
 from evaluation.results_table import COLUMNS, METRICS, WHOLE_NUMBERS
 from evaluation.tables import SIDE_TABLES, Table, bf16_tables, metric_tables, path_cost_tables, side_table
 
 NO_RESULTS = "_No results yet._"
-MEASURED = {"benchmarks": benchmarks_tables, "arithmetic": arithmetic_tables, "path_costs": path_cost_tables}
+MEASURED = {"benchmarks": benchmarks_tables, "arithmetic": arithmetic_tables, "path_costs": path_cost_tables,
+            "lite_features": lite_features_tables}
 WITHOUT_CONDITIONS = ("bf16", *MEASURED, *SIDE_TABLES, *(name for name in study_tables.NAMES if name not in study_tables.COMPARISONS))
 MARKER = re.compile(r"^<!-- (table|end):(.*?) -->$", re.MULTILINE)     # on a line of its own
 

@@ -80,7 +80,7 @@ def main(argv=None):
         text_tables.with_tables(report_parts.read_text(text), rows, folder, str(text))
 
     drawn = {}
-    for metric in results_table.METRICS:
+    for metric in results_table.metrics_of(rows):
         found = tables.metric_tables(study_tables.others(rows), metric)
         for table in found:
             print(f"\n{table.markdown()}")

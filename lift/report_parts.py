@@ -84,7 +84,7 @@ def metric_figure(rows, metric: str):
             protocol = comparison.protocol
             panels.append({"title": f"{protocol['num_images']:,} images, {settings[0]} steps, {protocol['weights']} "
                                     f"weights, {protocol['precision']}, {protocol['dataset']}", "series": series})
-    return figures.metric_by_epoch(panels, tables.METRIC_LABELS[metric].partition(",")[0])
+    return figures.metric_by_epoch(panels, tables.metric_label(metric).partition(",")[0])
 
 
 def find_heatmaps(folder: Path, grid: int) -> list[tuple[int, Path]]:
@@ -164,7 +164,7 @@ def caption_of(name: str) -> str:
     """What the figure of that file name shows."""
     for pattern, caption in FIGURE_CAPTIONS:
         if match := re.fullmatch(pattern, name):
-            words = [tables.METRIC_LABELS.get(word) or figures.PATH_LABELS.get(word, word) for word in match.groups()]
+            words = [figures.PATH_LABELS.get(word) or tables.metric_label(word) for word in match.groups()]
             return caption.format(*words)
     return name.replace("_", " ")
 
@@ -193,7 +193,7 @@ def report_sections(rows, folder: Path, figure_dir: Path) -> list[page.Section]:
         return [(path, caption_of(path.stem)) for path in chosen]
 
     ours = study_tables.others(rows)
-    metrics = [metric for metric in results_table.METRICS if any(row["metric"] == metric for row in ours)]
+    metrics = results_table.metrics_of(ours)
     results = page.Section("Results", "Each table holds one metric under one protocol; click a heading to sort.",
                              [table for metric in metrics for table in tables.metric_tables(ours, metric)],
                              pick(*(f"by_epoch_{metric}" for metric in metrics)))

@@ -16,8 +16,9 @@ from engine.files import expecting
 from lift.paths import FIXED_LEADS
 from lift.options import X32_MODES
 from scheduler import CosineSteps
-from evaluation.tables import (FEW_IMAGES, PATH_LABELS, PROTOCOL, UNRANKED, Cell, Spread, Table, direction, format_spread,
-                    grouped, mark_best_of_metric, read_csv, run_name, spread_of, spread_over_seeds, take)
+from evaluation.options import rows_of
+from evaluation.tables import (FEW_IMAGES, PATH_LABELS, PROTOCOL, Cell, Spread, Table, direction, format_spread, grouped,
+                               is_ranked, mark_best_of_metric, read_csv, run_name, spread_of, spread_over_seeds, take)
 
 RUN_SEED = r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)"
 RUN_EPOCHS = RUN_SEED + r"_(?P<epochs>\d+)ep"
@@ -46,10 +47,12 @@ CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's"
             "samples": "Samples from the same start noises"}
 LINEAR_DENOISER = "linear_denoiser"                     # stands where the name of a run does
 WITHOUT_NETWORK = {"real": "Real images", "normal": "Images of the normal law with their mean and covariance"}
-METRICS = ("fid", "kid", "fd_tiny", "swd")              # of each table, where measured; lower is better in all
+# Of each table, where measured; lower is better in all. fd_tiny is history: measured no more.
+METRICS = ("fid", "kid", "fd_lite0", "kd_lite0", "fd_tiny", "swd")
 LEVELS = ("swd_64", "swd_32", "swd_16")
-SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_tiny": "fd_tiny", "swd": "SWD", "swd_64": "SWD, level 64",
-                "swd_32": "SWD, level 32", "swd_16": "SWD, level 16", "kurtosis_64": "kurtosis, level 64",
+SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_lite0": "fd_lite0", "kd_lite0": "kd_lite0", "fd_tiny": "fd_tiny",
+                "swd": "SWD", "swd_64": "SWD, level 64", "swd_32": "SWD, level 32", "swd_16": "SWD, level 16",
+                "kurtosis_64": "kurtosis, level 64",
                 "kurtosis_32": "kurtosis, level 32", "contrast_64": "contrast, level 64",
                 "contrast_32": "contrast, level 32"}
 MANY_STEPS = 50                                         # a protocol without so many says nothing about the gate
@@ -204,7 +207,7 @@ COMPARISONS = {
         common_seeds=False, metrics=LEVELS),
     "study_detail": Comparison(
         f"Detail of the images, {NUM_STEPS} steps", "model; predictions",
-        of_predictions, level_label, lambda row: "", lambda rows: True, common_seeds=False, metrics=UNRANKED),
+        of_predictions, level_label, lambda row: "", lambda rows: True, common_seeds=False, metrics=rows_of("detail")),
 }
 
 
@@ -275,10 +278,11 @@ def note_of(protocol: dict, members: list[dict], without_network: str) -> str:
     else:
         spread = "one seed of training and of sampling, so no spread"
     weights = "EMA" if protocol["weights"] == "ema" else protocol["weights"]
-    if protocol["num_images"] < FEW_IMAGES and any(row["metric"] == "fid" for row in members):
-        spread += f"; FID of fewer than {FEW_IMAGES:,} images is biased upwards"
+    for metric in dict.fromkeys(row["metric"] for row in members):
+        if protocol["num_images"] < FEW_IMAGES.get(metric, 0):
+            spread += f"; {SHORT_LABELS[metric]} of fewer than {FEW_IMAGES[metric]:,} images is biased upwards"
     metric = members[0]["metric"]
-    best = "" if metric in UNRANKED else "; best per column in bold where all its cells have the same seeds"
+    best = "; best per column in bold where all its cells have the same seeds" if is_ranked(metric) else ""
     return (f"{direction(metric)} {epochs_of_training(protocol['epochs'])}, {protocol['num_images']:,} images a cell, "
             f"{weights} weights, {protocol['precision']}, against {protocol['dataset']}, split {protocol['split']}; "
             f"{spread}{best}. {without_network}")

@@ -23,7 +23,7 @@ MAP_IMAGES="${MAP_IMAGES:-2}"                   # images per cell of the error m
 SEEDS="${SEEDS:-42}"
 TRAIN_OPTIONS="${TRAIN_OPTIONS:---parametrization residual}"     # further options for both trainings
 export LIFT_OPTIONS="${LIFT_OPTIONS:---native_32}"               # for LIFT's alone
-METRICS="${METRICS:-}"                          # left out: fid where Inception weights are to be had, else swd
+METRICS="${METRICS:-}"              # left out: fid where Inception weights are to be had, else fd_lite0, kd_lite0, swd
 read -r -a hidden_dims <<< "$HIDDEN_DIMS"
 read -r -a train_options <<< "$TRAIN_OPTIONS"
 read -r -a seeds <<< "$SEEDS"

@@ -30,8 +30,7 @@ SOLVERS="${SOLVERS:-ddim multistep}"
 SAMPLING_SEEDS="${SAMPLING_SEEDS:-42}"
 LEADS="${LEADS:-lead_1 lead_2 lead_3 lead_5}"    # paths on which the two predictions are made to agree
 LEAD="${LEAD:-lead_3}"                          # the one of them that samples and details are shown for
-METRICS="${METRICS:-fd_tiny swd}"
-FD_TINY="${FD_TINY:-../shared/tools}"           # folder of the classifier behind fd_tiny
+METRICS="${METRICS:-fd_lite0 kd_lite0 swd}"
 GRID="${GRID:-40}"                              # 36 steps on the diagonal need 37 points
 K="${K:-2}"                                     # probes per image of the error maps
 MAP_IMAGES="${MAP_IMAGES:-8}"
@@ -51,7 +50,7 @@ LOGS="${LOGS:-logs/study}"
 GENERATED="${GENERATED:-generated/study}"        # single images of the sample grids
 [ "$(basename "$OUTPUT")" = study ] || {
     echo "study.sh: OUTPUT: found $OUTPUT, expected a folder named study, where the tables look for it" >&2; exit 2; }
-for setting in DATASET FD_TINY CHECKPOINTS OUTPUT LOGS GENERATED; do
+for setting in DATASET CHECKPOINTS OUTPUT LOGS GENERATED; do
     [[ "${!setting}" != *[[:space:]]* ]] || {
         echo "study.sh: $setting: found '${!setting}', expected a path without spaces; a link to it will do" >&2
         exit 2; }
@@ -184,7 +183,7 @@ evaluate() {    # RUN STEPS IMAGES "PATHS" [OPTION...]
     echo "eval_${run}_${steps}_$label eval_fid_batch.py $data --model_type $(model_type "$run")" \
         "--checkpoints $(checkpoint "$run")" \
         "--paths $paths --num_steps $steps --num_images $images --seeds $SAMPLING_SEEDS --metrics $METRICS" \
-        "--fd_tiny $FD_TINY --heatmap_dir $OUTPUT --grid $GRID --results $RESULTS --precision $PRECISION $*"
+        "--heatmap_dir $OUTPUT --grid $GRID --results $RESULTS --precision $PRECISION $*"
 }
 gate_jobs() {
     local steps run
@@ -244,7 +243,7 @@ without_network() {     # NAME "IMAGES" "METRICS"
     local images
     for images in real normal; do
         echo "$1_$images -m evaluation.noise_floor $data --images $images --num_images $2 --metrics $3" \
-            "--fd_tiny $FD_TINY --results $RESULTS"
+            "--results $RESULTS"
     done
 }
 error_jobs() {

@@ -70,31 +70,6 @@ def reference_shapes():
             for model_type in ("baseline", "lift")}
 
 
-TINY_CLASSIFIER = '''
-from pathlib import Path
-import torch
-
-def load_net(device="cpu"):
-    net = torch.nn.Linear(3, 5, bias=False)
-    net.load_state_dict(torch.load(Path(__file__).with_name("fd_tiny.pt"), weights_only=True))
-    return net.to(device)
-
-@torch.no_grad()
-def features(images, net=None, batch_size=500):
-    return net(images.float().mean((2, 3))).double().numpy()
-'''
-
-
-@pytest.fixture
-def tiny_folder(tmp_path) -> Path:
-    """A folder with a classifier of the same make: a linear map of the mean colour."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    (folder / "fd_tiny.py").write_text(TINY_CLASSIFIER)
-    files.save_torch(folder / "fd_tiny.pt", {"weight": torch.randn(5, 3, generator=torch.Generator().manual_seed(0))})
-    return folder
-
-
 def blank_v_model(model_type: str) -> torch.nn.Module:
     """Puts out v = 0: noise sqrt(1 - abar) x_t, clean image sqrt(abar) x_t."""
     model = checkpoints.build_model(model_type, [8, 16], "v").eval()

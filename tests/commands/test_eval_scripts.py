@@ -23,6 +23,7 @@ from lift import generation
 from evaluation import image_detail
 from lift import paths
 from evaluation import results_table
+from evaluation.options import FEATURE_METRICS, METRICS, rows_of
 from engine.sampling import to_uint8
 from lift import sampling
 from lift.checkpoints import build_model, load_model
@@ -335,19 +336,21 @@ def test_value_is_that_of_the_images_themselves(work, monkeypatch):
                                                                 for name, value in expected.items()}
 
 
-def test_all_metrics_from_one_generation(work, monkeypatch, capsys, accept_stand_in, tiny_folder):       # noqa: F811
+def test_all_metrics_from_one_generation(work, monkeypatch, capsys, accept_stand_in):       # noqa: F811
     calls = []
     original = generation.generate
     monkeypatch.setattr(generation, "generate", lambda *a, **k: calls.append(1) or original(*a, **k))
     arguments = [*EVAL, "--model_type", "baseline", "--dataset", "synthetic:8", "--batch_size", 3]
-    assert run(monkeypatch, eval_fid_batch, *arguments, "--metrics", "fid", "kid", "precision_recall", "swd", "fd_tiny",
-               "detail", "--fd_tiny", tiny_folder) == 0
+    assert run(monkeypatch, eval_fid_batch, *arguments, "--metrics", *METRICS) == 0
     assert len(calls) == 2                                          # 5 images in batches of 3
     rows = {row["metric"]: row for row in table()}
-    assert set(rows) == set(results_table.METRICS)
-    assert rows["fid"]["value"] > 0 and rows["kid"]["standard_error"] > 0
-    assert 0 <= rows["precision"]["value"] <= 1 and 0 <= rows["recall"]["value"] <= 1
-    assert "WARNING: FID with 5 generated images, fewer than 2048" in capsys.readouterr().out
+    assert set(rows) == set(results_table.METRICS) - {"fd_tiny"}           # which is history
+    assert all(rows[name]["value"] > 0 for name in ("fid", "fd_lite0"))
+    assert all(rows[name]["standard_error"] > 0 for name in ("kid", "kd_lite0"))
+    assert all(0 <= rows[name]["value"] <= 1 for name in ("precision", "recall", "precision_lite0", "recall_lite0"))
+    said = capsys.readouterr().out
+    assert "WARNING: FID with 5 generated images, fewer than 2048" in said
+    assert "WARNING: fd_lite0 with 5 generated images, fewer than 1280" in said
     # by default FID where its weights are at hand: there it is, from another way through the statistics
     assert run(monkeypatch, eval_fid_batch, *arguments, "--seeds", 42, "--force", "--cache_dir", "other_cache") == 0
     again = {row["metric"]: row for row in table()}["fid"]["value"]
@@ -374,8 +377,9 @@ def test_without_inception_weights_nothing_is_called_fid(work, monkeypatch, caps
     without_weights(monkeypatch, work / "home")
     assert run(monkeypatch, eval_fid_batch, *EVAL, "--model_type", "baseline") == 0
     printed = capsys.readouterr().out
-    assert fid.WEIGHTS_NAME in printed and str(work / "home" / "hub" / "checkpoints") in printed and "swd" in printed
-    assert {row["metric"] for row in table()} == {"swd", "swd_64", "swd_32", "swd_16"}
+    assert fid.WEIGHTS_NAME in printed and str(work / "home" / "hub" / "checkpoints") in printed
+    assert "scoring with fd_lite0, kd_lite0, swd" in printed
+    assert {row["metric"] for row in table()} == {"fd_lite0", "kd_lite0", "swd", "swd_64", "swd_32", "swd_16"}
     assert fid.WEIGHTS_NAME in fails(monkeypatch, capsys, eval_fid_batch, *EVAL, "--model_type", "baseline",
                                      "--metrics",
                                      "fid")
@@ -427,13 +431,14 @@ def test_a_kill_between_two_rows_loses_neither(work, monkeypatch):
 
 def test_two_processes_give_the_same_rows(work, monkeypatch, accept_stand_in):              # noqa: F811
     arguments = [*EVAL, "--checkpoints", "checkpoints/baseline_3ep.pth", "--model_type", "baseline", "--metrics", "swd",
-                 "fid", "kid", "--dataset", "synthetic:8", "--num_images", 4, "--batch_size", 1]
+                 "fid", "kid", *FEATURE_METRICS["lite0"], "--dataset", "synthetic:8", "--num_images", 4, "--batch_size", 1]
     assert run(monkeypatch, eval_fid_batch, *arguments) == 0
     run_divided(eval_fid_batch, *arguments, "--results", "two.csv")
     divided = results_table.read("two.csv")
     assert [(row["metric"], row["value"]) for row in divided] == [
         (row["metric"], pytest.approx(row["value"], rel=1e-6)) for row in table()]
-    assert {row["metric"] for row in divided} == {"fid", "kid", "swd", "swd_64", "swd_32", "swd_16"}
+    assert {row["metric"] for row in divided} == {"fid", "kid", "fd_lite0", "kd_lite0", "precision_lite0", "recall_lite0", "swd",
+                                                 "swd_64", "swd_32", "swd_16"}
     [record] = (work / "runs").glob("eval_fid_batch_*.json")        # one, from the main process
     assert json.loads(record.read_text())["options"]["checkpoints"] == ["checkpoints/baseline_3ep.pth"]
 
@@ -443,7 +448,7 @@ def test_detail_of_the_generated_images(work, monkeypatch):
     images = to_uint8(sampling.generate(load_model("checkpoints/lift_dual_timestep_3ep.pth").model,
                                                  sampling.uniform_diagonal(3), 42, range(5)).x_64)
     expected = image_detail.statistics_of(images)
-    assert {row["metric"] for row in table()} == set(expected) == set(image_detail.ROWS)
+    assert {row["metric"] for row in table()} == set(expected) == set(rows_of("detail"))
     for row in table():
         assert (row["value"], row["standard_error"]) == pytest.approx(expected[row["metric"]], rel=0.01)
 

@@ -153,8 +153,8 @@ def test_statistics_of_one_image_have_no_covariance():
 def test_few_images_are_said_loudly(capsys):
     assert fid.warning_for_few(2048, "generated") is None
     assert "FID with 2047 generated images, fewer than 2048" in fid.warning_for_few(2047, "generated")
-    assert fid.warning_for_few(320, "scored", "fd_tiny", 320) is None
-    assert "fd_tiny with 319 scored images, fewer than 320" in fid.warning_for_few(319, "scored", "fd_tiny", 320)
+    assert fid.warning_for_few(1280, "scored", "fd_lite0") is None
+    assert "fd_lite0 with 1279 scored images, fewer than 1280" in fid.warning_for_few(1279, "scored", "fd_lite0")
     scoring.warn_of_few(["swd"], {"drawn": 5})
     assert capsys.readouterr().out == ""
     scoring.warn_of_few(["swd", "fid"], {"drawn": 2047, "real": 3000})

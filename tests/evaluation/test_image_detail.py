@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from evaluation import image_detail
 from evaluation import results_table
-from evaluation.options import DETAIL_ROWS, METRIC_ROWS
+from evaluation.options import rows_of
 from engine.errors import InputError
 
 
@@ -37,7 +37,7 @@ def test_gaussian_fields_have_kurtosis_3_whatever_their_contrast_and_smoothness(
     fields = gaussian_fields(40, 0, blur)
     fields[20:] = (fields[20:].astype(float) / 2 + 64).round()              # half as much contrast in half of them
     values = image_detail.statistics_of(fields)
-    assert tuple(values) == DETAIL_ROWS
+    assert tuple(values) == rows_of("detail")
     for size in (64, 32):
         kurtosis, error = values[f"kurtosis_{size}"]
         assert kurtosis == pytest.approx(3, abs=0.15) and 0 < error < 0.1
@@ -66,4 +66,13 @@ def test_images_without_detail_are_left_out_of_the_kurtosis():
 
 
 def test_the_metric_has_its_rows_in_the_table_of_results():
-    assert set(METRIC_ROWS["detail"]) <= set(results_table.METRICS)
+    assert set(rows_of("detail")) <= set(results_table.METRICS)
+    assert rows_of("detail", 128) == ("kurtosis_128", "kurtosis_64", "kurtosis_32", "contrast_128", "contrast_64",
+                                      "contrast_32")
+
+
+def test_any_size_with_a_level_above_the_last():
+    grey = gaussian_fields(6, 4)[:, :1, :28, :28]
+    assert tuple(image_detail.statistics_of(grey)) == ("kurtosis_28", "contrast_28")
+    with pytest.raises(InputError, match="expected a side of at least 27 pixels"):
+        image_detail.statistics_of(grey[:, :, :26, :26])

@@ -48,6 +48,13 @@ def test_they_lie_in_the_span_of_the_images():
     assert beside.square().mean() < 1.2 / 12                    # rounding to grey levels alone
 
 
+def test_grey_images_of_another_size_have_their_law_too():
+    images = few_images()[:, :1, :28, :28]
+    drawn = normal_law.draw(images, 400, seed=4)
+    assert drawn.shape == (400, 1, 28, 28) and drawn.dtype == torch.uint8
+    assert (drawn.double().mean() - torch.from_numpy(images).double().mean()).abs() < 1
+
+
 def test_an_image_depends_on_seed_and_number_alone(monkeypatch):
     many = normal_law.draw(few_images(), 5, seed=3)
     monkeypatch.setattr(normal_law, "IMAGES_PER_CHUNK", 2)

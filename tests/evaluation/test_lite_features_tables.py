@@ -1,0 +1,55 @@
+"""The tables of the benchmark of EfficientNet-Lite0's distances, from a file and as published."""
+import json
+
+import pytest
+
+from conftest import ROOT
+from engine.errors import InputError
+from evaluation import benchmark_tables, text_tables
+
+PUBLISHED = ROOT / "results/published/evaluation"
+
+
+def row(change, num_images, draw, frechet, kernel):
+    return {"side": 96, "num_images": num_images, "change": change, "draw": draw, "fd_lite0": frechet,
+            "kd_lite0": kernel, "kd_standard_error": 0.002, "precision": 0.75, "recall": 0.5, "animal": 0.9,
+            "vehicle": 0.01}
+
+
+def write(folder, rows):
+    (folder / "lite_features.json").write_text(json.dumps({
+        "dataset": "photos", "num_reference": 25, "device": "cpu", "images_per_second": {"96": 61.2}, "rows": rows}))
+
+
+def texts(table):
+    return [[cell.text for cell in line] for line in table.rows]
+
+
+def test_tables_have_means_spreads_and_distances_in_deviations(tmp_path):
+    assert benchmark_tables.lite_features_tables(tmp_path) == []
+    write(tmp_path, [row("none", 100, 0, 300.0, 0.001), row("none", 100, 1, 310.0, -0.001),
+                     row("blur", 100, 0, 400.0, 0.010), row("blur", 100, 1, 410.0, 0.012), row("none", 500, 0, 150.0, 0.0)])
+    frechet, kernel, apart, shares = benchmark_tables.lite_features_tables(tmp_path)
+    assert frechet.header == ["change", "100 at 96", "500 at 96"] and "61 images/s to 96" in frechet.note
+    assert texts(frechet) == [["none: the floor", "305.0 ± 7.1", "150.0"], ["blur", "405.0 ± 7.1", "–"]]
+    assert texts(kernel) == [["none: the floor", "0.00 ± 2.00", "0.00 ± 2.00"], ["blur", "11.00 ± 2.00", "–"]]
+    assert texts(apart) == [["blur", "14.1", "7.8"]]        # 100 / sqrt(50), 0.011 / sqrt(2e-6)
+    assert shares.title == "Shares of 500 images at 96" and texts(shares)[0] == ["none: the floor", "0.750", "0.500",
+                                                                               "0.900", "0.010"]
+
+
+def test_a_foreign_file_is_one_line(tmp_path):
+    (tmp_path / "lite_features.json").write_text("{}")
+    with pytest.raises(InputError, match="lite_features.json: is not what scripts/benchmarks/lite_features.py writes"):
+        benchmark_tables.lite_features_tables(tmp_path)
+
+
+def test_the_text_has_the_published_numbers():
+    text = (ROOT / "evaluation/README.md").read_text()
+    assert "<!-- table:lite_features -->" in text and (PUBLISHED / "lite_features.json").exists()
+    assert text_tables.with_tables(text, [], PUBLISHED, "evaluation/README.md") == text
+
+
+def test_what_the_text_concludes_is_what_was_measured():
+    rows = json.loads((PUBLISHED / "lite_features.json").read_text())["rows"]
+    assert {entry["change"] for entry in rows} >= {"none", "noise of 5 grey levels", "16 patches shuffled"}
