@@ -83,7 +83,7 @@ def choose_precision(args, was_auto: bool, loaded, images, timesteps) -> dict:
 
 def main(argv=None):
     args = parse_args(argv)
-    from lift import checkpoints, dynamic_program, error_map, heatmap_figures, heatmap_file, path_summary, paths
+    from lift import checkpoints, dynamic_program, error_map, figures, heatmap_file, path_summary, paths
     from lift.generation import name_of
     timesteps = paths.timestep_grid(args.grid, args.grid_space)
     dynamic_program.check_num_steps(args.num_steps, (args.grid - 1,) * 2, (args.max_jump,) * 2)
@@ -97,7 +97,7 @@ def main(argv=None):
 
     loaded = checkpoints.load_model(args.checkpoint, "lift", args.weights, device)
     output = heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs, args.weights)
-    figures_at = heatmap_figures.outputs_of(output)
+    figures_at = figures.outputs_of(output)
     for path in (output, output.with_suffix(".json"), *figures_at.values()):
         refuse_existing(path, args.overwrite)
     image_set = load_images(args.dataset, args.split, args.cache_dir)
@@ -115,20 +115,20 @@ def main(argv=None):
         heatmap["edge_costs"][name] = measure_edge_costs(name, loaded.model, image_set.images, timesteps, args)
     heatmap = heatmap_file.keep_lead(heatmap, output)
     rows = path_summary.summarize_paths(heatmap, args.paths, args.num_steps, args.step_size, args.max_jump)
-    figures = heatmap_figures.draw(heatmap, rows, args.step_size, args.max_jump, args.num_resamples,
-                                   heatmap_figures.title_of(heatmap))
+    drawn = figures.draw(heatmap, rows, args.step_size, args.max_jump, args.num_resamples,
+                         figures.title_of(heatmap))
     spent = {key: heatmap[key] for key in ("num_primals", "num_tangents", "num_cells_above_target")}
     relative = {s: (heatmap[f"standard_error_{s}"] / heatmap[f"error_{s}"]) for s in ("64", "32")}
     errors = {f"relative_standard_error_{s}": {"median": float(value.median()), "largest": float(value.max())}
               for s, value in relative.items()}
     with written_together():
         for kind, path in figures_at.items():
-            save_png(path, figures[kind])
+            save_png(path, drawn[kind])
         save_torch(output, heatmap)
         # Last: where there is a record, there is a map.
         write_run_record(output.with_suffix(".json"), args, device, content_hash=image_set.content_hash,
                          checkpoint_fingerprint=loaded.fingerprint, **checks, **spent, **errors,
-                         paths=heatmap_figures.record(rows))
+                         paths=figures.record(rows))
     print(f"network evaluations: {spent['num_primals']:,} primals and {spent['num_tangents']:,} tangents, of one image "
           "each")
     print("relative standard error: " + ", ".join(
@@ -136,7 +136,7 @@ def main(argv=None):
     if args.target_error > 0 and spent["num_cells_above_target"]:
         print(f"{spent['num_cells_above_target']} of {heatmap['num_cells']} cells are above --target_error "
               f"{args.target_error:g} after --max_images {heatmap['options']['max_images']} images")
-    print(heatmap_figures.table(rows))
+    print(figures.table(rows))
     print("wrote " + ", ".join(map(str, (output, output.with_suffix(".json"), *figures_at.values()))))
 
 

@@ -4,15 +4,12 @@ A table holds one metric under one protocol (data set, split, reference, number 
 that only numbers that can be compared stand beside each other: epochs are rows, ways of sampling are columns.
 """
 import csv
-import json
 import math
 import re
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evaluation import figures
-from lift.options import DEFAULT_NAMES
 from engine.errors import InputError
 from evaluation.results_table import FEW_IMAGES, KEY_COLUMNS, OF_LEVEL
 
@@ -29,7 +26,6 @@ METRIC_LABELS = {"fid": "FID", "kid": "KID", "precision": "Precision", "recall":
 LEVEL_LABELS = {"swd": "Sliced Wasserstein distance", "kurtosis": "Kurtosis of the detail",
                 "contrast": "Contrast of the detail"}
 DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3, "precision_lite0": 3, "recall_lite0": 3}        # other metrics: four significant digits
-PATH_LABELS = {"uniform": "baseline", "dp": "baseline DP", **figures.PATH_LABELS}        # also the columns' order
 PROTOCOL = ("metric", "dataset", "split", "reference_hash", "num_images", "weights", "precision")
 ROW = ("epochs", "num_steps", "num_model_calls")
 COLUMN = ("name", "path", "step_size", "solver", "x32_mode")
@@ -172,10 +168,17 @@ class Comparison:
     has_earlier: bool
 
 
-def column_label(column: dict, all_columns: list[dict], model_type: str) -> str:
+@dataclass(frozen=True)
+class Names:
+    """What a system calls its ways of sampling."""
+    paths: dict = field(default_factory=dict)       # path type -> label, in the order of the columns
+    runs: dict = field(default_factory=dict)        # model type -> the name of its usual run, which a label leaves out
+
+
+def column_label(column: dict, all_columns: list[dict], model_type: str, names: Names) -> str:
     """What a column is called: the path, and what tells it from the other columns."""
-    words = [PATH_LABELS.get(column["path"], column["path"])]
-    if column["name"] != DEFAULT_NAMES.get(model_type):
+    words = [names.paths.get(column["path"], column["path"])]
+    if column["name"] != names.runs.get(model_type):
         words.append(column["name"])
     if len({c["solver"] for c in all_columns}) > 1:
         words.append(column["solver"])
@@ -193,24 +196,24 @@ def unique_labels(labels: list[str], columns: list[dict]) -> list[str]:
             for label, column in zip(labels, columns)]
 
 
-def compare(rows: list[dict], metric: str) -> list[Comparison]:
+def compare(rows: list[dict], metric: str, names: Names = Names()) -> list[Comparison]:
     """Everything measured in one metric, as one Comparison per protocol.
 
     Where a row and a column hold more than one checkpoint or path of the same name, they are never averaged: the
     latest keeps the plain label, and the others get columns `earlier 1`, `earlier 2`, ...
     """
-    order = list(PATH_LABELS)
+    order = list(names.paths)
     comparisons = []
     rows = [row for row in rows if row["metric"] == metric]
     for protocol, members in sorted(grouped(rows, lambda row: take(row, PROTOCOL)).items(), key=str):
         column_keys = sorted({(row["model_type"], *take(row, COLUMN)) for row in members}, key=lambda key: (
             key[0] != "baseline", order.index(key[2]) if key[2] in order else len(order), key[1:]))
         columns = [dict(zip(COLUMN, key[1:])) for key in column_keys]
-        names = unique_labels([column_label(column, columns, key[0]) for key, column in zip(column_keys, columns)],
-                              columns)
+        labels = unique_labels([column_label(column, columns, key[0], names)
+                                for key, column in zip(column_keys, columns)], columns)
         ranked = {}                                             # label -> {row key: Spread}, in column order
         paths = {}
-        for column_key, column, name in zip(column_keys, columns, names):
+        for column_key, column, name in zip(column_keys, columns, labels):
             own = [row for row in members if (row["model_type"], *take(row, COLUMN)) == column_key]
             for row_key, in_cell in grouped(own, lambda row: take(row, ROW)).items():
                 variants = grouped(in_cell, lambda row: (row["checkpoint_hash"], row["path_hash"])).values()
@@ -259,14 +262,14 @@ def protocol_note(comparison: Comparison) -> str:
     return note
 
 
-def metric_tables(rows: list[dict], metric: str, name: str | None = None) -> list[Table]:
-    """One table per protocol: epochs down, ways of sampling across."""
+def metric_tables(rows: list[dict], metric: str, names: Names = Names(), marker: str | None = None) -> list[Table]:
+    """One table per protocol: epochs down, ways of sampling across. marker: what a text calls it; None: the metric."""
     tables = []
-    for comparison in compare(rows, metric):
+    for comparison in compare(rows, metric, names):
         heads = [label for label, key in (("epoch", "epochs"), ("steps", "num_steps"), ("calls", "num_model_calls"))
                  if key == "epochs" or key not in comparison.constants]
         title = f"{metric_label(metric)}, {comparison.protocol['num_images']:,} images"
-        table = Table(name or metric, title, protocol_note(comparison), heads + comparison.labels)
+        table = Table(marker or metric, title, protocol_note(comparison), heads + comparison.labels)
         for row_key in comparison.row_keys:
             first = [Cell(str(value), value) for column, value in zip(ROW, row_key)
                      if column == "epochs" or column not in comparison.constants]
@@ -280,7 +283,7 @@ def metric_tables(rows: list[dict], metric: str, name: str | None = None) -> lis
     return tables
 
 
-def bf16_tables(rows: list[dict]) -> list[Table]:
+def bf16_tables(rows: list[dict], names: Names = Names()) -> list[Table]:
     """What bf16 changes: measurements made in both precisions with the same seeds, everything else being equal."""
     both = ("bf16", "float32")
     table = Table("bf16", "bf16 against float32 generation",
@@ -295,7 +298,7 @@ def bf16_tables(rows: list[dict]) -> list[Table]:
         first = members[0]
         columns = [[values[name][seed] for seed in seeds] for name in both]
         columns.append([a - b for a, b in zip(*columns)])
-        table.rows.append([Cell(first["checkpoint"]), Cell(PATH_LABELS.get(first["path"], first["path"])),
+        table.rows.append([Cell(first["checkpoint"]), Cell(names.paths.get(first["path"], first["path"])),
                            Cell(first["x32_mode"] or "–"), Cell(str(first["num_steps"]), first["num_steps"]),
                            Cell(f"{first['num_images']:,}", first["num_images"]), Cell(first["metric"]),
                            *(Cell(format_spread(first["metric"], spread), spread.mean)
@@ -317,90 +320,3 @@ def read_csv(path) -> list[dict]:
     return rows
 
 
-def number_cell(row: dict, value: str, standard_error: str, digits: int) -> Cell:
-    """`value ± standard error` of a CSV row; empty where the row has no value."""
-    if row[value] == "":
-        return Cell("–")
-    mean = float(row[value])
-    text = f"{mean:.{digits}f}"
-    return Cell(text + (f" ± {float(row[standard_error]):.{digits}f}" if row[standard_error] else ""), mean)
-
-
-def mse_table(rows: list[dict]) -> Table:
-    """What lift.eval_mse wrote: a line per case; the clean scale's untrained output in columns of its own."""
-    first = rows[0]
-    table = Table("mse", "Error of the noise prediction",
-                  f"Mean squared error per scale at t = {first['t']}, mean ± standard error over "
-                  f"{first['num_images']} images ({first['dataset']}, split {first['split']}, "
-                  f"{first['weights']} weights of {first['checkpoint']}). The output at a clean scale is untrained and "
-                  "is no part of the score: its mean square stands apart.",
-                  ["input", "t_64", "t_32", "64×64", "32×32", "clean scale's output"])
-    for case, members in grouped(rows, lambda row: row["case"]).items():
-        scored = {row["scale"]: number_cell(row, "mse", "standard_error", 4) for row in members
-                  if row["scored"] == "yes"}
-        apart = [number_cell(row, "mse", "standard_error", 4) for row in members if row["scored"] == "no"]
-        table.rows.append([Cell(case), *(Cell(members[0][t], float(members[0][t])) for t in ("t_64", "t_32")),
-                           scored.get("64", Cell("–")), scored.get("32", Cell("–")), *(apart or [Cell("–")])])
-    return table
-
-
-def super_resolution_table(rows: list[dict]) -> Table:
-    """What lift.super_resolve wrote: a line per method."""
-    first = rows[0]
-    table = Table("super_resolution", "Super-resolution from 32×32 to 64×64 without retraining",
-                  f"Mean ± standard error over {first['num_images']} images ({first['dataset']}, split "
-                  f"{first['split']}), {first['num_steps']} steps, {first['weights']} weights of "
-                  f"{first['checkpoint']}; higher is better. Consistency: PSNR between the result's own half-size copy "
-                  "and the image given.", ["method", "PSNR (dB)", "SSIM", "consistency (dB)"])
-    for row in rows:
-        table.rows.append([Cell(row["method"]), number_cell(row, "psnr", "psnr_standard_error", 2),
-                           number_cell(row, "ssim", "ssim_standard_error", 4),
-                           number_cell(row, "consistency", "consistency_standard_error", 2)])
-    for column in (1, 2, 3):
-        mark_best([row[column] for row in table.rows], higher=True)
-    return table
-
-
-SIDE_TABLES = {"mse": mse_table, "super_resolution": super_resolution_table}
-
-
-def path_cost_tables(folder) -> list[Table]:
-    """What benchmarks/path_costs.py found: how well costs predict the error, and the error of the named paths."""
-    path = Path(folder) / "path_costs.json"
-    if not path.exists():
-        return []
-    try:
-        found = json.loads(path.read_text())
-        num_mixtures = found["options"]["num_mixtures"]
-        over = f"Mean over {num_mixtures} random mixtures, in brackets the least and the greatest."
-        num_paths, path_steps, num_steps = (found["options"][key] for key in ("num_paths", "path_steps", "num_steps"))
-        correlations = Table("path_costs", "Rank correlation of a cost with the error of "
-                             f"{num_paths} random {path_steps}-step paths", over, ["cost", "raw", "whitened"])
-        for cost, rows in grouped(found["correlations"], lambda row: row["cost"]).items():
-            correlations.rows.append([Cell(cost), *(range_cell([row[norm] for row in rows], 2)
-                                                    for norm in ("raw", "whitened"))])
-        distances = Table("path_costs", f"Distance of the samples to the true law, {num_steps} steps",
-                          over, ["path", "raw", "whitened", "what it does"])
-        for name, rows in grouped(found["paths"], lambda row: row["path"]).items():
-            kinds = ", ".join(dict.fromkeys(row["kind"] for row in rows if row["kind"]))
-            distances.rows.append([Cell(name), *(range_cell([row[norm] for row in rows], 4)
-                                                 for norm in ("raw", "whitened")), Cell(kinds or "–")])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: is not what benchmarks/path_costs.py writes ({error}); run it again") from error
-    return [correlations, distances]
-
-
-def range_cell(values: list[float], digits: int) -> Cell:
-    """`mean [least, greatest]`."""
-    mean = statistics.fmean(values)
-    return Cell(f"{mean:.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]", mean)
-
-
-def side_table(folder, name: str) -> Table | None:
-    """The table of `{folder}/{name}.csv`, None where there is no such file or it has no rows."""
-    path = Path(folder) / f"{name}.csv"
-    rows = read_csv(path) if path.exists() else []
-    try:
-        return SIDE_TABLES[name](rows) if rows else None
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: no column or no number where expected ({error}); make it again") from error

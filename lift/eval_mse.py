@@ -75,7 +75,7 @@ def measure_cases(args, lift, images, device):
 
 def measure_beside_baseline(args, lift, baseline, images, device):
     """CSV rows and figure of LIFT's 64 error over the baseline's."""
-    from evaluation import figures
+    from lift.figures import model_error_curves
     from lift import measurements
     from scheduler import NUM_TIMESTEPS, CosineSteps
     timesteps = np.unique(np.rint(np.linspace(0, NUM_TIMESTEPS - 1, args.num_timesteps)).astype(np.int64))
@@ -106,7 +106,7 @@ def measure_beside_baseline(args, lift, baseline, images, device):
               f"at t = 999 {figure_curves[label]['ratio'][-1]:.3f}")
     figure_curves = {label: {name: np.array(values) for name, values in curve.items()}
                      for label, curve in figure_curves.items()}
-    return rows, figures.model_error_curves(timesteps, of_baseline.mean(1), figure_curves,
+    return rows, model_error_curves(timesteps, of_baseline.mean(1), figure_curves,
                                           of_linear.mean(1) if linear else None)
 
 

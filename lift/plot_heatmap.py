@@ -28,9 +28,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from lift import error_map, heatmap_figures, heatmap_file, path_summary
+    from lift import error_map, figures, heatmap_file, path_summary
     from lift.dynamic_program import check_num_steps
-    figures_at = heatmap_figures.outputs_of(args.output or args.heatmap)
+    figures_at = figures.outputs_of(args.output or args.heatmap)
     record_at = figures_at["maps"].with_name(f"{figures_at['maps'].stem}_plot.json")
     for path in (*figures_at.values(), record_at):
         refuse_existing(path, args.overwrite)
@@ -38,13 +38,13 @@ def main(argv=None):
     heatmap = error_map.reweighted(heatmap, args.chain_rule, args.normalization, args.prediction)
     check_num_steps(args.num_steps, (len(heatmap["timesteps"]) - 1,) * 2, (args.max_jump,) * 2)
     rows = path_summary.summarize_paths(heatmap, args.paths, args.num_steps, args.step_size, args.max_jump)
-    figures = heatmap_figures.draw(heatmap, rows, args.step_size, args.max_jump, args.num_resamples,
-                                   heatmap_figures.title_of(heatmap))
+    drawn = figures.draw(heatmap, rows, args.step_size, args.max_jump, args.num_resamples,
+                         figures.title_of(heatmap))
     with written_together():
         for kind, path in figures_at.items():
-            save_png(path, figures[kind])
-        write_run_record(record_at, args, paths=heatmap_figures.record(rows))
-    print(heatmap_figures.table(rows))
+            save_png(path, drawn[kind])
+        write_run_record(record_at, args, paths=figures.record(rows))
+    print(figures.table(rows))
     print("wrote " + ", ".join(map(str, figures_at.values())))
 
 

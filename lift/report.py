@@ -67,8 +67,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from evaluation import results_table, tables, text_tables
-    from lift import report_parts, study_tables
+    from lift import side_tables
+    from evaluation import results_table, tables
+    from lift import marked_tables, report_parts, study_tables
+    from lift.labels import NAMES
     folder = args.results.parent
     if not args.results.exists():
         raise InputError(f"--results: {args.results} does not exist; run eval_fid_batch.py first")
@@ -77,19 +79,19 @@ def main(argv=None):
         checked = [report_parts.agrees(text, rows, args.results) for text in args.readme or map(Path, TEXTS)]
         sys.exit(0 if all(checked) else 1)
     for text in args.readme or []:              # what is wrong with it is said before any work
-        text_tables.with_tables(report_parts.read_text(text), rows, folder, str(text))
+        marked_tables.with_tables(report_parts.read_text(text), rows, folder, str(text))
 
     drawn = {}
     for metric in results_table.metrics_of(rows):
-        found = tables.metric_tables(study_tables.others(rows), metric)
+        found = tables.metric_tables(study_tables.others(rows), metric, NAMES)
         for table in found:
             print(f"\n{table.markdown()}")
         if found:
             drawn[f"by_epoch_{metric}"] = report_parts.metric_figure(study_tables.others(rows), metric)
     for table in (table for name in study_tables.NAMES for table in study_tables.tables_named(name, rows, folder)):
         print(f"\n{table.markdown()}")
-    for name in tables.SIDE_TABLES:
-        if table := tables.side_table(folder, name):
+    for name in side_tables.SIDE_TABLES:
+        if table := side_tables.side_table(folder, name):
             print(f"\n{table.markdown()}")
     print()
 

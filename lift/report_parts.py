@@ -11,8 +11,11 @@ from engine.command_line import git_revision
 from engine.errors import InputError
 from engine.files import expecting, written_whole
 from engine.sampling import to_uint8
-from evaluation import benchmark_tables, figures, page, results_table, tables, text_tables
-from lift import checkpoints, heatmap_file, measurements, path_summary, paths, sampling, study_tables
+from evaluation import benchmark_tables, figures, page, results_table, tables
+from lift import (checkpoints, heatmap_file, marked_tables, measurements, path_summary, paths, sampling, side_tables,
+                  study_tables)
+from lift.figures import path_evolution
+from lift.labels import NAMES, PATH_LABELS, path_color
 
 FIGURE_CAPTIONS = (
     (r"path_evolution", "Paths over their error maps, epoch by epoch: the 64 error above, the total below."),
@@ -43,7 +46,7 @@ def read_text(path: Path) -> str:
 def agrees(readme: Path, rows, results: Path) -> bool:
     """Whether `readme` is what the results give; where not, its first line that differs is named."""
     text = read_text(readme)
-    expected = text_tables.with_tables(text, rows, results.parent, str(readme), may_empty=True)
+    expected = marked_tables.with_tables(text, rows, results.parent, str(readme), may_empty=True)
     if text != expected:
         different = next(k for k, (a, b) in enumerate(zip(text.splitlines() + [""], expected.splitlines() + [""]), 1)
                          if a != b)
@@ -57,7 +60,7 @@ def agrees(readme: Path, rows, results: Path) -> bool:
 def update_readme(readme: Path, rows, folder) -> None:
     """Write the tables into `readme`, if that changes it."""
     text = read_text(readme)
-    new_text = text_tables.with_tables(text, rows, folder, str(readme))
+    new_text = marked_tables.with_tables(text, rows, folder, str(readme))
     if new_text != text:
         with written_whole(readme, "w") as file:
             file.write(new_text)
@@ -69,14 +72,14 @@ def update_readme(readme: Path, rows, folder) -> None:
 def metric_figure(rows, metric: str):
     """A metric against the epoch, a panel per protocol."""
     panels = []
-    for comparison in tables.compare(rows, metric):
+    for comparison in tables.compare(rows, metric, NAMES):
         for settings in sorted({row_key[1:] for row_key in comparison.row_keys}):
             series = []
             for label in comparison.labels:
                 spreads = [(row_key[0], comparison.cells[row_key, label]) for row_key in comparison.row_keys
                            if row_key[1:] == settings and (row_key, label) in comparison.cells]
                 if spreads:
-                    series.append({"label": label, "path": comparison.paths[label],
+                    series.append({"label": label, "color": path_color(comparison.paths[label]),
                                    "epochs": [epoch for epoch, _ in spreads],
                                    "means": [spread.mean for _, spread in spreads],
                                    "deviations": [np.nan if spread.standard_deviation is None
@@ -108,7 +111,7 @@ def evolution_figure(heatmaps, args):
         columns.append({"title": f"epoch {epoch}", "timesteps": timesteps, "error_64": error_64,
                         "error_total": error_64 + error_32, "paths_64": {"diagonal": diagonal, "dp_64": dp_64},
                         "paths_total": {"diagonal": diagonal, "dp_total": dp_total}})
-    return figures.path_evolution(columns)
+    return path_evolution(columns)
 
 
 def training_figure(logs):
@@ -150,7 +153,7 @@ def sample_figures(args, device) -> dict:
     options = {"solver": args.solver, "precision": args.precision}
     rows, drawn = {}, {}
     for path_type, (model, path) in tqdm(ways.items(), desc="samples", unit="path"):
-        label = figures.PATH_LABELS.get(path_type, path_type)
+        label = PATH_LABELS.get(path_type, path_type)
         samples = sampling.generate(model, path, args.seed, range(args.num_images), **options)
         rows[label] = to_uint8(samples.x_64).cpu().numpy()
         if path_type != "baseline":
@@ -164,7 +167,7 @@ def caption_of(name: str) -> str:
     """What the figure of that file name shows."""
     for pattern, caption in FIGURE_CAPTIONS:
         if match := re.fullmatch(pattern, name):
-            words = [figures.PATH_LABELS.get(word) or tables.metric_label(word) for word in match.groups()]
+            words = [PATH_LABELS.get(word) or tables.metric_label(word) for word in match.groups()]
             return caption.format(*words)
     return name.replace("_", " ")
 
@@ -195,7 +198,7 @@ def report_sections(rows, folder: Path, figure_dir: Path) -> list[page.Section]:
     ours = study_tables.others(rows)
     metrics = results_table.metrics_of(ours)
     results = page.Section("Results", "Each table holds one metric under one protocol; click a heading to sort.",
-                             [table for metric in metrics for table in tables.metric_tables(ours, metric)],
+                             [table for metric in metrics for table in tables.metric_tables(ours, metric, NAMES)],
                              pick(*(f"by_epoch_{metric}" for metric in metrics)))
     of_study = page.Section("Study", "Does a dual-scale model pay, and which path?",
                               [table for name in study_tables.NAMES for table in study_tables.tables_named(name, rows, folder)],
@@ -205,8 +208,8 @@ def report_sections(rows, folder: Path, figure_dir: Path) -> list[page.Section]:
     heatmaps = [(path, f"Error map and paths: {path.stem.replace('_', ' ')}.")
                 for path in sorted(folder.glob("heatmap_*.png"))]
     map_section = page.Section("Error maps and paths", "", [], pick("path_evolution") + heatmaps)
-    side_tables = [table for name in tables.SIDE_TABLES if (table := tables.side_table(folder, name))]
-    side = page.Section("Other measurements", "", side_tables,
+    measured = [table for name in side_tables.SIDE_TABLES if (table := side_tables.side_table(folder, name))]
+    side = page.Section("Other measurements", "", measured,
                           [(folder / f"{name}.png", caption) for name, caption in SIDE_FIGURES.items()
                            if (folder / f"{name}.png").exists()])
     training = page.Section("Training", "", [], pick("training_loss"))

@@ -17,7 +17,8 @@ from lift.paths import FIXED_LEADS
 from lift.options import X32_MODES
 from scheduler import CosineSteps
 from evaluation.options import rows_of
-from evaluation.tables import (FEW_IMAGES, PATH_LABELS, PROTOCOL, Cell, Spread, Table, direction, format_spread, grouped,
+from lift.labels import PATH_LABELS
+from evaluation.tables import (FEW_IMAGES, PROTOCOL, Cell, Spread, Table, direction, format_spread, grouped,
                                is_ranked, mark_best_of_metric, read_csv, run_name, spread_of, spread_over_seeds, take)
 
 RUN_SEED = r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)"

@@ -30,7 +30,6 @@ LARGEST_LOSS = 0.03
 SERVER = """
 import contextlib, importlib, json, sys, time
 answers = sys.stdout
-sys.path.insert(0, "")
 for line in sys.stdin:
     module, arguments = json.loads(line)
     sys.argv = [module + ".py", *arguments]

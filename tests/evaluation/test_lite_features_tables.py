@@ -5,7 +5,8 @@ import pytest
 
 from conftest import ROOT
 from engine.errors import InputError
-from evaluation import benchmark_tables, text_tables
+from evaluation import benchmark_tables
+from lift import marked_tables
 
 PUBLISHED = ROOT / "results/published/evaluation"
 
@@ -47,7 +48,7 @@ def test_a_foreign_file_is_one_line(tmp_path):
 def test_the_text_has_the_published_numbers():
     text = (ROOT / "evaluation/README.md").read_text()
     assert "<!-- table:lite_features -->" in text and (PUBLISHED / "lite_features.json").exists()
-    assert text_tables.with_tables(text, [], PUBLISHED, "evaluation/README.md") == text
+    assert marked_tables.with_tables(text, [], PUBLISHED, "evaluation/README.md") == text
 
 
 def test_what_the_text_concludes_is_what_was_measured():

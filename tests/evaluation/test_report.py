@@ -23,6 +23,7 @@ from engine import files
 from lift import paths
 from lift import report, report_parts
 from evaluation import figures
+from lift import figures as map_figures
 from evaluation import page
 from evaluation import results_table
 from engine.command_line import write_run_record
@@ -161,7 +162,7 @@ def folder(tmp_path_factory):
     lift = checkpoints.load_model(run_files.checkpoint_path(folder, "lift_dual_timestep", 10))
     images = np.random.RandomState(0).randint(0, 256, (2, 3, 64, 64)).astype(np.uint8)
     heatmap = error_map.estimate(lift.model, images, paths.timestep_grid(6), K=1, batch_size=2)
-    heatmap |= {"checkpoint": lift.path.name, "checkpoint_fingerprint": lift.fingerprint, "weights": "ema",
+    heatmap |= {"format_version": heatmap_file.FORMAT_VERSION, "checkpoint": lift.path.name, "checkpoint_fingerprint": lift.fingerprint, "weights": "ema",
                 "epochs": 10}
     files.save_torch(heatmap_file.heatmap_path(results, 6, "lift_dual_timestep", 10, "ema"), heatmap)
     return folder
@@ -237,6 +238,7 @@ def test_a_damaged_record_is_named_and_not_the_log_beside_it(tmp_path, spoil):
 
 
 def test_a_recorded_command_can_be_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)       # as of a file, not of `-m`
     monkeypatch.setattr(sys, "argv", ["/somewhere/a.py", "--name", "two words", "--flag"])
     write_run_record(tmp_path / "a.json", argparse.Namespace(name="two words"))
     assert shlex.split(json.loads((tmp_path / "a.json").read_text())["command"]) == ["a.py", *sys.argv[1:]]
@@ -284,7 +286,7 @@ def test_path_evolution_draws_the_paths_where_they_are():
     points = np.stack([np.arange(6.0), np.array([0, 0, 1, 2, 3, 5.0])], axis=1)
     column = {"title": "epoch 1", "timesteps": timesteps, "error_64": error, "error_total": 2 * error,
               "paths_64": {"dp_64": points}, "paths_total": {}}
-    ax = figures.path_evolution([column]).axes[0]
+    ax = map_figures.path_evolution([column]).axes[0]
     assert ax.lines[0].get_ydata().tolist() == points[:, 0].tolist()        # t_64 down
     assert ax.lines[0].get_xdata().tolist() == points[:, 1].tolist()        # t_32 across
     np.testing.assert_allclose(ax.images[0].get_array(), np.log10(error))

@@ -5,8 +5,11 @@ import math
 import pytest
 
 from evaluation import text_tables
+from lift import marked_tables
+from lift.labels import NAMES
 from lift import report
 from evaluation import results_table
+from lift import side_tables
 from evaluation import tables
 from engine.errors import InputError
 
@@ -62,7 +65,7 @@ def test_digits(metric, value, text):
 def test_the_best_is_the_lowest_except_for_precision_and_recall(metric, best):
     rows = [baseline_row(metric=metric, value=0.5), row(metric=metric, value=0.25),
             row(metric=metric, path="dp_64", value=0.25)]
-    table, = tables.metric_tables(rows, metric)
+    table, = tables.metric_tables(rows, metric, NAMES)
     assert table.header == ["epoch", "baseline", "diagonal", "DP-64"]
     assert [cell.best for cell in table.rows[0][1:]] == best
     assert table.rows[0][0].best is False                       # the epoch is no result
@@ -71,12 +74,12 @@ def test_the_best_is_the_lowest_except_for_precision_and_recall(metric, best):
 def test_best_by_the_mean_not_by_a_lucky_seed():
     rows = [row(seed=1, value=10.0), row(seed=2, value=30.0), row(path="dp_64", seed=1, value=15.0),
             row(path="dp_64", seed=2, value=16.0)]
-    table, = tables.metric_tables(rows, "fid")
+    table, = tables.metric_tables(rows, "fid", NAMES)
     assert [cell.best for cell in table.rows[0]] == [False, False, True]
 
 
 def test_a_value_that_stands_alone_is_not_in_bold():
-    table, = tables.metric_tables([row()], "fid")
+    table, = tables.metric_tables([row()], "fid", NAMES)
     assert not any(cell.best for cell in table.rows[0])
 
 
@@ -84,7 +87,7 @@ def test_a_value_that_stands_alone_is_not_in_bold():
                                            ("reference_hash", "r2"), ("weights", "raw"), ("precision", "bf16")])
 def test_another_protocol_is_another_table(column, other):
     rows = [row(value=1.0), row(value=100.0, **{column: other})]
-    found = tables.metric_tables(rows, "fid")
+    found = tables.metric_tables(rows, "fid", NAMES)
     assert sorted(table.rows[0][1].value for table in found) == [1.0, 100.0]
     assert all(len(table.rows) == 1 and len(table.header) == 2 for table in found)
 
@@ -92,7 +95,7 @@ def test_another_protocol_is_another_table(column, other):
 def test_metrics_are_never_mixed():
     rows = [row(metric=metric, value=float(k)) for k, metric in enumerate(results_table.METRICS)]
     for k, metric in enumerate(results_table.METRICS):
-        table, = tables.metric_tables(rows, metric)
+        table, = tables.metric_tables(rows, metric, NAMES)
         assert [cell.value for cell in table.rows[0]] == [20, k]
 
 
@@ -100,19 +103,19 @@ def test_metrics_are_never_mixed():
     ({"solver": "multistep"}, "diagonal, multistep"), ({"x32_mode": "random"}, "diagonal, 32 random"),
     ({"checkpoint": "lift_band_20ep.pth"}, "diagonal, lift_band")])
 def test_other_settings_are_another_column(changes, label):
-    table, = tables.metric_tables([row(value=1.0), row(value=3.0, **changes)], "fid")
+    table, = tables.metric_tables([row(value=1.0), row(value=3.0, **changes)], "fid", NAMES)
     assert label in table.header
     assert sorted(cell.value for cell in table.rows[0][1:]) == [1.0, 3.0]
 
 
 def test_columns_with_like_names_are_still_two():
-    table, = tables.metric_tables([row(value=1.0), row(value=3.0, x32_mode="")], "fid")
+    table, = tables.metric_tables([row(value=1.0), row(value=3.0, x32_mode="")], "fid", NAMES)
     assert len(set(table.header)) == 3
     assert sorted(cell.value for cell in table.rows[0][1:]) == [1.0, 3.0]
 
 
 def test_another_number_of_steps_is_another_row():
-    table, = tables.metric_tables([row(value=1.0), row(value=3.0, num_steps=9, num_model_calls=9)], "fid")
+    table, = tables.metric_tables([row(value=1.0), row(value=3.0, num_steps=9, num_model_calls=9)], "fid", NAMES)
     assert table.header == ["epoch", "steps", "calls", "diagonal"]
     assert [[cell.value for cell in line] for line in table.rows] == [[20, 9, 9, 3.0], [20, 18, 18, 1.0]]
 
@@ -120,7 +123,7 @@ def test_another_number_of_steps_is_another_row():
 @pytest.mark.parametrize("column", ["checkpoint_hash", "path_hash"])
 def test_a_changed_checkpoint_or_path_is_not_averaged_with_the_earlier_one(column):
     rows = [row(value=1.0), row(value=3.0, finished="2026-02-01T00:00:00Z", **{column: "changed"})]
-    table, = tables.metric_tables(rows, "fid")
+    table, = tables.metric_tables(rows, "fid", NAMES)
     assert table.header == ["epoch", "diagonal", "diagonal, earlier 1"]
     assert [cell.value for cell in table.rows[0]] == [20, 3.0, 1.0]         # the latest has the plain name
     assert "Earlier" in table.note
@@ -129,21 +132,21 @@ def test_a_changed_checkpoint_or_path_is_not_averaged_with_the_earlier_one(colum
 def test_epochs_in_order_and_gaps_shown():
     rows = [row(epochs=epochs, value=float(epochs), checkpoint=f"lift_dual_timestep_{epochs}ep.pth",
                 checkpoint_hash=str(epochs)) for epochs in (100, 20)] + [baseline_row(value=7.0)]
-    table, = tables.metric_tables(rows, "fid")
+    table, = tables.metric_tables(rows, "fid", NAMES)
     assert texts(table) == [["20", "7.00", "20.00"], ["100", "–", "100.00"]]
 
 
 def test_the_note_says_what_was_measured():
-    table, = tables.metric_tables([row(seed=seed, value=float(seed)) for seed in (1, 2, 3)], "fid")
+    table, = tables.metric_tables([row(seed=seed, value=float(seed)) for seed in (1, 2, 3)], "fid", NAMES)
     assert table.title == "FID, 1,000 images"
     for words in ("Lower is better", "18 steps", "EMA weights", "some/photos", "split train", "over 3 seeds", "2,048"):
         assert words in table.note
-    assert "2,048" not in tables.metric_tables([row(num_images=2048)], "fid")[0].note
+    assert "2,048" not in tables.metric_tables([row(num_images=2048)], "fid", NAMES)[0].note
 
 
 def test_markdown_can_be_read_back():
     rows = [baseline_row(value=12.0), row(value=10.5), row(path="dp_64", value=11.25)]
-    lines = tables.metric_tables(rows, "fid")[0].markdown().splitlines()
+    lines = tables.metric_tables(rows, "fid", NAMES)[0].markdown().splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert cells == [["epoch", "baseline", "diagonal", "DP-64"], ["---:"] * 4, ["20", "12.00", "**10.50**", "11.25"]]
 
@@ -160,29 +163,29 @@ README = "# Head\n\n<!-- table:fid -->\nold\n<!-- end:fid -->\ntail <!-- table:n
 
 def test_tables_between_markers_and_nothing_else(tmp_path):
     rows = [row(value=10.0), baseline_row(value=12.0)]
-    text = text_tables.with_tables(README, rows, tmp_path, "README.md")
+    text = marked_tables.with_tables(README, rows, tmp_path, "README.md")
     assert text.startswith("# Head\n\n<!-- table:fid -->\n**FID, 1,000 images.**")
     assert text.endswith("\n<!-- end:fid -->\ntail <!-- table:no --> inline\n")
     assert "| 20 | 12.00 | **10.00** |" in text and "\nold\n" not in text
-    assert text_tables.with_tables(text, rows, tmp_path, "README.md") == text       # a second time changes nothing
+    assert marked_tables.with_tables(text, rows, tmp_path, "README.md") == text       # a second time changes nothing
 
 
 def test_a_marker_can_choose_rows(tmp_path):
     text = "<!-- table:fid num_images=5000 weights=raw -->\n<!-- end:fid num_images=5000 weights=raw -->\n"
     rows = [row(value=1.0), row(value=2.0, num_images=5000), row(value=3.0, num_images=5000, weights="raw")]
-    filled = text_tables.with_tables(text, rows, tmp_path, "README.md")
+    filled = marked_tables.with_tables(text, rows, tmp_path, "README.md")
     assert "| 20 | 3.00 |" in filled and "1.00" not in filled and "2.00" not in filled
 
 
 def test_no_results_yet(tmp_path):
-    assert "_No results yet._" in text_tables.with_tables(README, [], tmp_path, "README.md", may_empty=True)
+    assert "_No results yet._" in marked_tables.with_tables(README, [], tmp_path, "README.md", may_empty=True)
     empty = README.replace("old", text_tables.NO_RESULTS)
-    assert text_tables.with_tables(empty, [], tmp_path, "README.md") == empty
+    assert marked_tables.with_tables(empty, [], tmp_path, "README.md") == empty
 
 
 def test_a_table_is_not_emptied(tmp_path):
     with pytest.raises(InputError, match=r"README.md: fid: found tables for which .* has no results; give"):
-        text_tables.with_tables(README, [], tmp_path, "README.md")
+        marked_tables.with_tables(README, [], tmp_path, "README.md")
 
 
 @pytest.mark.parametrize("text, words", [
@@ -194,7 +197,7 @@ def test_a_table_is_not_emptied(tmp_path):
     ("<!-- table:mse epochs=3 -->\n<!-- end:mse epochs=3 -->\n", "found conditions, expected mse alone")])
 def test_wrong_markers(text, words, tmp_path):
     with pytest.raises(InputError, match=words) as caught:
-        text_tables.with_tables(text, [row()], tmp_path, "README.md")
+        marked_tables.with_tables(text, [row()], tmp_path, "README.md")
     assert "\n" not in str(caught.value)
 
 
@@ -203,7 +206,7 @@ def folder(tmp_path):
     """A README that agrees with a CSV of two rows."""
     results_table.add(tmp_path / "results" / "fid_results.csv", [row(value=10.0), baseline_row(value=12.0)])
     rows = results_table.read(tmp_path / "results" / "fid_results.csv")
-    (tmp_path / "README.md").write_text(text_tables.with_tables(README, rows, tmp_path, "README.md"))
+    (tmp_path / "README.md").write_text(marked_tables.with_tables(README, rows, tmp_path, "README.md"))
     return tmp_path
 
 
@@ -259,7 +262,7 @@ def test_mse_table_keeps_the_untrained_output_apart(tmp_path):
         "checkpoint,weights,dataset,split,num_images,t,case,t_64,t_32,scale,scored,mse,standard_error\n"
         f"{shared},both noisy,500,500,64,yes,0.02,0.001\n{shared},both noisy,500,500,32,yes,0.03,0.002\n"
         f'{shared},"clean 32, noisy 64",500,0,64,yes,0.015,0.001\n{shared},"clean 32, noisy 64",500,0,32,no,0.9,0.1\n')
-    table = tables.side_table(tmp_path, "mse")
+    table = side_tables.side_table(tmp_path, "mse")
     assert texts(table) == [
         ["both noisy", "500", "500", "0.0200 ± 0.0010", "0.0300 ± 0.0020", "–"],
         ["clean 32, noisy 64", "500", "0", "0.0150 ± 0.0010", "–", "0.9000 ± 0.1000"]]
@@ -271,7 +274,7 @@ def test_super_resolution_table_marks_the_best_of_a_column(tmp_path):
         "checkpoint,weights,dataset,split,num_images,num_steps,method,psnr,psnr_standard_error,ssim,"
         f"ssim_standard_error,consistency,consistency_standard_error\n{shared},bicubic,25,1,0.8,0.01,40,1\n"
         f"{shared},LIFT,26,1,0.7,0.01,30,1\n")
-    table = tables.side_table(tmp_path, "super_resolution")
+    table = side_tables.side_table(tmp_path, "super_resolution")
     assert [[cell.best for cell in line] for line in table.rows] == [[False, False, True, True],
                                                                      [False, True, False, False]]
 
@@ -280,11 +283,11 @@ def test_super_resolution_table_marks_the_best_of_a_column(tmp_path):
 def test_a_damaged_csv_is_named(content, tmp_path):
     (tmp_path / "mse.csv").write_text(content)
     with pytest.raises(InputError, match="mse.csv"):
-        tables.side_table(tmp_path, "mse")
+        side_tables.side_table(tmp_path, "mse")
 
 
 def test_no_file_no_table(tmp_path):
-    assert tables.side_table(tmp_path, "mse") is None
+    assert side_tables.side_table(tmp_path, "mse") is None
 
 
 def test_bf16_is_set_against_float32_on_the_seeds_that_both_have():
@@ -296,22 +299,22 @@ def test_bf16_is_set_against_float32_on_the_seeds_that_both_have():
         ["lift_dual_timestep_20ep.pth", "diagonal", "joint", "18", "1,000", "swd", "32.00 ± 2.83", "30.00 ± 1.41",
          "2.000 ± 1.414"]]
     assert tables.bf16_tables(others) == []
-    assert "2.000 ± 1.414" in text_tables.with_tables("<!-- table:bf16 -->\n<!-- end:bf16 -->\n", rows, ".", "text")
+    assert "2.000 ± 1.414" in marked_tables.with_tables("<!-- table:bf16 -->\n<!-- end:bf16 -->\n", rows, ".", "text")
 
 
 def test_path_costs_are_averaged_over_mixtures(tmp_path):
-    assert tables.path_cost_tables(tmp_path) == []
+    assert side_tables.path_cost_tables(tmp_path) == []
     found = {"options": {"num_mixtures": 2, "num_paths": 60, "path_steps": 10, "num_steps": 18},
              "correlations": [{"mixture": k, "cost": "step doubling", "raw": 0.8 + 0.1 * k, "whitened": 0.5}
                               for k in (0, 1)],
              "paths": [{"mixture": k, "path": "dp_step", "raw": 0.03, "whitened": 0.1 * (k + 1), "kind": "mixed"}
                        for k in (0, 1)]}
     (tmp_path / "path_costs.json").write_text(json.dumps(found))
-    correlations, distances = tables.path_cost_tables(tmp_path)
+    correlations, distances = side_tables.path_cost_tables(tmp_path)
     assert [cell.text for cell in correlations.rows[0]] == ["step doubling", "0.85 [0.80, 0.90]", "0.50 [0.50, 0.50]"]
     assert [cell.text for cell in distances.rows[0]] == ["dp_step", "0.0300 [0.0300, 0.0300]",
                                                          "0.1500 [0.1000, 0.2000]",
                                                          "mixed"]
     (tmp_path / "path_costs.json").write_text("{}")
     with pytest.raises(InputError, match="path_costs.json: is not what"):
-        tables.path_cost_tables(tmp_path)
+        side_tables.path_cost_tables(tmp_path)

@@ -15,7 +15,7 @@ from engine import files
 from lift import paths
 from lift import plot_heatmap
 from lift.options import PATH_TYPES
-from evaluation import figures
+from lift import figures
 from baseline_model import BaselineModel
 from engine.command_line import run_script
 from conftest import ROOT, with_reference_weights

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from conftest import ROOT
-from evaluation import text_tables
+from lift import marked_tables
 from lift import study_tables
 from engine.errors import InputError
 from evaluation.results_table import COLUMNS
@@ -320,7 +320,7 @@ def test_no_results_no_tables(tmp_path):
 
 def test_markers_of_the_study_and_of_the_rest_share_no_rows(tmp_path):
     text = "<!-- table:study_gate -->\n<!-- end:study_gate -->\n<!-- table:fd_tiny -->\n<!-- end:fd_tiny -->\n"
-    filled = text_tables.with_tables(text, gate_rows(), tmp_path, "README.md")
+    filled = marked_tables.with_tables(text, gate_rows(), tmp_path, "README.md")
     assert "20.56" in filled and filled.count("_No results yet._") == 1
 
 
@@ -329,8 +329,8 @@ def test_a_marker_chooses_among_the_models_rows_and_keeps_the_noise_floor(tmp_pa
     rows = gate_rows() + [row | {"epochs": row["epochs"] + 7} for row in gate_rows()]
     rows += [gate_rows()[0] | shared | {"value": 0.125}]
     name = f"study_gate epochs={gate_rows()[0]['epochs']}"
-    filled = text_tables.with_tables(f"<!-- table:{name} -->\n<!-- end:{name} -->\n", rows, tmp_path, "README.md")
+    filled = marked_tables.with_tables(f"<!-- table:{name} -->\n<!-- end:{name} -->\n", rows, tmp_path, "README.md")
     assert filled.count("| model |") == 1 and "score fd_tiny 0.125" in filled
     plain = "<!-- table:study_gate -->\n<!-- end:study_gate -->\n"
-    everything = text_tables.with_tables(plain, rows, tmp_path, "README.md")
+    everything = marked_tables.with_tables(plain, rows, tmp_path, "README.md")
     assert everything.count("| model |") == 2
