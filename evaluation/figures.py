@@ -19,6 +19,11 @@ PATH_LABELS = {"baseline": "baseline", "diagonal": "diagonal", "dp_64": "DP-64",
                **{name: name.replace("_", " ") for name in FIXED_LEADS}}
 
 
+def plain(text: str) -> str:
+    """Text that Matplotlib shows as it stands: a dollar sign, in a folder's name say, is none of mathematics."""
+    return text.replace("$", r"\$")
+
+
 def figure(width: float, height: float, **subplots):
     """A figure and its axes, width and height in inches, at the project's resolution.
 
@@ -117,7 +122,7 @@ def metric_by_epoch(panels: list[dict], metric_label: str):
                 ax.errorbar([k], means, deviations, fmt=LINE_MARKERS[k % len(LINE_MARKERS)], color=color, capsize=5)
                 continue
             ax.plot(epochs, means, style, color=color, marker=LINE_MARKERS[k % len(LINE_MARKERS)], markersize=5,
-                    linewidth=1.8, label=series["label"])
+                    linewidth=1.8, label=plain(series["label"]))
             if len(epochs) == 1:
                 ax.errorbar(epochs, means, deviations, color=color, capsize=4)
             else:
@@ -132,7 +137,7 @@ def metric_by_epoch(panels: list[dict], metric_label: str):
             ax.set_xlabel("epoch")
             ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         ax.set_ylabel(metric_label)
-        ax.set_title(panel["title"], fontsize=9, loc="left")
+        ax.set_title(plain(panel["title"]), fontsize=9, loc="left")
         ax.grid(True, color="0.9", linewidth=0.6)
     return fig
 
@@ -161,7 +166,7 @@ def path_evolution(columns: list[dict]):
                 handles.setdefault(style["label"], line)
             grid_ticks(ax, column["timesteps"], 3)
             if row == 0:
-                ax.set_title(column["title"], fontsize=10)
+                ax.set_title(plain(column["title"]), fontsize=10)
                 ax.tick_params(labelbottom=False)
             else:
                 ax.set_xlabel("t_32")
@@ -246,7 +251,7 @@ def error_bars(groups: dict, ylabel: str, title: str = ""):
                       color=CURVE_COLORS[k % len(CURVE_COLORS)])
         ax.bar_label(bars, [f"{value:.4f}" for value in values], fontsize=8, padding=2)
     ax.set_xticks(range(len(groups)), list(groups))
-    ax.set(ylabel=ylabel, title=title)
+    ax.set(ylabel=ylabel, title=plain(title))
     ax.margins(y=0.15)
     ax.grid(True, axis="y", color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)
@@ -365,7 +370,7 @@ def error_maps(timesteps, error_64, error_total, paths_64: dict, paths_total: di
                fontsize=11, frameon=False, handlelength=2.4, columnspacing=1.6)
     lines = [line for line in (title, "; ".join(notes.values())) if line]
     if lines:
-        fig.suptitle("\n".join(lines), fontsize=10.5)
+        fig.suptitle(plain("\n".join(lines)), fontsize=10.5)
     return fig
 
 
@@ -398,7 +403,7 @@ def jacobian_blocks(timesteps, blocks: dict, title: str = ""):
     for ax in axes[:, 0]:
         ax.set_ylabel("t_64", fontsize=10)
     if title:
-        fig.suptitle(title, fontsize=11)
+        fig.suptitle(plain(title), fontsize=11)
     return fig
 
 
@@ -432,5 +437,5 @@ def step_error_bars(errors: dict, ylabel: str = "error of the step", title: str 
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     if title:
-        fig.suptitle(title, fontsize=11)
+        fig.suptitle(plain(title), fontsize=11)
     return fig

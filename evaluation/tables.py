@@ -31,6 +31,7 @@ LEVEL_LABELS = {"swd": "Sliced Wasserstein distance", "kurtosis": "Kurtosis of t
 DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3, "precision_lite0": 3, "recall_lite0": 3}        # other metrics: four significant digits
 PATH_LABELS = {"uniform": "baseline", "dp": "baseline DP", **figures.PATH_LABELS}        # also the columns' order
 PROTOCOL = ("metric", "dataset", "split", "reference_hash", "num_images", "weights", "precision")
+ALIKE = tuple(name for name in PROTOCOL if name != "reference_hash")     # what a reader sees of it
 ROW = ("epochs", "num_steps", "num_model_calls")
 COLUMN = ("name", "path", "step_size", "solver", "x32_mode")
 
@@ -160,6 +161,31 @@ def grouped(rows: list[dict], key) -> dict:
     return groups
 
 
+def earlier_trainings(rows: list[dict]) -> dict[tuple, int]:
+    """How often a name was trained anew after a checkpoint: (model_type, name, checkpoint_hash) -> 0 for the latest.
+
+    A name has been trained anew once another checkpoint of one of its epochs is measured. What was measured first
+    before that moment belongs to an earlier training.
+    """
+    numbers = {}
+    for (model_type, name), members in grouped(rows, lambda row: (row["model_type"], run_name(row["checkpoint"]))).items():
+        first = {}                                              # hash -> (when it was first measured, itself)
+        for row in members:
+            when = (str(row["finished"]), row["checkpoint_hash"])
+            first[row["checkpoint_hash"]] = min(first.get(row["checkpoint_hash"], when), when)
+        of_epoch = [{row["checkpoint_hash"] for row in own} for own in grouped(members, lambda row: row["epochs"]).values()]
+        training = {this: max(sum(first[other] <= first[this] for other in hashes) for hashes in of_epoch)
+                    for this in first}
+        numbers |= {(model_type, name, this): max(training.values()) - number for this, number in training.items()}
+    return numbers
+
+
+def of_latest_trainings(rows: list[dict]) -> list[dict]:
+    """The rows without those of trainings whose name was trained anew."""
+    numbers = earlier_trainings(rows)
+    return [row for row in rows if not numbers[row["model_type"], run_name(row["checkpoint"]), row["checkpoint_hash"]]]
+
+
 @dataclass
 class Comparison:
     """Measurements of one metric under one protocol. `cells`: (row, column) -> Spread; columns carry their label."""
@@ -196,10 +222,10 @@ def unique_labels(labels: list[str], columns: list[dict]) -> list[str]:
 def compare(rows: list[dict], metric: str) -> list[Comparison]:
     """Everything measured in one metric, as one Comparison per protocol.
 
-    Where a row and a column hold more than one checkpoint or path of the same name, they are never averaged: the
-    latest keeps the plain label, and the others get columns `earlier 1`, `earlier 2`, ...
+    Trainings of the same name are kept apart, and so are paths of the same name in a row and a column: the latest has
+    the plain label, and the others get columns `earlier training 1`, `earlier 1`, ...
     """
-    order = list(PATH_LABELS)
+    order, trainings = list(PATH_LABELS), earlier_trainings(rows)
     comparisons = []
     rows = [row for row in rows if row["metric"] == metric]
     for protocol, members in sorted(grouped(rows, lambda row: take(row, PROTOCOL)).items(), key=str):
@@ -212,11 +238,13 @@ def compare(rows: list[dict], metric: str) -> list[Comparison]:
         paths = {}
         for column_key, column, name in zip(column_keys, columns, names):
             own = [row for row in members if (row["model_type"], *take(row, COLUMN)) == column_key]
-            for row_key, in_cell in grouped(own, lambda row: take(row, ROW)).items():
+            by_cell = grouped(own, lambda row: (trainings[row["model_type"], run_name(row["checkpoint"]),
+                                                          row["checkpoint_hash"]], take(row, ROW)))
+            for (training, row_key), in_cell in sorted(by_cell.items(), key=lambda item: item[0]):
                 variants = grouped(in_cell, lambda row: (row["checkpoint_hash"], row["path_hash"])).values()
                 latest_first = sorted(variants, key=lambda v: max(str(row["finished"]) for row in v), reverse=True)
                 for rank, variant in enumerate(latest_first):
-                    label = f"{name}, earlier {rank}" if rank else name
+                    label = name + f", earlier training {training}" * bool(training) + f", earlier {rank}" * bool(rank)
                     ranked.setdefault(label, {})[row_key] = spread_over_seeds(variant)
                     paths[label] = column["path"]
         cells = {(row_key, label): spread for label, spreads in ranked.items() for row_key, spread in spreads.items()}
@@ -255,18 +283,21 @@ def protocol_note(comparison: Comparison) -> str:
     if protocol["num_images"] < FEW_IMAGES.get(protocol["metric"], 0):
         note += f" Fewer than {FEW_IMAGES[protocol['metric']]:,} images: biased upwards, compare within this table only."
     if comparison.has_earlier:
-        note += " Earlier: another checkpoint or path under the same name, measured before."
+        note += " Earlier: another path, or another training, under the same name, measured before."
     return note
 
 
 def metric_tables(rows: list[dict], metric: str, name: str | None = None) -> list[Table]:
     """One table per protocol: epochs down, ways of sampling across."""
-    tables = []
-    for comparison in compare(rows, metric):
+    tables, comparisons = [], compare(rows, metric)
+    for comparison in comparisons:
         heads = [label for label, key in (("epoch", "epochs"), ("steps", "num_steps"), ("calls", "num_model_calls"))
                  if key == "epochs" or key not in comparison.constants]
         title = f"{metric_label(metric)}, {comparison.protocol['num_images']:,} images"
-        table = Table(name or metric, title, protocol_note(comparison), heads + comparison.labels)
+        note = protocol_note(comparison)
+        if sum(take(other.protocol, ALIKE) == take(comparison.protocol, ALIKE) for other in comparisons) > 1:
+            note += f" The real images are those of hash {comparison.protocol['reference_hash']}."
+        table = Table(name or metric, title, note, heads + comparison.labels)
         for row_key in comparison.row_keys:
             first = [Cell(str(value), value) for column, value in zip(ROW, row_key)
                      if column == "epochs" or column not in comparison.constants]
@@ -370,7 +401,7 @@ def path_cost_tables(folder) -> list[Table]:
     if not path.exists():
         return []
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         num_mixtures = found["options"]["num_mixtures"]
         over = f"Mean over {num_mixtures} random mixtures, in brackets the least and the greatest."
         num_paths, path_steps, num_steps = (found["options"][key] for key in ("num_paths", "path_steps", "num_steps"))

@@ -122,7 +122,7 @@ def run_of_log(path: Path) -> str:
     name = path.name.removesuffix("_training.csv")
     record = path.with_name(f"{name}_run.json")
     with expecting(record, "record of a training", "make it again or remove it"):
-        is_of_v = record.exists() and json.loads(record.read_text())["options"].get("loss_target") == "v"
+        is_of_v = record.exists() and json.loads(record.read_text(encoding="utf-8"))["options"].get("loss_target") == "v"
     return f"{name} (loss of v)" if is_of_v else name
 
 
