@@ -95,7 +95,7 @@ def lite_features_tables(folder) -> list[Table]:
     if not path.exists():
         return []
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         return tables_of_lite_features(found)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is not what scripts/benchmarks/lite_features.py writes ({error}); run it "
