@@ -121,7 +121,7 @@ def main(argv=None):
     relative = {s: (heatmap[f"standard_error_{s}"] / heatmap[f"error_{s}"]) for s in ("64", "32")}
     errors = {f"relative_standard_error_{s}": {"median": float(value.median()), "largest": float(value.max())}
               for s, value in relative.items()}
-    with written_together():
+    with written_together(args.overwrite):
         for kind, path in figures_at.items():
             save_png(path, drawn[kind])
         save_torch(output, heatmap)

@@ -42,7 +42,7 @@ from PIL import Image
 from engine import synthetic_digits, synthetic_faces
 from engine.command_line import whole_number
 from engine.errors import InputError
-from engine.files import remove_leftovers, scratch_folder, sha256_of_file
+from engine.files import printable, remove_leftovers, scratch_folder, sha256_of_file
 from engine.image_files import (SIDE, Form, Source, check_cache_dir, content_hash_of, decode, read_cache, square,
                                 state_of, write_cache)
 
@@ -114,11 +114,6 @@ def without_slash(dataset: str) -> str:
     if relative in DEFAULT_COUNTS or relative in HUB_ALIASES:
         return f"./{relative}"
     return os.path.abspath(folder) if relative.startswith("../..") else relative
-
-
-def printable(name: str) -> str:
-    """A name with bytes that are no UTF-8 escaped (`caf\\xe9`), so that it can be printed and written everywhere."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int = SIDE, channels: int = 3,

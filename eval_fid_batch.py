@@ -15,7 +15,7 @@ from evaluation.options import METRICS, add_metric_options
 from engine.command_line import (Parser, add_device_options, git_revision, refuse_without_effect, run_script, seed_number,
                           start_device, whole_number)
 from engine.errors import InputError
-from engine.files import check_can_be_written
+from engine.files import check_can_be_written, printable
 from lift.options import DEFAULT_NAMES, DEFAULT_PATHS, PATH_NAMES, add_generation_options
 
 
@@ -70,13 +70,13 @@ def find_checkpoints(args) -> list[Path]:
 def key_for(args, loaded, path_type: str, path, seed: int, image_set: data.ImageSet) -> dict:
     """The identifying columns of a row, all but the metric."""
     from lift import generation
-    return {"checkpoint": loaded.path.name, "checkpoint_hash": loaded.fingerprint, "model_type": loaded.model_type,
+    return {"checkpoint": printable(loaded.path.name), "checkpoint_hash": loaded.fingerprint, "model_type": loaded.model_type,
             "epochs": loaded.epochs, "weights": loaded.weights, "path": path_type,
             "path_hash": generation.path_hash(path),
             "step_size": args.step_size if generation.reads_step_size(path_type) else "",
             "solver": generation.solver_name(args), "x32_mode": args.x32, "precision": args.precision,
             "num_steps": args.num_steps, "num_model_calls": len(path) - 1, "seed": seed, "num_images": args.num_images,
-            "dataset": str(args.dataset), "split": args.reference_split, "reference_hash": image_set.content_hash}
+            "dataset": image_set.dataset, "split": args.reference_split, "reference_hash": image_set.content_hash}
 
 
 def say_what_differs(rows: list[dict], key: dict) -> None:

@@ -111,7 +111,7 @@ def make_images(args, loaded, path, group, made: Path, device) -> None:
                    "checkpoint_hash": loaded.fingerprint}
         write_run_record(made / "run.json", args, device, **results)
         grid = make_grid(in_grid, nrow=8, padding=2, pad_value=255)
-        with written_together():
+        with written_together(args.overwrite):
             save_png(args.grid_png, Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
             write_run_record(args.grid_png.with_suffix(".json"), args, device, **results)
             publish(made, args.output_dir, args.overwrite)      # once the grid is sure to be there too

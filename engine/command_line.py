@@ -3,8 +3,10 @@
 Options are read without torch, which takes seconds to import: a module is imported where its work begins.
 """
 import argparse
+import contextlib
 import functools
 import math
+import os
 import platform
 import subprocess
 import shlex
@@ -45,15 +47,29 @@ class EachOnce(argparse.Action):
 
 
 def run_script(main) -> None:
-    """Call `main()`; print an InputError as one line and exit with status 2; Ctrl-C exits with 130."""
+    """Call `main()`; print an InputError as one line and exit with status 2; Ctrl-C exits with 130.
+
+    Characters that the terminal's encoding lacks are printed escaped. Where the reader of the output is gone, as of
+    `| head`, the program ends in one line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)        # Python flushes once more at its end
+        with contextlib.suppress(BrokenPipeError):
+            print("error: output: its reader is gone, so the work ends here; what was saved before stays",
+                  file=sys.stderr, flush=True)
+        sys.exit(141)
 
 
 def whole_number(minimum: int, maximum: int | None = None):

@@ -20,19 +20,47 @@ held_back = contextvars.ContextVar("held_back", default=None)
 
 
 @contextlib.contextmanager
-def written_together():
+def written_together(overwrite: bool = True):
     """The files that `written_whole` writes within the block appear at its end, in their order; none does, and earlier
-    ones stay as they were, if anything goes wrong before. Until then they cannot be read under their names."""
+    ones stay as they were, if anything goes wrong before. Until then they cannot be read under their names.
+
+    overwrite: False keeps files that have appeared since the work began, another process's say, and raises InputError.
+    """
     temporary_of = {}
     token = held_back.set(temporary_of)
     try:
         yield
-        for path, temporary in temporary_of.items():
-            os.replace(temporary, path)
+        if overwrite:
+            for path, temporary in temporary_of.items():
+                os.replace(temporary, path)
+        else:
+            place_new(temporary_of)
     finally:
         held_back.reset(token)
         for temporary in temporary_of.values():
             temporary.unlink(missing_ok=True)
+
+
+def place_new(temporary_of: dict) -> None:
+    """Give temporary files their names, path -> temporary file. Raises InputError if a name is taken; then none is
+    given."""
+    placed = []
+    try:
+        for path, temporary in temporary_of.items():
+            try:
+                os.link(temporary, path)                    # unlike a rename, fails where there is a file
+            except FileExistsError:
+                raise
+            except OSError:                                 # a file system without links
+                if path.exists():
+                    raise FileExistsError(path) from None
+                os.replace(temporary, path)
+            placed.append(path)
+    except FileExistsError:
+        for other in placed:
+            other.unlink()
+        raise InputError(f"{path}: was written by another process meanwhile and is kept; add --overwrite to replace it, "
+                         "or choose another output") from None
 
 
 @contextlib.contextmanager
@@ -47,7 +75,8 @@ def written_whole(path, mode: str = "wb"):
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, mode, newline="" if "b" not in mode else None) as file:
+        how = {} if "b" in mode else {"newline": "", "encoding": "utf-8"}
+        with open(temporary, mode, **how) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -216,6 +245,12 @@ def write_csv(path, rows: list[dict], columns: list[str]) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def printable(name: str) -> str:
+    """A file's name with bytes that are no UTF-8 escaped (`caf\\xe9`), so that it can be printed and written
+    everywhere."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def sha256_of_file(path) -> str:

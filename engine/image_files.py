@@ -195,7 +195,7 @@ def read_cache(path: Path, form: Form, needs_names: bool = False, say: bool = Tr
     if not record_path.exists():
         return None
     try:
-        record = json.loads(record_path.read_text())
+        record = json.loads(record_path.read_text(encoding="utf-8"))
         images = np.lib.format.open_memmap(path, mode="r")         # refuses pickled objects, as np.load would
         if images.dtype != np.uint8 or images.shape != (record["count"], form.channels, form.size, form.size):
             raise ValueError(f"holds {images.dtype} {images.shape}")

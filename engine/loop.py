@@ -22,7 +22,8 @@ from tqdm import tqdm
 from engine import devices, distributed, run_files
 from engine.command_line import command_words, plain_options, start_device, write_run_record
 from engine.errors import InputError
-from engine.files import check_can_be_written, expecting, remove_leftovers, save_png, save_torch, write_csv, write_json
+from engine.files import (check_can_be_written, expecting, remove_leftovers, save_png, save_torch, sha256_of_file,
+                          write_csv, write_json)
 from engine.optimization import ExponentialMovingAverage, longest_warmup, on_cpu
 from engine.options import check_options, check_same_run
 from engine.run_log import Events, Mean, StopRequest
@@ -70,6 +71,7 @@ class Loop:
         self.log, self.validations, self.epoch_losses = [], [], []
         self.interval_mean, self.epoch_mean = Mean(), Mean()
         self.seconds_before = 0.0               # spent in earlier parts of a resumed run
+        self.checkpoint_hashes = {}             # file name -> first 16 hex digits of its SHA-256
         self.replaced = []                      # files of an earlier run, which stay until there is a state of this one
 
     def planned_steps(self) -> int:
@@ -231,7 +233,7 @@ class Loop:
                            for name in others},
                 "frozen_hashes": dict(self.task.frozen_hashes), "num_updates": dict(self.num_updates),
                 "num_steps": self.num_steps, "device_type": self.device.type,
-                "log": self.log, "validations": self.validations, "random_states": run_files.random_states(),
+                "checkpoint_hashes": dict(self.checkpoint_hashes), "log": self.log, "validations": self.validations, "random_states": run_files.random_states(),
                 "interval_mean": [self.interval_mean.sums, self.interval_mean.counts],
                 "epoch_mean": [self.epoch_mean.sums, self.epoch_mean.counts],
                 "seconds": self.seconds_before + time.perf_counter() - self.started}
@@ -242,6 +244,7 @@ class Loop:
         if self.group.is_main:
             path = run_files.checkpoint_path(self.args.checkpoint_dir, self.args.name, math.ceil(self.epoch))
             save_torch(path, content)
+            self.checkpoint_hashes[path.name] = sha256_of_file(path)[:16]
             self.keep(path)
             tqdm.write(f"saved {path}")
 
@@ -272,6 +275,7 @@ class Loop:
             load_optimizer(self.plain[name], self.optimizers[name], saved["optimizer_state"])
         run_files.restore_random_states(state["random_states"])
         self.step = state["step"]
+        self.checkpoint_hashes = dict(state.get("checkpoint_hashes") or {})
         self.num_updates = dict(state.get("num_updates") or dict.fromkeys(self.plain, self.step))
         self.log, self.validations, self.epoch_losses = state["log"], state["validations"], state["losses"]
         self.interval_mean, self.epoch_mean = Mean(*state["interval_mean"]), Mean(*state["epoch_mean"])
@@ -298,6 +302,7 @@ class Loop:
         write_run_record(folder / f"{args.name}_run.json", args, self.device, is_finished=self.step == self.num_steps,
                          step=self.step, num_steps=self.num_steps, epochs=self.epoch, num_images=self.task.num_images,
                          dataset_hash=self.task.content_hash, num_processes=self.group.size,
+                         checkpoints=self.checkpoint_hashes,
                          seconds=self.log[-1]["seconds"],
                          last_loss=next((self.log[-1][c] for c in self.task.columns if c.endswith("loss")), ""))
 
@@ -457,7 +462,7 @@ def refuse_another_runs_log(args) -> None:
     if args.overwrite or not record.is_file():
         return
     with expecting(record, "record of a training", "choose another --name or --output_dir, or add --overwrite"):
-        found = json.loads(record.read_text())
+        found = json.loads(record.read_text(encoding="utf-8"))
         folder, is_finished = Path(found["options"]["checkpoint_dir"]), found.get("is_finished", True)
     if is_finished or not args.resume and folder.absolute() != args.checkpoint_dir.absolute():
         raise InputError(f"{record}: belongs to {'a finished run' if is_finished else f'a run into {folder}'}, whose "

@@ -37,7 +37,7 @@ def benchmark_rows(folder, row_of, names=tuple(BENCHMARKS)) -> list[list[Cell]]:
         if not path.exists():
             continue
         try:
-            row = row_of(name, json.loads(path.read_text()))
+            row = row_of(name, json.loads(path.read_text(encoding="utf-8")))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: is no benchmark's last line ({error}); run scripts/bench.sh {name}") from error
         if row is not None:
@@ -95,7 +95,7 @@ def lite_features_tables(folder) -> list[Table]:
     if not path.exists():
         return []
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         return tables_of_lite_features(found)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is not what scripts/benchmarks/lite_features.py writes ({error}); run it "

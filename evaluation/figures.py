@@ -10,6 +10,11 @@ matplotlib.use("Agg")
 FIGURE_DPI = 150
 
 
+def plain(text: str) -> str:
+    """Text that Matplotlib shows as it stands: a dollar sign, in a folder's name say, is none of mathematics."""
+    return text.replace("$", r"\$")
+
+
 def figure(width: float, height: float, **subplots):
     """A figure and its axes, width and height in inches, at the project's resolution.
 
@@ -107,7 +112,7 @@ def metric_by_epoch(panels: list[dict], metric_label: str):
                 ax.errorbar([k], means, deviations, fmt=LINE_MARKERS[k % len(LINE_MARKERS)], color=color, capsize=5)
                 continue
             ax.plot(epochs, means, style, color=color, marker=LINE_MARKERS[k % len(LINE_MARKERS)], markersize=5,
-                    linewidth=1.8, label=series["label"])
+                    linewidth=1.8, label=plain(series["label"]))
             if len(epochs) == 1:
                 ax.errorbar(epochs, means, deviations, color=color, capsize=4)
             else:
@@ -122,7 +127,7 @@ def metric_by_epoch(panels: list[dict], metric_label: str):
             ax.set_xlabel("epoch")
             ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         ax.set_ylabel(metric_label)
-        ax.set_title(panel["title"], fontsize=9, loc="left")
+        ax.set_title(plain(panel["title"]), fontsize=9, loc="left")
         ax.grid(True, color="0.9", linewidth=0.6)
     return fig
 
@@ -200,7 +205,7 @@ def error_bars(groups: dict, ylabel: str, title: str = ""):
                       color=CURVE_COLORS[k % len(CURVE_COLORS)])
         ax.bar_label(bars, [f"{value:.4f}" for value in values], fontsize=8, padding=2)
     ax.set_xticks(range(len(groups)), list(groups))
-    ax.set(ylabel=ylabel, title=title)
+    ax.set(ylabel=ylabel, title=plain(title))
     ax.margins(y=0.15)
     ax.grid(True, axis="y", color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)

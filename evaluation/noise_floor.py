@@ -70,7 +70,7 @@ def main():
     networks, num_added, revision = None, 0, git_revision()
     for num_images, seed in ((number, seed) for number in args.num_images for seed in args.seeds):
         key = NO_MODEL | {"checkpoint": NAMES[args.images], "model_type": args.images, "path": args.images,
-                          "seed": seed, "num_images": num_images, "dataset": str(args.dataset),
+                          "seed": seed, "num_images": num_images, "dataset": image_set.dataset,
                           "split": args.reference_split, "reference_hash": image_set.content_hash}
         rows = results_table.read(args.results, warn=False)     # another process may have added to it
         wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force,

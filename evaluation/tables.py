@@ -27,6 +27,7 @@ LEVEL_LABELS = {"swd": "Sliced Wasserstein distance", "kurtosis": "Kurtosis of t
                 "contrast": "Contrast of the detail"}
 DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3, "precision_lite0": 3, "recall_lite0": 3}        # other metrics: four significant digits
 PROTOCOL = ("metric", "dataset", "split", "reference_hash", "num_images", "weights", "precision")
+ALIKE = tuple(name for name in PROTOCOL if name != "reference_hash")     # what a reader sees of it
 ROW = ("epochs", "num_steps", "num_model_calls")
 COLUMN = ("name", "path", "step_size", "solver", "x32_mode")
 
@@ -156,6 +157,31 @@ def grouped(rows: list[dict], key) -> dict:
     return groups
 
 
+def earlier_trainings(rows: list[dict]) -> dict[tuple, int]:
+    """How often a name was trained anew after a checkpoint: (model_type, name, checkpoint_hash) -> 0 for the latest.
+
+    A name has been trained anew once another checkpoint of one of its epochs is measured. What was measured first
+    before that moment belongs to an earlier training.
+    """
+    numbers = {}
+    for (model_type, name), members in grouped(rows, lambda row: (row["model_type"], run_name(row["checkpoint"]))).items():
+        first = {}                                              # hash -> (when it was first measured, itself)
+        for row in members:
+            when = (str(row["finished"]), row["checkpoint_hash"])
+            first[row["checkpoint_hash"]] = min(first.get(row["checkpoint_hash"], when), when)
+        of_epoch = [{row["checkpoint_hash"] for row in own} for own in grouped(members, lambda row: row["epochs"]).values()]
+        training = {this: max(sum(first[other] <= first[this] for other in hashes) for hashes in of_epoch)
+                    for this in first}
+        numbers |= {(model_type, name, this): max(training.values()) - number for this, number in training.items()}
+    return numbers
+
+
+def of_latest_trainings(rows: list[dict]) -> list[dict]:
+    """The rows without those of trainings whose name was trained anew."""
+    numbers = earlier_trainings(rows)
+    return [row for row in rows if not numbers[row["model_type"], run_name(row["checkpoint"]), row["checkpoint_hash"]]]
+
+
 @dataclass
 class Comparison:
     """Measurements of one metric under one protocol. `cells`: (row, column) -> Spread; columns carry their label."""
@@ -199,10 +225,10 @@ def unique_labels(labels: list[str], columns: list[dict]) -> list[str]:
 def compare(rows: list[dict], metric: str, names: Names = Names()) -> list[Comparison]:
     """Everything measured in one metric, as one Comparison per protocol.
 
-    Where a row and a column hold more than one checkpoint or path of the same name, they are never averaged: the
-    latest keeps the plain label, and the others get columns `earlier 1`, `earlier 2`, ...
+    Trainings of the same name are kept apart, and so are paths of the same name in a row and a column: the latest has
+    the plain label, and the others get columns `earlier training 1`, `earlier 1`, ...
     """
-    order = list(names.paths)
+    order, trainings = list(names.paths), earlier_trainings(rows)
     comparisons = []
     rows = [row for row in rows if row["metric"] == metric]
     for protocol, members in sorted(grouped(rows, lambda row: take(row, PROTOCOL)).items(), key=str):
@@ -215,11 +241,13 @@ def compare(rows: list[dict], metric: str, names: Names = Names()) -> list[Compa
         paths = {}
         for column_key, column, name in zip(column_keys, columns, labels):
             own = [row for row in members if (row["model_type"], *take(row, COLUMN)) == column_key]
-            for row_key, in_cell in grouped(own, lambda row: take(row, ROW)).items():
+            by_cell = grouped(own, lambda row: (trainings[row["model_type"], run_name(row["checkpoint"]),
+                                                          row["checkpoint_hash"]], take(row, ROW)))
+            for (training, row_key), in_cell in sorted(by_cell.items(), key=lambda item: item[0]):
                 variants = grouped(in_cell, lambda row: (row["checkpoint_hash"], row["path_hash"])).values()
                 latest_first = sorted(variants, key=lambda v: max(str(row["finished"]) for row in v), reverse=True)
                 for rank, variant in enumerate(latest_first):
-                    label = f"{name}, earlier {rank}" if rank else name
+                    label = name + f", earlier training {training}" * bool(training) + f", earlier {rank}" * bool(rank)
                     ranked.setdefault(label, {})[row_key] = spread_over_seeds(variant)
                     paths[label] = column["path"]
         cells = {(row_key, label): spread for label, spreads in ranked.items() for row_key, spread in spreads.items()}
@@ -258,18 +286,21 @@ def protocol_note(comparison: Comparison) -> str:
     if protocol["num_images"] < FEW_IMAGES.get(protocol["metric"], 0):
         note += f" Fewer than {FEW_IMAGES[protocol['metric']]:,} images: biased upwards, compare within this table only."
     if comparison.has_earlier:
-        note += " Earlier: another checkpoint or path under the same name, measured before."
+        note += " Earlier: another path, or another training, under the same name, measured before."
     return note
 
 
 def metric_tables(rows: list[dict], metric: str, names: Names = Names(), marker: str | None = None) -> list[Table]:
     """One table per protocol: epochs down, ways of sampling across. marker: what a text calls it; None: the metric."""
-    tables = []
-    for comparison in compare(rows, metric, names):
+    tables, comparisons = [], compare(rows, metric, names)
+    for comparison in comparisons:
         heads = [label for label, key in (("epoch", "epochs"), ("steps", "num_steps"), ("calls", "num_model_calls"))
                  if key == "epochs" or key not in comparison.constants]
         title = f"{metric_label(metric)}, {comparison.protocol['num_images']:,} images"
-        table = Table(marker or metric, title, protocol_note(comparison), heads + comparison.labels)
+        note = protocol_note(comparison)
+        if sum(take(other.protocol, ALIKE) == take(comparison.protocol, ALIKE) for other in comparisons) > 1:
+            note += f" The real images are those of hash {comparison.protocol['reference_hash']}."
+        table = Table(marker or metric, title, note, heads + comparison.labels)
         for row_key in comparison.row_keys:
             first = [Cell(str(value), value) for column, value in zip(ROW, row_key)
                      if column == "epochs" or column not in comparison.constants]

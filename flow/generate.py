@@ -187,7 +187,7 @@ def make_images(args, generator: Generator, loaded, group, made: Path, device) -
     write_run_record(made / "run.json", args, device, **results)
     rows, count = min(len(generator.classes), GRID_ROWS), len(generator.classes)
     pictures = torch.cat([generator([column * count + row for column in range(GRID_COLUMNS)]) for row in range(rows)])
-    with written_together():
+    with written_together(args.overwrite):
         save_png(args.grid_png, grid_image(pictures, rows))
         write_run_record(args.grid_png.with_suffix(".json"), args, device, **results)
         publish(made, args.output_dir, args.overwrite)      # once the grid is sure to be there too

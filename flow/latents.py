@@ -111,7 +111,7 @@ def load_vae(folder):
         raise InputError(f"--vae: {folder}: cannot be opened as an AutoencoderKL with safetensors weights ({reason})") \
             from error
     if path.is_dir():
-        if "scaling_factor" not in json.loads((path / "config.json").read_text()):
+        if "scaling_factor" not in json.loads((path / "config.json").read_text(encoding="utf-8")):
             raise InputError(f"--vae: {folder}/config.json: has no scaling_factor, expected the number that latents "
                              "are multiplied with (0.18215 for Stable Diffusion's); add it")
         weights = "".join(sha256_of_file(file) for file in sorted(path.glob("*.safetensors")))

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
                           write_run_record)
 from data import add_data_options, load_images
-from engine.files import refuse_existing, save_torch
+from engine.files import refuse_existing, save_torch, written_together
 from lift.options import WEIGHTS
 
 
@@ -50,9 +50,10 @@ def main(argv=None):
                "edge_images": args.edge_images, "precision": args.precision}
     heatmap = {"timesteps": torch.from_numpy(timesteps),
                "edge_costs": {"step_doubling": torch.from_numpy(costs)}, "options": options}
-    save_torch(output, heatmap_file.keep_lead(heatmap_file.add_origin(heatmap, loaded, image_set), output))
-    write_run_record(output.with_suffix(".json"), args, device, content_hash=image_set.content_hash,
-                     checkpoint_fingerprint=loaded.fingerprint, schedule=path[:, 0].tolist())
+    with written_together(args.overwrite):
+        save_torch(output, heatmap_file.keep_lead(heatmap_file.add_origin(heatmap, loaded, image_set), output))
+        write_run_record(output.with_suffix(".json"), args, device, content_hash=image_set.content_hash,
+                         checkpoint_fingerprint=loaded.fingerprint, schedule=path[:, 0].tolist())
     print(f"{args.num_steps} steps: {' '.join(map(str, path[:, 0]))}")
     print(f"wrote {output}, {output.with_suffix('.json')}")
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from engine.command_line import (Parser, add_device_options, real_number, refuse_without_effect, run_script, seed_number,
                           start_device, whole_number, write_run_record)
 from data import add_data_options, load_images
-from engine.files import outputs_beside, save_png, write_csv, written_together
+from engine.files import outputs_beside, printable, save_png, write_csv, written_together
 from lift.options import WEIGHTS
 
 
@@ -128,12 +128,12 @@ def main(argv=None):
         rows, fig = measure_beside_baseline(args, lift, baseline, images, device)
     else:
         rows, fig = measure_cases(args, lift, images, device)
-    shared = {"checkpoint": lift.path.name, "checkpoint_hash": lift.fingerprint, "weights": args.weights,
-              "dataset": args.dataset, "split": args.split, "num_images": len(images), "seed": args.seed,
+    shared = {"checkpoint": printable(lift.path.name), "checkpoint_hash": lift.fingerprint, "weights": args.weights,
+              "dataset": image_set.dataset, "split": args.split, "num_images": len(images), "seed": args.seed,
               "precision": args.precision, "predictions": "reconciled" if args.reconciled else "own"}
     if baseline:
-        shared |= {"baseline": baseline.path.name, "baseline_hash": baseline.fingerprint}
-    with written_together():
+        shared |= {"baseline": printable(baseline.path.name), "baseline_hash": baseline.fingerprint}
+    with written_together(args.overwrite):
         write_csv(outputs["csv"], [shared | row for row in rows], list(shared | rows[0]))
         save_png(outputs["png"], fig)
         write_run_record(outputs["json"], args, device, content_hash=image_set.content_hash, rows=rows)

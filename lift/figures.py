@@ -6,7 +6,7 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import MaxNLocator
 
 from engine.files import named_file
-from evaluation.figures import figure, plain_log_axis, style_of_curve
+from evaluation.figures import figure, plain, plain_log_axis, style_of_curve
 from lift import path_summary, paths
 from lift.labels import style_of_path
 
@@ -35,7 +35,7 @@ def path_evolution(columns: list[dict]):
                 handles.setdefault(style["label"], line)
             grid_ticks(ax, column["timesteps"], 3)
             if row == 0:
-                ax.set_title(column["title"], fontsize=10)
+                ax.set_title(plain(column["title"]), fontsize=10)
                 ax.tick_params(labelbottom=False)
             else:
                 ax.set_xlabel("t_32")
@@ -147,7 +147,7 @@ def error_maps(timesteps, error_64, error_total, paths_64: dict, paths_total: di
                fontsize=11, frameon=False, handlelength=2.4, columnspacing=1.6)
     lines = [line for line in (title, "; ".join(notes.values())) if line]
     if lines:
-        fig.suptitle("\n".join(lines), fontsize=10.5)
+        fig.suptitle(plain("\n".join(lines)), fontsize=10.5)
     return fig
 
 
@@ -180,7 +180,7 @@ def jacobian_blocks(timesteps, blocks: dict, title: str = ""):
     for ax in axes[:, 0]:
         ax.set_ylabel("t_64", fontsize=10)
     if title:
-        fig.suptitle(title, fontsize=11)
+        fig.suptitle(plain(title), fontsize=11)
     return fig
 
 
@@ -214,7 +214,7 @@ def step_error_bars(errors: dict, ylabel: str = "error of the step", title: str 
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     if title:
-        fig.suptitle(title, fontsize=11)
+        fig.suptitle(plain(title), fontsize=11)
     return fig
 
 

@@ -40,7 +40,7 @@ def main(argv=None):
     rows = path_summary.summarize_paths(heatmap, args.paths, args.num_steps, args.step_size, args.max_jump)
     drawn = figures.draw(heatmap, rows, args.step_size, args.max_jump, args.num_resamples,
                          figures.title_of(heatmap))
-    with written_together():
+    with written_together(args.overwrite):
         for kind, path in figures_at.items():
             save_png(path, drawn[kind])
         write_run_record(record_at, args, paths=figures.record(rows))

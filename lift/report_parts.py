@@ -90,10 +90,48 @@ def metric_figure(rows, metric: str):
     return figures.metric_by_epoch(panels, tables.metric_label(metric).partition(",")[0])
 
 
+def is_replaced(folder: Path, checkpoint: str, fingerprint: str) -> bool:
+    """Whether a checkpoint has been trained anew since something was measured on it, as its training's record tells.
+
+    checkpoint: its file name; fingerprint: of the file that was measured. Records of earlier versions do not tell.
+    """
+    path = Path(folder) / f"{tables.run_name(checkpoint)}_run.json"
+    with expecting(path, "record of a training", "make it again or remove it"):
+        now = json.loads(path.read_text(encoding="utf-8")).get("checkpoints", {}) if path.exists() else {}
+        return now.get(Path(checkpoint).name, fingerprint) != fingerprint
+
+
+def is_of_earlier_weights(path: Path) -> bool:
+    """Whether a picture, or table, is of a checkpoint that `is_replaced`, as the CSV or the record beside it tells."""
+    of_picture = path.with_name(re.sub(r"(_blocks|_steps)?\.\w+$", "", path.name))
+    table, record = (of_picture.with_name(f"{of_picture.name}.{kind}") for kind in ("csv", "json"))
+    named = []
+    if table.exists():
+        first = (tables.read_csv(table) or [{}])[0]
+        named = [(first.get(name), first.get(f"{name}_hash")) for name in ("checkpoint", "baseline")]
+    elif record.exists():
+        with expecting(record, "record of a run", "make it again or remove it"):
+            content = json.loads(record.read_text(encoding="utf-8"))
+            named = [(content.get("options", {}).get("checkpoint"), content.get("checkpoint_fingerprint"))]
+    return any(is_replaced(path.parent, checkpoint, fingerprint) for checkpoint, fingerprint in named
+               if checkpoint and fingerprint)
+
+
+def age_of(path: Path) -> str:
+    """What a caption adds for a file that `is_of_earlier_weights`."""
+    return " Of earlier weights: this name has been trained anew since." if is_of_earlier_weights(path) else ""
+
+
 def find_heatmaps(folder: Path, grid: int) -> list[tuple[int, Path]]:
-    """(epoch, file) of the EMA heat maps of the default LIFT run, by epoch."""
-    found = [(int(match[1]), path) for path in Path(folder).glob(f"heatmap_{grid}_*ep.pth")
-             if (match := re.fullmatch(rf"heatmap_{grid}_(\d+)ep\.pth", path.name))]
+    """(epoch, file) of the EMA heat maps of the default LIFT run, by epoch; those of earlier weights are left out, with a
+    line."""
+    found = []
+    for path in Path(folder).glob(f"heatmap_{grid}_*ep.pth"):
+        if match := re.fullmatch(rf"heatmap_{grid}_(\d+)ep\.pth", path.name):
+            if is_of_earlier_weights(path):
+                print(f"path evolution: {path} is left out, its checkpoint has been trained anew since")
+            else:
+                found.append((int(match[1]), path))
     return sorted(found)
 
 
@@ -125,7 +163,7 @@ def run_of_log(path: Path) -> str:
     name = path.name.removesuffix("_training.csv")
     record = path.with_name(f"{name}_run.json")
     with expecting(record, "record of a training", "make it again or remove it"):
-        is_of_v = record.exists() and json.loads(record.read_text())["options"].get("loss_target") == "v"
+        is_of_v = record.exists() and json.loads(record.read_text(encoding="utf-8"))["options"].get("loss_target") == "v"
     return f"{name} (loss of v)" if is_of_v else name
 
 
@@ -205,12 +243,15 @@ def report_sections(rows, folder: Path, figure_dir: Path) -> list[page.Section]:
                               [(path, caption) for path in sorted((folder / "study").glob("*.png"))
                                if (caption := study_tables.caption_of(path.stem))])
     samples = page.Section("Samples", "", [], pick("samples", "denoising_.+"))
-    heatmaps = [(path, f"Error map and paths: {path.stem.replace('_', ' ')}.")
+    heatmaps = [(path, f"Error map and paths: {path.stem.replace('_', ' ')}." + age_of(path))
                 for path in sorted(folder.glob("heatmap_*.png"))]
     map_section = page.Section("Error maps and paths", "", [], pick("path_evolution") + heatmaps)
     measured = [table for name in side_tables.SIDE_TABLES if (table := side_tables.side_table(folder, name))]
+    for table in measured:
+        table.note += age_of(folder / f"{table.name}.csv")
     side = page.Section("Other measurements", "", measured,
-                          [(folder / f"{name}.png", caption) for name, caption in SIDE_FIGURES.items()
+                          [(folder / f"{name}.png", caption + age_of(folder / f"{name}.png"))
+                           for name, caption in SIDE_FIGURES.items()
                            if (folder / f"{name}.png").exists()])
     training = page.Section("Training", "", [], pick("training_loss"))
     known = {path for section in (map_section, side) for path, _ in section.figures}

@@ -60,7 +60,7 @@ def path_cost_tables(folder) -> list[Table]:
     if not path.exists():
         return []
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         num_mixtures = found["options"]["num_mixtures"]
         over = f"Mean over {num_mixtures} random mixtures, in brackets the least and the greatest."
         num_paths, path_steps, num_steps = (found["options"][key] for key in ("num_paths", "path_steps", "num_steps"))

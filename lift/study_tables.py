@@ -18,8 +18,9 @@ from lift.options import X32_MODES
 from scheduler import CosineSteps
 from evaluation.options import rows_of
 from lift.labels import PATH_LABELS
-from evaluation.tables import (FEW_IMAGES, PROTOCOL, Cell, Spread, Table, direction, format_spread, grouped,
-                               is_ranked, mark_best_of_metric, read_csv, run_name, spread_of, spread_over_seeds, take)
+from evaluation.tables import (FEW_IMAGES, PROTOCOL, Cell, Spread, Table, direction, format_spread, grouped, is_ranked,
+                               mark_best_of_metric, of_latest_trainings, read_csv, run_name, spread_of,
+                               spread_over_seeds, take)
 
 RUN_SEED = r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)"
 RUN_EPOCHS = RUN_SEED + r"_(?P<epochs>\d+)ep"
@@ -386,7 +387,7 @@ def identity_table(folder) -> list[Table]:
                    "what it does"])
     for match, path in files_of_runs(folder, MAP_FILE, ".json"):
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             for row in content["paths"]:
                 if row["distance"] is not None:
                     table.rows.append([*run_cells(match), Cell(match["grid"], int(match["grid"])),
@@ -521,7 +522,7 @@ def validation_table(folder, num_epochs: int) -> list[Table]:
 def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
     """The tables that a marker's name stands for, of NAMES. rows: of the results; folder: where those lie."""
     if name in COMPARISONS:
-        return comparison_tables(rows, name)
+        return comparison_tables(of_latest_trainings(rows), name)
     if name == "study_floor":
         return without_network_table(rows)
     return FILE_TABLES[name](Path(folder) / "study")

@@ -4,7 +4,7 @@ from pathlib import Path
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
                           write_run_record)
 from data import add_data_options, load_images
-from engine.files import outputs_beside, save_png, write_csv, written_together
+from engine.files import outputs_beside, printable, save_png, write_csv, written_together
 from lift.options import SOLVERS, WEIGHTS
 
 MEASURES = ("psnr", "ssim", "consistency")
@@ -61,8 +61,8 @@ def main(argv=None):
                 bar.update(len(part))
         methods[METHODS[mode]] = np.concatenate(parts)
 
-    shared = {"checkpoint": lift.path.name, "checkpoint_hash": lift.fingerprint, "weights": args.weights,
-              "dataset": args.dataset, "split": args.split, "num_images": len(truth), "num_steps": args.num_steps,
+    shared = {"checkpoint": printable(lift.path.name), "checkpoint_hash": lift.fingerprint, "weights": args.weights,
+              "dataset": image_set.dataset, "split": args.split, "num_images": len(truth), "num_steps": args.num_steps,
               "solver": args.solver, "precision": args.precision, "seed": args.seed}
     rows, per_image = [], {}
     for method, images in methods.items():
@@ -78,7 +78,7 @@ def main(argv=None):
               f"consistency {row['consistency']:.2f} ± {row['consistency_standard_error']:.2f} dB")
 
     shown = {"32×32": given, **methods, "truth": truth}
-    with written_together():
+    with written_together(args.overwrite):
         write_csv(outputs["csv"], rows, list(rows[0]))
         save_png(outputs["png"], figures.image_rows({label: images[:args.num_shown] for label, images in shown.items()}))
         write_run_record(outputs["json"], args, device, content_hash=image_set.content_hash, per_image=per_image)

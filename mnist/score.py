@@ -6,7 +6,7 @@ from data import add_data_options, load_images
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number, write_run_record)
 from engine.errors import InputError
-from engine.files import refuse_existing, write_csv
+from engine.files import refuse_existing, write_csv, written_together
 from mnist.options import add_sampling_options, class_labels, sampling_of
 
 
@@ -45,8 +45,9 @@ def main():
     floor = judge.noise_floor(train_set, args.num_samples, 1)[0]
     rows.append({"guidance_scale": "real digits", "num_steps": "", **{name: round(floor[name], 4) for name in SCORES}})
     print(f"as many real digits: {', '.join(f'{name} {floor[name]:.4f}' for name in SCORES)}", flush=True)
-    write_csv(args.output, rows, ["guidance_scale", "num_steps", *SCORES])
-    write_run_record(args.output.with_suffix(".json"), args, device, rows=rows)
+    with written_together(args.overwrite):
+        write_csv(args.output, rows, ["guidance_scale", "num_steps", *SCORES])
+        write_run_record(args.output.with_suffix(".json"), args, device, rows=rows)
 
 
 if __name__ == "__main__":

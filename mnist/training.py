@@ -68,7 +68,7 @@ def parse(parser, argv=None):
             raise InputError(f"--resume: {args.resume} is no experiment folder (it has no config.json); give one of "
                              f"those in {args.experiments}")
         with expecting(record, "options of an experiment"):
-            saved = json.loads(record.read_text())
+            saved = json.loads(record.read_text(encoding="utf-8"))
             if saved["verb"] != Path(sys.argv[0]).stem:
                 raise InputError(f"--resume: {args.resume} is an experiment of {saved['verb']}; resume it with that")
             parser.set_defaults(**{key: value for key, value in saved["options"].items() if key in vars(args)})

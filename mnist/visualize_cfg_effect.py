@@ -9,7 +9,7 @@ from data import add_data_options, load_images
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number, write_run_record)
 from engine.errors import InputError
-from engine.files import refuse_existing, save_png
+from engine.files import refuse_existing, save_png, written_together
 from mnist.options import add_sampling_options, class_labels, sampling_of
 
 NAMES = {"accuracy": "accuracy", "fd_digits": "fd, %", "diversity": "diversity"}
@@ -61,8 +61,9 @@ def main():
             ax.set_title(f"{name}w = {w:g}", fontsize=9)
             ax.set_xlabel("\n".join(f"{label} {rows[-1][key]:.3g}" for key, label in NAMES.items()), fontsize=8)
             ax.set(xticks=[], yticks=[])
-    save_png(args.output, fig)
-    write_run_record(args.output.with_suffix(".json"), args, device, rows=rows)
+    with written_together(args.overwrite):
+        save_png(args.output, fig)
+        write_run_record(args.output.with_suffix(".json"), args, device, rows=rows)
     for row in rows:
         print(", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()))
     print(args.output)

@@ -21,7 +21,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from engine import devices
 from engine.command_line import Parser, add_device_options, run_script, start_device, whole_number
 from engine.errors import InputError
 
@@ -92,6 +91,7 @@ def main():
     parser.add_argument("--hidden_dims", type=whole_number(8), nargs="+", default=[16, 32, 64, 128])
     add_device_options(parser)
     args = parser.parse_args()
+    from engine import devices
     if not (args.before / "train_lift.py").is_file():
         raise InputError(f"--before: found {args.before}, which has no train_lift.py; expected a checkout of this "
                          "repository, such as `git worktree add --detach ../before 6768f0e` makes")
@@ -120,7 +120,7 @@ def main():
                         seconds[name][side].append(sides[side].seconds(*work[side][name])[compared])
         except RuntimeError as error:
             log.flush()
-            sys.exit(f"{error}\n{(scratch / 'log').read_text()[-2000:]}")
+            sys.exit(f"{error}\n{(scratch / 'log').read_text(encoding='utf-8')[-2000:]}")
     rows = {}
     for name, by_side in seconds.items():
         ratios = [before / after for before, after in zip(by_side["before"], by_side["after"])]

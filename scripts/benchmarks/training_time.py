@@ -18,7 +18,7 @@ from engine.errors import InputError
 def read_record(path: Path) -> dict:
     """What a finished training of LIFT at default size left as {name}_run.json. Raises InputError for anything else."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         is_finished, options = record["is_finished"], record["options"]
         found = (options["hidden_dims"], "timesteps" in options)
         record["images_per_second"] = record["step"] * options["batch_size"] / record["seconds"]

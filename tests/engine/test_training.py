@@ -23,7 +23,7 @@ from lift import checkpoints, objective
 from conftest import ROOT, forks, wait_until
 from data import load_images
 from engine.errors import InputError
-from engine.files import load_torch, save_torch
+from engine.files import load_torch, save_torch, sha256_of_file
 from lift.objective import TimestepRule
 from lift.options import DEFAULT_NAMES
 from lift.tasks import ScaleTask
@@ -128,6 +128,8 @@ def test_a_run_leaves_what_it_should(run):
     assert float(lines[-1].split(",")[5]) == pytest.approx(1e-6)
     record = json.loads((folder / "results/lift_dual_timestep_run.json").read_text())
     assert record["is_finished"] is True and record["finished"].endswith("Z")
+    assert record["checkpoints"] == {path.name: sha256_of_file(path)[:16] for path in (folder / "checkpoints").glob("*ep.pth")}
+    assert len(record["checkpoints"]) > 1
     assert record["options"]["batch_size"] == 8 and record["versions"]["torch"]
     validations = json.loads((folder / "results/lift_dual_timestep_validation_bins.json").read_text())
     assert [(v["epoch"], v["weights"]) for v in validations] == [(2, "raw"), (2, "ema"), (4, "raw"), (4, "ema")]

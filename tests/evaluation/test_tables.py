@@ -120,13 +120,46 @@ def test_another_number_of_steps_is_another_row():
     assert [[cell.value for cell in line] for line in table.rows] == [[20, 9, 9, 3.0], [20, 18, 18, 1.0]]
 
 
-@pytest.mark.parametrize("column", ["checkpoint_hash", "path_hash"])
-def test_a_changed_checkpoint_or_path_is_not_averaged_with_the_earlier_one(column):
+@pytest.mark.parametrize("column, label", [("checkpoint_hash", "earlier training 1"), ("path_hash", "earlier 1")])
+def test_a_changed_checkpoint_or_path_is_not_averaged_with_the_earlier_one(column, label):
     rows = [row(value=1.0), row(value=3.0, finished="2026-02-01T00:00:00Z", **{column: "changed"})]
     table, = tables.metric_tables(rows, "fid", NAMES)
-    assert table.header == ["epoch", "diagonal", "diagonal, earlier 1"]
+    assert table.header == ["epoch", "diagonal", f"diagonal, {label}"]
     assert [cell.value for cell in table.rows[0]] == [20, 3.0, 1.0]         # the latest has the plain name
     assert "Earlier" in table.note
+
+
+def trained_twice() -> list[dict]:
+    """Epochs 1 to 3 of one training and epoch 3 of another of the same name, and a second path of the older one."""
+    def measured(epochs, checkpoint_hash, value, finished, **more):
+        return row(checkpoint=f"lift_dual_timestep_{epochs}ep.pth", epochs=epochs, checkpoint_hash=checkpoint_hash,
+                   value=value, finished=finished, **more)
+    return [measured(1, "a1", 150.0, "2026-11-01T10:00:00Z"), measured(2, "a2", 140.0, "2026-11-01T10:10:00Z"),
+            measured(3, "a3", 130.0, "2026-11-01T10:20:00Z"),
+            measured(3, "a3", 120.0, "2026-11-01T10:30:00Z", path="dp_64", path_hash="e", step_size="index"),
+            measured(3, "b3", 90.0, "2026-11-02T10:00:00Z")]
+
+
+def test_two_trainings_of_one_name_share_no_column():
+    table, = tables.metric_tables(trained_twice(), "fid", NAMES)
+    assert table.header == ["epoch", "diagonal", "diagonal, earlier training 1", "DP-64, earlier training 1"]
+    assert texts(table) == [["1", "–", "150.00", "–"], ["2", "–", "140.00", "–"], ["3", "90.00", "130.00", "120.00"]]
+    assert "another training, under the same name" in table.note
+    assert [(row["checkpoint_hash"], row["path"]) for row in tables.of_latest_trainings(trained_twice())] == [
+        ("b3", "diagonal")]
+
+
+def test_a_training_measured_while_it_goes_is_one():
+    again = [row(checkpoint=f"lift_dual_timestep_{epochs}ep.pth", epochs=epochs, checkpoint_hash=f"b{epochs}",
+                 finished=f"2026-11-02T09:{epochs:02}:00Z") for epochs in (1, 4)]
+    numbers = tables.earlier_trainings(trained_twice() + again)
+    assert {key[2]: number for key, number in numbers.items()} == {"a1": 1, "a2": 1, "a3": 1, "b1": 0, "b3": 0, "b4": 0}
+
+
+def test_tables_of_other_real_images_of_one_name_say_which():
+    one, other = tables.metric_tables([row(), row(reference_hash="r2")], "fid", NAMES)
+    assert one.title == other.title and "of hash r1" in one.note and "of hash r2" in other.note
+    assert "hash" not in tables.metric_tables([row()], "fid", NAMES)[0].note
 
 
 def test_epochs_in_order_and_gaps_shown():
