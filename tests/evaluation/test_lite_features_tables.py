@@ -1,5 +1,6 @@
 """The tables of the benchmark of EfficientNet-Lite0's distances, from a file and as published."""
 import json
+import statistics
 
 import pytest
 
@@ -54,7 +55,22 @@ def test_the_text_has_the_published_numbers():
 
 def test_what_the_text_concludes_is_what_was_measured():
     rows = json.loads((PUBLISHED / "lite_features.json").read_text())["rows"]
-    assert {entry["change"] for entry in rows} >= {"none", "noise of 5 grey levels", "16 patches shuffled"}
+
+    def mean(change, num_images, name, side=96):
+        return statistics.fmean(entry[name] for entry in rows if (entry["change"], entry["num_images"], entry["side"])
+                                == (change, num_images, side))
+    numbers = (1000, 5000, 10_000)
+    order = ("none", "noise of 5 grey levels", "noise of 20 grey levels", "16 patches shuffled")
+    for name in ("fd_lite0", "kd_lite0"):
+        for num_images in numbers:                                  # both put damage in order at every number of images
+            assert sorted(order, key=lambda change: mean(change, num_images, name)) == list(order)
+    floors = [mean("none", num_images, "fd_lite0") for num_images in numbers]
+    assert floors[0] > 2 * floors[1] > 2 * floors[2]                # the floor of one is bias,
+    for num_images in numbers:                                      # that of the other nothing
+        assert abs(mean("none", num_images, "kd_lite0")) < 3 * mean("none", num_images, "kd_standard_error")
+    for change in order[1:]:                                        # which is the same whatever the number of images
+        values = [mean(change, num_images, "kd_lite0") for num_images in numbers]
+        assert max(values) - min(values) < 3 * mean(change, 1000, "kd_standard_error")
 
 
 def test_the_benchmark_writes_what_the_tables_read_and_goes_on(tmp_path, monkeypatch, capsys):
