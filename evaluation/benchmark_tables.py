@@ -102,67 +102,62 @@ def lite_features_tables(folder) -> list[Table]:
                          "again") from error
 
 
-def label_of_change(change: str) -> str:
-    """What its row is called."""
-    return "none: the floor" if change == "none" else change
-
-
 def tables_of_lite_features(found: dict) -> list[Table]:
-    """Both distances, how well 1,000 images are told from as many unchanged ones, and the shares."""
+    """Both distances, how far a change is from the floor, and the shares."""
     changes = grouped(found["rows"], lambda row: row["change"])
     protocols = sorted({(row["side"], row["num_images"]) for row in found["rows"]})
-    heads = [f"{num_images:,} at {side}" for side, num_images in protocols]
     speed = ", ".join(f"{value:.0f} images/s to {side}" for side, value in found["images_per_second"].items())
-    about = (f"Photographs of {found['dataset']} against {found['num_reference']:,} others, after a change; columns: number "
-             f"of images, and the side that all are resized to ({speed}, {found['device']}).")
+    about = (f"Photographs of {found['dataset']} against {found['num_reference']:,} others, after a change; columns: "
+             f"number of images, and the side that all are resized to ({speed}, {found['device']}).")
 
     def values(change: str, protocol, name: str) -> list[float]:
         return [row[name] for row in changes[change] if (row["side"], row["num_images"]) == protocol]
 
-    def cell(change: str, protocol, name: str) -> Cell:
-        drawn = values(change, protocol, name)
-        if not drawn:
-            return Cell("–")
-        spread = spread_of(drawn, list(range(len(drawn))))
-        return Cell(format_spread(name, spread), spread.mean)
+    def frechet_cell(change: str, protocol) -> Cell:
+        drawn = values(change, protocol, "fd_lite0")
+        spread = spread_of(drawn, list(range(len(drawn)))) if drawn else None
+        return Cell(format_spread("fd_lite0", spread), spread.mean) if spread else Cell("–")
 
     def kernel_cell(change: str, protocol) -> Cell:
-        drawn = values(change, protocol, "kd_lite0")
-        if not drawn:
-            return Cell("–")
-        error = statistics.fmean(values(change, protocol, "kd_standard_error"))
-        return Cell(f"{1000 * statistics.fmean(drawn):.2f} ± {1000 * error:.2f}", statistics.fmean(drawn))
+        drawn, errors = (values(change, protocol, name) for name in ("kd_lite0", "kd_standard_error"))
+        mean = statistics.fmean(drawn) if drawn else None
+        return Cell(f"{mean:.3f} ± {statistics.fmean(errors):.3f}", mean) if drawn else Cell("–")
 
-    def told_apart(change: str, side: int, name: str) -> Cell:
-        several = [values(which, (side, num_images), name) for which in (change, "none")]
+    def told_apart(change: str, protocol, name: str) -> Cell:
+        several = [values(which, protocol, name) for which in (change, "none")]
         deviation = statistics.fmean(statistics.variance(drawn) for drawn in several)**0.5
         distance = (statistics.fmean(several[0]) - statistics.fmean(several[1])) / deviation
         return Cell(f"{distance:.1f}", distance)
 
-    tables = [Table("lite_features", "fd_lite0 of known changes", f"{about} Mean ± sample standard deviation over draws of "
-                    "different images, where there are several.", ["change", *heads],
-                    [[Cell(label_of_change(change)), *(cell(change, protocol, "fd_lite0") for protocol in protocols)]
-                     for change in changes]),
-              Table("lite_features", "kd_lite0 of known changes, times 1000", f"{about} Mean over the draws ± the standard "
-                    "error of a single score.", ["change", *heads],
-                    [[Cell(label_of_change(change)), *(kernel_cell(change, protocol) for protocol in protocols)] for change in changes])]
-    num_images = min(num_images for _, num_images in protocols)
-    sides = sorted({side for side, number in protocols
-                    if number == num_images and len(values("none", (side, num_images), "fd_lite0")) > 1})
-    columns = [(side, name) for name in ("fd_lite0", "kd_lite0") for side in sides]
-    tables.append(Table("lite_features", f"How far {num_images:,} changed images are from as many unchanged ones",
-                        "The difference of the mean scores in standard deviations of a single score.",
-                        ["change", *(f"{name} at {side}" for side, name in columns)],
-                        [[Cell(label_of_change(change)), *(told_apart(change, side, name) for side, name in columns)]
-                         for change in changes if change != "none"]))
-    protocol = max(protocol for protocol in protocols if protocol[0] == protocols[0][0])
-    shares = ("precision", "recall", "animal", "vehicle")
-    tables.append(Table("lite_features", f"Shares of {protocol[1]:,} images at {protocol[0]}",
-                        "Precision and recall in the same features; first guesses of the network that are animals, or "
-                        "vehicles.", ["change", *shares],
-                        [[Cell(label_of_change(change)), *(Cell(f"{value:.3f}", value) for value in
-                                          (statistics.fmean(values(change, protocol, name)) for name in shares))]
-                         for change in changes if values(change, protocol, "recall")]))
+    def table(title: str, note: str, heads, cells_of, shown=changes) -> Table:
+        return Table("lite_features", title, note, ["change", *heads],
+                     [[Cell("none: the floor" if change == "none" else change), *cells_of(change)] for change in shown])
+
+    heads = [f"{num_images:,} at {side}" for side, num_images in protocols]
+    tables = [table("fd_lite0 of known changes", f"{about} Mean ± sample standard deviation over draws of different "
+                    "images, where there are several.", heads,
+                    lambda change: [frechet_cell(change, protocol) for protocol in protocols]),
+              table("kd_lite0 of known changes", f"{about} Mean over the draws ± the standard error of a single score.",
+                    heads, lambda change: [kernel_cell(change, protocol) for protocol in protocols])]
+    few = min(num_images for _, num_images in protocols)
+    several = [protocol for protocol in protocols
+               if protocol[1] == few and len(values("none", protocol, "fd_lite0")) > 1]
+    columns = [(name, protocol) for name in ("fd_lite0", "kd_lite0") for protocol in several]
+    if several:
+        tables.append(table(f"How far {few:,} changed images are from as many unchanged ones", "The difference of the mean "
+                            "scores, in standard deviations of a single score.",
+                            [f"{name} at {side}" for name, (side, _) in columns],
+                            lambda change: [told_apart(change, protocol, name) for name, protocol in columns],
+                            [change for change in changes if change != "none"]))
+    side, many = most = max(protocol for protocol in protocols if protocol[0] == protocols[0][0])
+    names = ("precision", "recall", "animal", "vehicle")
+
+    def shares_of(change: str) -> list[Cell]:
+        shares = [statistics.fmean(values(change, most, name)) for name in names]
+        return [Cell(f"{share:.3f}", share) for share in shares]
+    tables.append(table(f"Shares of {many:,} images at {side}", "Precision and recall in the same features; first guesses "
+                        "of the network that are animals, or vehicles.", names, shares_of,
+                        [change for change in changes if values(change, most, "recall")]))
     return tables
 
 

@@ -62,11 +62,11 @@ def say_what_becomes_of(metrics: list[str], shape) -> None:
     if (channels, side) == (3, 64):
         return
     grey = ", grey as three equal channels" if channels == 1 else ""
-    notes = [f"features of images resized to {resized}x{resized}{grey} ({', '.join(names)})"
-             for resized, names in ((fid.SIDE, FEATURE_METRICS["inception"]),
-                                    (lite_features.SIDE, FEATURE_METRICS["lite0"])) if set(names) & set(metrics)]
-    if set(metrics) & OF_ALL_IMAGES:
-        notes.append(f"levels of {', '.join(map(str, pyramid_levels(side)))} pixels (swd, detail)")
+    made = {f"features of images resized to {fid.SIDE}x{fid.SIDE}{grey}": FEATURE_METRICS["inception"],
+            f"features of images resized to {lite_features.SIDE}x{lite_features.SIDE}{grey}": FEATURE_METRICS["lite0"],
+            f"levels of {', '.join(map(str, pyramid_levels(side)))} pixels": OF_ALL_IMAGES}
+    notes = [f"{what} ({', '.join(asked)})" for what, names in made.items()
+             if (asked := [metric for metric in metrics if metric in names])]
     print(f"images of {side}x{side}, {'grey' if channels == 1 else 'RGB'}: {'; '.join(notes)}", flush=True)
 
 

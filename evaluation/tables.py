@@ -25,7 +25,8 @@ METRIC_LABELS = {"fid": "FID", "kid": "KID", "precision": "Precision", "recall":
                  "swd": "Sliced Wasserstein distance, mean of the levels"}
 LEVEL_LABELS = {"swd": "Sliced Wasserstein distance", "kurtosis": "Kurtosis of the detail",
                 "contrast": "Contrast of the detail"}
-DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3, "precision_lite0": 3, "recall_lite0": 3}        # other metrics: four significant digits
+DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3, "kd_lite0": 4, "precision_lite0": 3,
+            "recall_lite0": 3}        # other metrics: four significant digits
 PROTOCOL = ("metric", "dataset", "split", "reference_hash", "num_images", "weights", "precision")
 ALIKE = tuple(name for name in PROTOCOL if name != "reference_hash")     # what a reader sees of it
 ROW = ("epochs", "num_steps", "num_model_calls")

@@ -2,7 +2,7 @@
 """What EfficientNet-Lite0's distances make of known changes of photographs, by size of input and number of images.
 
 The split is shuffled once. The last --num_reference images are the reference; the candidates are the others, of which
-each change gets the first, the second, ... --num_images. No image is in both. Features are kept in the cache, rows are
+each score gets the first, the second, ... --num_images. No image is in both. Features are kept in the cache, rows are
 written to --output as they come: a call goes on where an earlier one was stopped.
 """
 import json
@@ -14,14 +14,13 @@ from engine.errors import InputError
 from engine.files import check_can_be_written, expecting, write_json
 
 
-def options():
-    """The command line."""
+def parse_options():
     parser = Parser(__doc__)
     data.add_data_options(parser)
     parser.add_argument("--sides", type=whole_number(32, 224), nargs="+", action="each_once", default=[96, 128],
                         metavar="PIXELS", help="sides that images are resized to, multiples of 32")
     parser.add_argument("--num_images", type=whole_number(100), nargs="+", action="each_once",
-                        default=[1000, 5000, 10_000], metavar="IMAGES", help="candidates of a score")
+                        default=[1000, 5000, 10_000], metavar="IMAGES", help="of a score")
     parser.add_argument("--num_reference", type=whole_number(2), default=2500, metavar="IMAGES", help="real images")
     parser.add_argument("--draws", type=whole_number(1), default=5, help="at most so many scores of different images")
     parser.add_argument("--output", type=Path, default=Path("results/lite_features.json"), metavar="FILE")
@@ -33,12 +32,22 @@ def options():
     return args
 
 
+def earlier_results(path: Path, protocol: dict) -> dict:
+    """What an earlier call wrote, empty where there is none. Raises InputError for one of another protocol."""
+    if not path.exists():
+        return {}
+    with expecting(path, "JSON file of an earlier call", "choose another --output"):
+        earlier = json.loads(path.read_text())
+        if {key: earlier[key] for key in protocol} != protocol:
+            raise InputError(f"{path}: is of other images or of another reference; choose another --output")
+    return earlier
+
+
 def main():
-    args = options()
+    args = parse_options()
     from engine.devices import describe
-    from evaluation import fid, image_changes, lite_features
+    from evaluation import fid, known_changes, lite_features
     from lift.report_parts import update_readme
-    from scripts.benchmarks.known_changes import CHANGED, REPEATED, changed, images_per_second, scores, shuffled
     device = start_device(args)
     check_can_be_written(args.output)
     image_set = data.load_images(args.dataset, "train", args.cache_dir)
@@ -49,40 +58,36 @@ def main():
     protocol = {"dataset": str(args.dataset), "content_hash": image_set.content_hash,
                 "num_reference": args.num_reference, "weights": lite_features.WEIGHTS_SHA256}
     found = {**protocol, "device": describe(device), "images_per_second": {}, "rows": []}
-    if args.output.exists():
-        with expecting(args.output, "JSON file of an earlier call", "choose another --output"):
-            earlier = json.loads(args.output.read_text(encoding="utf-8"))
-            if {key: earlier[key] for key in protocol} != protocol:
-                raise InputError(f"{args.output}: is of other images or of another reference; choose another --output")
-            found |= earlier
-    candidates, reference_set = shuffled(image_set, args.num_reference)
+    found |= earlier_results(args.output, protocol)
+    candidates, reference_set = known_changes.candidates_and_reference(image_set, args.num_reference)
     done = {(row["side"], row["num_images"], row["change"], row["draw"]) for row in found["rows"]}
 
     for side in args.sides:
         lite = lite_features.load(device, side)
         if str(side) not in found["images_per_second"]:
-            found["images_per_second"][str(side)] = images_per_second(lite, candidates.images)
+            found["images_per_second"][str(side)] = known_changes.images_per_second(lite, candidates.images)
         reference = fid.reference_features(reference_set, lite, args.cache_dir)
         statistics = fid.FeatureStatistics(lite.num_features).add(reference)
-        of_change = {}                                      # change -> features of as many candidates as there are
-        for change in (*CHANGED, *REPEATED):
-            for num_images in args.num_images:
-                for draw in range(min(args.draws, max(args.num_images) // num_images)):
-                    if (side, num_images, change, draw) in done:
-                        continue
-                    source = change if change in CHANGED else "none"
-                    if source not in of_change:
-                        of_change[source] = fid.reference_features(
-                            changed(candidates, source, max(args.num_images)), lite, args.cache_dir)
-                    features = of_change[source][draw * num_images:(draw + 1) * num_images]
-                    if change in REPEATED:
-                        features = features[image_changes.places_repeated(num_images, REPEATED[change](num_images))]
-                    row = {"side": side, "num_images": num_images, "change": change, "draw": draw,
-                           **scores(features, reference, statistics, lite)}
-                    found["rows"].append(row)
-                    write_json(args.output, found)
-                    print(", ".join(f"{key} {value:.5g}" if isinstance(value, float) else f"{key} {value}"
-                                    for key, value in row.items()), flush=True)
+        of_change = {}                                      # change -> features of as many candidates as are used
+        for change in (*known_changes.CHANGED, *known_changes.REPEATED):
+            source = change if change in known_changes.CHANGED else "none"
+            for num_images, draw in ((number, draw) for number in args.num_images
+                                     for draw in range(min(args.draws, max(args.num_images) // number))):
+                if (side, num_images, change, draw) in done:
+                    continue
+                if source not in of_change:
+                    of_change[source] = fid.reference_features(
+                        known_changes.changed(candidates, source, max(args.num_images)), lite, args.cache_dir)
+                features = of_change[source][draw * num_images:(draw + 1) * num_images]
+                if change in known_changes.REPEATED:
+                    num_different = known_changes.REPEATED[change](num_images)
+                    features = features[known_changes.places_repeated(num_images, num_different)]
+                row = {"side": side, "num_images": num_images, "change": change, "draw": draw,
+                       **known_changes.scores(features, reference, statistics, lite)}
+                found["rows"].append(row)
+                write_json(args.output, found)
+                print(", ".join(f"{key} {value:.5g}" if isinstance(value, float) else f"{key} {value}"
+                                for key, value in row.items()), flush=True)
     if args.readme:
         update_readme(args.readme, [], args.output.parent)
 

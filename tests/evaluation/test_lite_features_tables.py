@@ -1,12 +1,15 @@
 """The tables of the benchmark of EfficientNet-Lite0's distances, from a file and as published."""
 import json
+import statistics
 
 import pytest
 
 from conftest import ROOT
 from engine.errors import InputError
-from evaluation import benchmark_tables
+from evaluation import benchmark_tables, known_changes
 from lift import marked_tables
+from scripts.benchmarks import lite_features as lite_features_benchmark
+from test_eval_scripts import fails, run
 
 PUBLISHED = ROOT / "results/published/evaluation"
 
@@ -33,7 +36,7 @@ def test_tables_have_means_spreads_and_distances_in_deviations(tmp_path):
     frechet, kernel, apart, shares = benchmark_tables.lite_features_tables(tmp_path)
     assert frechet.header == ["change", "100 at 96", "500 at 96"] and "61 images/s to 96" in frechet.note
     assert texts(frechet) == [["none: the floor", "305.0 ± 7.1", "150.0"], ["blur", "405.0 ± 7.1", "–"]]
-    assert texts(kernel) == [["none: the floor", "0.00 ± 2.00", "0.00 ± 2.00"], ["blur", "11.00 ± 2.00", "–"]]
+    assert texts(kernel) == [["none: the floor", "0.000 ± 0.002", "0.000 ± 0.002"], ["blur", "0.011 ± 0.002", "–"]]
     assert texts(apart) == [["blur", "14.1", "7.8"]]        # 100 / sqrt(50), 0.011 / sqrt(2e-6)
     assert shares.title == "Shares of 500 images at 96" and texts(shares)[0] == ["none: the floor", "0.750", "0.500",
                                                                                "0.900", "0.010"]
@@ -53,4 +56,42 @@ def test_the_text_has_the_published_numbers():
 
 def test_what_the_text_concludes_is_what_was_measured():
     rows = json.loads((PUBLISHED / "lite_features.json").read_text())["rows"]
-    assert {entry["change"] for entry in rows} >= {"none", "noise of 5 grey levels", "16 patches shuffled"}
+
+    def mean(change, num_images, name, side=96):
+        return statistics.fmean(entry[name] for entry in rows if (entry["change"], entry["num_images"], entry["side"])
+                                == (change, num_images, side))
+    numbers = (1000, 5000, 10_000)
+    order = ("none", "noise of 5 grey levels", "noise of 20 grey levels", "16 patches shuffled")
+    for name in ("fd_lite0", "kd_lite0"):
+        for num_images in numbers:                                  # both put damage in order at every number of images
+            assert sorted(order, key=lambda change: mean(change, num_images, name)) == list(order)
+    floors = [mean("none", num_images, "fd_lite0") for num_images in numbers]
+    assert floors[0] > 2 * floors[1] > 2 * floors[2]                # the floor of one is bias,
+    for num_images in numbers:                                      # that of the other nothing
+        assert abs(mean("none", num_images, "kd_lite0")) < 3 * mean("none", num_images, "kd_standard_error")
+    for change in order[1:]:                                        # which is the same whatever the number of images
+        values = [mean(change, num_images, "kd_lite0") for num_images in numbers]
+        assert max(values) - min(values) < 3 * mean(change, 1000, "kd_standard_error")
+
+
+def test_the_benchmark_writes_what_the_tables_read_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "text.md"
+    text.write_text("<!-- table:lite_features -->\n<!-- end:lite_features -->\n")
+    arguments = ["--dataset", "synthetic:220", "--sides", 32, "--num_images", 100, "--num_reference", 120, "--device",
+                 "cpu", "--num_threads", 1, "--output", "lite_features.json", "--readme", text]
+    assert run(monkeypatch, lite_features_benchmark, *arguments) == 0
+    written = (tmp_path / "lite_features.json").read_bytes()
+    rows = json.loads(written)["rows"]
+    assert [entry["change"] for entry in rows] == [*known_changes.CHANGED, *known_changes.REPEATED]
+    scores = {entry["change"]: entry["fd_lite0"] for entry in rows}
+    assert scores["none"] < scores["noise of 20 grey levels"] < scores["normal law of the pixels"]
+    assert scores["100 images, again and again"] == scores["none"]             # there are no more
+    assert text.read_text().count("| half of the images, twice |") == 3
+    monkeypatch.setattr(known_changes, "scores", lambda *_: pytest.fail("measured again"))
+    assert run(monkeypatch, lite_features_benchmark, *arguments) == 0
+    assert (tmp_path / "lite_features.json").read_bytes() == written
+    assert "is of other images or of another reference" in fails(
+        monkeypatch, capsys, lite_features_benchmark, *arguments, "--num_reference", 110)
+    assert "--sides: found 100, expected a multiple of 32" in fails(
+        monkeypatch, capsys, lite_features_benchmark, *arguments, "--sides", 100)
