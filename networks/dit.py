@@ -259,13 +259,15 @@ class DiT(nn.Module):
         output = unpatchify(self.final_layer(x, condition), self.patch_size, self.channels)
         return velocity_of(self.output, output.to(x_t.dtype), x_t, t, self.affine)
 
-    def least_error(self) -> float:
-        """A bound that no weights of a `velocity` output pass: 1 - D / n for tokens of n = p p C numbers, 0 if D >= n.
 
-        A token's last layer has rank D at most, and the velocity's covariance is the noise's, the identity, or more.
-        """
-        numbers = self.patch_size**2 * self.channels
-        return max(0.0, 1 - self.hidden_size / numbers) if self.output == "velocity" else 0.0
+def least_error(model) -> float:
+    """A bound that no weights of a `velocity` output pass: 1 - D / n for tokens of n = p p C numbers, 0 if D >= n.
+
+    model: a DiT, or one of two scales. A token's last layer has rank D at most, and the velocity's covariance is the
+    noise's, the identity, or more.
+    """
+    numbers = model.patch_size**2 * model.channels
+    return max(0.0, 1 - model.hidden_size / numbers) if model.output == "velocity" else 0.0
 
 
 def published_state(path) -> dict[str, torch.Tensor]:
