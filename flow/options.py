@@ -78,11 +78,16 @@ def add_sampling_options(parser) -> None:
                             "two calls, order two")
     group.add_argument("--grid", choices=GRIDS, default="uniform",
                        help="times of the steps: even; shifted by --shift; or optimised, measured on this model")
+    add_guidance_options(group, scale=4.0)
+
+
+def add_guidance_options(group, scale: float) -> None:
+    """--shift, --coarse_shift, --guidance_scale (default `scale`) and --guidance_interval."""
     group.add_argument("--shift", type=real_number(0, open_below=True), default=1.0,
                        help="of --grid shift; below 1: more steps near the noise")
     group.add_argument("--coarse_shift", type=real_number(0, open_below=True), default=1.0, metavar="SHIFT",
                        help="of a model of two scales: above 1 the coarse one leads, by 2 log(SHIFT) in log SNR")
-    group.add_argument("--guidance_scale", type=real_number(0, 1000), default=4.0,
+    group.add_argument("--guidance_scale", type=real_number(0, 1000), default=scale,
                        help="classifier-free guidance; 1: the class alone, 0: no class")
     group.add_argument("--guidance_interval", type=real_number(0, 1), nargs=2, default=None, metavar=("LOW", "HIGH"),
                        help="times between which guidance acts; left out: always")

@@ -10,15 +10,21 @@ from engine.loop import Loop
 from flow.latents import Latents, PosteriorSamples
 from flow.model import build_network, rank_warning
 from flow.task import FlowTask
+from networks.dit import check_options
 
 
-def network_of(args, side: int, channels: int, num_classes: int, device="cpu"):
+def sides_of(args, side: int) -> list[int]:
+    """The sides of the images, or latents, that the network sees: one, or a second half as large."""
+    return [side, side // 2] if args.scales else [side]
+
+
+def network_of(args, side: int, channels: int, num_classes: int):
     """A fresh network for images or latents of that side. Raises InputError for sizes that do not divide."""
-    where = {"image_sizes": [side, side // 2]} if args.scales else {"image_size": side}
-    with torch.device(device):
-        return build_network({**where, "channels": channels, "num_classes": num_classes, **{
-            name: getattr(args, name) for name in ("patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio",
-                                                   "qk_norm", "time_scale", "output")}})
+    sides = sides_of(args, side)
+    sizes = {name: getattr(args, name) for name in ("patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio",
+                                                    "qk_norm", "time_scale", "output")}
+    where = {"image_sizes": sides} if len(sides) > 1 else {"image_size": side}
+    return build_network({**where, "channels": channels, "num_classes": num_classes, **sizes})
 
 
 def labels_and_names(args, images, split: str) -> tuple[torch.Tensor, list[str] | None]:
@@ -63,10 +69,8 @@ def make_task(args, device, group: Group) -> FlowTask:
     """Read autoencoder and data and build the task; says what a network so narrow can never learn. Sizes that do not
     divide are told before data are read."""
     latents = Latents(args.vae, device) if args.vae else None
-    side, channels = args.image_size, args.channels
-    if latents is not None:
-        side, channels = latents.side_of(side), latents.channels
-    network_of(args, side, channels, 1, "meta")
+    side = args.image_size if latents is None else latents.side_of(args.image_size)
+    check_options(sides_of(args, side), args.patch_size, args.hidden_size, args.num_heads, args.output)
     how = dict(cache_dir=args.cache_dir, size=args.image_size, channels=args.channels, image_column=args.image_column,
                label_column=args.label_column)
     images = load_images(args.dataset, args.split, **how)

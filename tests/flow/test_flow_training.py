@@ -10,7 +10,7 @@ from data import ImageSet
 from engine.distributed import Group
 from engine.errors import InputError
 from engine.loop import Loop
-from flow import generate
+from flow import generate, training
 from flow.model import check_guidance, load_checkpoint
 from flow.options import OLDER_NAMES, PRESET_FLAGS
 from flow.train import parse_args
@@ -76,22 +76,21 @@ def test_the_new_names_exist():
     assert words and set(OLDER_NAMES.values()) <= known
 
 
-def test_bad_options_are_told(tmp_path):
+def test_bad_options_are_told(tmp_path, monkeypatch):
     for words, message in [(["--output", "residual", "--vae", "x"], "--output: found residual with --vae"),
                            (["--time_distribution", "uniform", "--time_mean", "1"], "--time_mean: found 1"),
                            (["--val_images", "3"], "--val_images: found 3"),
-                           (["--preset", "big", "--patch_size", "5"], "--patch_size: found 5, expected a divisor of the "
-                            "image side 32"),
-                           (["--preset", "debug", "--image_size", "28"], "--patch_size: found 8, expected a divisor"),
                            (["--scales", "64", "16"], "--scales: found 64 16, expected a side and half of it"),
                            (["--scales", "64", "32", "--image_size", "48"], "--image_size: found 48 with --scales 64 32"),
-                           (["--scales", "8", "4", "--preset", "debug"], "--patch_size: found 8, expected a divisor of "
-                            "the coarse side 4"),
                            (["--vae", "x", "--channels", "1"], "--channels: found 1 with --vae")]:
         with pytest.raises(InputError, match=message):
             parse_args(words)
-    with pytest.raises(InputError, match="--patch_size: found 3"):
-        options(tmp_path, "--patch_size", 3)
+    monkeypatch.setattr(training, "load_images", lambda *_, **__: pytest.fail("data were read"))
+    for words, message in [(["--preset", "big", "--patch_size", "5"], "found 5, expected a divisor of the image side 32"),
+                           (["--preset", "debug", "--image_size", "28"], "found 8, expected a divisor of the image side 28"),
+                           (["--scales", "8", "4", "--preset", "debug"], "found 8, expected a divisor of the coarse side 4")]:
+        with pytest.raises(InputError, match=f"--patch_size: {message}"):
+            training.make_task(parse_args(words), CPU, ALONE)
     outside = image_set()
     outside.labels = np.where(outside.labels == 3, 7, outside.labels)
     with pytest.raises(InputError, match=r"--dataset: found label 7 in 10 of 40 images, expected 0\.\.\.3"):
@@ -212,7 +211,6 @@ def test_two_scales_have_a_time_and_a_noise_each(tmp_path):
     batch = task.batch(0, slice(0, 8))
     assert torch.equal(batch.x_0s[1], torch.nn.functional.avg_pool2d(batch.x_0s[0], 2))
     assert not torch.equal(*batch.ts) and [tuple(eps.shape) for eps in batch.noises] == [(8, 3, 8, 8), (8, 3, 4, 4)]
-    assert torch.equal(batch.x_0s[0], flow_task(options(tmp_path), image_set(), None, CPU).batch(0, slice(0, 8)).x_0s[0])
     zero = {"model": lambda xs, ts, labels: [torch.zeros_like(x) for x in xs]}
     losses = task.losses(zero, batch)
     expected = [(x_0 - eps).square().mean().item() for x_0, eps in zip(batch.x_0s, batch.noises)]
