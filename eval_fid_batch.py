@@ -176,12 +176,12 @@ def load_reference(args, metrics: list[str], size: int, columns: dict, group) ->
     return image_set
 
 
-def unfinished_metrics(args, metrics: list[str], key: dict, rows: list[dict], group, device) -> list[str]:
+def unfinished_metrics(args, metrics: list[str], key: dict, rows: list[dict], side: int, group, device) -> list[str]:
     """The metrics that the row lacks, the same in all processes: another program may have added rows between two
     processes' reading, and the main one's decides."""
     import torch
     from evaluation import scoring
-    wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force, say=group.is_main)
+    wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force, say=group.is_main, side=side)
     marks = torch.tensor([float(group.is_main and metric in wanted) for metric in metrics], device=device)
     return [metric for metric, mark in zip(metrics, group.sum(marks).tolist()) if mark]
 
@@ -226,7 +226,7 @@ def main():
                    "split": args.reference_split, "reference_hash": image_set.content_hash}
             if group.size == 1:
                 rows = results_table.read(args.results, warn=False)     # another process may have added to it
-            wanted = unfinished_metrics(args, metrics, key, rows, group, device)
+            wanted = unfinished_metrics(args, metrics, key, rows, side, group, device)
             if not wanted:
                 num_skipped += 1
                 continue
