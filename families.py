@@ -17,7 +17,7 @@ from engine.errors import InputError
 from engine.files import expecting, load_torch
 from flow import model as flow
 from lift import checkpoints
-from lift.coupling import TimestepDenoiser
+from lift.coupling import TimestepDenoiser, TimestepModel
 from lift.objective import draw_timesteps, timestep_rule
 from mnist import models as mnist
 from scheduler import CosineSteps
@@ -130,3 +130,24 @@ def load(path, weights: str = "ema", device="cpu", option: str = "--checkpoint")
         loaded = FAMILIES[family](content, path, weights, digest.hexdigest()[:16], device)
         loaded.epochs = int(content.get("epochs") or 0)
     return loaded
+
+
+def load_two_scales(path, weights: str = "ema", device="cpu") -> checkpoints.LoadedModel:
+    """A model of two scales of any family, called as LIFT is, so that error maps and path costs can be had of it.
+
+    Raises InputError as `load` does, and for a model of other scales than 64 and 32 pixels.
+    """
+    loaded = load(path, weights, device)
+    if loaded.family == "lift":
+        return checkpoints.load_model(path, "lift", weights, device)
+    sides = [shape[-1] for shape in loaded.denoiser.shapes]
+    if sides != [64, 32] or loaded.decode is not None:
+        raise InputError(f"{path}: is a model of {' and '.join(map(str, sides))} pixels or cells, expected one of 64 and 32 "
+                         "pixels")
+    return as_lift(loaded)
+
+
+def as_lift(loaded: Loaded) -> checkpoints.LoadedModel:
+    """A loaded model of two scales, called as LIFT is."""
+    return checkpoints.LoadedModel(TimestepModel(loaded.denoiser), "lift", loaded.weights, loaded.path,
+                                   loaded.fingerprint, loaded.epochs, loaded.options)

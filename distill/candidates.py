@@ -1,7 +1,7 @@
 """What `eval_fid_batch.py` scores of any other checkpoint: a flow, a digit model, a student of few steps of any family.
 
 A model is drawn by its own sampler at the steps, guidance and solver asked for; a student in the steps that its checkpoint
-names. Classes take turns by an image's number.
+names. Classes take turns by an image's number. A model of two scales can walk S1's paths too, by its own error map.
 """
 import hashlib
 
@@ -15,10 +15,14 @@ from engine.errors import InputError
 from engine.sampling import check_solver, denoise_along
 from flow.grids import check_grid, find_path
 from flow.options import GRIDS, interval_in_log_snr
+from lift import generation
+from lift.coupling import times_of_timesteps
+from lift.options import PATH_TYPES
 from scheduler import CosineSteps, LinearFlow
 
 FEW_STEPS = "few_steps"                 # the path of a student
 OF_S1 = ["model_type", "x32", "heatmap", "heatmap_dir", "grid", "allow_mismatch", "step_size", "max_jump", "compile"]
+OF_PLANES = OF_S1[2:8]                  # of these, what a path through the plane of two times reads
 OF_SAMPLERS = ["num_steps", "solver", "eta", "guidance_scale", "guidance_interval", "shift", "coarse_shift"]
 
 
@@ -29,9 +33,11 @@ class Candidates:
     knows_its_data = True                       # real images, where none are named, are those it was trained on
 
     def __init__(self, args, refuse, file, device, say: bool):
-        refuse(OF_S1, f"for {file}, which is no model of S1")
         self.args, self.device = args, device
         self.loaded = families.load(file, args.weights, device)
+        self.has_plane = len(self.loaded.denoiser.processes) == 2 and not self.loaded.few_steps
+        refuse([option for option in OF_S1 if not self.has_plane or option not in OF_PLANES],
+               f"for {file}, which is no model of S1")
         self.options, self.image_shape = self.loaded.options, self.loaded.image_shape
         self.num_classes = getattr(self.loaded.denoiser, "num_classes", None)
         self.processes = self.loaded.denoiser.processes
@@ -48,7 +54,8 @@ class Candidates:
         """Grids of a flow, evenly spaced steps of anything else, a student's own."""
         if self.loaded.few_steps:
             return (FEW_STEPS,)
-        return GRIDS if all(isinstance(process, LinearFlow) for process in self.processes) else ("uniform",)
+        grids = GRIDS if all(isinstance(process, LinearFlow) for process in self.processes) else ("uniform",)
+        return (*grids, *PATH_TYPES) if self.has_plane else grids
 
     def check(self, name: str, refuse) -> None:
         """Raises InputError for options that this checkpoint does not have."""
@@ -59,7 +66,11 @@ class Candidates:
         if "shift" not in self.paths:
             refuse(["shift"], "without --paths shift")
         check_solver(args.solver, args.eta)
-        check_grid(name, args.shift if name == "shift" else 1.0, args.solver)
+        if name in PATH_TYPES:
+            refuse(["coarse_shift"], f"with --paths {name}")
+            generation.find_path(families.as_lift(self.loaded), name, args)
+        else:
+            check_grid(name, args.shift if name == "shift" else 1.0, args.solver)
         if not isinstance(self.processes[0], LinearFlow):
             refuse(["guidance_interval"], f"for {file}, which has no flow time")
         interval_in_log_snr(args.guidance_interval, self.processes[0])
@@ -89,7 +100,10 @@ class Candidates:
         denoiser = loaded.denoiser
         if classes is not None:
             denoiser = Guided(denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, process))
-        if isinstance(process, LinearFlow):
+        if name in PATH_TYPES:
+            steps = generation.find_path(families.as_lift(loaded), name, args, say=False)
+            path = times_of_timesteps(steps, self.processes)
+        elif isinstance(process, LinearFlow):
             path = find_path(denoiser, name, args.num_steps, args.solver, shift=args.shift if name == "shift" else 1.0,
                              coarse_shift=args.coarse_shift, classes=classes, precision=args.precision,
                              device=self.device)
