@@ -133,5 +133,6 @@ def load_vae(folder):
         weights = "".join(sha256_of_file(file) for file in sorted(path.glob("*.safetensors")))
     else:
         weights = "".join(hashlib.sha256(value.numpy().tobytes()).hexdigest() for value in vae.state_dict().values())
-    return vae, hashlib.sha256((json.dumps(dict(vae.config), sort_keys=True, default=str) + weights).encode()) \
-        .hexdigest()[:16]
+    # Entries with an underscore in front tell where it lies and which version wrote it, not what it computes.
+    config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+    return vae, hashlib.sha256((json.dumps(config, sort_keys=True, default=str) + weights).encode()).hexdigest()[:16]

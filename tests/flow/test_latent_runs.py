@@ -71,7 +71,7 @@ def test_images_are_decoded_and_another_autoencoder_refused(work, monkeypatch, c
     from PIL import Image
     assert len(list((work / "drawn").glob("*.png"))) == 3 and Image.open(work / "drawn/00000.png").size == (16, 16)
     with pytest.raises(InputError, match="its weights are not those that .* was trained with"):
-        run(monkeypatch, generate, *words, "--output_dir", "other", "--vae", "other_vae")
+        run(monkeypatch, generate, *words, "--output_dir", "other", "--vae", "other_vae", "--overwrite")
     (work / "vae").rename(work / "moved")
     run(monkeypatch, generate, *words, "--output_dir", "again", "--vae", "moved", "--overwrite")
     (work / "moved").rename(work / "vae")
