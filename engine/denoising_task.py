@@ -90,6 +90,11 @@ class ImageTask(Task):
         self.clean_images = images if isinstance(images, CleanImages) else Pixels(images, device)
         self.num_images = len(self.clean_images)
 
+    @property
+    def images(self) -> torch.Tensor:
+        """The images, or latents, of a task whose CleanImages are Pixels: as they are kept, [N, C, H, W]."""
+        return self.clean_images.images
+
     def optimizer(self, name: str, parameters) -> torch.optim.Optimizer:
         """AdamW."""
         args = self.args

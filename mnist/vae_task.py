@@ -3,7 +3,7 @@ import torch
 
 from engine import devices, seeds
 from engine.denoising_task import ImageTask, encoded
-from engine.sampling import to_device, to_uint8
+from engine.sampling import from_uint8, to_device, to_uint8
 from engine.seeds import seeded_generator
 from engine.task import Update
 from mnist.models import FAMILY, cropped
@@ -42,7 +42,7 @@ class VAETask(Pictures, ImageTask):
     @torch.no_grad()
     def preview(self, networks) -> torch.Tensor:
         """A row of training images, and a row of their reconstructions."""
-        x = self.clean_images(torch.arange(min(PREVIEW_COLUMNS, self.num_images)))
+        x = from_uint8(to_device(self.images[:PREVIEW_COLUMNS], self.device))
         reconstruction = networks["model"](x, x.new_zeros(len(x), *self.vae.latent_shape))[0]
         return cropped(to_uint8(torch.cat([x, reconstruction])), self.args.image_size).cpu()
 
@@ -51,5 +51,5 @@ class VAETask(Pictures, ImageTask):
         vae = self.vae
         with torch.no_grad():
             vae.scale.fill_(1.0)
-            vae.scale.fill_(latent_scale(encoded(self.clean_images.images[:SCALE_IMAGES], vae.encode, self.device)))
+            vae.scale.fill_(latent_scale(encoded(self.images[:SCALE_IMAGES], vae.encode, self.device)))
         return {"family": FAMILY, "model": "vae", "name": self.args.name, "settings": vae.settings}
