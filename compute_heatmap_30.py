@@ -1,4 +1,4 @@
-"""Estimate a LIFT checkpoint's error map over (t_64, t_32), find its paths, and draw both."""
+"""Estimate the error map of LIFT, or of a flow of two scales, over (t_64, t_32), find its paths, and draw both."""
 from pathlib import Path
 
 from engine import run_files
@@ -16,7 +16,7 @@ def parse_args(argv=None):
     parser = Parser(__doc__)
     group = parser.add_argument_group("model")
     group.add_argument("--checkpoint", type=Path, default=None, metavar="FILE",
-                       help="a LIFT checkpoint; left out: found by --checkpoint_dir, --name and --epochs")
+                       help="of LIFT or a flow trained with --scales 64 32; left out: found by --checkpoint_dir, --name and --epochs")
     group.add_argument("--epochs", type=whole_number(0), default=None, metavar="E", help="epoch of the checkpoint")
     group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER",
                        help="where checkpoints lie")
@@ -83,7 +83,8 @@ def choose_precision(args, was_auto: bool, loaded, images, timesteps) -> dict:
 
 def main(argv=None):
     args = parse_args(argv)
-    from lift import checkpoints, dynamic_program, error_map, figures, heatmap_file, path_summary, paths
+    import families
+    from lift import dynamic_program, error_map, figures, heatmap_file, path_summary, paths
     from lift.generation import name_of
     timesteps = paths.timestep_grid(args.grid, args.grid_space)
     dynamic_program.check_num_steps(args.num_steps, (args.grid - 1,) * 2, (args.max_jump,) * 2)
@@ -95,7 +96,7 @@ def main(argv=None):
     was_auto = args.precision == "auto"
     device = start_device(args)
 
-    loaded = checkpoints.load_model(args.checkpoint, "lift", args.weights, device)
+    loaded = families.load_two_scales(args.checkpoint, args.weights, device)
     output = heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs, args.weights)
     figures_at = figures.outputs_of(output)
     for path in (output, output.with_suffix(".json"), *figures_at.values()):

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Generate images with checkpoints along paths and score them, all in memory; add the values to the table of results.
+"""Generate images with checkpoints of any family and score them, all in memory; add the values to the table of results.
 
-One row per checkpoint, weights, path, steps, seed, number of images, real images and metric. A finished row is skipped
-and printed; --force measures it again and replaces just that row. Several of these may run at once, and torchrun
-divides one generation over processes.
+One row per checkpoint, weights, path, solver with its guidance, steps, seed, number of images, real images and metric. A
+finished row is skipped and printed; --force measures it again and replaces just that row. Several of these may run at
+once, and torchrun divides one generation over processes.
 """
+import functools
 import time
 from pathlib import Path
 
@@ -15,29 +16,36 @@ from evaluation.options import METRICS, add_metric_options
 from engine.command_line import (Parser, add_device_options, git_revision, refuse_without_effect, run_script, seed_number,
                           start_device, whole_number)
 from engine.errors import InputError
-from engine.files import check_can_be_written, printable
-from lift.options import DEFAULT_NAMES, DEFAULT_PATHS, PATH_NAMES, add_generation_options
+from engine.files import check_can_be_written
+from engine.options import SOLVERS as ALL_SOLVERS
+from flow.options import GRIDS, add_guidance_options
+from lift.options import DEFAULT_NAMES, PATH_NAMES, add_generation_options
 
 
 def parse_options():
     parser = Parser(__doc__)
     group = parser.add_argument_group("what is evaluated")
-    group.add_argument("--model_type", choices=list(DEFAULT_NAMES), default="lift", help="kind of the checkpoints")
+    group.add_argument("--model_type", choices=list(DEFAULT_NAMES), default=None,
+                       help="kind of S1's checkpoints; left out: lift by --name, beside --checkpoints what they are")
     group.add_argument("--epochs", type=whole_number(0), nargs="+", action="each_once", default=None, metavar="EPOCH",
                        help="epochs of --name; left out with --checkpoints too: all there are in --checkpoint_dir")
-    group.add_argument("--checkpoints", nargs="+", action="each_once", default=None, metavar="FILE",
-                       help="checkpoint files")
+    group.add_argument("--checkpoints", "--checkpoint", nargs="+", action="each_once", default=None, metavar="FILE",
+                       help="checkpoint files of any family, students among them")
     group.add_argument("--name", default=None, help="name of the checkpoints; left out: the default of --model_type")
     group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER",
                        help="their folder")
     group.add_argument("--paths", nargs="+", action="each_once", default=None, metavar="PATH",
-                       help=f"LIFT: {', '.join(PATH_NAMES['lift'])}; baseline: uniform, dp, lead; left out: "
-                            "diagonal dp_64 dp_total, or uniform")
+                       help=f"LIFT: {', '.join(PATH_NAMES['lift'])}; baseline: uniform, dp, lead; flows: "
+                            f"{', '.join(GRIDS)}; left out: diagonal dp_64 dp_total, or uniform, or a student's own")
     group.add_argument("--seeds", type=seed_number, nargs="+", action="each_once", default=[42], metavar="SEED",
                        help="a row for each")
     group.add_argument("--num_images", type=whole_number(2, 10**9), default=1000, metavar="IMAGES",
                        help="images per row")
-    add_generation_options(parser)
+    add_generation_options(parser, [solver for solver in ALL_SOLVERS if solver != "renoise"])
+    group = parser.add_argument_group("flows and digit models")
+    add_guidance_options(group, scale=1.0)
+    group.add_argument("--vae", default=None, metavar="FOLDER",
+                       help="the autoencoder of a model of latents; left out: the one it was trained with")
     add_metric_options(parser, "real images to compare with: a split, or part of one such as train[:5000]")
     data.add_data_options(parser)
     group = parser.add_argument_group("output")
@@ -45,10 +53,13 @@ def parse_options():
                        help="table of results that rows are added to")
     group.add_argument("--force", action="store_true", help="measure finished rows again and replace them")
     add_device_options(parser)
+    parser.set_defaults(dataset=None)
     args = parser.parse_args()
     if args.checkpoints:
         refuse_without_effect(parser, args, ["name", "checkpoint_dir"], "beside --checkpoints")
-    return args
+    elif args.model_type is None:
+        args.model_type = "lift"
+    return args, functools.partial(refuse_without_effect, parser, args)
 
 
 def find_checkpoints(args) -> list[Path]:
@@ -65,18 +76,6 @@ def find_checkpoints(args) -> list[Path]:
         raise InputError(f"--checkpoint_dir: found no {name}_*ep.pth in {args.checkpoint_dir}; train first, or give "
                          "--checkpoints")
     return found
-
-
-def key_for(args, loaded, path_type: str, path, seed: int, image_set: data.ImageSet) -> dict:
-    """The identifying columns of a row, all but the metric."""
-    from lift import generation
-    return {"checkpoint": printable(loaded.path.name), "checkpoint_hash": loaded.fingerprint, "model_type": loaded.model_type,
-            "epochs": loaded.epochs, "weights": loaded.weights, "path": path_type,
-            "path_hash": generation.path_hash(path),
-            "step_size": args.step_size if generation.reads_step_size(path_type) else "",
-            "solver": generation.solver_name(args), "x32_mode": args.x32, "precision": args.precision,
-            "num_steps": args.num_steps, "num_model_calls": len(path) - 1, "seed": seed, "num_images": args.num_images,
-            "dataset": image_set.dataset, "split": args.reference_split, "reference_hash": image_set.content_hash}
 
 
 def say_what_differs(rows: list[dict], key: dict) -> None:
@@ -96,7 +95,7 @@ def say_what_differs(rows: list[dict], key: dict) -> None:
                 break
 
 
-def generate_and_score(args, network, path, key: dict, scorer, references, group) -> dict:
+def generate_and_score(args, candidates, key: dict, scorer, references, group) -> dict:
     """The scores of one row's images, as `scoring.Scorer.scores` gives them; key: of that row.
 
     Raises InputError if an image is not finite or the network was called another number of times than the row says.
@@ -105,8 +104,7 @@ def generate_and_score(args, network, path, key: dict, scorer, references, group
     from lift import generation
     what = f"{key['checkpoint'].removesuffix('.pth')} {key['path']} seed {key['seed']}"
     num_broken = 0
-    for indices, images, broken, num_model_calls in generation.generate_uint8(
-            network, path, key["seed"], args.num_images, args, group, what):
+    for indices, images, broken, num_model_calls in candidates.batches(key["path"], key["seed"], group, what):
         if num_model_calls != key["num_model_calls"]:
             raise InputError(f"{what}: {num_model_calls} network calls were counted, expected "
                              f"{key['num_model_calls']}; no row was added, for it would be wrong")
@@ -117,23 +115,58 @@ def generate_and_score(args, network, path, key: dict, scorer, references, group
     return scorer.scores(args.num_images, references, group)
 
 
-def find_paths(args, files: list[Path], say: bool) -> dict:
-    """(checkpoint file, path type) -> timesteps. Raises InputError for a checkpoint or a path that is wrong."""
-    from lift import checkpoints, generation
-    found = {}
+def is_of_s1(file) -> bool:
+    """Whether a checkpoint is a baseline or LIFT model, and no student of one. Raises InputError if it is none at all."""
+    from engine.files import load_torch
+    content = load_torch(file, "checkpoint")
+    return isinstance(content, dict) and not content.get("few_steps") and content.get("family", "lift") == "lift" \
+        and "model_state" in content
+
+
+def candidates_of(args, refuse, file, device, say: bool):
+    """What is scored of a checkpoint of any family. Raises InputError for what does not fit."""
+    from distill import candidates as others
+    from lift import candidates
+    kind = candidates if args.model_type is not None or is_of_s1(file) else others
+    return kind.Candidates(args, refuse, file, device, say)
+
+
+def check(args, refuse, files, say: bool) -> tuple[int, list[dict]]:
+    """The side of the models' images, and the options of each one's training where its data are those to compare with.
+    Raises InputError for what does not fit, before any work; one model at a time is in memory."""
+    shapes, options = {}, []
     for file in files:
-        loaded = checkpoints.load_model(file, args.model_type, args.weights)
-        for path_type in args.paths:
-            found[file, path_type] = generation.find_path(loaded, path_type, args, say=say)
-    return found
+        candidates = candidates_of(args, refuse, file, "cpu", say)
+        shapes[candidates.image_shape[-1]] = file
+        options.append(candidates.options if candidates.knows_its_data else {})
+    if len(shapes) > 1:
+        found = ", ".join(f"{file} of {side} pixels" for side, file in shapes.items())
+        raise InputError(f"--checkpoints: found {found}; expected images of one size, for they are compared with the same "
+                         "real ones")
+    return next(iter(shapes)), options
 
 
-def load_reference(args, metrics: list[str], group) -> data.ImageSet:
+def choose_dataset(args, options: list[dict], say: bool) -> dict:
+    """--dataset, where it was left out, becomes what the models were trained on, or S1's default. Returns the columns of
+    its table. Raises InputError where the models do not agree."""
+    trained_on = {found.get("dataset") or data.DEFAULT_DATASET for found in options}
+    if args.dataset is None:
+        if len(trained_on) > 1:
+            raise InputError(f"--dataset: left out, but the models were trained on {', '.join(sorted(trained_on))}; name "
+                             "the real images to compare with")
+        args.dataset = trained_on.pop()
+        if say:
+            print(f"--dataset: left out, so {args.dataset}", flush=True)
+    of_first = options[0] if options[0].get("dataset") == args.dataset else {}
+    return {name: of_first.get(name) for name in ("image_column", "label_column")}
+
+
+def load_reference(args, metrics: list[str], size: int, columns: dict, group) -> data.ImageSet:
     """The real images, decoded by the main process; the others find them in the cache."""
     from evaluation import scoring
     if not group.is_main:
         group.wait()
-    image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir)
+    image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir, size, **columns)
     if group.is_main:
         group.wait()
         print(f"reference: {len(image_set)} images of {args.dataset}, {args.reference_split} "
@@ -143,12 +176,12 @@ def load_reference(args, metrics: list[str], group) -> data.ImageSet:
     return image_set
 
 
-def unfinished_metrics(args, metrics: list[str], key: dict, rows: list[dict], group, device) -> list[str]:
+def unfinished_metrics(args, metrics: list[str], key: dict, rows: list[dict], side: int, group, device) -> list[str]:
     """The metrics that the row lacks, the same in all processes: another program may have added rows between two
     processes' reading, and the main one's decides."""
     import torch
     from evaluation import scoring
-    wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force, say=group.is_main)
+    wanted = scoring.unfinished(metrics, results_table.find(rows, key), args.force, say=group.is_main, side=side)
     marks = torch.tensor([float(group.is_main and metric in wanted) for metric in metrics], device=device)
     return [metric for metric, mark in zip(metrics, group.sum(marks).tolist()) if mark]
 
@@ -165,15 +198,12 @@ def add_rows(args, key: dict, scores: dict, revision: str, seconds: float) -> in
 
 
 def main():
-    args = parse_options()
+    args, refuse = parse_options()
     from engine import distributed
     from evaluation import scoring
-    from lift import checkpoints, generation
     args.device = distributed.local_gpu(args.device)
     device = start_device(args)
     group = distributed.join(device)
-    args.paths = args.paths or DEFAULT_PATHS[args.model_type]
-    generation.check_options(args, args.model_type)
     if args.num_images < group.size:
         raise InputError(f"--num_images: found {args.num_images}, expected at least one for each of the {group.size} "
                          "processes")
@@ -184,20 +214,19 @@ def main():
                      "--metrics: the processes do not all have Inception weights at hand; give --metrics, or "
                      "--inception with a file that all machines see")
     rows = results_table.read(args.results, warn=group.is_main)         # what is wrong with it is said before any work
-    paths = find_paths(args, files, say=group.is_main)
-    image_set = load_reference(args, metrics, group)
+    side, options = check(args, refuse, files, group.is_main)
+    image_set = load_reference(args, metrics, side, choose_dataset(args, options, group.is_main), group)
     networks = references = None
     revision, num_added, num_skipped = git_revision(), 0, 0
 
     for file in files:
-        loaded = checkpoints.load_model(file, args.model_type, args.weights, device)
-        network = None                              # not compiled for rows that are all finished
-        for path_type, seed in ((path_type, seed) for path_type in args.paths for seed in args.seeds):
-            path = paths[file, path_type]
-            key = key_for(args, loaded, path_type, path, seed, image_set)
+        candidates = candidates_of(args, refuse, file, device, say=False)
+        for name, seed in ((name, seed) for name in candidates.paths for seed in args.seeds):
+            key = {**candidates.key(name), "seed": seed, "num_images": args.num_images, "dataset": str(args.dataset),
+                   "split": args.reference_split, "reference_hash": image_set.content_hash}
             if group.size == 1:
                 rows = results_table.read(args.results, warn=False)     # another process may have added to it
-            wanted = unfinished_metrics(args, metrics, key, rows, group, device)
+            wanted = unfinished_metrics(args, metrics, key, rows, side, group, device)
             if not wanted:
                 num_skipped += 1
                 continue
@@ -206,10 +235,8 @@ def main():
             if references is None:      # all processes ask, one computes, and the lock lets the others wait
                 networks = scoring.Networks(metrics, weights_file, device)
                 references = scoring.References(metrics, image_set, networks, args.cache_dir, device)
-            if network is None:
-                network = generation.network_of(loaded, args, say=group.is_main)
             start = time.time()
-            scores = generate_and_score(args, network, path, key, scoring.Scorer(wanted, networks, device), references,
+            scores = generate_and_score(args, candidates, key, scoring.Scorer(wanted, networks, device), references,
                                         group)
             if group.is_main:
                 num_added += add_rows(args, key, scores, revision, time.time() - start)

@@ -17,7 +17,7 @@ from engine.errors import InputError
 from engine.files import expecting, load_torch
 from flow import model as flow
 from lift import checkpoints
-from lift.coupling import TimestepDenoiser
+from lift.coupling import TimestepDenoiser, TimestepModel
 from lift.objective import draw_timesteps, timestep_rule
 from mnist import models as mnist
 from scheduler import CosineSteps
@@ -49,6 +49,16 @@ class Loaded:
     size: int | None = None             # of the data's images, where the network's are larger
     padded: Callable | None = None      # from these to the network's: uint8 [N, C, S, S]
     cropped: Callable | None = None     # and back
+    decode: Callable | None = None      # from the latents that the network knows to images in [-1, 1]
+    is_guidable: bool = False           # whether it was trained without a class too
+    path_of: Callable | None = None     # from a number of steps to times, where they are not the process's even ones
+    epochs: int = 0                     # of the training
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of the data's images, [C, S, S]."""
+        channels, *sides = self.denoiser.shapes[0]
+        return (channels, self.size, self.size) if self.size else (channels, *sides)
 
 
 def load_lift(content: dict, path, weights: str, fingerprint: str, device) -> Loaded:
@@ -82,7 +92,8 @@ def load_flow(content: dict, path, weights: str, fingerprint: str, device) -> Lo
     found = flow.load_checkpoint(path, weights, device)
     build = {key: content[key] for key in ("family", "config", "label_names") if key in content}
     return Loaded("flow", found.network, found.denoiser, "velocity", build, Path(path), weights, fingerprint,
-                  few_steps=content.get("few_steps"), options=found.options)
+                  few_steps=content.get("few_steps"), options=found.options,
+                  is_guidable=found.options.get("label_dropout", 0) > 0)
 
 
 def load_mnist(content: dict, path, weights: str, fingerprint: str, device) -> Loaded:
@@ -96,7 +107,8 @@ def load_mnist(content: dict, path, weights: str, fingerprint: str, device) -> L
     return Loaded("mnist", model.denoiser.network, model.denoiser, model.denoiser.kind, build, Path(path), weights,
                   fingerprint, few_steps=content.get("few_steps"), is_steep=model.denoiser.kind == "eps",
                   options=content.get("options") or {}, size=size, padded=mnist.padded,
-                  cropped=lambda images: mnist.cropped(images, size))
+                  cropped=lambda images: mnist.cropped(images, size), is_guidable=model.dropped_labels,
+                  path_of=model.path)
 
 
 FAMILIES = {"lift": load_lift, "flow": load_flow, "mnist": load_mnist}
@@ -115,4 +127,27 @@ def load(path, weights: str = "ema", device="cpu", option: str = "--checkpoint")
     if family not in FAMILIES:
         raise InputError(f"{option}: {path} is of family {str(family)[:40]!r}, expected one of {', '.join(FAMILIES)}")
     with expecting(path, "checkpoint"):
-        return FAMILIES[family](content, path, weights, digest.hexdigest()[:16], device)
+        loaded = FAMILIES[family](content, path, weights, digest.hexdigest()[:16], device)
+        loaded.epochs = int(content.get("epochs") or 0)
+    return loaded
+
+
+def load_two_scales(path, weights: str = "ema", device="cpu") -> checkpoints.LoadedModel:
+    """A model of two scales of any family, called as LIFT is, so that error maps and path costs can be had of it.
+
+    Raises InputError as `load` does, and for a model of other scales than 64 and 32 pixels.
+    """
+    loaded = load(path, weights, device)
+    if loaded.family == "lift":
+        return checkpoints.load_model(path, "lift", weights, device)
+    sides = [shape[-1] for shape in loaded.denoiser.shapes]
+    if sides != [64, 32] or loaded.decode is not None:
+        raise InputError(f"{path}: is a model of {' and '.join(map(str, sides))} pixels or cells, expected one of 64 and 32 "
+                         "pixels")
+    return as_lift(loaded)
+
+
+def as_lift(loaded: Loaded) -> checkpoints.LoadedModel:
+    """A loaded model of two scales, called as LIFT is."""
+    return checkpoints.LoadedModel(TimestepModel(loaded.denoiser), "lift", loaded.weights, loaded.path,
+                                   loaded.fingerprint, loaded.epochs, loaded.options)

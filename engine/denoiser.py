@@ -1,4 +1,7 @@
 """What the sampler asks of a model: the clean image, given noised ones. It knows no family and no kind of output."""
+import copy
+from collections.abc import Callable
+
 import torch
 
 from scheduler import NoiseProcess, clean_image
@@ -22,11 +25,37 @@ class Denoiser:
         raise NotImplementedError
 
 
-class NetworkDenoiser(Denoiser):
+class OutputDenoiser(Denoiser):
+    """A network whose outputs, one per scale, are of a kind that means a clean image (`scheduler.clean_image`).
+
+    num_classes: None for a network without labels; its null class, for guidance, is number `num_classes`.
+    """
+
+    network: Callable
+    kind: str
+    num_classes: int | None = None
+
+    def outputs(self, network, xs, ts, labels=None) -> list[torch.Tensor]:
+        """What `network`, called as this denoiser's own, puts out per scale; xs, ts and labels as in `clean`."""
+        raise NotImplementedError
+
+    def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
+        """As in `Denoiser`; without labels the network is asked for its null class."""
+        self.num_evaluations += len(xs[0])
+        return [clean_image(self.kind, output.to(x.dtype), x, *process.levels(t, x.dtype)) for output, x, t, process
+                in zip(self.outputs(self.network, xs, ts, labels), xs, ts, self.processes)]
+
+    def with_network(self, network) -> "OutputDenoiser":
+        """The same with another network, called alike."""
+        other = copy.copy(self)
+        other.network = network
+        return other
+
+
+class NetworkDenoiser(OutputDenoiser):
     """A network of one scale, called as network(x, t), or network(x, t, labels) where it has classes.
 
-    kind: what it puts out (`scheduler.clean_image`). num_classes: None for a network without labels; its null class,
-    for guidance, is number `num_classes`. network_time: from the process's time to what the network is told.
+    network_time: from the process's time to what the network is told. The rest as in `OutputDenoiser`.
     """
 
     def __init__(self, network, process: NoiseProcess, kind: str, shape, num_classes: int | None = None,
@@ -35,20 +64,14 @@ class NetworkDenoiser(Denoiser):
         self.shapes, self.processes = [tuple(shape)], [process]
         self.network_time = network_time or (lambda t: t)
 
-    def output(self, x: torch.Tensor, t: torch.Tensor, labels=None) -> torch.Tensor:
-        """The network's own output: x [B, C, H, W], t [B], labels int64 [B] or None -> [B, C, H, W]."""
-        self.num_evaluations += len(x)
+    def outputs(self, network, xs, ts, labels=None) -> list[torch.Tensor]:
+        """What `network`, called as this denoiser's own, puts out per scale; xs, ts and labels as in `clean`."""
+        [x], [t] = xs, ts
         if self.num_classes is None:
-            return self.network(x, self.network_time(t))
+            return [network(x, self.network_time(t))]
         if labels is None:
             labels = torch.full((len(x),), self.num_classes, device=x.device)
-        return self.network(x, self.network_time(t), labels)
-
-    def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
-        """As in `Denoiser`; without labels the network is asked for its null class."""
-        [x], [t] = xs, ts
-        output = self.output(x, t, labels).to(x.dtype)
-        return [clean_image(self.kind, output, x, *self.process.levels(t, x.dtype))]
+        return [network(x, self.network_time(t), labels)]
 
 
 class Guided(Denoiser):

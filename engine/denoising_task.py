@@ -1,17 +1,18 @@
-"""Training of one network that denoises one image: diffusion, rectified flow, latents. They differ in the denoiser's
-process and kind of output, in how times are drawn, and in the encoder."""
+"""Training of one network that denoises images: diffusion, rectified flow, latents, one scale or two. They differ in the
+denoiser's process and kind of output, in how times are drawn, and in where clean images come from."""
 from dataclasses import dataclass
 
 import torch
 
 from engine import devices, seeds
-from engine.denoiser import NetworkDenoiser
+from engine.denoiser import OutputDenoiser
 from engine.errors import InputError
 from engine.sampling import from_uint8, to_device
 from engine.seeds import seeded_generator
 from engine.task import Networks, Task, Update
 from scheduler import CosineSteps, noise_added, training_target
 
+UNIFORM_SHARE = 0.1                     # of `mixture`
 ENCODING_BATCH = 250
 
 
@@ -20,13 +21,62 @@ def logit_normal(normal: torch.Tensor, mean: float = 0.0, deviation: float = 1.0
     return (mean + deviation * normal).sigmoid()
 
 
+def draw_times(distribution: str, count: int, generator: torch.Generator, mean: float = 0.0,
+               deviation: float = 1.0) -> torch.Tensor:
+    """Times in (0, 1) for training: float32 [count], on the generator's device. distribution: of `engine.options.TIME_SAMPLINGS`.
+
+    logit_normal hardly visits the ends; of a mixture, a tenth of the draws is uniform, so that they are visited too.
+    """
+    device = generator.device
+    if distribution == "uniform":
+        return torch.rand(count, generator=generator, device=device)
+    normal = logit_normal(torch.randn(count, generator=generator, device=device), mean, deviation)
+    if distribution == "logit_normal":
+        return normal
+    is_uniform = torch.rand(count, generator=generator, device=device) < UNIFORM_SHARE
+    return torch.where(is_uniform, torch.rand(count, generator=generator, device=device), normal)
+
+
 @dataclass
 class Batch:
-    """A noised batch, of images in [-1, 1] or of scaled latents."""
-    x_0: torch.Tensor               # [B, C, H, W]
-    eps: torch.Tensor               # [B, C, H, W]
-    t: torch.Tensor                 # [B], in the process's own time
+    """A noised batch, of images in [-1, 1] or of scaled latents: an entry per scale in every list."""
+    x_0s: list[torch.Tensor]        # [B, C, H, W]
+    noises: list[torch.Tensor]      # [B, C, H, W]
+    ts: list[torch.Tensor]          # [B], in the process's own time
     labels: torch.Tensor | None     # int64 [B], the null class where the label was dropped
+
+
+class CleanImages:
+    """Where clean images come from, by number. shape: [C, H, W] of one. has_noise: whether they are drawn anew every
+    time, as latents are from a posterior, with noise that is handed in."""
+
+    shape: tuple[int, ...]
+    has_noise = False
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __call__(self, indices: torch.Tensor, flipped=None, noise=None) -> torch.Tensor:
+        """[B, C, H, W]. indices: int64 [B]; flipped: which are mirrored, bool [B], or None; both on the CPU. noise:
+        standard normal [B, C, H, W] where `has_noise`."""
+        raise NotImplementedError
+
+
+class Pixels(CleanImages):
+    """uint8 images [N, C, H, W], which become [-1, 1]; or latents, which stay as they are. Both lie on any device."""
+
+    def __init__(self, images: torch.Tensor, device):
+        self.images, self.device, self.shape = images, device, tuple(images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __call__(self, indices, flipped=None, noise=None) -> torch.Tensor:
+        """As in `CleanImages`."""
+        x_0 = to_device(self.images[to_device(indices, self.images.device)], self.device)
+        x_0 = from_uint8(x_0) if x_0.dtype == torch.uint8 else x_0
+        return x_0 if flipped is None else torch.where(to_device(flipped, self.device)[:, None, None, None],
+                                                       x_0.flip(3), x_0)
 
 
 class ImageTask(Task):
@@ -34,87 +84,116 @@ class ImageTask(Task):
 
     averaged = ("model",)
 
-    def __init__(self, network, images: torch.Tensor, content_hash: str, args, device):
+    def __init__(self, network, images: torch.Tensor | CleanImages, content_hash: str, args, device):
         super().__init__(args)
-        self.networks, self.images, self.device = {"model": network}, images, device
-        self.num_images, self.content_hash = len(images), content_hash
+        self.networks, self.device, self.content_hash = {"model": network}, device, content_hash
+        self.clean_images = images if isinstance(images, CleanImages) else Pixels(images, device)
+        self.num_images = len(self.clean_images)
+
+    @property
+    def images(self) -> torch.Tensor:
+        """The images, or latents, of a task whose CleanImages are Pixels: as they are kept, [N, C, H, W]."""
+        return self.clean_images.images
 
     def optimizer(self, name: str, parameters) -> torch.optim.Optimizer:
         """AdamW."""
         args = self.args
         return torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=args.weight_decay, fused=True)
 
-    def clean_images(self, indices: torch.Tensor) -> torch.Tensor:
-        """Those images, in [-1, 1] if they are uint8, as they are if they are latents: [B, C, H, W] on the device."""
-        x_0 = to_device(self.images[to_device(indices, self.images.device)], self.device)
-        return from_uint8(x_0) if x_0.dtype == torch.uint8 else x_0
-
 
 class DenoisingTask(ImageTask):
     """A network, its images and the mean squared error of what it puts out.
 
-    images: uint8 [N, C, H, W]. labels: int64 [N], or None for a network without classes. encoder: from images in
-    [-1, 1] to latents [B, *denoiser.shapes[0]]; every image is encoded once, before the first step. Options used:
-    batch_size,
-    seed, precision, label_dropout, weight_decay, time_sampling (of continuous processes).
+    images: uint8 [N, C, H, W], or CleanImages of the first scale; further scales are made in `pyramid`. labels: int64
+    [N], or None for a network without classes. encoder: from images in [-1, 1] to latents; every image is encoded once,
+    before the first step. Options used: batch_size, seed, precision, label_dropout, weight_decay, time_sampling (of
+    continuous processes), and flip where there is one.
     """
 
-    def __init__(self, denoiser: NetworkDenoiser, images: torch.Tensor, labels, content_hash: str, args, device,
-                 encoder=None):
-        images = to_device(images, device) if encoder is None else encoded(images, encoder, device)
+    def __init__(self, denoiser: OutputDenoiser, images, labels, content_hash: str, args, device, encoder=None):
+        if not isinstance(images, CleanImages):
+            images = to_device(images, device) if encoder is None else encoded(images, encoder, device)
         super().__init__(denoiser.network, images, content_hash, args, device)
         self.denoiser, self.labels = denoiser, None
         if denoiser.num_classes is not None:
             self.labels = torch.as_tensor(labels)
-            if self.labels.min() < 0 or self.labels.max() >= denoiser.num_classes:
-                raise InputError(f"--dataset: found label {int(self.labels.max())}, expected "
-                                 f"0...{denoiser.num_classes - 1}")
-        if tuple(self.images.shape[1:]) != denoiser.shapes[0]:
-            raise InputError(f"--dataset: found images {list(self.images.shape[1:])}, expected "
+            check_labels(self.labels, denoiser.num_classes, "--dataset")
+        if self.clean_images.shape != denoiser.shapes[0]:
+            raise InputError(f"--dataset: found images {list(self.clean_images.shape)}, expected "
                              f"{list(denoiser.shapes[0])}")
 
-    def times(self, generator: torch.Generator) -> torch.Tensor:
-        """The times of a step, [batch_size] on the CPU: whole timesteps, or float32 between the process's ends."""
-        process, count = self.denoiser.processes[0], self.args.batch_size
+    def times(self, generator: torch.Generator) -> list[torch.Tensor]:
+        """The times of a step per scale, [batch_size] on the CPU: whole timesteps, or float32 between the process's
+        ends. Those of one scale tell nothing of those of another."""
+        return [self.times_of(process, self.args.batch_size, generator) for process in self.denoiser.processes]
+
+    def times_of(self, process, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Times of one scale."""
         if isinstance(process, CosineSteps):
             return torch.randint(process.num_timesteps, (count,), generator=generator)
-        if self.args.time_sampling == "uniform":
-            share = torch.rand(count, generator=generator)
-        else:
-            share = logit_normal(torch.randn(count, generator=generator))
+        share = self.shares(count, generator)
         return process.noisiest + share * (process.clean - process.noisiest)
+
+    def shares(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """How far from noise to image the times of a continuous process lie: float32 [count] in (0, 1)."""
+        return draw_times(self.args.time_sampling, count, generator)
+
+    def pyramid(self, x_0: torch.Tensor) -> list[torch.Tensor]:
+        """The clean images of every scale, of those of the first."""
+        return [x_0]
 
     def batch(self, step: int, part: slice) -> Batch:
         """The share `part` of the step's global batch."""
-        count = self.args.batch_size
-        generator = seeded_generator(self.args.seed, seeds.TRAIN_BATCH, step)
-        t = self.times(generator)
-        dropped = torch.rand(count, generator=generator) < self.args.label_dropout
-        noise = seeded_generator(self.args.seed, seeds.TRAIN_NOISE, step, device=self.device)
-        eps = torch.randn(count, *self.denoiser.shapes[0], generator=noise, device=self.device)[part]
+        args, count = self.args, self.args.batch_size
+        generator = seeded_generator(args.seed, seeds.TRAIN_BATCH, step)
+        ts = self.times(generator)
+        dropped = torch.rand(count, generator=generator) < args.label_dropout
+        flipped = torch.rand(count, generator=generator)[part] < 0.5 if getattr(args, "flip", False) else None
+        noise = seeded_generator(args.seed, seeds.TRAIN_NOISE, step, device=self.device)
+
+        def normal(shape):
+            return torch.randn(count, *shape, generator=noise, device=self.device)[part]
+
+        noises = [normal(shape) for shape in self.denoiser.shapes]
+        of_posterior = normal(self.denoiser.shapes[0]) if self.clean_images.has_noise else None
         indices = self.indices(step)[part]
         labels = None
         if self.labels is not None:
             labels = to_device(torch.where(dropped[part], self.denoiser.num_classes, self.labels[indices]), self.device)
-        return Batch(self.clean_images(indices), eps, to_device(t[part], self.device), labels)
+        return Batch(self.pyramid(self.clean_images(indices, flipped, of_posterior)), noises,
+                     [to_device(t[part], self.device) for t in ts], labels)
 
     def updates(self, step: int) -> list[Update]:
         """One network, one update."""
         return [Update("model", self.losses)]
 
-    def losses(self, networks: Networks, batch: Batch) -> dict[str, torch.Tensor]:
-        """The mean squared error of the network's output."""
-        a, s = self.denoiser.processes[0].levels(batch.t)
-        x_t = noise_added(batch.x_0, batch.eps, a, s)
-        inputs = [x_t, self.denoiser.network_time(batch.t)] + ([] if batch.labels is None else [batch.labels])
+    def squared_errors(self, network, batch: Batch) -> list[torch.Tensor]:
+        """Squared error of what `network`, called as the denoiser's own, puts out: float32 [B, C, H, W] per scale."""
+        levels = [process.levels(t) for process, t in zip(self.denoiser.processes, batch.ts)]
+        noised = [noise_added(x_0, eps, *pair) for x_0, eps, pair in zip(batch.x_0s, batch.noises, levels)]
         with devices.autocast(self.device, self.args.precision):
-            output = networks["model"](*inputs)
-        target = training_target(self.denoiser.kind, batch.x_0, batch.eps, a, s)
-        return {"loss": (output.float() - target).square().mean()}
+            outputs = self.denoiser.outputs(network, noised, batch.ts, batch.labels)
+        targets = (training_target(self.denoiser.kind, x_0, eps, *pair)
+                   for x_0, eps, pair in zip(batch.x_0s, batch.noises, levels))
+        return [(output.float() - target).square() for output, target in zip(outputs, targets)]
+
+    def losses(self, networks: Networks, batch: Batch) -> dict[str, torch.Tensor]:
+        """The mean squared error of the network's output; of several scales, the mean over them."""
+        errors = [squares.mean() for squares in self.squared_errors(networks["model"], batch)]
+        return {"loss": torch.stack(errors).mean() if len(errors) > 1 else errors[0]}
 
     def describe_batch(self, step: int) -> str:
         """The times of a step's batch, drawn again from the seed."""
-        return f"t {self.times(seeded_generator(self.args.seed, seeds.TRAIN_BATCH, step)).tolist()}"
+        ts = self.times(seeded_generator(self.args.seed, seeds.TRAIN_BATCH, step))
+        return ", ".join(f"t {[round(value, 3) for value in t.tolist()]}" for t in ts)
+
+
+def check_labels(labels: torch.Tensor, num_classes: int, option: str) -> None:
+    """Raises InputError for a label, int64 [N], that a table of so many classes does not have."""
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
+        raise InputError(f"{option}: found label {int(wrong[0])} in {len(wrong)} of {len(labels)} images, expected "
+                         f"0...{num_classes - 1}")
 
 
 @torch.no_grad()

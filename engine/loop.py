@@ -200,7 +200,7 @@ class Loop:
 
     def add_log_row(self, done: int) -> None:
         """One line of the log: mean losses since the last one."""
-        means, args = self.interval_mean.take(), self.args
+        means, args = self.task.logged(self.interval_mean.take()), self.args
         seconds = self.seconds_before + time.perf_counter() - self.started
         previous = self.log[-1] if self.log else {"step": 0, "seconds": 0.0}
         first = next(iter(self.plain))

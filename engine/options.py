@@ -7,7 +7,7 @@ from engine.errors import InputError
 
 LEARNING_RATE_MIN = 1e-6
 SOLVERS = ("ddim", "heun", "midpoint", "multistep", "renoise")      # of `engine.sampling`
-TIME_SAMPLINGS = ("logit_normal", "uniform")                        # of `engine.denoising_task`
+TIME_SAMPLINGS = ("logit_normal", "uniform", "mixture")                        # of `engine.denoising_task`
 
 # Every option decides a run's numbers, but for these: where it runs and writes, how much it says, how long it is (the
 # number of steps is compared itself), and what the data's own hash tells better than their name. --precision: a run that

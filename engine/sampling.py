@@ -46,6 +46,11 @@ def start_noise(shapes, seed: int, indices, device="cpu") -> list[torch.Tensor]:
     return [to_device(torch.stack(noise), device) for noise in zip(*rows)]
 
 
+def classes_in_turn(indices, num_classes: int, device="cpu") -> torch.Tensor:
+    """The class of each image, its number modulo the number of classes: int64 [B]."""
+    return torch.tensor([index % num_classes for index in indices], dtype=torch.int64, device=device)
+
+
 class StepNoise:
     """Fresh noise during sampling: of each image its own stream, whatever the batch."""
 

@@ -84,6 +84,10 @@ class Task:
         """The optimizer steps of a step, in order."""
         raise NotImplementedError
 
+    def logged(self, means: dict[str, float]) -> dict[str, float]:
+        """What a log line says, from the mean of every loss since the last line; `columns` name its entries."""
+        return means
+
     def validate(self, networks: Networks) -> dict:
         """Held-out losses by name; nested lists are written to a file of their own."""
         return {}

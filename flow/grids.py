@@ -1,25 +1,27 @@
-"""Grids: the times at which a flow is sampled, from 0 (noise) to 1 (image)."""
+"""Grids: the times at which a flow is sampled, from 0 (noise) to 1 (image), at one scale or at two."""
+import numpy as np
 import torch
 
 from engine.denoiser import Denoiser
+from engine.drawing import Drawing
 from engine.errors import InputError
-from engine.sampling import sample
 from flow.options import ORDERS
 from scheduler import LinearFlow
 
 NUM_FINE_STEPS = 64                     # of the walk on which `optimised_grid` measures the flow
+NUM_GRID_IMAGES, GRID_SEED = 32, 0      # images of that walk: a grid belongs to a model, not to the images drawn with it
 LEAST_DENSITY = 0.05                    # of the mean: no step is longer than twenty even ones
 
 
-def shifted_grid(num_steps: int, shift: float) -> torch.Tensor:
-    """s t / (1 + (s - 1) t) of even times t: float64 [num_steps + 1]; s < 1 spends more steps on noise (Esser et al.
+def shifted(t: torch.Tensor, shift: float) -> torch.Tensor:
+    """s t / (1 + (s - 1) t), which adds 2 log s to log SNR; of even times, s < 1 spends more steps on noise (Esser et al.
     2024, eq. 23, with time reversed)."""
-    t = LinearFlow().uniform_path(num_steps)
     return shift * t / (1 + (shift - 1) * t)
 
 
 class VelocityRecorder(Denoiser):
-    """Passes a denoiser's clean images on and keeps the velocities they mean: `velocities`, one [B, C, H, W] a call."""
+    """Passes a denoiser's clean images on and keeps the velocities they mean: `velocities`, a [B, D] a call, with the
+    numbers of all scales in a row."""
 
     def __init__(self, denoiser: Denoiser):
         self.denoiser, self.velocities = denoiser, []
@@ -32,25 +34,35 @@ class VelocityRecorder(Denoiser):
 
     def clean(self, xs, ts, labels=None):
         """As in `Denoiser`."""
-        [x_0] = self.denoiser.clean(xs, ts, labels)
-        _, s = self.processes[0].levels(ts[0], xs[0].dtype)
-        self.velocities.append((x_0 - xs[0]) / s.reshape(-1, 1, 1, 1))
-        return [x_0]
+        x_0s = self.denoiser.clean(xs, ts, labels)
+        levels = (process.levels(t, x.dtype)[1] for process, t, x in zip(self.processes, ts, xs))
+        self.velocities.append(torch.cat([((x_0 - x) / s.reshape(-1, 1, 1, 1)).flatten(1)
+                                          for x_0, x, s in zip(x_0s, xs, levels)], dim=1))
+        return x_0s
 
 
 def step_density(velocities: torch.Tensor, order: int) -> torch.Tensor:
-    """Where a method of that order needs its steps: ||d^k v / dt^k||^(1 / (k + 1)) at each place of an even walk.
+    """Where a method of that order needs its steps: ||d^k v / dt^k||^(1 / (k + 1)) in each step of an even walk.
 
     velocities: [M, B, ...] at t = m / M. A step of length h errs by h^(k + 1) ||d^k v / dt^k||, so of all grids of so many
-    steps the one of that density has the least sum of errors. Returns float64 [M - order], mean 1.
+    steps the one of that density has the least sum of errors. Returns float64 [M], mean about 1, for the parts from m / M
+    to (m + 1) / M. A difference of order k tells of the middle of the k + 1 places that it is made of; parts before the
+    first such middle, and behind the last, are given its value.
     """
-    derivative = velocities.double()
+    num_parts, derivative = len(velocities), velocities.double()
     for _ in range(order):
-        derivative = derivative.diff(dim=0) * len(velocities)
-    density = derivative.flatten(1).square().mean(1).sqrt() ** (1 / (order + 1))
+        derivative = derivative.diff(dim=0) * num_parts
+    found = derivative.flatten(1).square().mean(1).sqrt() ** (1 / (order + 1))                  # [M - order]
+    middles = torch.arange(num_parts - order) + order / 2                                       # in parts
+    density = interpolated(torch.arange(num_parts) + 0.5, middles, found.cpu())
     if density.sum() == 0:
         return torch.ones_like(density)                                 # a straight flow: any grid is exact
     return (density / density.mean()).clamp(min=LEAST_DENSITY)
+
+
+def interpolated(places: torch.Tensor, known_at: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values at places, linear between those known at rising places, constant beyond: float64 [number of places]."""
+    return torch.from_numpy(np.interp(places.double().numpy(), known_at.double().numpy(), values.double().numpy()))
 
 
 def grid_of_density(density: torch.Tensor, num_steps: int) -> torch.Tensor:
@@ -66,16 +78,31 @@ def grid_of_density(density: torch.Tensor, num_steps: int) -> torch.Tensor:
     return torch.cat([ends[:1], inner, ends[1:]])
 
 
-def optimised_grid(denoiser: Denoiser, num_steps: int, solver: str, seed: int, num_images: int = 32, labels=None,
+def optimised_grid(denoiser: Denoiser, num_steps: int, solver: str, *, classes=None, num_images: int = NUM_GRID_IMAGES,
                    precision: str = "float32", device="cpu") -> torch.Tensor:
     """The grid that suits a trained flow, from the velocities of a few images along a fine walk of 64 calls each.
 
-    denoiser: with the guidance that will be used. labels: int64 [num_images] or None. Returns float64 [num_steps + 1].
+    denoiser: with the guidance that will be used; of two scales, both move together. classes: which take turns, or None.
+    Returns float64 [num_steps + 1].
     """
     recorder = VelocityRecorder(denoiser)
-    sample(recorder, LinearFlow().uniform_path(NUM_FINE_STEPS), seed, range(num_images), labels=labels, clip=False,
-           precision=precision, device=device)
+    walk = LinearFlow().uniform_path(NUM_FINE_STEPS)
+    draw = Drawing(recorder, torch.stack([walk] * len(denoiser.processes), dim=1), classes, device=device,
+                   how={"clip": False, "precision": precision})
+    draw(GRID_SEED, range(num_images))
     return grid_of_density(step_density(torch.stack(recorder.velocities), ORDERS[solver]), num_steps)
+
+
+def find_path(denoiser: Denoiser, grid: str, num_steps: int, solver: str, *, shift: float = 1.0,
+              coarse_shift: float = 1.0, **options) -> torch.Tensor:
+    """The times of the steps at every scale: float64 [num_steps + 1, scales].
+
+    grid: of GRIDS. coarse_shift: how the times of a second scale are shifted from those of the first: above 1 it leads,
+    by 2 log(coarse_shift) in log SNR. options: those of `optimised_grid`.
+    """
+    times = (optimised_grid(denoiser, num_steps, solver, **options) if grid == "optimised" else
+             shifted(LinearFlow().uniform_path(num_steps), shift))
+    return torch.stack([times, shifted(times, coarse_shift)][:len(denoiser.processes)], dim=1)
 
 
 def check_grid(grid: str, shift: float, solver: str) -> None:

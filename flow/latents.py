@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from engine.chunks import in_chunks
+from engine.denoising_task import CleanImages
 from engine.errors import InputError
 from engine.files import locked, sha256_of_file, written_whole
 from engine.sampling import from_uint8, to_device
@@ -39,6 +40,13 @@ class Latents:
         self.factor = 2 ** (len(config["block_out_channels"]) - 1)
         self.device = torch.device(device)
 
+    def side_of(self, image_size: int) -> int:
+        """The side of the latents of images of that side. Raises InputError where the factor does not divide it."""
+        if image_size % self.factor:
+            raise InputError(f"--image_size: found {image_size}, expected a multiple of {self.factor}, the factor of "
+                             "--vae")
+        return image_size // self.factor
+
     @torch.inference_mode()
     def moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation of the scaled latents: x [B, 3, S, S] in [-1, 1] -> two of [B, C, S / f, S / f]."""
@@ -55,12 +63,10 @@ class Latents:
 
         images: uint8 [N, 3, S, S]. flips: 2 with `flip` (as it is, mirrored), else 1; then mean and deviation.
         """
-        size = images.shape[-1]
-        if size % self.factor:
-            raise InputError(f"--image_size: found {size}, expected a multiple of {self.factor}, the factor of --vae")
+        side = self.side_of(images.shape[-1])
         key = hashlib.sha256(json.dumps([content_hash, self.fingerprint, flip, VERSION]).encode()).hexdigest()[:16]
         path = Path(cache_dir) / "latents" / f"{key}.npy"
-        shape = (len(images), 1 + flip, 2, self.channels, size // self.factor, size // self.factor)
+        shape = (len(images), 1 + flip, 2, self.channels, side, side)
         with locked(path, f"waiting for another process that encodes into {path}"):
             if not path.exists():
                 self.write(path, images, shape, flip)
@@ -85,15 +91,25 @@ class Latents:
                 progress.update(len(chunk))
 
 
-class PosteriorSamples:
+def decoder_of(latents: Latents | None):
+    """From what the sampler holds to images: the autoencoder's decoder, or nothing to do for a model of pixels."""
+    return torch.nn.Identity() if latents is None else latents.decode
+
+
+class PosteriorSamples(CleanImages):
     """Scaled latents from the moments that `Latents.encoded` keeps, with fresh posterior noise."""
 
-    def __init__(self, moments: np.ndarray, device):
-        self.moments, self.device = moments, device
+    has_noise = True
 
-    def __call__(self, indices: torch.Tensor, flipped: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """[B, C, s, s]. indices: int64 [B], flipped: bool [B], both on the CPU; noise: standard normal [B, C, s, s]."""
-        mirrored = flipped.long().clamp(max=self.moments.shape[1] - 1).numpy()
+    def __init__(self, moments: np.ndarray, device):
+        self.moments, self.device, self.shape = moments, device, tuple(moments.shape[3:])
+
+    def __len__(self) -> int:
+        return len(self.moments)
+
+    def __call__(self, indices, flipped=None, noise=None) -> torch.Tensor:
+        """As in `CleanImages`: [B, C, s, s]. Mirrored images need the moments of mirrored ones."""
+        mirrored = 0 if flipped is None else flipped.long().numpy()
         moments = to_device(torch.from_numpy(self.moments[indices.numpy(), mirrored]), self.device).float()
         return moments[:, 0] + moments[:, 1] * noise
 
@@ -117,5 +133,6 @@ def load_vae(folder):
         weights = "".join(sha256_of_file(file) for file in sorted(path.glob("*.safetensors")))
     else:
         weights = "".join(hashlib.sha256(value.numpy().tobytes()).hexdigest() for value in vae.state_dict().values())
-    return vae, hashlib.sha256((json.dumps(dict(vae.config), sort_keys=True, default=str) + weights).encode()) \
-        .hexdigest()[:16]
+    # Entries with an underscore in front tell where it lies and which version wrote it, not what it computes.
+    config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+    return vae, hashlib.sha256((json.dumps(config, sort_keys=True, default=str) + weights).encode()).hexdigest()[:16]

@@ -5,54 +5,50 @@ from pathlib import Path
 
 import torch
 
-from engine.denoiser import NetworkDenoiser
+from engine.denoiser import NetworkDenoiser, OutputDenoiser
 from engine.errors import InputError
 from engine.files import expecting, load_torch
-from networks.dit import DiT
+from engine.flops import gflop_of
+from networks.dit import DiT, least_error
+from networks.dual_dit import DualDiT, DualFlowDenoiser
 from scheduler import LinearFlow
 
 FAMILY = "flow"
-UNIFORM_SHARE = 0.1                     # of `mixture`
 
 
-def denoiser_of(network: DiT) -> NetworkDenoiser:
+def build_network(config: dict) -> DiT | DualDiT:
+    """The network of a checkpoint's sizes."""
+    return DualDiT(**config) if "image_sizes" in config else DiT(**config)
+
+
+def denoiser_of(network: DiT | DualDiT) -> OutputDenoiser:
     """The network as the engine's sampler and trainer know it: a velocity on straight paths, with its classes."""
+    if isinstance(network, DualDiT):
+        return DualFlowDenoiser(network)
     config = network.config
     shape = (config["channels"], config["image_size"], config["image_size"])
     return NetworkDenoiser(network, LinearFlow(), "velocity", shape, config["num_classes"])
 
 
-def draw_times(distribution: str, count: int, generator: torch.Generator, mean: float = 0.0,
-               deviation: float = 1.0) -> torch.Tensor:
-    """Flow times in (0, 1) for training: float32 [count], on the generator's device.
-
-    logit_normal: the sigmoid of N(mean, deviation^2) (Esser et al. 2024, section 3.1); it hardly visits the ends.
-    mixture: a tenth of the draws is uniform, so that the ends are visited too.
-    """
-    device = generator.device
-    uniform = torch.rand(count, generator=generator, device=device)
-    if distribution == "uniform":
-        return uniform
-    normal = (mean + deviation * torch.randn(count, generator=generator, device=device)).sigmoid()
-    if distribution == "logit_normal":
-        return normal
-    return torch.where(torch.rand(count, generator=generator, device=device) < UNIFORM_SHARE, uniform, normal)
+def gflop_of_forward(config: dict) -> float:
+    """Arithmetic of a forward pass per image, of one scale or two: 10^9 multiplications and additions."""
+    def call():
+        network = build_network(config)
+        sides, t = config.get("image_sizes"), torch.zeros(1)
+        xs = [torch.zeros(1, config["channels"], side, side) for side in sides or [config["image_size"]]]
+        network(*((xs, [t] * len(xs)) if sides else (xs[0], t)), torch.zeros(1, dtype=torch.int64))
+    return gflop_of(call)
 
 
-def rank_warning(network: DiT) -> str | None:
+def rank_warning(network: DiT | DualDiT) -> str | None:
     """One line for a velocity output whose tokens are wider than the network, None where there is nothing to say."""
-    bound = network.least_error()
+    bound = least_error(network)
     if not bound:
         return None
     numbers = network.patch_size**2 * network.channels
     return (f"warning: a token has {numbers} numbers and --hidden_size is {network.hidden_size}, so the velocity's "
             f"mean squared error stays above {bound:.2f} for ever; use --output residual, a smaller --patch_size or a "
             "larger --hidden_size")
-
-
-def class_labels(indices, num_classes: int, device="cpu") -> torch.Tensor:
-    """The class of each image, its number modulo the number of classes: int64 [B]."""
-    return torch.tensor([index % num_classes for index in indices], dtype=torch.int64, device=device)
 
 
 def check_guidance(scale: float, label_dropout: float, where: str) -> None:
@@ -67,7 +63,7 @@ def check_guidance(scale: float, label_dropout: float, where: str) -> None:
 @dataclass
 class LoadedFlow:
     """A model ready to be sampled, and where it came from."""
-    network: DiT                    # in eval mode, float32 parameters, on the device asked for
+    network: DiT | DualDiT          # in eval mode, float32 parameters, on the device asked for
     weights: str                    # ema or raw
     path: Path
     fingerprint: str                # first 16 hex digits of the file's SHA-256
@@ -77,7 +73,7 @@ class LoadedFlow:
     vae_fingerprint: str | None     # of the autoencoder whose latents it models; None: pixels
 
     @property
-    def denoiser(self) -> NetworkDenoiser:
+    def denoiser(self) -> OutputDenoiser:
         """The network for the sampler."""
         return denoiser_of(self.network)
 
@@ -97,7 +93,7 @@ def load_checkpoint(path, weights: str = "ema", device="cpu") -> LoadedFlow:
     state = content["model_state"]
     if weights == "ema":
         state = {**state, **content["ema_state"]["shadow"]}
-    network = DiT(**content["config"])
+    network = build_network(content["config"])
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

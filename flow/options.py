@@ -5,7 +5,6 @@ from engine.options import SOLVERS
 from networks.presets import OUTPUTS, PRESETS, TIME_SCALE
 
 WEIGHTS = ("ema", "raw")
-TIME_DISTRIBUTIONS = ("logit_normal", "uniform", "mixture")
 GRIDS = ("uniform", "shift", "optimised")
 ORDERS = {"ddim": 1, "heun": 2, "midpoint": 2, "multistep": 2}         # of the solvers
 PRESET_FLAGS = ("hidden_size", "depth", "num_heads", "mlp_ratio", "patch_size")
@@ -42,9 +41,25 @@ def add_network_options(parser) -> None:
     group.add_argument("--qk_norm", action="store_true", help="norm queries and keys")
     group.add_argument("--time_scale", type=real_number(0, open_below=True), default=TIME_SCALE,
                        help="what flow time is multiplied with before its sines; published weights have 1")
+    group.add_argument("--scales", type=whole_number(2, 4096), nargs=2, default=None, metavar=("FINE", "COARSE"),
+                       help="two scales in one network, each with a time of its own: sides in pixels, as in 64 32; left "
+                            "out: one")
     group.add_argument("--output", choices=OUTPUTS, default="velocity",
                        help="what the last layer puts out: the velocity, the clean image, or what the best affine "
                             "velocity leaves")
+
+
+def check_scales(args, default_size: int) -> None:
+    """Two scales decide the size of the images. Raises InputError for sides that do not fit, or another --image_size."""
+    if args.scales is None:
+        return
+    fine, coarse = args.scales
+    if fine != 2 * coarse:
+        raise InputError(f"--scales: found {fine} {coarse}, expected a side and half of it, as in 64 32")
+    if args.image_size not in (default_size, fine):
+        raise InputError(f"--image_size: found {args.image_size} with --scales {fine} {coarse}, expected {fine}; leave "
+                         "it out")
+    args.image_size = fine
 
 
 def fill_preset(args) -> None:
@@ -63,9 +78,16 @@ def add_sampling_options(parser) -> None:
                             "two calls, order two")
     group.add_argument("--grid", choices=GRIDS, default="uniform",
                        help="times of the steps: even; shifted by --shift; or optimised, measured on this model")
+    add_guidance_options(group, scale=4.0)
+
+
+def add_guidance_options(group, scale: float) -> None:
+    """--shift, --coarse_shift, --guidance_scale (default `scale`) and --guidance_interval."""
     group.add_argument("--shift", type=real_number(0, open_below=True), default=1.0,
                        help="of --grid shift; below 1: more steps near the noise")
-    group.add_argument("--guidance_scale", type=real_number(0, 1000), default=4.0,
+    group.add_argument("--coarse_shift", type=real_number(0, open_below=True), default=1.0, metavar="SHIFT",
+                       help="of a model of two scales: above 1 the coarse one leads, by 2 log(SHIFT) in log SNR")
+    group.add_argument("--guidance_scale", type=real_number(0, 1000), default=scale,
                        help="classifier-free guidance; 1: the class alone, 0: no class")
     group.add_argument("--guidance_interval", type=real_number(0, 1), nargs=2, default=None, metavar=("LOW", "HIGH"),
                        help="times between which guidance acts; left out: always")

@@ -1,70 +1,49 @@
 """What training a flow minimises: the mean squared error of the velocity x_0 - eps on straight paths.
 
-Every random draw of a batch depends on the run's seed and the step alone and is made for the whole global batch, of
-which a process uses its share; so one process or eight, straight through or resumed, see the same numbers.
+The batch and its draws are the engine's (`engine.denoising_task`); here is what a flow adds: its distribution of t, its
+optimizer, errors by tenth of t, previews with a row per class.
 """
-from dataclasses import dataclass
-
+import numpy as np
 import torch
+import torch.nn.functional as F
 
-from engine import devices, seeds
+from engine import seeds
+from engine.chunks import in_chunks
 from engine.denoiser import Guided
-from engine.sampling import from_uint8, sample, to_device, to_uint8
+from engine.denoising_task import Batch, CleanImages, DenoisingTask, draw_times
+from engine.drawing import Drawing
+from engine.files import save_png
+from engine.image_folder import image_grid
 from engine.seeds import seeded_generator
-from engine.task import Task, Update
-from flow.model import FAMILY, class_labels, denoiser_of, draw_times
-from networks.dit import DiT
-from scheduler import LinearFlow, noise_added, training_target
+from flow.grids import find_path
+from flow.latents import Latents, decoder_of
+from flow.model import FAMILY, denoiser_of
+from networks.scales import downsample_to_32
 
-FLOW = LinearFlow()
 NUM_TENTHS = 10
 VALIDATION_BATCH = 50
 VALIDATION_SEED = 0                     # not the run's own, so that runs can be compared
-PREVIEW_COLUMNS, PREVIEW_ROWS = 8, 10
+PREVIEW_COLUMNS, PREVIEW_ROWS, PREVIEW_STEPS = 8, 10, 32
 GUIDANCE_OF_PREVIEW = 4.0
 
 
-@dataclass
-class Batch:
-    """A noised batch."""
-    x_0: torch.Tensor               # [B, C, S, S], images in [-1, 1] or scaled latents
-    eps: torch.Tensor               # [B, C, S, S]
-    t: torch.Tensor                 # float32 [B], 0 noise ... 1 image
-    labels: torch.Tensor            # int64 [B], the null class where the label was dropped
+class FlowTask(DenoisingTask):
+    """A DiT of one scale or two, its images or latents, and the loss.
 
-
-class Pixels:
-    """Clean images from uint8 [N, C, S, S], mirrored or not."""
-
-    def __init__(self, images: torch.Tensor, device):
-        self.images, self.device = images, device
-
-    def __call__(self, indices: torch.Tensor, flipped: torch.Tensor, _noise) -> torch.Tensor:
-        """[B, C, S, S] in [-1, 1]. indices: int64 [B], flipped: bool [B], both on the CPU."""
-        x_0 = from_uint8(to_device(self.images[to_device(indices, self.images.device)], self.device))
-        return torch.where(to_device(flipped, self.device)[:, None, None, None], x_0.flip(3), x_0)
-
-
-class FlowTask(Task):
-    """A DiT, its images or latents, and the loss.
-
-    clean: Pixels or latents.PosteriorSamples. labels: int64 [N] on the CPU. held_out: (clean, labels) of at most
-    --val_images, or None. images: uint8, what the residual output is fitted to. facts: what the checkpoint says beside the sizes.
+    images: CleanImages. labels: int64 [N] on the CPU. fitted_to: uint8 [N, C, S, S], what the residual output is fitted
+    to, else None. held_out: (CleanImages, labels) for validation, or None. facts: what the checkpoint says beside the
+    sizes.
     """
 
     command = "python -m flow.train"
-    averaged = ("model",)
 
-    def __init__(self, args, network: DiT, clean, labels: torch.Tensor, content_hash: str, device, *, images=None,
-                 held_out=None, latents=None, facts=None):
-        super().__init__(args)
-        self.networks = {"model": network}
-        self.clean, self.labels, self.images = clean, labels, images
-        self.num_images, self.content_hash, self.device = len(labels), content_hash, device
-        self.shape = (network.channels, network.image_size, network.image_size)
-        self.held_out, self.latents, self.facts = held_out, latents, dict(facts or {})
-        if latents is not None:
-            self.frozen_hashes = {"vae": latents.fingerprint}
+    def __init__(self, args, network, images: CleanImages, labels: torch.Tensor, content_hash: str, device, *,
+                 fitted_to=None, held_out=None, latents: Latents | None = None, facts=None):
+        super().__init__(denoiser_of(network), images, labels, content_hash, args, device)
+        self.fitted_to, self.held_out, self.latents, self.facts = fitted_to, held_out, latents, dict(facts or {})
+        self.frozen_hashes = {} if latents is None else {"vae": latents.fingerprint}
+        self.scale_columns = [f"loss_{shape[-1]}" for shape in self.denoiser.shapes] * (len(self.denoiser.shapes) > 1)
+        self.columns = ("loss", *self.scale_columns, *(f"error_tenth_{k}" for k in range(NUM_TENTHS)))
 
     @property
     def has_validation(self) -> bool:
@@ -77,90 +56,111 @@ class FlowTask(Task):
 
     def begin(self) -> None:
         """Fit what the residual output stands on."""
-        if self.images is not None:
-            self.networks["model"].fit(self.images)
+        if self.fitted_to is not None:
+            images = self.fitted_to
+            self.networks["model"].fit(images if len(self.denoiser.shapes) == 1 else [images, half_size(images)])
 
-    def times(self, generator: torch.Generator) -> torch.Tensor:
-        """The flow times of a step: float32 [batch_size] on the CPU."""
+    def shares(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Flow times: float32 [count]."""
         args = self.args
-        return draw_times(args.time_distribution, args.batch_size, generator, args.time_mean, args.time_deviation)
+        return draw_times(args.time_distribution, count, generator, args.time_mean, args.time_deviation)
 
-    def batch(self, step: int, part: slice) -> Batch:
-        """The share `part` of the step's global batch."""
-        args, count = self.args, self.args.batch_size
-        generator = seeded_generator(args.seed, seeds.TRAIN_BATCH, step)
-        t = self.times(generator)
-        flipped = torch.rand(count, generator=generator) < 0.5 * args.flip
-        dropped = torch.rand(count, generator=generator) < args.label_dropout
-        noise = seeded_generator(args.seed, seeds.TRAIN_NOISE, step, device=self.device)
-        eps = torch.randn(count, *self.shape, generator=noise, device=self.device)[part]
-        of_posterior = None
-        if self.latents is not None:
-            of_posterior = torch.randn(count, *self.shape, generator=noise, device=self.device)[part]
-        indices = self.indices(step)[part]
-        labels = torch.where(dropped[part], self.networks["model"].num_classes, self.labels[indices])
-        return Batch(self.clean(indices, flipped[part], of_posterior), eps, to_device(t[part], self.device),
-                     to_device(labels, self.device))
+    def pyramid(self, x_0: torch.Tensor) -> list[torch.Tensor]:
+        """The second scale is the 2x2 mean of the first."""
+        return [x_0] if len(self.denoiser.shapes) == 1 else [x_0, downsample_to_32(x_0)]
 
-    def errors(self, network, batch: Batch) -> torch.Tensor:
-        """Mean squared error of the velocity per image: float32 [B]."""
-        a, s = FLOW.levels(batch.t)
-        x_t = noise_added(batch.x_0, batch.eps, a, s)
-        with devices.autocast(x_t.device, self.args.precision):
-            v = network(x_t, batch.t, batch.labels)
-        return (v.float() - training_target("velocity", batch.x_0, batch.eps, a, s)).square().mean((1, 2, 3))
+    def losses(self, networks, batch: Batch) -> dict[str, torch.Tensor]:
+        """The mean over the batch; and for each tenth of t, of the first scale, the share of the images in it and what
+        they add to the first scale's mean, from which `logged` has their error."""
+        squares = self.squared_errors(networks["model"], batch)
+        means = [values.mean() for values in squares]
+        of_images, place = squares[0].detach().mean((1, 2, 3)), tenth_of(batch.ts[0])
+        tenths = torch.zeros(2, NUM_TENTHS, device=place.device)
+        tenths.index_add_(1, place, torch.stack([of_images, torch.ones_like(of_images)]) / len(place))
+        return {"loss": torch.stack(means).mean(), **dict(zip(self.scale_columns, means)),
+                **{f"part_{k}": value for k, value in enumerate(tenths[0].unbind())},
+                **{f"share_{k}": value for k, value in enumerate(tenths[1].unbind())}}
 
-    def loss(self, networks, batch: Batch) -> dict[str, torch.Tensor]:
-        """The mean over the batch."""
-        return {"loss": self.errors(networks["model"], batch).mean()}
+    def logged(self, means: dict[str, float]) -> dict[str, float]:
+        """The error of each tenth of t that was visited since the last line."""
+        return means | {f"error_tenth_{k}": means[f"part_{k}"] / means[f"share_{k}"] for k in range(NUM_TENTHS)
+                        if means.get(f"share_{k}")}
 
-    def updates(self, step: int):
-        """One."""
-        return [Update("model", self.loss)]
+    def validate(self, networks) -> dict:
+        """Held-out error, per scale, and its mean over each tenth of t of the first scale."""
+        errors, t = self.held_out_errors(networks)
+        place = tenth_of(t)
+        return {"loss": errors.mean().item(), **dict(zip(self.scale_columns, errors.mean(1).tolist())),
+                **{f"error_tenth_{k}": errors[0, place == k].mean().item() for k in range(NUM_TENTHS)
+                   if (place == k).any()}}
 
     @torch.no_grad()
-    def validate(self, networks) -> dict:
-        """Held-out error, and its mean over each tenth of t. Image k has its own noise and a time in tenth k mod 10."""
+    def held_out_errors(self, networks, distribution: str = "tenths", num_draws: int = 1):
+        """Squared error of every held-out image, float64 [scales, N * num_draws], and the times of the first scale, [N *
+        num_draws]; noises and times never change. distribution: see `validation_draws`."""
         clean, labels = self.held_out
         errors, times = [], []
-        for start in range(0, len(labels), VALIDATION_BATCH):
-            draws = []
-            for k in range(start, min(start + VALIDATION_BATCH, len(labels))):
-                generator = seeded_generator(VALIDATION_SEED, seeds.VALIDATION, k)
-                t = (k % NUM_TENTHS + torch.rand((), generator=generator)) / NUM_TENTHS
-                draws.append((t, *torch.randn(2, *self.shape, generator=generator)))
-            t, eps, of_posterior = (torch.stack(values) for values in zip(*draws))
-            indices = torch.arange(start, start + len(t))
-            x_0 = clean(indices, torch.zeros(len(t), dtype=torch.bool), of_posterior.to(self.device))
-            batch = Batch(x_0, eps.to(self.device), t.to(self.device), labels[indices].to(self.device))
-            errors.append(self.errors(networks["model"], batch).double().cpu())
-            times.append(t)
-        errors, tenths = torch.cat(errors), (torch.cat(times) * NUM_TENTHS).long().clamp(max=NUM_TENTHS - 1)
-        return {"loss": errors.mean().item(),
-                "tenths": [errors[tenths == k].mean().item() for k in range(NUM_TENTHS)]}
+        for draw_numbers in torch.arange(len(labels) * num_draws).split(VALIDATION_BATCH):
+            indices = draw_numbers % len(labels)
+            draws = [self.validation_draws(int(k), distribution) for k in draw_numbers]
+            ts, noises, of_posterior = zip(*draws)
+            x_0 = clean(indices, None, torch.stack(of_posterior).to(self.device))
+            batch = Batch(self.pyramid(x_0), [torch.stack(values).to(self.device) for values in zip(*noises)],
+                          [torch.stack(values).to(self.device) for values in zip(*ts)], labels[indices].to(self.device))
+            squares = self.squared_errors(networks["model"], batch)
+            errors.append(torch.stack([values.mean((1, 2, 3)).double().cpu() for values in squares]))
+            times.append(batch.ts[0].cpu())
+        return torch.cat(errors, 1), torch.cat(times)
+
+    def validation_draws(self, k: int, distribution: str) -> tuple[list, list, torch.Tensor]:
+        """Times and noises per scale of draw k, and the noise of its posterior sample. distribution: of the first scale's
+        time; tenths: in tenth k mod 10, else one that training knows, with mean 0 and deviation 1. The second scale's
+        time is uniform."""
+        generator = seeded_generator(VALIDATION_SEED, seeds.VALIDATION, k)
+        if distribution == "tenths":
+            ts = [(k % NUM_TENTHS + torch.rand((), generator=generator)) / NUM_TENTHS]
+        else:
+            ts = [draw_times(distribution, 1, generator)[0]]
+        first, *others = self.denoiser.shapes
+        noise, of_posterior = torch.randn(2, *first, generator=generator)
+        noises = [noise]
+        for shape in others:
+            ts.append(torch.rand((), generator=generator))
+            noises.append(torch.randn(*shape, generator=generator))
+        return ts, noises, of_posterior
 
     def validation_text(self, result: dict) -> str:
         """The error, and that of each tenth of t."""
-        return f"loss {result['loss']:.5f}; by tenth of t " + " ".join(f"{value:.3f}" for value in result["tenths"])
+        tenths = (result.get(f"error_tenth_{k}") for k in range(NUM_TENTHS))
+        return f"loss {result['loss']:.5f}; by tenth of t " + " ".join("-" if value is None else f"{value:.3f}"
+                                                                     for value in tenths)
 
-    @torch.inference_mode()
     def preview(self, networks) -> torch.Tensor:
         """A row for each of at most ten classes: uint8 [rows * 8, C, S, S]."""
-        network = self.networks["model"]
-        denoiser = denoiser_of(network)
-        denoiser.network = networks["model"]
-        rows = min(network.num_classes, PREVIEW_ROWS)
-        labels = class_labels(range(rows), rows, self.device).repeat_interleave(PREVIEW_COLUMNS)
-        scale = GUIDANCE_OF_PREVIEW if self.args.label_dropout else 1.0
-        x = sample(Guided(denoiser, scale), FLOW.uniform_path(32), self.args.seed, range(len(labels)), labels=labels,
-                   clip=False, precision=self.args.precision, device=self.device).xs[0]
-        return to_uint8(x if self.latents is None else self.latents.decode(x))
+        rows = min(self.denoiser.num_classes, PREVIEW_ROWS)
+        denoiser = Guided(self.denoiser.with_network(networks["model"]),
+                          GUIDANCE_OF_PREVIEW if self.args.label_dropout else 1.0)
+        draw = Drawing(denoiser, find_path(denoiser, "uniform", PREVIEW_STEPS, "ddim"), range(rows),
+                       decoder_of(self.latents), device=self.device,
+                       how={"clip": False, "precision": self.args.precision})
+        return draw(self.args.seed, [column * rows + row for row in range(rows) for column in range(PREVIEW_COLUMNS)])[0]
+
+    def write_preview(self, networks, step: int, epoch: float) -> None:
+        """The preview as {name}_preview.png in the output folder."""
+        save_png(self.args.output_dir / f"{self.args.name}_preview.png",
+                 image_grid(self.preview(networks), PREVIEW_COLUMNS))
 
     def content(self) -> dict:
         """The family, the sizes, names of classes, and which autoencoder's latents they are."""
         return {"family": FAMILY, "config": dict(self.networks["model"].config), **self.facts}
 
-    def describe_batch(self, step: int) -> str:
-        """The times of a step's batch, drawn again from the seed."""
-        t = self.times(seeded_generator(self.args.seed, seeds.TRAIN_BATCH, step))
-        return f"t {[round(value, 3) for value in t.tolist()]}"
+
+def tenth_of(t: torch.Tensor) -> torch.Tensor:
+    """Which tenth of [0, 1] a time lies in: int64 [B], 0...9."""
+    return (t * NUM_TENTHS).long().clamp(0, NUM_TENTHS - 1)
+
+
+def half_size(images) -> np.ndarray:
+    """The 2x2 means of uint8 images [N, C, S, S], rounded to uint8 [N, C, S / 2, S / 2]."""
+    return np.concatenate([F.avg_pool2d(chunk.float(), 2).round().to(torch.uint8).numpy()
+                           for chunk in in_chunks(images, 1000)])

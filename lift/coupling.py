@@ -1,9 +1,11 @@
-"""S1's models as denoisers, and what its 32 branch can be made to do while the sampler knows nothing of it."""
+"""S1's models as denoisers, denoisers of two scales as S1's models, and what a 32 branch can be made to do while the sampler
+knows nothing of it."""
 import torch
+from torch import nn
 
-from engine.denoiser import Denoiser
+from engine.denoiser import Denoiser, OutputDenoiser
 from networks.scales import downsample_to_32, reconcile
-from scheduler import CosineSteps, predict_x_0
+from scheduler import CLEAN, CosineSteps, NoiseProcess, noise_in, per_image, predict_x_0
 
 NOISIEST_SHAPES = [(3, 64, 64), (3, 32, 32)]
 
@@ -27,6 +29,49 @@ class TimestepDenoiser(Denoiser):
         noises = noises if len(xs) == 2 else [noises]
         return [predict_x_0(x, eps.to(x.dtype), self.process.alpha_cumprod(t, x.dtype), clip=False)
                 for x, eps, t in zip(xs, noises, ts)]
+
+
+class TimestepModel(nn.Module):
+    """Any denoiser of two scales, called as LIFTDualTimestepModel is: so error maps and edge costs can be had of it.
+
+    A noised image sqrt(abar) x_0 + sqrt(1 - abar) eps is one of the denoiser's own process at the time with the same log
+    SNR, but for its length. Without labels: the prediction of the null class where there are classes.
+    """
+
+    model_type = "lift"
+
+    def __init__(self, denoiser: OutputDenoiser):
+        super().__init__()
+        self.network, self.denoiser, self.schedule = denoiser.network, denoiser, CosineSteps()
+
+    def forward(self, x_64, x_32, t_64, t_32) -> list[torch.Tensor]:
+        """The noise per scale. x_64, x_32: [B, C, S, S]; t_64, t_32: timesteps [B], also fractions."""
+        xs, ts, levels = [], [], []
+        for x, t, process in zip((x_64, x_32), (t_64, t_32), self.denoiser.processes):
+            own_t = process.t_at(self.schedule.log_snr_at(t))
+            a, s = (level.to(x.dtype) for level in self.schedule.levels(t, torch.float64))
+            own_a, own_s = process.levels(own_t, x.dtype)
+            xs.append(x * per_image((own_a + own_s) / (a + s), x))
+            ts.append(own_t.to(x.dtype))
+            levels.append((a, s))
+        x_0s = self.denoiser.clean(xs, ts)
+        return [noise_in(x, x_0, a, s) for x, x_0, (a, s) in zip((x_64, x_32), x_0s, levels)]
+
+
+def times_of_timesteps(path, processes: list[NoiseProcess]) -> torch.Tensor:
+    """A path of S1's timesteps as one in the times of other processes, at the same log SNR: float64 [N + 1, scales].
+
+    path: int64 [N + 1, 2]. The noisiest timestep becomes a process's noisiest time, and timestep 0, where the sampler
+    arrives at the clean image, its clean one.
+    """
+    schedule, path = CosineSteps(), torch.as_tensor(path)
+    columns = []
+    for s, process in enumerate(processes):
+        t = path[:, s]
+        own = process.t_at(schedule.log_snr_at(t))
+        own = torch.where(t == schedule.noisiest, process.noisiest, own)
+        columns.append(torch.where((t == 0) | (t == CLEAN), process.clean, own))
+    return torch.stack(columns, dim=1)
 
 
 class Coupled(Denoiser):

@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from lift import checkpoints
 from lift import heatmap_file
 from lift import paths
 from engine.devices import naming_compiler_errors
+from engine.drawing import in_batches
 from engine.errors import InputError
 from engine.files import expecting, load_torch
 from engine.sampling import check_solver, to_uint8
@@ -141,19 +141,16 @@ def generate_uint8(model, path: np.ndarray, seed: int, num_images: int, args, gr
     Yields (indices, uint8 [B, 3, 64, 64], number of images [] that are not finite, network calls). Process r of a
     distributed.Group takes images r, r + size, ...; no image depends on the batch size or the number of processes.
     """
-    mine = range(group.rank, num_images, group.size) if group else range(num_images)
-    is_main = group is None or group.is_main
-    with tqdm(total=len(mine), desc=progress, unit="image", disable=progress is None or not is_main) as bar:
-        for start in range(0, len(mine), args.batch_size):
-            indices = list(mine[start:start + args.batch_size])
-            filling = indices[-1:] * (args.batch_size - len(indices)) if args.compile else []
-            with naming_compiler_errors():
-                samples = generate(model, path, seed, indices + filling, solver=args.solver, eta=args.eta,
-                                   x32_mode=args.x32, precision=args.precision)
-            x_64 = samples.x_64[:len(indices)]
-            num_broken = (~x_64.flatten(1).isfinite().all(1)).sum()
-            yield indices, to_uint8(x_64), num_broken, samples.num_model_calls
-            bar.update(len(indices))
+    def draw(indices):
+        filling = indices[-1:] * (args.batch_size - len(indices)) if args.compile else []
+        with naming_compiler_errors():
+            samples = generate(model, path, seed, indices + filling, solver=args.solver, eta=args.eta,
+                               x32_mode=args.x32, precision=args.precision)
+        x_64 = samples.x_64[:len(indices)]
+        return to_uint8(x_64), (~x_64.flatten(1).isfinite().all(1)).sum(), samples.num_model_calls
+
+    for indices, drawn in in_batches(draw, num_images, args.batch_size, group, progress):
+        yield indices, *drawn
 
 
 def check_finite(num_broken: int, num_images: int, what: str) -> None:

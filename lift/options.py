@@ -56,12 +56,13 @@ def parse_training_options(parser, argv=None):
     return args
 
 
-def add_generation_options(parser) -> None:
-    """How images are generated: --weights, --num_steps, --solver, --heatmap and the like."""
+def add_generation_options(parser, solvers=SOLVERS) -> None:
+    """How images are generated: --weights, --num_steps, --solver, --heatmap and the like. solvers: what it may be."""
     group = parser.add_argument_group("generation")
     group.add_argument("--weights", choices=WEIGHTS, default="ema", help="averaged or raw weights")
     group.add_argument("--num_steps", type=whole_number(1), default=18, metavar="STEPS", help="network calls per image")
-    group.add_argument("--solver", choices=SOLVERS, default="ddim", help="first or second order")
+    group.add_argument("--solver", choices=solvers, default="ddim",
+                       help="ddim: first order; others: second; heun, midpoint: two network calls a step")
     group.add_argument("--eta", type=real_number(0, 1), default=0.0,
                        help="noise added at each step: 0 deterministic, 1 ancestral (ddim only)")
     group.add_argument("--x32", choices=X32_MODES, default="joint",

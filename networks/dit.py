@@ -163,8 +163,12 @@ class FinalLayer(nn.Module):
         return self.linear(modulated(x, *self.adaLN_modulation(condition)))
 
 
-def check_options(hidden_size: int, num_heads: int, output: str) -> None:
-    """Raises InputError for a width that does not divide, and for an unknown output."""
+def check_options(sides: list[int], patch_size: int, hidden_size: int, num_heads: int, output: str) -> None:
+    """Raises InputError for sides of images or latents, the coarse one last, and widths that do not divide, and for an
+    unknown output."""
+    if sides[-1] % patch_size:
+        which = "coarse" if len(sides) > 1 else "image"
+        raise InputError(f"--patch_size: found {patch_size}, expected a divisor of the {which} side {sides[-1]}")
     if hidden_size % 4 or hidden_size % num_heads:
         raise InputError(f"--hidden_size: found {hidden_size} with {num_heads} heads, expected a multiple of 4 and of "
                          "--num_heads")
@@ -224,9 +228,7 @@ class DiT(nn.Module):
                  mlp_ratio: float, num_classes: int, *, qk_norm: bool = False, time_scale: float = TIME_SCALE,
                  output: str = "velocity"):
         super().__init__()
-        if image_size % patch_size:
-            raise InputError(f"--patch_size: found {patch_size}, expected a divisor of the image side {image_size}")
-        check_options(hidden_size, num_heads, output)
+        check_options([image_size], patch_size, hidden_size, num_heads, output)
         self.config = dict(image_size=image_size, channels=channels, patch_size=patch_size, hidden_size=hidden_size,
                            depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, num_classes=num_classes,
                            qk_norm=qk_norm, time_scale=time_scale, output=output)
@@ -259,13 +261,15 @@ class DiT(nn.Module):
         output = unpatchify(self.final_layer(x, condition), self.patch_size, self.channels)
         return velocity_of(self.output, output.to(x_t.dtype), x_t, t, self.affine)
 
-    def least_error(self) -> float:
-        """A bound that no weights of a `velocity` output pass: 1 - D / n for tokens of n = p p C numbers, 0 if D >= n.
 
-        A token's last layer has rank D at most, and the velocity's covariance is the noise's, the identity, or more.
-        """
-        numbers = self.patch_size**2 * self.channels
-        return max(0.0, 1 - self.hidden_size / numbers) if self.output == "velocity" else 0.0
+def least_error(model) -> float:
+    """A bound that no weights of a `velocity` output pass: 1 - D / n for tokens of n = p p C numbers, 0 if D >= n.
+
+    model: a DiT, or one of two scales. A token's last layer has rank D at most, and the velocity's covariance is the
+    noise's, the identity, or more.
+    """
+    numbers = model.patch_size**2 * model.channels
+    return max(0.0, 1 - model.hidden_size / numbers) if model.output == "velocity" else 0.0
 
 
 def published_state(path) -> dict[str, torch.Tensor]:

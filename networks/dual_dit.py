@@ -7,12 +7,12 @@ any path through the plane of the two times, as LIFT does with a UNet.
 import torch
 import torch.nn as nn
 
-from engine.denoiser import Denoiser
+from engine.denoiser import OutputDenoiser
 from engine.errors import InputError
 from networks.affine_velocity import AffineVelocity
 from networks.dit import (TIME_SCALE, Block, ClassEmbedding, FinalLayer, Modulation, PatchEmbedding, TimeEmbedding,
                           check_options, initialize, position_embedding, unpatchify, velocity_of)
-from scheduler import LinearFlow, clean_image
+from scheduler import LinearFlow
 
 
 class ScaleModulation(nn.ModuleList):
@@ -44,14 +44,12 @@ class DualDiT(nn.Module):
         fine, coarse = image_sizes
         if fine != 2 * coarse:
             raise InputError(f"--scales: found {fine} {coarse}, expected a side and half of it, as in 64 32")
-        if coarse % patch_size:
-            raise InputError(f"--patch_size: found {patch_size}, expected a divisor of the coarse side {coarse}")
-        check_options(hidden_size, num_heads, output)
+        check_options([fine, coarse], patch_size, hidden_size, num_heads, output)
         self.config = dict(image_sizes=[fine, coarse], channels=channels, patch_size=patch_size,
                            hidden_size=hidden_size, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
                            num_classes=num_classes, qk_norm=qk_norm, time_scale=time_scale, output=output)
         self.image_sizes, self.channels, self.patch_size = [fine, coarse], channels, patch_size
-        self.num_classes, self.output = num_classes, output
+        self.hidden_size, self.num_classes, self.output = hidden_size, num_classes, output
         sides = [size // patch_size for size in self.image_sizes]
         self.num_tokens = [side**2 for side in sides]
         self.x_embedders = nn.ModuleList(PatchEmbedding(channels, patch_size, hidden_size) for _ in sides)
@@ -92,17 +90,16 @@ class DualDiT(nn.Module):
         return velocities
 
 
-class DualFlowDenoiser(Denoiser):
+class DualFlowDenoiser(OutputDenoiser):
     """A DualDiT for the sampler, and for everything else that asks a Denoiser for clean images at two scales."""
+
+    kind = "velocity"
 
     def __init__(self, network: DualDiT):
         self.network, self.num_classes = network, network.num_classes
         self.shapes = [(network.channels, size, size) for size in network.image_sizes]
         self.processes = [LinearFlow() for _ in self.shapes]
 
-    def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
-        """As in `Denoiser`; without labels the network is asked for its null class."""
-        self.num_evaluations += len(xs[0])
-        velocities = self.network(xs, ts, labels)
-        return [clean_image("velocity", v, x, *process.levels(t, x.dtype))
-                for v, x, t, process in zip(velocities, xs, ts, self.processes)]
+    def outputs(self, network, xs, ts, labels=None) -> list[torch.Tensor]:
+        """As in `OutputDenoiser`."""
+        return network(xs, ts, labels)

@@ -1,9 +1,6 @@
 """The sides of the benchmark of the flow family's training step, and of its guided sampling."""
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from data import ImageSet
 from engine import devices
@@ -11,7 +8,8 @@ from engine.denoiser import Guided
 from engine.distributed import Group
 from engine.sampling import sample
 from flow.model import denoiser_of
-from flow.train import loop_of, parse_args
+from flow.train import parse_args
+from flow.training import loop_of
 from networks.dit import DiT
 from scheduler import LinearFlow
 from scripts.benchmarks.plain_attention import plain_dit
@@ -103,11 +101,3 @@ class Sampling(Side):
 
     def two_calls(self, num_steps: int) -> float:
         return self.seconds(TwoCalls, num_steps)
-
-
-def gflop_of_forward(sizes: dict) -> float:
-    """Arithmetic of a forward pass per image: 10^9 multiplications and additions in convolutions and products."""
-    with FakeTensorMode(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
-        x = torch.zeros(1, sizes["channels"], sizes["image_size"], sizes["image_size"])
-        DiT(**sizes)(x, torch.zeros(1), torch.zeros(1, dtype=torch.int64))
-    return counted.get_total_flops() / 1e9

@@ -39,7 +39,8 @@ def main():
     import torch
     from tqdm import tqdm
     from engine import devices
-    from scripts.benchmarks.flow_sides import NUM_CLASSES, OurStep, PlainStep, Sampling, gflop_of_forward
+    from flow.model import gflop_of_forward
+    from scripts.benchmarks.flow_sides import NUM_CLASSES, OurStep, PlainStep, Sampling
     from scripts.benchmarks.own_process import OwnProcess
     from scripts.benchmarks.training_sides import product_peak_gflops
     device = start_device(args, tf32=True)

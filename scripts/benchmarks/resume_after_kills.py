@@ -2,7 +2,8 @@
 """Kill a training run with SIGKILL again and again, resume it each time, and compare with a run never stopped.
 
 Every other kill comes at a random moment; the ones between come while a file is being written, half of it on disk.
-The claim is that the final weights are the same, bit for bit. The last line is JSON.
+The claim is that the final weights are the same, bit for bit. A flow can be trained in the latents of an autoencoder too.
+The last line is JSON.
 """
 import importlib
 import json
@@ -17,8 +18,10 @@ from pathlib import Path
 import train_lift
 from engine.command_line import Parser, real_number, run_script, whole_number
 from engine.errors import InputError
-from scripts.benchmarks.training_runs import final_weights, train, train_command
+from flow import train as train_flow
+from scripts.benchmarks.training_runs import PROGRAMS, final_weights, train, train_command
 
+MAINS = {"lift": train_lift.main, "flow": train_flow.main}
 SYNCS_UP_TO = 13        # a kill during writing hits one of the first so many files that a run writes
 
 
@@ -36,8 +39,8 @@ def die_while_writing(nth_file: int) -> None:
     os.fsync = sync_or_die
 
 
-def run_forked(command: list[str], nth_file: int | None) -> int:
-    """Start the training script in a fork of this process, silent; returns the child's process number."""
+def run_forked(main, command: list[str], nth_file: int | None) -> int:
+    """Start a training's main in a fork of this process, silent; returns the child's process number."""
     child = os.fork()
     if child == 0:
         silence = os.open(os.devnull, os.O_WRONLY)
@@ -45,18 +48,19 @@ def run_forked(command: list[str], nth_file: int | None) -> int:
         if nth_file is not None:
             die_while_writing(nth_file)
         sys.argv = command
-        train_lift.main()
+        main()
         os._exit(0)
     return child
 
 
-def kill_and_resume(folder: Path, command: list[str], num_kills: int, longest: float, seed: int) -> tuple[int, int]:
+def kill_and_resume(folder: Path, main, command: list[str], num_kills: int, longest: float,
+                    seed: int) -> tuple[int, int]:
     """Start and kill until `num_kills` kills have hit or the run has reached its end; how many did, and how many of
     them left a half-written file. Raises InputError if a run fails by itself."""
     choices, kills, half_written = random.Random(seed), 0, 0
     while kills < num_kills:
         at_random_moment = kills % 2 == 0
-        child = run_forked(command, None if at_random_moment else choices.randrange(1, SYNCS_UP_TO + 1))
+        child = run_forked(main, command, None if at_random_moment else choices.randrange(1, SYNCS_UP_TO + 1))
         if at_random_moment:
             time.sleep(choices.uniform(0.05, longest))
             os.kill(child, signal.SIGKILL)
@@ -73,6 +77,8 @@ def kill_and_resume(folder: Path, command: list[str], num_kills: int, longest: f
 
 def main():
     parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--family", choices=tuple(PROGRAMS), default="lift", help="whose training")
+    parser.add_argument("--vae", type=Path, default=None, metavar="FOLDER", help="train a flow in its latents")
     parser.add_argument("--kills", type=whole_number(1), default=40, help="how many")
     parser.add_argument("--max_steps", type=whole_number(2), default=200, help="length of the run")
     parser.add_argument("--longest", type=real_number(0.1), default=3.0, help="most seconds before a random kill")
@@ -82,14 +88,20 @@ def main():
     for name in ("engine.loop", "lift.tasks"):          # before the forks, which then need not
         importlib.import_module(name)
     torch.set_num_threads(1)
+    if args.vae is not None and args.family != "flow":
+        raise InputError(f"--vae: found {args.vae} with --family {args.family}, expected --family flow")
+    if args.vae is not None:
+        import diffusers                            # noqa: F401  once, and not in every fork, where it takes seconds
     with tempfile.TemporaryDirectory() as temporary:
         straight, killed = Path(temporary) / "straight", Path(temporary) / "killed"
         options = ("--max_steps", args.max_steps, "--epochs", args.max_steps, "--save_every", 1, "--state_every", 2)
-        train(straight, *options)
-        kills, half_written = kill_and_resume(killed, train_command(killed, *options, "--resume"), args.kills,
-                                              args.longest, args.seed)
-        train(killed, *options, "--resume")
-        expected, found = final_weights(straight), final_weights(killed)
+        options += () if args.vae is None else ("--vae", args.vae.absolute())
+        train(straight, *options, family=args.family)
+        command = train_command(killed, *options, "--resume", family=args.family)
+        words = [args.family, *command[len(PROGRAMS[args.family]):]]
+        kills, half_written = kill_and_resume(killed, MAINS[args.family], words, args.kills, args.longest, args.seed)
+        train(killed, *options, "--resume", family=args.family)
+        expected, found = final_weights(straight, args.family), final_weights(killed, args.family)
         different = [name for name in expected if not torch.equal(expected[name], found[name])]
         leftovers = len(list((killed / "checkpoints").glob("*.tmp*")))
     print(f"survived {kills} kills, {half_written} of which left a half-written file")

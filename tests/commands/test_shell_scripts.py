@@ -128,3 +128,30 @@ def test_gpu_run_ends_with_a_failure_where_a_phase_fails_or_is_none(box, tmp_pat
     assert done.returncode == 1 and notes == ["-m pytest -m gpu -n 0"]
     done, notes = box("gpu_run.sh", "everything")
     assert done.returncode == 2 and "found phase everything, expected some of: data tests" in done.stderr and not notes
+
+
+def test_flows_quickstart_trains_and_draws_a_row_per_class_at_each_guidance(box, tmp_path):
+    checkpoints = tmp_path / "flow"
+    checkpoints.mkdir()
+    names = {"CHECKPOINTS": str(checkpoints), "OUTPUT": str(tmp_path / "out"), "GUIDANCE": "1 4", "STEPS": "20"}
+    done, notes = box("flow_quickstart.sh", **names)
+    assert done.returncode != 0 and len(notes) == 1         # a training that left no checkpoint behind
+    assert notes[0].startswith("-m flow.train --dataset digits:5000 --image_size 28 --channels 1 --no-flip --max_steps 20")
+    assert "--output residual" in notes[0] and notes[0].endswith("--resume")
+    (checkpoints / "flow_1ep.pth").touch()
+    done, notes = box("flow_quickstart.sh", **names)        # a finished training is not started again
+    assert done.returncode == 0 and [note.split("--guidance_scale ")[1].split()[0] for note in notes] == ["1", "4"]
+    assert all(note.startswith(f"-m flow.generate --checkpoint {checkpoints}/flow_1ep.pth") for note in notes)
+
+
+def test_flows_study_counts_calls_and_passes_over_what_is_trained(box, tmp_path):
+    (tmp_path / "residual_patch4_seed0_3ep.pth").touch()
+    done, notes = box("flow_study.sh", CHECKPOINTS=str(tmp_path), OUTPUT=str(tmp_path / "out"), OUTPUTS="residual",
+                      PATCHES="4", SEEDS="0", CALLS="10", GUIDANCE="2", SOLVERS="ddim midpoint", NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    table, *evaluations = notes
+    assert table.startswith("-m flow.study_table") and len(evaluations) == 2
+    assert ["--solver ddim --num_steps 10 --guidance_scale 2" in evaluations[0],
+            "--solver midpoint --num_steps 5 --guidance_scale 2" in evaluations[1]] == [True, True]
+    assert all(note.startswith("eval_fid_batch.py --dataset cifar10 --checkpoints") and note.endswith("--num_threads 1")
+               for note in evaluations)

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from engine.denoiser import Denoiser, Guided
+from engine.denoising_task import draw_times
 from engine.errors import InputError
-from engine.sampling import denoise_along, sample
-from flow.grids import check_grid, grid_of_density, optimised_grid, shifted_grid, step_density
-from flow.model import class_labels, denoiser_of, draw_times, rank_warning
+from engine.sampling import classes_in_turn, denoise_along, sample
+from flow.grids import check_grid, grid_of_density, optimised_grid, shifted, step_density
+from flow.model import denoiser_of, gflop_of_forward, rank_warning
 from networks.dit import DiT
 from scheduler import LinearFlow, noise_added, training_target
 from tests.networks.test_dit import REFERENCE, ROUNDED, reference, reference_model
@@ -78,7 +79,7 @@ def test_calls_are_counted_and_a_clean_image_is_never_asked_about(tiny_denoiser,
     def draw(scale, interval=None):
         asked.clear()
         return sample(Guided(tiny_denoiser, scale, interval), FLOW.uniform_path(num_steps), 0, range(3),
-                      labels=class_labels(range(3), 5), solver=solver, clip=False).num_model_calls
+                      labels=classes_in_turn(range(3), 5), solver=solver, clip=False).num_model_calls
     assert draw(1.0) == calls == len(asked)
     assert draw(4.0) == 2 * calls and max(asked) < 1
     inside = (FLOW.log_snr(torch.tensor(0.25)).item(), FLOW.log_snr(torch.tensor(0.65)).item())
@@ -90,7 +91,7 @@ def test_image_k_is_the_same_for_any_batch(tiny_denoiser):
     path = FLOW.uniform_path(4)
 
     def draw(indices):
-        return sample(Guided(tiny_denoiser, 4.0), path, 3, indices, labels=class_labels(indices, 5), clip=False).xs[0]
+        return sample(Guided(tiny_denoiser, 4.0), path, 3, indices, labels=classes_in_turn(indices, 5), clip=False).xs[0]
     together = draw(range(5))
     assert torch.allclose(torch.cat([draw([0]), draw([1, 2]), draw([3, 4])]), together, atol=1e-5)
     assert not torch.allclose(together[0], together[1], atol=0.1)
@@ -99,21 +100,35 @@ def test_image_k_is_the_same_for_any_batch(tiny_denoiser):
 # --- grids ------------------------------------------------------------------------------------------------------------
 
 def test_shifted_grid():
-    assert torch.allclose(shifted_grid(8, 1.0), FLOW.uniform_path(8))
-    t = shifted_grid(8, 0.5)
+    even = FLOW.uniform_path(8)
+    assert torch.allclose(shifted(even, 1.0), even)
+    t = shifted(even, 0.5)
     assert t[0] == 0 and t[-1] == 1 and (t.diff() > 0).all() and (t.diff().diff() > 0).all()
     assert t[4].item() == pytest.approx(0.5 * 0.5 / (1 - 0.5 * 0.5))
+    lead = FLOW.log_snr(shifted(even, 3.0))[1:-1] - FLOW.log_snr(even)[1:-1]
+    assert torch.allclose(lead, torch.full((7,), 2 * np.log(3)).double())
 
 
 def test_density_of_a_known_flow():
-    """v = t^3 in every pixel: v' = 3 t^2, v'' = 6 t, so densities go as t for order 1 and t^(1/3) for order 2."""
+    """v = t^3 in every pixel: v' = 3 t^2, v'' = 6 t, so densities go as t for order 1 and t^(1/3) for order 2, part by
+    part; the last part, behind the last difference, has the value before it."""
     t = torch.arange(64, dtype=torch.float64) / 64
     velocities = (t**3).reshape(-1, 1, 1).expand(-1, 2, 3)
     for order, power in ((1, 1.0), (2, 1 / 3)):
         density = step_density(velocities, order)
-        middle = (torch.arange(64 - order) + order / 2) / 64
-        wanted = middle.double()**power
-        assert torch.allclose((density / wanted)[10:], (density / wanted)[-1:], rtol=5e-3)
+        middle = (torch.arange(64) + 0.5) / 64
+        ratio = density / middle.double()**power
+        assert torch.allclose(ratio[10:62], ratio[61:62], rtol=5e-3)
+        assert density[63].item() == pytest.approx(density[62].item(), rel=0.01)
+
+
+def test_a_steep_end_gets_its_steps_at_that_end():
+    """A velocity that bends in the last twentieth alone: half of the steps lie there, and not a part before it."""
+    t = torch.arange(64, dtype=torch.float64) / 64
+    bent = ((t - 0.9).clamp(min=0) ** 2).reshape(-1, 1)
+    for velocities, near in ((bent, 1.0), (bent.flip(0), 0.0)):
+        grid = grid_of_density(step_density(velocities, 1), 20)
+        assert ((grid - near).abs() <= 0.11).sum() > 10
     grid = grid_of_density(torch.ones(10), 4)
     assert torch.allclose(grid, FLOW.uniform_path(4))
     grid = grid_of_density(torch.tensor([1.0, 3.0]), 4)                 # three quarters of the steps in the second half
@@ -121,11 +136,11 @@ def test_density_of_a_known_flow():
 
 
 def test_straight_flow_keeps_the_even_grid():
-    assert torch.equal(step_density(torch.ones(16, 2, 3), 2), torch.ones(14).double())
+    assert torch.equal(step_density(torch.ones(16, 2, 3), 2), torch.ones(16).double())
 
 
 def test_optimised_grid_of_a_network(tiny_denoiser):
-    grid = optimised_grid(tiny_denoiser, 6, "midpoint", 0, num_images=2)
+    grid = optimised_grid(tiny_denoiser, 6, "midpoint", num_images=2)
     assert grid.shape == (7,) and grid[0] == 0 and grid[-1] == 1 and (grid.diff() > 0).all()
     with pytest.raises(InputError, match="--grid: found optimised with --solver renoise"):
         check_grid("optimised", 1.0, "renoise")
@@ -202,7 +217,7 @@ def test_midpoint_with_ten_calls_is_no_worse_than_euler_with_a_hundred(law):
 def test_optimised_grid_comes_nearer_at_equal_calls(law, solver, num_steps, calls):
     mixture, starts, floor = law
     even = distance_of(mixture, starts, solver, FLOW.uniform_path(num_steps), calls)
-    optimised = distance_of(mixture, starts, solver, optimised_grid(mixture, num_steps, solver, 0), calls)
+    optimised = distance_of(mixture, starts, solver, optimised_grid(mixture, num_steps, solver), calls)
     assert optimised - floor < 0.9 * (even - floor)
 
 
@@ -213,3 +228,21 @@ def test_rank_bound_is_told():
         assert "0.67" in rank_warning(DiT(32, 3, 8, 64, 2, 2, 1, 10))
         assert rank_warning(DiT(32, 3, 8, 64, 2, 2, 1, 10, output="residual")) is None
         assert rank_warning(DiT(32, 3, 4, 64, 2, 2, 1, 10)) is None
+
+def test_flops_of_one_scale_and_of_two():
+    """Counted against the table of presets, and by hand: a matrix product of [T, a] and [a, b] is 2 T a b."""
+    debug = dict(channels=3, patch_size=8, hidden_size=64, depth=2, num_heads=2, mlp_ratio=1, num_classes=10)
+    assert gflop_of_forward(debug | {"image_size": 32}) == pytest.approx(0.003, abs=5e-4)
+    small = dict(channels=4, patch_size=2, hidden_size=384, depth=12, num_heads=6, mlp_ratio=4, num_classes=1000)
+    assert gflop_of_forward(small | {"image_size": 32}) == pytest.approx(12.1, abs=0.05)
+
+    def expected(sides):
+        d, n, p = 64, 2, 192                                            # width, blocks, numbers of a patch
+        tokens = [(side // 8)**2 for side in sides]
+        total = sum(tokens)
+        per_block = 2 * total * d * (3 * d + d + d + d) + 4 * total**2 * d
+        of_time, modulations = 2 * (256 * d + d * d), 2 * d * (n * 6 * d + 2 * d)
+        return (n * per_block + 4 * total * p * d + len(sides) * (of_time + modulations)) / 1e9
+
+    assert gflop_of_forward(debug | {"image_size": 32}) == pytest.approx(expected([32]), rel=1e-6)
+    assert gflop_of_forward(debug | {"image_sizes": [32, 16]}) == pytest.approx(expected([32, 16]), rel=1e-6)

@@ -10,12 +10,12 @@ from data import ImageSet
 from engine.distributed import Group
 from engine.errors import InputError
 from engine.loop import Loop
-from flow import generate
+from flow import generate, training
 from flow.model import check_guidance, load_checkpoint
 from flow.options import OLDER_NAMES, PRESET_FLAGS
-from flow.task import FLOW
-from flow.train import flow_task, parse_args
-from networks.dit import PRESETS
+from flow.train import parse_args
+from flow.training import flow_task
+from networks.presets import PRESETS
 
 ALONE = Group(0, 1)
 NUM_CLASSES = 4
@@ -35,7 +35,7 @@ def options(tmp_path, *words):
     return parse_args(["--dataset", "drawn", "--hidden_size", "16", "--depth", "1", "--num_heads", "2", "--mlp_ratio",
                        "2", "--patch_size", "4", "--batch_size", "8", "--image_size", "8", "--name", "tiny",
                        "--checkpoint_dir", str(tmp_path), "--output_dir", str(tmp_path), "--no_tensorboard",
-                       "--precision", "float32", "--log_every", "1", *map(str, words)])
+                       "--precision", "float32", "--log_every", "1", "--sample_every", "0", *map(str, words)])
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -76,14 +76,27 @@ def test_the_new_names_exist():
     assert words and set(OLDER_NAMES.values()) <= known
 
 
-def test_bad_options_are_told(tmp_path):
+def test_bad_options_are_told(tmp_path, monkeypatch):
     for words, message in [(["--output", "residual", "--vae", "x"], "--output: found residual with --vae"),
                            (["--time_distribution", "uniform", "--time_mean", "1"], "--time_mean: found 1"),
-                           (["--val_images", "3"], "--val_images: found 3")]:
+                           (["--val_images", "3"], "--val_images: found 3"),
+                           (["--scales", "64", "16"], "--scales: found 64 16, expected a side and half of it"),
+                           (["--scales", "64", "32", "--image_size", "48"], "--image_size: found 48 with --scales 64 32"),
+                           (["--vae", "x", "--channels", "1"], "--channels: found 1 with --vae")]:
         with pytest.raises(InputError, match=message):
             parse_args(words)
-    with pytest.raises(InputError, match="--patch_size: found 3"):
-        flow_task(options(tmp_path, "--patch_size", 3), image_set(), None, CPU)
+    monkeypatch.setattr(training, "load_images", lambda *_, **__: pytest.fail("data were read"))
+    for words, message in [(["--preset", "big", "--patch_size", "5"], "found 5, expected a divisor of the image side 32"),
+                           (["--preset", "debug", "--image_size", "28"], "found 8, expected a divisor of the image side 28"),
+                           (["--scales", "8", "4", "--preset", "debug"], "found 8, expected a divisor of the coarse side 4")]:
+        with pytest.raises(InputError, match=f"--patch_size: {message}"):
+            training.make_task(parse_args(words), CPU, ALONE)
+    outside = image_set()
+    outside.labels = np.where(outside.labels == 3, 7, outside.labels)
+    with pytest.raises(InputError, match=r"--dataset: found label 7 in 10 of 40 images, expected 0\.\.\.3"):
+        flow_task(options(tmp_path), outside, None, CPU)
+    with pytest.raises(InputError, match=r"--val_split: test: found label 7 in 10 of 40 images, expected 0\.\.\.3"):
+        flow_task(options(tmp_path, "--val_every", 1), image_set(), outside, CPU)
     with pytest.raises(InputError, match="--dataset: drawn: its split train has no labels.*--unconditional"):
         flow_task(options(tmp_path), image_set(labels=False), None, CPU)
     check_guidance(1.0, 0.0, "x.pth")
@@ -112,8 +125,9 @@ def test_parts_of_a_batch_are_the_batch(tmp_path):
     """So two processes, or two accumulated parts, see what one process sees."""
     task = flow_task(options(tmp_path), image_set(), None, CPU)
     whole, parts = task.batch(3, slice(0, 8)), [task.batch(3, slice(0, 4)), task.batch(3, slice(4, 8))]
-    for key in ("x_0", "eps", "t", "labels"):
-        assert torch.equal(getattr(whole, key), torch.cat([getattr(part, key) for part in parts]))
+    for key in ("x_0s", "noises", "ts"):
+        assert torch.equal(getattr(whole, key)[0], torch.cat([getattr(part, key)[0] for part in parts]))
+    assert torch.equal(whole.labels, torch.cat([part.labels for part in parts]))
 
 
 def test_images_are_mirrored_and_labels_dropped_at_their_rates(tmp_path):
@@ -123,25 +137,25 @@ def test_images_are_mirrored_and_labels_dropped_at_their_rates(tmp_path):
     assert dropped.float().mean().item() == pytest.approx(0.25, abs=0.03)
     originals = {image.tobytes() for image in image_set().images}
     seen = [((x + 1) * 127.5).round().to(torch.uint8).numpy().tobytes() in originals
-            for batch in batches[:100] for x in batch.x_0]
+            for batch in batches[:100] for x in batch.x_0s[0]]
     assert np.mean(seen) == pytest.approx(0.5, abs=0.06)
     task = flow_task(options(tmp_path, "--no-flip", "--label_dropout", 0), image_set(), None, CPU)
     batch = task.batch(0, slice(0, 8))
     assert torch.equal(batch.labels, task.labels[task.indices(0)])
-    assert torch.equal(((batch.x_0 + 1) * 127.5).round().to(torch.uint8),
+    assert torch.equal(((batch.x_0s[0] + 1) * 127.5).round().to(torch.uint8),
                        torch.from_numpy(image_set().images)[task.indices(0)])
 
 
 def test_loss_is_the_squared_error_of_the_velocity(tmp_path):
     task = flow_task(options(tmp_path), image_set(), None, CPU)
     batch = task.batch(0, slice(0, 8))
-    loss = task.loss({"model": lambda x, t, labels: torch.zeros_like(x)}, batch)["loss"]
-    assert loss.item() == pytest.approx((batch.x_0 - batch.eps).square().mean().item(), rel=1e-6)
+    loss = task.losses({"model": lambda x, t, labels: torch.zeros_like(x)}, batch)["loss"]
+    assert loss.item() == pytest.approx((batch.x_0s[0] - batch.noises[0]).square().mean().item(), rel=1e-6)
 
     def exact(x, t, labels):
-        assert torch.equal(labels, batch.labels) and torch.equal(t, batch.t)
-        return batch.x_0 - batch.eps
-    assert task.loss({"model": exact}, batch)["loss"].item() == 0
+        assert torch.equal(labels, batch.labels) and torch.equal(t, batch.ts[0])
+        return batch.x_0s[0] - batch.noises[0]
+    assert task.losses({"model": exact}, batch)["loss"].item() == 0
 
 
 def test_validation_is_fixed_and_told_by_tenth_of_t(tmp_path):
@@ -156,8 +170,56 @@ def test_validation_is_fixed_and_told_by_tenth_of_t(tmp_path):
     assert result == task.validate({"model": network})
     t = asked[0]
     assert len(t) == 25 and torch.equal((t * 10).long(), torch.arange(25) % 10)
-    assert len(result["tenths"]) == 10 and result["loss"] == pytest.approx(np.average(
-        result["tenths"], weights=[3] * 5 + [2] * 5))
+    tenths = [result[f"error_tenth_{k}"] for k in range(10)]
+    assert result["loss"] == pytest.approx(np.average(tenths, weights=[3] * 5 + [2] * 5))
+    few = flow_task(options(tmp_path, "--val_every", 1, "--val_images", 3), image_set(), held_out, CPU)
+    assert [key for key in few.validate({"model": network})] == ["loss", *(f"error_tenth_{k}" for k in range(3))]
+    assert "- -" in few.validation_text(few.validate({"model": network}))
+
+
+def test_the_log_tells_the_error_of_each_tenth_of_t(tmp_path):
+    """Against the errors of every image, sorted by hand; a tenth that was not visited has an empty cell."""
+    loop = loop_for(tmp_path, "--log_every", 6)
+    errors = {k: [] for k in range(10)}
+    for step in range(6):
+        batch = loop.task.batch(step, slice(0, 8))
+        with torch.no_grad():
+            squares = loop.task.squared_errors(loop.task.networks["model"], batch)[0].mean((1, 2, 3))
+        for t, error in zip(batch.ts[0].tolist(), squares.tolist()):
+            errors[int(t * 10)].append(error)
+        loop.run_step()
+    loop.collect_losses()
+    [row] = loop.log
+    assert set(loop.log_columns) == set(row) and row["loss"] == pytest.approx(np.mean(sum(errors.values(), [])), rel=1e-5)
+    for k, values in errors.items():
+        assert row[f"error_tenth_{k}"] == (pytest.approx(np.mean(values), rel=1e-5) if values else "")
+    assert sum(bool(values) for values in errors.values()) < 10         # 48 logit-normal times leave the ends out
+
+
+def test_a_preview_has_a_row_per_class(tmp_path):
+    from PIL import Image
+    loop = loop_for(tmp_path)
+    loop.write_preview()
+    picture = np.asarray(Image.open(tmp_path / "tiny_preview.png"))
+    assert picture.shape == (NUM_CLASSES * 10 + 2, 8 * 10 + 2, 3)
+    shown = loop.task.preview({"model": loop.task.networks["model"]})       # averaged weights are the first ones still
+    assert np.array_equal(picture[2:10, 12:20], shown[1].permute(1, 2, 0)) and (picture[10:12] == 255).all()
+
+
+def test_two_scales_have_a_time_and_a_noise_each(tmp_path):
+    task = flow_task(options(tmp_path, "--scales", 8, 4), image_set(), None, CPU)
+    batch = task.batch(0, slice(0, 8))
+    assert torch.equal(batch.x_0s[1], torch.nn.functional.avg_pool2d(batch.x_0s[0], 2))
+    assert not torch.equal(*batch.ts) and [tuple(eps.shape) for eps in batch.noises] == [(8, 3, 8, 8), (8, 3, 4, 4)]
+    zero = {"model": lambda xs, ts, labels: [torch.zeros_like(x) for x in xs]}
+    losses = task.losses(zero, batch)
+    expected = [(x_0 - eps).square().mean().item() for x_0, eps in zip(batch.x_0s, batch.noises)]
+    assert [losses["loss_8"].item(), losses["loss_4"].item()] == pytest.approx(expected)
+    assert losses["loss"].item() == pytest.approx(np.mean(expected))
+    held_out = flow_task(options(tmp_path, "--scales", 8, 4, "--val_every", 1), image_set(), image_set(30), CPU)
+    result = held_out.validate(zero)
+    assert result["loss"] == pytest.approx((result["loss_8"] + result["loss_4"]) / 2)
+    assert held_out.preview(held_out.networks).shape == (NUM_CLASSES * 8, 3, 8, 8)
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
@@ -173,7 +235,8 @@ def weights(loop) -> list[torch.Tensor]:
     return [*loop.task.networks["model"].state_dict().values(), *loop.averages["model"].shadow.values()]
 
 
-@pytest.mark.parametrize("words", [(), ("--output", "residual"), ("--output", "clean", "--qk_norm", "--grad_accum", 2)])
+@pytest.mark.parametrize("words", [(), ("--output", "residual"), ("--output", "clean", "--qk_norm", "--grad_accum", 2),
+                                   ("--scales", 8, 4), ("--scales", 8, 4, "--output", "residual")])
 def test_an_interrupted_run_is_the_run(tmp_path, words):
     straight = loop_for(tmp_path, *words)
     straight.task.begin()
@@ -237,4 +300,3 @@ def test_checkpoints_of_other_families_are_refused(tmp_path):
         load_checkpoint(tmp_path / "lift.pth")
     with pytest.raises(InputError):
         load_checkpoint(tmp_path / "none.pth")
-    assert FLOW.clean == 1

@@ -1,0 +1,15 @@
+"""Arithmetic of a network, counted without doing it."""
+from collections.abc import Callable
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def gflop_of(call: Callable[[], object]) -> float:
+    """10^9 multiplications and additions in the convolutions and matrix products of call(), which builds a network and
+    its inputs itself: on tensors without numbers, so that any size is counted at once."""
+    with FakeTensorMode(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        call()
+    return counted.get_total_flops() / 1e9

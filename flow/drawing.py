@@ -1,0 +1,60 @@
+"""How images are drawn of a flow checkpoint: guidance, grid, classes, and the autoencoder where it models latents."""
+from engine.denoiser import Guided
+from engine.drawing import Drawing
+from engine.errors import InputError
+from flow.grids import check_grid, find_path
+from flow.latents import Latents, decoder_of
+from flow.model import LoadedFlow, check_guidance
+from flow.options import interval_in_log_snr
+from scheduler import LinearFlow
+
+
+def chosen_classes(labels, num_classes: int, names) -> list[int]:
+    """Numbers of the classes that --labels names; all where it is left out. Raises InputError for an unknown one."""
+    if labels is None:
+        return list(range(num_classes))
+    names = list(names or [])
+    chosen = []
+    for label in labels:
+        number = names.index(label) if label in names else int(label) if label.isdecimal() else -1
+        if not 0 <= number < num_classes:
+            known = f" ({', '.join(names[:20])})" if names else ""
+            raise InputError(f"--labels: found {label}, expected a class from 0 to {num_classes - 1}{known}")
+        chosen.append(number)
+    return chosen
+
+
+def latents_of(loaded: LoadedFlow, vae, device) -> Latents | None:
+    """The autoencoder that the model's latents belong to, None for a model of pixels. vae: --vae, None for that of the
+    training. Raises InputError."""
+    trained_with = loaded.options.get("vae")
+    if loaded.vae_fingerprint is None:
+        if vae is not None:
+            raise InputError(f"--vae: found {vae}, but {loaded.path} is a model of pixels; leave it out")
+        return None
+    latents = Latents(vae or trained_with, device)
+    if latents.fingerprint != loaded.vae_fingerprint:
+        raise InputError(f"--vae: {vae or trained_with}: its weights are not those that {loaded.path} was trained "
+                         "with; give the folder of that autoencoder")
+    return latents
+
+
+def check_sampling(args) -> None:
+    """Raises InputError for sampling options that contradict each other; known before any file is read."""
+    check_grid(args.grid, args.shift, args.solver)
+    interval_in_log_snr(args.guidance_interval, LinearFlow())
+
+
+def drawing_of(loaded: LoadedFlow, args, device) -> Drawing:
+    """args: those of `flow.options.add_sampling_options`, labels, vae and precision. Raises InputError for what the
+    model does not have: a null class, a second scale, a class, an autoencoder."""
+    check_guidance(args.guidance_scale, loaded.options.get("label_dropout", 0.1), str(loaded.path))
+    denoiser = Guided(loaded.denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, LinearFlow()))
+    if len(denoiser.processes) == 1 and args.coarse_shift != 1:
+        raise InputError(f"--coarse_shift: found {args.coarse_shift:g}, but {loaded.path} has one scale; leave it out")
+    classes = chosen_classes(args.labels, loaded.network.num_classes, loaded.label_names)
+    latents = latents_of(loaded, args.vae, device)
+    path = find_path(denoiser, args.grid, args.num_steps, args.solver, shift=args.shift, coarse_shift=args.coarse_shift,
+                     classes=classes, precision=args.precision, device=device)
+    return Drawing(denoiser, path, classes, decoder_of(latents), device=device,
+                   how={"solver": args.solver, "clip": False, "precision": args.precision})

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""The table of the flow family's study: a row per output, patch and guidance, a column per solver and number of calls.
+
+Reads the rows that `scripts/flow_study.sh` adds; where there are several seeds a cell is their mean, with half of their
+range behind it.
+"""
+import re
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from engine.command_line import Parser, run_script
+from engine.errors import InputError
+from engine.files import written_whole
+from evaluation import results_table
+
+NAME = re.compile(r"(?P<output>[a-z]+)_patch(?P<patch>\d+)_seed(?P<seed>\d+)_\d+ep\.pth")
+SOLVER = re.compile(r"(?P<solver>[a-z]+)_guidance(?P<guidance>[\d.]+)")
+SHOWN = {"ddim": "Euler", "midpoint": "midpoint", "multistep": "multistep"}
+
+
+def cells_of(rows: list[dict], metric: str) -> dict:
+    """(output, patch, guidance) -> (solver, calls) -> values of the seeds. Calls are those without guidance."""
+    cells = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        name, solver = NAME.fullmatch(row["checkpoint"]), SOLVER.fullmatch(row["solver"])
+        if row["metric"] != metric or not name or not solver or row["path"] != "uniform":
+            continue
+        guidance = float(solver["guidance"])
+        calls = row["num_model_calls"] // (2 if guidance not in (0, 1) else 1)
+        cells[name["output"], int(name["patch"]), guidance][solver["solver"], calls].append(row["value"])
+    return cells
+
+
+def table(rows: list[dict], metric: str) -> list[str]:
+    """Markdown lines of one metric; [] where no row has it."""
+    cells = cells_of(rows, metric)
+    columns = sorted({column for row in cells.values() for column in row}, key=lambda c: (c[1], list(SHOWN).index(c[0])))
+    if not columns:
+        return []
+    lines = [f"**{metric}** (lower is better)", "",
+             "| output, patch, guidance | " + " | ".join(f"{SHOWN[solver]} {calls}" for solver, calls in columns) + " |",
+             "|---|" + "---|" * len(columns)]
+    for (output, patch, guidance), row in sorted(cells.items()):
+        shown = []
+        for column in columns:
+            values = row.get(column, [])
+            spread = f" ± {(max(values) - min(values)) / 2:.2f}" if len(values) > 1 else ""
+            shown.append(f"{statistics.fmean(values):.2f}{spread}" if values else "not run")
+        lines.append(f"| {output}, {patch}, {guidance:g} | " + " | ".join(shown) + " |")
+    return [*lines, ""]
+
+
+def main():
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=Path("results/flow_study/fid_results.csv"), metavar="CSV")
+    parser.add_argument("--metrics", nargs="+", default=["fd_lite0", "swd"], action="each_once", metavar="METRIC")
+    parser.add_argument("--output", type=Path, default=Path("results/flow_study/study.md"), metavar="FILE")
+    args = parser.parse_args()
+    rows = results_table.read(args.results)
+    lines = [line for metric in args.metrics for line in table(rows, metric)]
+    if not lines:
+        raise InputError(f"{args.results}: has no rows of scripts/flow_study.sh with {', '.join(args.metrics)}; run that "
+                         "first")
+    with written_whole(args.output) as file:
+        file.write(("\n".join(lines).rstrip() + "\n").encode())
+    print(f"{args.output}: {len(lines)} lines")
+
+
+if __name__ == "__main__":
+    run_script(main)

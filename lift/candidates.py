@@ -1,0 +1,44 @@
+"""What `eval_fid_batch.py` scores of a baseline or LIFT checkpoint: path by path, a row's columns and its images."""
+from engine.errors import InputError
+from engine.files import printable
+from lift import checkpoints, generation
+from lift.options import DEFAULT_PATHS, SOLVERS
+
+OF_OTHERS = ["guidance_scale", "guidance_interval", "shift", "coarse_shift", "vae"]      # options without effect here
+
+
+class Candidates:
+    """A checkpoint of S1 and the paths it is sampled along. refuse(options, where): `refuse_without_effect` of the
+    command line. Raises InputError for options, paths and error maps that do not fit."""
+
+    image_shape = (3, 64, 64)
+    knows_its_data = False                      # real images are the default's, whatever it was trained on
+
+    def __init__(self, args, refuse, file, device, say: bool):
+        refuse(OF_OTHERS, f"for {file}, a model of S1")
+        if args.solver not in SOLVERS:
+            raise InputError(f"--solver: found {args.solver} for {file}, a model of S1; expected {' or '.join(SOLVERS)}")
+        self.args, self.say = args, say
+        self.loaded = checkpoints.load_model(file, args.model_type, args.weights, device)
+        self.options = self.loaded.options
+        generation.check_options(args, self.loaded.model_type)
+        self.paths = {name: generation.find_path(self.loaded, name, args, say=say)
+                      for name in args.paths or DEFAULT_PATHS[self.loaded.model_type]}
+        self.network = None                         # not compiled for rows that are all finished
+
+    def key(self, name: str) -> dict:
+        """The identifying columns of a path's rows that tell of the model and of how it is sampled."""
+        args, loaded, path = self.args, self.loaded, self.paths[name]
+        return {"checkpoint": printable(loaded.path.name), "checkpoint_hash": loaded.fingerprint, "model_type": loaded.model_type,
+                "epochs": loaded.epochs, "weights": loaded.weights, "path": name,
+                "path_hash": generation.path_hash(path),
+                "step_size": args.step_size if generation.reads_step_size(name) else "",
+                "solver": generation.solver_name(args), "x32_mode": args.x32, "precision": args.precision,
+                "num_steps": args.num_steps, "num_model_calls": len(path) - 1}
+
+    def batches(self, name: str, seed: int, group, progress: str):
+        """Yields (image numbers, uint8 [B, 3, 64, 64], number that are not finite, network calls per image)."""
+        if self.network is None:
+            self.network = generation.network_of(self.loaded, self.args, say=self.say)
+        return generation.generate_uint8(self.network, self.paths[name], seed, self.args.num_images, self.args, group,
+                                         progress)

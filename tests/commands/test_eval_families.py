@@ -1,0 +1,152 @@
+"""eval_fid_batch.py on checkpoints of the families beside S1: what their rows say, and that the images are theirs."""
+import shlex
+
+import numpy as np
+import pytest
+import torch
+
+import eval_fid_batch
+from distill import candidates
+from engine.denoiser import Guided
+from engine.distributed import Group
+from engine.files import save_torch
+from engine.loop import Loop
+from engine.sampling import sample, to_uint8
+from evaluation import results_table
+from flow.model import load_checkpoint
+from flow.train import parse_args
+from flow.training import flow_task
+from mnist.models import FAMILY, build_denoiser
+from scheduler import LinearFlow
+from test_eval_scripts import fails, run
+from test_fid import accept_stand_in, stand_in_weights         # noqa: F401  fixtures
+import data
+
+COMMON = ["--device", "cpu", "--num_threads", "1", "--precision", "float32", "--num_images", "6", "--batch_size", "4"]
+FLOW = ["--hidden_size", "16", "--depth", "1", "--num_heads", "2", "--mlp_ratio", "1", "--patch_size", "16",
+        "--batch_size", "4", "--device", "cpu"]
+UNET = {"base_channels": 8, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [], "patch_size": 2,
+        "conditioning": "none", "num_classes": 0}
+
+
+def write_flow(path, *words):
+    """A flow of 64-pixel digits with random weights, as `python -m flow.train` writes it."""
+    args = parse_args(["--dataset", "digits:12", "--image_size", "64", "--cache_dir", "cache", *FLOW, *words])
+    images = data.load_images("digits:12", "train", "cache", 64, args.channels)
+    loop = Loop(flow_task(args, images, None, torch.device("cpu")), args, Group(0, 1), torch.device("cpu"))
+    torch.manual_seed(0)
+    for parameter in loop.task.networks["model"].parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    loop.averages["model"].shadow = {name: p.detach().clone() for name, p in loop.plain["model"].named_parameters()}
+    save_torch(path, loop.content() | {"epochs": 7})
+
+
+def write_digits(path, process, few_steps=None):
+    """A model of 28-pixel digits with random weights."""
+    torch.manual_seed(0)
+    denoiser = build_denoiser(process, "velocity" if process == "flow" else "eps", {**UNET, "shape": [1, 32, 32]})
+    network = denoiser.network
+    content = {"family": FAMILY, "model": "denoiser", "name": "digits", "process": process, "kind": denoiser.kind,
+               "settings": network.settings, "image_size": 28, "channels": 1, "vae_checkpoint": None, "vae_hash": None,
+               "model_state": network.state_dict(), "epochs": 3, "options": {"dataset": "digits:12", "label_dropout": 0.1}}
+    save_torch(path, content | ({"few_steps": few_steps} if few_steps else {}))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with a checkpoint of each kind."""
+    folder = tmp_path_factory.mktemp("families")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_flow("flow.pth")
+        write_flow("undropped.pth", "--label_dropout", "0")
+        write_flow("dual.pth", "--scales", "64", "32")
+        write_digits("ddpm.pth", "ddpm")
+        write_digits("student.pth", "flow", {"places": [[999], [499]], "called_at": [[999], [499]], "coupling": "tied"})
+    return folder
+
+
+@pytest.fixture
+def work(written, tmp_path, monkeypatch):
+    """The folder to work in; the table of results is a test's own."""
+    monkeypatch.chdir(written)
+    return tmp_path
+
+
+def rows_of(monkeypatch, work, *arguments) -> list[dict]:
+    """The rows that one evaluation adds."""
+    table = work / "table.csv"
+    assert run(monkeypatch, eval_fid_batch, *COMMON, "--results", table, *arguments) == 0
+    return results_table.read(table)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The images that were scored, in order."""
+    taken = []
+    original = eval_fid_batch.generate_and_score
+
+    def noted(args, found, key, scorer, references, group):
+        take = scorer.take
+        scorer.take = lambda indices, images: (taken.append(images), take(indices, images))[1]
+        return original(args, found, key, scorer, references, group)
+    monkeypatch.setattr(eval_fid_batch, "generate_and_score", noted)
+    return taken
+
+
+def test_the_documented_command(work, monkeypatch, capsys, seen):
+    """`python eval_fid_batch.py --checkpoint ... --guidance_scale 4 --num_steps 500`, with the data it was trained on."""
+    words = shlex.split("--checkpoint flow.pth --guidance_scale 4 --num_steps 500")
+    rows = rows_of(monkeypatch, work, *words, "--metrics", "swd")
+    assert "--dataset: left out, so digits:12" in capsys.readouterr().out
+    assert {(row["model_type"], row["path"], row["solver"], row["num_steps"], row["num_model_calls"], row["epochs"],
+             row["dataset"]) for row in rows} == {("flow", "uniform", "ddim_guidance4", 500, 1000, 7, "digits:12")}
+    denoiser = Guided(load_checkpoint("flow.pth").denoiser, 4.0)
+    expected = sample(denoiser, LinearFlow().uniform_path(500), 42, range(6), labels=torch.arange(6), clip=False).xs[0]
+    assert (torch.cat(seen).int() - to_uint8(expected).int()).abs().max() <= 1
+
+
+def test_rows_are_keyed_by_all_that_decides_an_image(work, monkeypatch):
+    """And a finished row is not measured again."""
+    variants = {("ddim_guidance1", "uniform"): [], ("midpoint_guidance4_from0.2to0.8", "uniform"):
+                ["--solver", "midpoint", "--guidance_scale", "4", "--guidance_interval", "0.2", "0.8"],
+                ("ddim_guidance0", "shift"): ["--paths", "shift", "--shift", "0.5", "--guidance_scale", "0"],
+                ("multistep_guidance1", "optimised"): ["--paths", "optimised", "--solver", "multistep"]}
+    for words in [*variants.values(), variants[next(iter(variants))]]:
+        rows = rows_of(monkeypatch, work, "--checkpoint", "flow.pth", "--num_steps", 5, "--metrics", "swd", *words)
+    assert [(row["solver"], row["path"]) for row in rows if row["metric"] == "swd"] == list(variants)
+    calls = {row["solver"]: row["num_model_calls"] for row in rows}
+    # Midpoint asks at 0, 0.1, 0.2 ... 0.9; seven of these lie within the interval and are asked twice.
+    assert calls == {"ddim_guidance1": 5, "midpoint_guidance4_from0.2to0.8": 17, "ddim_guidance0": 5,
+                     "multistep_guidance1": 5}
+    assert len({row["path_hash"] for row in rows}) == 3
+
+
+def test_two_scales_digits_and_students(work, monkeypatch, accept_stand_in, seen):              # noqa: F811
+    rows = rows_of(monkeypatch, work, "--checkpoint", "dual.pth", "--num_steps", 4, "--coarse_shift", 2, "--metrics", "swd")
+    assert rows[0]["num_model_calls"] == 4 and torch.cat(seen).shape == (6, 3, 64, 64)
+    seen.clear()
+    rows = rows_of(monkeypatch, work, "--checkpoints", "ddpm.pth", "student.pth", "--metrics", "fid")[len(rows):]
+    assert [(row["model_type"], row["path"], row["solver"], row["num_steps"]) for row in rows] == [
+        ("mnist", "uniform", "ddim", 18), ("mnist_student", "few_steps", "renoise", 2)]
+    assert torch.cat(seen).shape == (12, 3, 28, 28)
+    assert all(torch.equal(images[:, 0], images[:, 2]) for images in seen) and np.isfinite(rows[0]["value"])
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["flow.pth", "--paths", "diagonal"], "--paths: found diagonal for flow.pth of family flow, expected one of uniform"),
+    (["flow.pth", "--x32", "random"], "--x32: found random, which has no effect for flow.pth, which is no model of S1"),
+    (["flow.pth", "--coarse_shift", "2"], "--coarse_shift: found 2, which has no effect for flow.pth, a model of one"),
+    (["flow.pth", "--shift", "0.5"], "--shift: found 0.5, which has no effect without --paths shift"),
+    (["flow.pth", "--model_type", "lift"], "flow.pth: "),
+    (["undropped.pth", "--guidance_scale", "4"], "--guidance_scale: found 4, but undropped.pth was trained without dropped"),
+    (["ddpm.pth", "--guidance_scale", "4"], "--guidance_scale: found 4, which has no effect for ddpm.pth, a model without"),
+    (["ddpm.pth", "--guidance_interval", "0", "1"], "--guidance_interval: found 0 1, which has no effect for ddpm.pth"),
+    (["student.pth", "--num_steps", "5"], "--num_steps: found 5, which has no effect for student.pth, a student"),
+    (["flow.pth", "student.pth"], "--checkpoints: found flow.pth of 64 pixels, student.pth of 28 pixels; expected images"),
+    (["none.pth"], "none.pth: no such checkpoint")])
+def test_wrong_input_is_one_line_before_any_work(work, monkeypatch, capsys, arguments, expected):
+    monkeypatch.setattr(candidates.Drawing, "__call__", lambda *_: pytest.fail("work was done"))
+    message = fails(monkeypatch, capsys, eval_fid_batch, *COMMON, "--metrics", "swd", "--results", work / "table.csv",
+                    "--checkpoints", *arguments)
+    assert expected in message and not (work / "table.csv").exists()

@@ -1,0 +1,67 @@
+"""A flow that is killed, some of the times in the middle of a save, and resumed ends as one that was not; in pixels and in
+latents. Two processes agree with one."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from conftest import in_two_processes
+from engine.files import load_torch
+from engine.run_files import list_checkpoints, list_states
+from flow import train
+from scripts.benchmarks.training_runs import SMALL_FLOW
+from test_latents import save_tiny_vae
+
+
+def killed_and_resumed(*options) -> dict:
+    """The benchmark's verdict: {"ok", "num_kills", ...}."""
+    done = subprocess.run([sys.executable, "-m", "scripts.benchmarks.resume_after_kills", "--family", "flow",
+                           *map(str, options)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check(verdict: dict, num_kills: int) -> None:
+    assert verdict["ok"] and verdict["num_different_tensors"] == 0 and verdict["num_tensors"] > 20
+    assert verdict["num_kills"] == num_kills and verdict["num_half_written"] >= 1
+
+
+def test_four_kills_in_pixels():
+    check(killed_and_resumed("--kills", 4, "--max_steps", 40, "--longest", 0.8), 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_latents", [False, True])
+def test_twenty_kills(tmp_path, in_latents):
+    options = ["--kills", 20, "--max_steps", 400, "--longest", 2.0]
+    if in_latents:
+        save_tiny_vae(tmp_path / "vae")
+        options += ["--vae", tmp_path / "vae"]
+    check(killed_and_resumed(*options), 20)
+
+
+def run_flow(folder, words) -> str:
+    """Train in this process, or in each of two; -> the folder."""
+    sys.argv = ["flow.train", *words, "--checkpoint_dir", f"{folder}/checkpoints", "--output_dir", f"{folder}/results"]
+    train.main()
+    return str(folder)
+
+
+@pytest.mark.parametrize("words", [(), ("--scales", "16", "8", "--grad_accum", "2")])
+def test_two_processes_agree_with_one(tmp_path, monkeypatch, words):
+    words = [*SMALL_FLOW, *words, "--cache_dir", str(tmp_path / "cache"), "--max_steps", "6", "--epochs", "1",
+             "--learning_rate", "1e-3", "--log_every", "1"]
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    run_flow(tmp_path / "one", words)
+    in_two_processes(run_flow, tmp_path / "two", words)
+    one, two = (load_torch(list_states(tmp_path / name / "checkpoints", "flow")[-1]) for name in ("one", "two"))
+    assert len(one["log"]) == 6
+    for row, other in zip(one["log"], two["log"]):
+        assert other["loss"] == pytest.approx(row["loss"], rel=1e-6)
+        assert [key for key, value in row.items() if value == ""] == [key for key, value in other.items() if value == ""]
+    for name, value in one["model_state"].items():
+        assert torch.allclose(two["model_state"][name], value, atol=2e-6), name
+    assert len(list_checkpoints(tmp_path / "two" / "checkpoints", "flow")) == 1
