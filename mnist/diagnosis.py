@@ -68,7 +68,7 @@ def findings(distances: torch.Tensor, effects: dict, gradients: dict, accuracies
     """Sentences about what looks wrong; none where nothing does. accuracies: way of sampling -> share of the images
     that are of the class asked for. The rest is what the functions above return."""
     found = []
-    apart = distances + torch.eye(len(distances)) * torch.inf
+    apart = distances.clone().fill_diagonal_(torch.inf)
     if float(apart.min()) < LEAST_DISTANCE:
         first, second = divmod(int(apart.argmin()), len(apart))
         found.append(f"the codes of classes {first} and {second} are nearly the same (distance {apart.min():.3g})")

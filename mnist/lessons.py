@@ -20,7 +20,10 @@ from scheduler import CLEAN, CosineSteps, noise_added
 CALLS = (4, 8, 16, 32, 64)
 REFERENCE_STEPS = 200
 SHARES = (0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1)
-ERROR_MIDPOINT = {"solver": "midpoint"}
+ERROR_SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
+SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
+FLOW_STEPS, DIFFUSION_STEPS, EXACT_STEPS = 10, 50, 40   # of samples; a strip has twice as many of the flow's
+MIDPOINT = {"solver": "midpoint"}
 CALLS_PER_STEP = {"euler": 1, "midpoint": 2, "heun": 2, "multistep": 1}
 
 
@@ -164,7 +167,7 @@ class Tour:
 
     def drawn(self, model, count: int, w: float = 1.0):
         """Images by the midpoint solver in ten steps, or by DDIM in fifty."""
-        how, steps = (MIDPOINT, 10) if model.denoiser.kind == "velocity" else ({}, 50)
+        how, steps = (MIDPOINT, FLOW_STEPS) if model.denoiser.kind == "velocity" else ({}, DIFFUSION_STEPS)
         return model.images(model.path(steps), self.args.seed, range(count), self.labels(model, count), w, **how)
 
     def forward(self) -> None:
@@ -192,7 +195,8 @@ class Tour:
     def backward(self) -> None:
         figures = {}
         for name, model in self.models.items():
-            path, how = (model.path(50), {}) if model.denoiser.kind != "velocity" else (model.path(20), MIDPOINT)
+            path, how = ((model.path(2 * FLOW_STEPS), MIDPOINT) if model.denoiser.kind == "velocity" else
+                         (model.path(DIFFUSION_STEPS), {}))
             _, strip = model.strip(path, self.args.seed, range(3), self.labels(model, 3), **how)
             figures[f"{name}: three digits come out of noise ({len(path) - 1} steps), left to right."] = \
                 rows_of_images({f"digit {k}": strip[:, k] for k in range(3)})
@@ -264,7 +268,7 @@ class Tour:
         found = {title: errors_by_time(model, exact, padded(images), ERROR_SHARES) for title, images in
                  (("digits it was trained on", train_images[:200]), ("test digits", self.test_images[:200]))}
         images, size = self.drawn(model, 200), model.image_size
-        copies = exact_samples(exact, 40, 10, size, self.args.seed)
+        copies = exact_samples(exact, EXACT_STEPS, 10, size, self.args.seed)
         near = {title: memorising(shown, self.train_set.images, torch.arange(10))
                 for title, shown in (("network", images), ("exact", copies), ("test digits", self.test_images[:200]))}
         rows = {"network": images[:10], "nearest digit": near["network"]["nearest"], "exact": copies,

@@ -9,44 +9,14 @@ import torch
 from PIL import Image
 
 from conftest import ROOT
-
+from data import NATIVE_FORMS, native_form
 from engine.errors import InputError
 from engine.files import load_torch
-from data import NATIVE_FORMS, native_form
-from mnist import debug_conditioned_generation, generate, score, tour, visualize_cfg_effect, visualize_distribution
-from mnist import diagnosis, lessons, train_ddpm, train_latent_rf, train_rf, train_vae, training
+from mnist import generate, train_ddpm, train_latent_rf, train_rf, train_vae
 from mnist import train_conditioned_latent_diffusion as train_conditioned
 from mnist.models import cropped, load_model, padded
 from networks.vae import VAE
-
-TINY = ["--dataset", "digits:32", "--batch_size", "8", "--epochs", "2", "--log_every", "2", "--num_threads", "1",
-        "--sample_every", "0", "--precision", "float32", "--base_channels", "8", "--channel_multipliers", "1", "2"]
-UNET = ["--attention_levels", "1", "--patch_size", "1"]
-LOOKING = (generate, score, tour, debug_conditioned_generation, visualize_cfg_effect, visualize_distribution)
-VERBS = {"ddpm": (train_ddpm, "ddpm", False), "rf": (train_rf, "flow", False),
-         "conditioned": (train_conditioned, "ddpm", True), "latent_rf": (train_latent_rf, "flow", True)}
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder to work in, where a verb can be called with words."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(module, *words):
-        monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, words)])
-        if module in (train_vae, *LOOKING):
-            module.main()
-        else:
-            _, process, latent = next(verb for verb in VERBS.values() if verb[0] is module)
-            training.run(module.__doc__, "model", process, latent,
-                         "cross_attention" if module is train_conditioned else "none")
-        return sorted((tmp_path / "experiments").glob("*"))
-    return call
-
-
-def newest(folder, epoch=2):
-    return next(folder.glob(f"checkpoints/*_{epoch}ep.pth"))
-
+from tiny_digits import TINY, UNET, newest, place, trained      # noqa: F401  fixtures
 
 def test_padding_and_cropping():
     images = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
@@ -111,71 +81,6 @@ def test_latents_end_to_end(place, tmp_path):
         place(train_latent_rf, *TINY, "--vae_checkpoint", newest(latest, 1), "--name", "b")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A flow, a DDPM with classes and a VAE with a latent model, of a few steps: name -> checkpoint; and their folder."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-
-        def call(module, name, *words, main=None):
-            patch.setattr(sys, "argv", [module.__file__, *TINY, "--epochs", "1", "--name", name, *map(str, words)])
-            main() if main else training.run(module.__doc__, name, *next(v[1:] for v in VERBS.values() if v[0] is module))
-            return folder / newest(next((folder / "experiments").glob(f"*-{name}")), 1)
-
-        classes = ["--conditioning", "concat"]
-        found = {"flow": call(train_rf, "flow", *UNET, *classes), "ddpm": call(train_ddpm, "ddpm", *UNET, *classes),
-                 "vae": call(train_vae, "vae", "--channel_multipliers", "1", "1", "--patch_size", "2", main=train_vae.main)}
-        found["latent"] = call(train_conditioned, "latent", "--attention_levels", "0", "1", "--vae_checkpoint",
-                               found["vae"], "--conditioning", "cross_attention")
-    return folder, found
-
-
-def test_looking_at_models(trained, place, tmp_path):
-    """Each verb writes its picture and its record, and says in the end what it found."""
-    folder, models = trained
-    digits = ["--dataset", "digits:400", "--cache_dir", folder / "cache", "--num_threads", "1"]
-    place(visualize_cfg_effect, *digits, "--checkpoint", models["flow"], "--guidance_scales", "1", "3", "--num_samples",
-          "20", "--per_cell", "2", "--sampling_steps", "2", "--output", tmp_path / "cfg.png")
-    rows = json.loads((tmp_path / "cfg.json").read_text())["rows"]
-    assert [row["guidance_scale"] for row in rows] == [1, 3] and all(row["fd_digits"] > 0 for row in rows)
-    place(visualize_distribution, *digits, "--checkpoint", models["flow"], "--num_samples", "40", "--sampling_steps", "2",
-          "--projection", "pca", "--output", tmp_path / "points")
-    assert Image.open(tmp_path / "points.png").width > 1000
-    place(score, *digits, "--num_samples", "20", "--output", tmp_path / "damages.csv")
-    names = [row["what"] for row in json.loads((tmp_path / "damages.json").read_text())["rows"]]
-    assert "mirrored" in names and "real digits, draw 5" in names
-    place(score, *digits, "--num_samples", "20", "--checkpoint", models["vae"], "--output", tmp_path / "vae.csv")
-    assert json.loads((tmp_path / "vae.json").read_text())["rows"][0]["what"] == "reconstructions"
-
-
-def test_debugging_ends_with_what_looks_wrong(trained, place, tmp_path, capsys, monkeypatch):
-    folder, models = trained
-    monkeypatch.setattr(diagnosis, "ways_of", lambda model, w: {
-        "one": (model.path(2), 1.0, {}), "two": (model.path(2), w, {})})
-    place(debug_conditioned_generation, "--dataset", "digits:400", "--cache_dir", folder / "cache", "--num_threads", "1",
-          "--checkpoint", models["latent"], "--num_samples", "20", "--output", tmp_path / "debug")
-    verdict = json.loads((tmp_path / "debug.json").read_text())["verdict"]
-    assert "draws the class asked for in" in verdict                        # after four steps of training
-    assert capsys.readouterr().out.strip().endswith(f"{verdict}.") and (tmp_path / "debug.png").is_file()
-
-
-def test_the_tour_shows_what_there_is(trained, place, tmp_path, capsys, monkeypatch):
-    folder, models = trained
-    monkeypatch.setattr(lessons, "REFERENCE_STEPS", 3)
-    monkeypatch.setattr(lessons, "CALLS", (2, 4))
-    words = ["--dataset", "digits:400", "--cache_dir", folder / "cache", "--num_samples", "20", "--num_threads", "1"]
-    place(tour, *words, *(word for name, path in models.items() for word in (f"--{name}", path)), "--output",
-          tmp_path / "tour.html")
-    text = (tmp_path / "tour.html").read_text()
-    assert len(re.findall("<h2", text)) == 8 and len(text) < tour.MOST_BYTES and text.count("<pre>") == 8
-    assert not re.findall(r'(?:src|href)="(?!#|data:)', text)               # nothing from outside
-    place(tour, *words, "--vae", models["vae"], "--output", tmp_path / "part.html")
-    assert "left out for want of a checkpoint: solvers" in capsys.readouterr().out
-    with pytest.raises(InputError, match="--flow, --ddpm, --vae, --latent: found none"):
-        place(tour, *words, "--output", tmp_path / "none.html")
-
-
 def test_colour_images_by_their_data_set_alone(place, tmp_path):
     """32x32 in colour, in folders of classes: no size and no channels are given."""
     random = np.random.default_rng(0)
@@ -238,7 +143,7 @@ def test_the_hint_after_a_stop_names_the_folder(place, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         place(train_rf, *TINY, *UNET)
     error = capsys.readouterr().err
-    [folder] = re.findall(r"go on with: python .*train_rf.py --resume (\S+)", error)
+    [folder] = re.findall(r"go on with: python .*--resume (\S+)", error)
     monkeypatch.setattr(Loop, "run_step", run_step)
     [same] = place(train_rf, "--resume", folder)
     assert newest(same).is_file()
