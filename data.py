@@ -30,6 +30,7 @@ import logging
 import math
 import os
 import re
+import tempfile
 import warnings
 import zlib
 from collections import Counter
@@ -61,6 +62,7 @@ IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")    # lo
 OLDER_SPLIT_FOLDERS = ("train", "validation", "val", "test")
 IDX_PREFIXES = {"train": "train", "test": "t10k"}                           # split -> how its idx files begin
 MAX_NAME_BYTES = 100                    # of a data set's name within a cache file's
+NATIVE_FORMS = {"mnist": (28, 1), "cifar10": (32, 3), "cifar100": (32, 3), "tiny-imagenet": (64, 3)}
 
 
 @dataclass
@@ -125,32 +127,13 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
     for anything that is not there or cannot be read; then no cache file is left behind.
     """
     dataset, (base_split, part) = str(dataset), parse_split(split)
-    columns = {"image_column": image_column, "label_column": label_column}
-    columns = {key: name for key, name in columns.items() if name is not None}
-    if not dataset.isprintable() and re.search(r"[\x00-\x1f\x7f\u2028\u2029]", dataset):
-        raise InputError(f"--dataset: {dataset!r}: has a line break or another control character in its name; "
-                         "rename it")
-    if not dataset:
-        raise InputError("--dataset: found nothing, expected a name, a folder or synthetic")
     if size < 1 or channels not in (1, 3):
         raise InputError(f"--image_size, --channels: found {size} and {channels}, expected at least one pixel, and 1 "
                          "(grey) or 3 (RGB) channels")
     form = Form(size, channels)
-    if dataset in DEFAULT_COUNTS or dataset in HUB_ALIASES:
-        check_no_namesake(dataset)
-    if re.fullmatch(r"(synthetic|digits)(:.*)?", dataset):
-        identity, splits, open_source = find_drawn(dataset, form)
-    elif dataset not in HUB_ALIASES and (Path(os.path.expanduser(dataset)).exists() or re.match(r"[./~]", dataset)
-                                         or dataset.count("/") > 1):
-        identity, splits, open_source = find_folder(dataset, form, columns)
-    else:
-        identity, splits, open_source = find_on_hub(HUB_ALIASES.get(dataset, dataset), form, columns)
-    if columns and not ("hub" in identity or splits is None):
-        raise InputError(f"--{next(iter(columns))}: found with --dataset {dataset}, which has no columns; "
-                         "leave it out")
-    identity = identity | columns
-    if splits is not None and base_split not in splits:
-        raise unknown_split(dataset, base_split, splits)
+    columns = {"image_column": image_column, "label_column": label_column}
+    columns = {key: name for key, name in columns.items() if name is not None}
+    identity, open_source = find(dataset, base_split, form, columns)
 
     key = json.dumps([identity, base_split, form.preprocessing], sort_keys=True)
     key = hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -177,6 +160,43 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
         images, labels = images[part], None if labels is None else labels[part]
         content_hash = content_hash_of(images)
     return ImageSet(images, labels, printable(dataset), split, content_hash, label_names)
+
+
+def native_form(dataset: str, split: str = "train", image_column: str | None = None) -> tuple[int, int]:
+    """Side and channels of a data set's first image: what it has itself, for families that work at any size."""
+    dataset, (base_split, _) = str(dataset), parse_split(split)
+    if dataset in NATIVE_FORMS:
+        return NATIVE_FORMS[dataset]
+    _, open_source = find(dataset, base_split, Form(None, None), {"image_column": image_column} if image_column else {})
+    with tempfile.TemporaryDirectory() as folder:
+        source = open_source(base_split, Path(folder))
+        channels, size, _ = source.decode(source.read(0, 1)[0]).shape
+    return size, channels
+
+
+def find(dataset: str, base_split: str, form: Form, columns: dict):
+    """What identifies a split, and open_source(split, work_folder) -> Source. Raises InputError where there is none."""
+    if not dataset.isprintable() and re.search(r"[\x00-\x1f\x7f\u2028\u2029]", dataset):
+        raise InputError(f"--dataset: {dataset!r}: has a line break or another control character in its name; "
+                         "rename it")
+    if not dataset:
+        raise InputError("--dataset: found nothing, expected a name, a folder or synthetic")
+    if dataset in DEFAULT_COUNTS or dataset in HUB_ALIASES:
+        check_no_namesake(dataset)
+    if re.fullmatch(r"(synthetic|digits)(:.*)?", dataset):
+        identity, splits, open_source = find_drawn(dataset, form)
+    elif dataset not in HUB_ALIASES and (Path(os.path.expanduser(dataset)).exists() or re.match(r"[./~]", dataset)
+                                         or dataset.count("/") > 1):
+        identity, splits, open_source = find_folder(dataset, form, columns)
+    else:
+        identity, splits, open_source = find_on_hub(HUB_ALIASES.get(dataset, dataset), form, columns)
+    if columns and not ("hub" in identity or splits is None):
+        raise InputError(f"--{next(iter(columns))}: found with --dataset {dataset}, which has no columns; "
+                         "leave it out")
+    identity = identity | columns
+    if splits is not None and base_split not in splits:
+        raise unknown_split(dataset, base_split, splits)
+    return identity, open_source
 
 
 def to_device(images: np.ndarray, device):

@@ -29,6 +29,7 @@ from engine.files import write_json, written_whole
 
 SIDE = 64
 EXIF_ORIENTATION = 0x0112
+GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
 WINDOW = 256                            # images held in memory at once while a cache is built
 if os.environ.get("MAX_IMAGE_PIXELS", "").isdigit():
     Image.MAX_IMAGE_PIXELS = int(os.environ["MAX_IMAGE_PIXELS"]) // 2       # Pillow refuses twice this number
@@ -36,9 +37,9 @@ if os.environ.get("MAX_IMAGE_PIXELS", "").isdigit():
 
 @dataclass(frozen=True)
 class Form:
-    """What every image is made into: its side in pixels, and 1 channel (grey) or 3 (RGB)."""
-    size: int = SIDE
-    channels: int = 3
+    """What every image is made into: its side in pixels, and 1 channel (grey) or 3 (RGB). None: as the image has it."""
+    size: int | None = SIDE
+    channels: int | None = 3
     notes: Counter = field(default_factory=Counter, compare=False)      # what to say once of the images: text -> number
 
     @property
@@ -62,7 +63,8 @@ def decode(file, where: str, form: Form = Form()) -> np.ndarray:
     """An image file (path or bytes) to uint8 [channels, size, size]. Raises InputError that names it as `where`."""
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            image.draft(None, (4 * form.size, 4 * form.size))     # a large JPEG is decoded at a half or less
+            if form.size:
+                image.draft(None, (4 * form.size, 4 * form.size))     # a large JPEG is decoded at a half or less
             note_on(image, form.notes)
             return square(image, form)
     except Image.DecompressionBombError as error:
@@ -92,12 +94,14 @@ def note_on(image: Image.Image, notes: Counter) -> None:
 
 def square(image: Image.Image, form: Form = Form()) -> np.ndarray:
     """A PIL image of any size and mode to uint8 [channels, size, size]: its centred square, resized."""
+    channels = form.channels or (1 if image.mode in GREY_MODES else 3)
     image = to_rgb(image)
     side = min(image.size)
+    size = form.size or side
     left, top = (image.width - side) / 2, (image.height - side) / 2
-    if image.size != (form.size, form.size):
-        image = image.resize((form.size, form.size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-    return np.asarray(image).transpose(2, 0, 1) if form.channels == 3 else np.asarray(image.convert("L"))[None]
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    return np.asarray(image).transpose(2, 0, 1) if channels == 3 else np.asarray(image.convert("L"))[None]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

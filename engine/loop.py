@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from engine import devices, distributed, run_files
-from engine.command_line import command_words, plain_options, start_device, write_run_record
+from engine.command_line import plain_options, start_device, write_run_record
 from engine.errors import InputError
 from engine.files import (check_can_be_written, expecting, remove_leftovers, save_png, save_torch, sha256_of_file,
                           write_csv, write_json)
@@ -442,11 +442,11 @@ class Loop:
         self.save_state()
         if self.group.is_main:
             self.write_reports()
-            words = [word for word in command_words() if word not in ("--resume", "--overwrite")]
             launcher = "python" if self.group.size == 1 else f"torchrun (for {self.group.size} processes, as before)"
             with contextlib.suppress(OSError):          # of a terminal that is gone
                 print(f"\nstopped by {signal.Signals(number).name} after step {self.step} of {self.num_steps}; the "
-                      f"state is saved; go on with: {launcher} {shlex.join(words)} --resume", file=sys.stderr, flush=True)
+                      f"state is saved; go on with: {launcher} {shlex.join(self.task.resume_words())}",
+                      file=sys.stderr, flush=True)
         self.group.wait()
         sys.exit(128 + number)
 

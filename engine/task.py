@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from engine import seeds
+from engine.command_line import command_words
 from engine.errors import InputError
 from engine.optimization import learning_rate_at
 from engine.seeds import seeded_generator
@@ -106,6 +107,10 @@ class Task:
 
     def write_preview(self, networks: Networks, step: int, epoch: float) -> None:
         """Write what `preview` makes where the family wants it. Called every --sample_every epochs."""
+
+    def resume_words(self) -> list[str]:
+        """The words behind `python` that continue this run."""
+        return [word for word in command_words() if word not in ("--resume", "--overwrite")] + ["--resume"]
 
     def check_content(self, path, state: dict) -> None:
         """Raises InputError for a state of another task."""

@@ -90,11 +90,13 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 
 @dataclass
 class Section:
-    """A part of the page: a heading, an introduction, tables and figures (path of a PNG, caption)."""
+    """A part of the page: a heading, an introduction (blank lines part its paragraphs), a line of code, tables and
+    figures (path of a PNG, caption)."""
     title: str
     text: str = ""
     tables: list[Table] = field(default_factory=list)
     figures: list[tuple[Path, str]] = field(default_factory=list)
+    code: str = ""
 
 
 def number_attribute(value: float | None) -> str:
@@ -162,12 +164,15 @@ def compressed_to_fit(paths, most_bytes: int) -> dict:
 
 def figure_html(path, caption: str, picture: tuple[bytes, tuple[int, int]], folder) -> str:
     """A picture inside the page, and a link to its PNG. Wider than the screen, it scrolls sideways rather than shrink
-    below legibility. picture: from `compressed`. folder: where the page lies."""
+    below legibility. picture: from `compressed`. folder: where the page lies; None, and there is no link."""
     content, (width, height) = picture
-    text, link = html.escape(caption), html.escape(quote(Path(os.path.relpath(path, folder)).as_posix()))
-    return (f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{text}"><a href="{link}">'
-            f'<img src="data:image/webp;base64,{base64.b64encode(content).decode()}" alt="{text}" width="{width}" '
-            f'height="{height}" style="--natural: {width}px"></a></div><figcaption>{text}</figcaption></figure>')
+    text = html.escape(caption)
+    image = (f'<img src="data:image/webp;base64,{base64.b64encode(content).decode()}" alt="{text}" width="{width}" '
+             f'height="{height}" style="--natural: {width}px">')
+    if folder is not None:
+        image = f'<a href="{html.escape(quote(Path(os.path.relpath(path, folder)).as_posix()))}">{image}</a>'
+    return (f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{text}">{image}</div>'
+            f'<figcaption>{text}</figcaption></figure>')
 
 
 MOST_BYTES = 5_000_000                  # of a page: its pictures shrink until they fit
@@ -217,13 +222,15 @@ def record_html(name: str, record: dict) -> str:
                "</details>" if rows else ""))
 
 
-def page(title: str, lead: str, sections: list[Section], records: list[tuple[str, dict]], folder=".") -> str:
-    """The whole page. Sections without content are left out. records: from `read_records`. folder: where it will lie."""
+def page(title: str, lead: str, sections: list[Section], records: list[tuple[str, dict]], folder=".",
+         most_bytes: int = MOST_BYTES) -> str:
+    """The whole page. Sections without content are left out. records: from `read_records`. folder: where it will lie,
+    for links to the pictures' files; None if these will be gone."""
     parts, contents = [], []
     sections = [section for section in sections if section.tables or section.figures]
     tables = [[table_html(table) for table in section.tables] for section in sections]
     of_records = records_html(records)
-    room = MOST_BYTES - len("".join([STYLE, SCRIPT, of_records, *sum(tables, [])]).encode())
+    room = most_bytes - len("".join([STYLE, SCRIPT, of_records, *sum(tables, [])]).encode())
     pictures = compressed_to_fit([path for section in sections for path, _ in section.figures],
                                  max(0, int(0.72 * room)))              # base64 makes four bytes of three
 
@@ -234,7 +241,8 @@ def page(title: str, lead: str, sections: list[Section], records: list[tuple[str
                      "</section>")
 
     for section, of_section in zip(sections, tables):
-        body = [f"<p>{html.escape(section.text)}</p>"] if section.text else []
+        body = [f"<p>{inline_html(part)}</p>" for part in section.text.split("\n\n") if part]
+        body += [f"<pre>{html.escape(section.code)}</pre>"] if section.code else []
         body += of_section
         body += [figure_html(path, caption, pictures[path], folder) for path, caption in section.figures]
         add(section.title, "\n".join(body))

@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""Generate digits from any denoiser of this family: a grid, and per image a folder with its denoising strip."""
+"""Generate digits from any model of this family: a grid, and per image a folder with its denoising strip.
+
+A VAE decodes standard normal latents.
+"""
 from pathlib import Path
 
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number, write_run_record)
-from engine.files import refuse_existing, save_png
+from engine.errors import InputError
+from engine.files import load_torch, refuse_existing, save_png
 from mnist.options import add_sampling_options, class_labels, sampling_of
 
 
@@ -35,39 +39,41 @@ def save_picture(args, name: str, picture) -> None:
         picture.save(path.with_suffix(".pdf"))
 
 
+def save_samples(args, images, shown, strips) -> None:
+    """The grid, and of the first samples a folder each. strips: uint8 [points, samples, C, S, S]."""
+    from mnist.pictures import grid
+    save_picture(args, "grid", grid(images, args.nrow))
+    for k in range(strips.shape[1]):
+        folder = f"sample_{k:04d}"
+        save_picture(args, f"{folder}/image", grid(images[k:k + 1], 1))
+        save_picture(args, f"{folder}/strip", grid(strips[:, k], len(strips)))
+        for step, image in zip(shown, strips[:, k]):
+            save_picture(args, f"{folder}/steps/{step:04d}", grid(image[None], 1))
+
+
 def main():
     args = parse_args()
-    import torch
-    from mnist.grids import grid, strip_points
-    from mnist.models import load_model
+    from mnist.models import decoded_noise, kind_of, load_model
     refuse_existing(args.output_dir / "grid.png", args.overwrite)
     device = start_device(args)
-    model = load_model(args.checkpoint, device, args.vae_checkpoint)
-    labels = class_labels(args, model, args.num_samples, args.guidance_scale, args.class_label)
-    path, how = sampling_of(args, model)
-    how["precision"] = args.precision
-    images = model.images(path, args.seed, range(args.num_samples), labels, args.guidance_scale, **how)
-    save_picture(args, "grid", grid(images, args.nrow))
     count = min(args.strips, args.num_samples)
-    if count:
-        shown = strip_points(len(path) - 1)
-        points = []
-
-        def note(step, times, xs):
-            if step in shown:
-                points.append(model.decode(xs[0]).cpu())
-
-        model.images(path, args.seed, range(count), None if labels is None else labels[:count], args.guidance_scale,
-                     on_step=note, **how)
-        for k in range(count):
-            folder = f"sample_{k:04d}"
-            strip = torch.stack([point[k] for point in points])
-            save_picture(args, f"{folder}/image", grid(images[k:k + 1], 1))
-            save_picture(args, f"{folder}/strip", grid(strip, len(strip)))
-            for step, image in zip(shown, strip):
-                save_picture(args, f"{folder}/steps/{step:04d}", grid(image[None], 1))
-    write_run_record(args.output_dir / "run.json", args, device, num_steps=len(path) - 1)
-    print(f"{args.num_samples} images, {len(path) - 1} steps: {args.output_dir / 'grid.png'}")
+    if kind_of(load_torch(args.checkpoint, "checkpoint")) == "vae":
+        if args.class_label is not None or args.guidance_scale != 1:
+            raise InputError(f"--checkpoint: {args.checkpoint} is a VAE, which knows no class; leave --class_label and "
+                             "--guidance_scale out")
+        images = decoded_noise(args.checkpoint, args.seed, range(args.num_samples), device)
+        num_steps, shown, strips = 1, [1], images[None, :count]
+    else:
+        model = load_model(args.checkpoint, device, args.vae_checkpoint)
+        labels = class_labels(args, model, args.num_samples, args.guidance_scale, args.class_label)
+        path, how = sampling_of(args, model)
+        how["precision"], num_steps = args.precision, len(path) - 1
+        images = model.images(path, args.seed, range(args.num_samples), labels, args.guidance_scale, **how)
+        shown, strips = model.strip(path, args.seed, range(count), None if labels is None else labels[:count],
+                                    args.guidance_scale, **how) if count else ([], images[None, :0])
+    save_samples(args, images, shown, strips)
+    write_run_record(args.output_dir / "run.json", args, device, num_steps=num_steps)
+    print(f"{args.num_samples} images, {num_steps} steps: {args.output_dir / 'grid.png'}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from engine.chunks import in_chunks
 from engine.denoiser import Guided, NetworkDenoiser
 from engine.errors import InputError
 from engine.files import expecting, load_torch, sha256_of_file
-from engine.sampling import sample, to_uint8
+from engine.sampling import from_uint8, sample, start_noise, to_uint8
 from networks.conditional_unet import ConditionalUNet
 from networks.vae import VAE
 from scheduler import CLEAN, CosineSteps, LinearFlow
@@ -81,6 +82,25 @@ class Model:
         return torch.cat(parts)
 
 
+    def strip(self, path, seed: int, indices, labels=None, guidance_scale: float = 1.0, **how):
+        """What the sampler holds on its way: the steps before which it is looked at (`strip_points`), and uint8
+        [points, N, C, S, S], the last of them what comes out."""
+        shown, points = strip_points(len(path) - 1), []
+
+        def note(step, times, xs):
+            if step in shown:
+                points.append(self.decode(xs[0]).cpu())
+
+        self.images(path, seed, indices, labels, guidance_scale, batch_size=len(indices), on_step=note, **how)
+        return shown, torch.stack(points)
+
+
+def strip_points(num_steps: int) -> list[int]:
+    """Before which steps a denoising strip shows the image: every tenth of the way, the last one, and, as number
+    num_steps, what comes out."""
+    return [*range(0, num_steps - 1, max(num_steps // 10, 1)), num_steps - 1, num_steps]
+
+
 def build_denoiser(process_name: str, kind: str, settings: dict) -> NetworkDenoiser:
     """An untrained denoiser. process_name: ddpm or flow; kind: of output; settings: of ConditionalUNet."""
     network = ConditionalUNet(**settings)
@@ -91,12 +111,17 @@ def build_denoiser(process_name: str, kind: str, settings: dict) -> NetworkDenoi
                            to_network_time if is_flow else None)
 
 
+def kind_of(content) -> str:
+    """`vae` or `denoiser`, what a checkpoint's content holds."""
+    is_ours = isinstance(content, dict) and content.get("family") == FAMILY
+    return content.get("model") if is_ours else "no model of mnist"
+
+
 def load_checkpoint(path, kind: str, option: str) -> dict:
     """A checkpoint of this family. kind: `vae` or `denoiser`. Raises InputError for anything else, naming `option`."""
     content = load_torch(path, "checkpoint")
-    is_ours = isinstance(content, dict) and content.get("family") == FAMILY
-    found = content.get("model") if is_ours else "no model of mnist"
-    if (found == "vae") != (kind == "vae") or found == "no model of mnist":
+    found = kind_of(content)
+    if found != kind:
         raise InputError(f"{option}: {path} holds {found}, expected a {kind} of this family")
     return content
 
@@ -114,6 +139,22 @@ def load_vae(path, option: str = "--vae_checkpoint") -> VAE:
         vae = VAE(**content["settings"])
         vae.load_state_dict(weights_of(content))
     return vae.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def reconstructed(vae: VAE, images: torch.Tensor) -> torch.Tensor:
+    """What a VAE makes of images, uint8 [N, C, S, S] both; the latent is the posterior's mean."""
+    device = next(vae.parameters()).device
+    parts = [vae.decode(vae.encode(from_uint8(padded(part).to(device)))).cpu() for part in in_chunks(images, 250)]
+    return cropped(to_uint8(torch.cat(parts)), images.shape[-1])
+
+
+@torch.inference_mode()
+def decoded_noise(path, seed: int, indices, device) -> torch.Tensor:
+    """What the VAE in a checkpoint makes of standard normal latents: uint8 [N, C, S, S] on the CPU."""
+    vae, size = load_vae(path, "--checkpoint").to(device), load_torch(path)["image_size"]
+    [z] = start_noise([vae.latent_shape], seed, indices, device)
+    return cropped(to_uint8(torch.cat([vae.decode(part) for part in z.split(250)])), size).cpu()
 
 
 CONTENT = ("family", "model", "name", "process", "kind", "settings", "image_size", "channels", "vae_checkpoint", "vae_hash")

@@ -15,12 +15,13 @@ PRESETS = {
 }
 
 
-def add_sampling_options(parser) -> None:
-    """Which model, and how it is sampled."""
+def add_sampling_options(parser, how: bool = True, required: bool = True) -> None:
+    """Which model, and `how` it is sampled. required: whether there must be one."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("--checkpoint", required=True, metavar="FILE",
-                       help="a checkpoint of a train_... verb but train_vae")
+    group.add_argument("--checkpoint", required=required, metavar="FILE", help="of a train_... verb")
     group.add_argument("--vae_checkpoint", default=None, metavar="FILE", help="its VAE, if that has moved")
+    if not how:
+        return
     group.add_argument("--mode", choices=("ddpm", "ddim"), default="ddim",
                        help="of a diffusion model; ddpm: 1000 steps")
     group.add_argument("--sampler", choices=tuple(SOLVERS), default="euler",
@@ -63,3 +64,17 @@ def class_labels(args, model, count: int, guidance_scale: float, class_label: in
         raise InputError(f"guidance: found scale {guidance_scale:g}, but {args.checkpoint} was trained with "
                          "--label_dropout 0 and knows no prediction without a class; expected 1")
     return torch.arange(count) % num_classes if class_label is None else torch.full((count,), class_label)
+
+
+def load_sets(args) -> tuple:
+    """ImageSets of the training digits and of the test digits, grey and 28 pixels a side."""
+    from data import load_images
+    return tuple(load_images(args.dataset, split, cache_dir=args.cache_dir, size=28, channels=1)
+                 for split in ("train", "test"))
+
+
+def judge_of(args) -> tuple:
+    """The Judge of --dataset's digits, and the two sets."""
+    from evaluation.digit_scores import load_judge
+    sets = load_sets(args)
+    return load_judge(*sets, args.cache_dir), sets

@@ -1,19 +1,24 @@
 #!/usr/bin/env python3
-"""Score generated digits: accuracy, Fréchet distance of a classifier's features, diversity, per guidance scale."""
+"""Score generated digits: accuracy, Fréchet distance of a classifier's features, diversity, per guidance scale.
+
+Of a VAE, its reconstructions of the test digits are scored. Without a checkpoint: real digits, several draws of them,
+and test digits with known damages, each of which must move a score.
+"""
 from pathlib import Path
 
-from data import add_data_options, load_images
+from data import add_data_options
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number, write_run_record)
 from engine.errors import InputError
-from engine.files import refuse_existing, write_csv, written_together
-from mnist.options import add_sampling_options, class_labels, sampling_of
+from engine.files import load_torch, refuse_existing, write_csv, written_together
+from mnist.options import add_sampling_options, class_labels, judge_of, sampling_of
 
 
-def main():
+def parse_args(argv=None):
+    """The command line."""
     parser = Parser(__doc__)
     add_data_options(parser)
-    add_sampling_options(parser)
+    add_sampling_options(parser, required=False)
     parser.add_argument("--guidance_scales", type=real_number(0, 100), nargs="+", default=[1.0, 2.0], metavar="W",
                         action="each_once", help="one row each; of a model without classes 1 alone")
     parser.add_argument("--num_samples", type=whole_number(10), default=1000)
@@ -22,31 +27,64 @@ def main():
     parser.add_argument("--overwrite", action="store_true", help="replace --output")
     add_device_options(parser)
     parser.set_defaults(dataset="mnist")
-    args = parser.parse_args()
-    from mnist.digit_scores import SCORES, load_judge
+    return parser.parse_args(argv)
+
+
+def rows_of_vae(args, judge, test_set, device) -> list[dict]:
+    """One row, of the reconstructions of test digits."""
+    from evaluation.digit_scores import balanced_choice
+    from mnist.models import load_vae, reconstructed
+    chosen = balanced_choice(test_set.labels, args.num_samples)
+    images = reconstructed(load_vae(args.checkpoint, "--checkpoint").to(device), test_set.images[chosen])
+    return [{"what": "reconstructions", "num_steps": 1, "calls": 1, **judge.scores(images, test_set.labels[chosen])}]
+
+
+def rows_of_model(args, judge, device) -> list[dict]:
+    """A row per guidance scale."""
     from mnist.models import load_model
-    refuse_existing(args.output, args.overwrite)
-    device = start_device(args)
     model = load_model(args.checkpoint, device, args.vae_checkpoint)
     if model.image_size != 28:
         raise InputError(f"--checkpoint: {args.checkpoint} draws images of {model.image_size} pixels, expected "
                          "digits of 28")
-    train_set, test_set = (load_images(args.dataset, split, cache_dir=args.cache_dir, size=28, channels=1)
-                           for split in ("train", "test"))
-    judge = load_judge(train_set, test_set, args.cache_dir)
     path, how = sampling_of(args, model)
     rows = []
     for w in args.guidance_scales:
-        labels = class_labels(args, model, args.num_samples, w)
+        before, labels = model.denoiser.num_evaluations, class_labels(args, model, args.num_samples, w)
         images = model.images(path, args.seed, range(args.num_samples), labels, w, precision=args.precision, **how)
-        rows.append({"guidance_scale": w, "num_steps": len(path) - 1,
-                     **{name: round(value, 4) for name, value in judge.scores(images, labels).items()}})
-        print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    floor = judge.noise_floor(train_set, args.num_samples, 1)[0]
-    rows.append({"guidance_scale": "real digits", "num_steps": "", **{name: round(floor[name], 4) for name in SCORES}})
-    print(f"as many real digits: {', '.join(f'{name} {floor[name]:.4f}' for name in SCORES)}", flush=True)
+        rows.append({"what": model.name, "guidance_scale": w, "num_steps": len(path) - 1, **judge.scores(images, labels),
+                     "calls": (model.denoiser.num_evaluations - before) // args.num_samples})
+    return rows
+
+
+def rows_of_damages(args, judge, test_set) -> list[dict]:
+    """A row per damage."""
+    from evaluation.digit_scores import balanced_choice, damages
+    chosen = balanced_choice(test_set.labels, args.num_samples)
+    labels = test_set.labels[chosen]
+    return [{"what": name, **judge.scores(images, labels)} for name, images in
+            damages(test_set.images[chosen], labels).items()]
+
+
+def main():
+    args = parse_args()
+    from evaluation.digit_scores import SCORES
+    from mnist.models import kind_of
+    refuse_existing(args.output, args.overwrite)
+    device = start_device(args)
+    is_vae = args.checkpoint and kind_of(load_torch(args.checkpoint, "checkpoint")) == "vae"
+    judge, (train_set, test_set) = judge_of(args)
+    if args.checkpoint:
+        rows = rows_of_vae(args, judge, test_set, device) if is_vae else rows_of_model(args, judge, device)
+    else:
+        rows = rows_of_damages(args, judge, test_set)
+    rows += [{"what": f"real digits, draw {draw + 1}", **scores} for draw, scores in
+             enumerate(judge.noise_floor(train_set, args.num_samples, 1 if args.checkpoint else 5))]
+    columns = ["what", "guidance_scale", "num_steps", "calls", *SCORES]
+    rows = [{key: round(row[key], 4) if key in SCORES else row.get(key, "") for key in columns} for row in rows]
+    for row in rows:
+        print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     with written_together(args.overwrite):
-        write_csv(args.output, rows, ["guidance_scale", "num_steps", *SCORES])
+        write_csv(args.output, rows, columns)
         write_run_record(args.output.with_suffix(".json"), args, device, rows=rows)
 
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import load_images
-from engine.command_line import plain_options
+from data import load_images, native_form
+from engine.command_line import command_words, plain_options
 from engine.denoising_task import DenoisingTask
 from engine.errors import InputError
 from engine.files import save_png, sha256_of_file, write_json
 from evaluation import figures
-from mnist.grids import grid
 from mnist.models import FAMILY, Model, build_denoiser, load_vae, padded
 from mnist.options import PRESETS
+from mnist.pictures import grid
 
 PREVIEW_COLUMNS = 10
 PREVIEW_GUIDANCE = 2.0
@@ -21,18 +21,21 @@ FOLDERS = ("checkpoints", "epoch_samples", "final_samples", "denoising_steps")
 
 
 def note_experiment(args) -> None:
-    """The folders of an experiment and its config.json; says how to go on."""
+    """The folders of an experiment and its config.json; says where they are."""
     for name in FOLDERS:
         (args.output_dir / name).mkdir(parents=True, exist_ok=True)
     if not args.resume:
         options = {key: value for key, value in plain_options(args).items()
                    if key not in ("resume", "checkpoint_dir", "output_dir")}
         write_json(args.output_dir / "config.json", {"verb": Path(sys.argv[0]).stem, "options": options})
-    print(f"experiment folder: {args.output_dir} (after a stop, add --resume {args.output_dir})", flush=True)
+    print(f"experiment folder: {args.output_dir}", flush=True)
 
 
 def training_images(args):
-    """ImageSet of the training split, and its images padded: uint8 [N, C, S, S]."""
+    """ImageSet of the training split, and its images padded: uint8 [N, C, S, S]. Sizes left out are the data's own."""
+    if None in (args.image_size, args.channels):
+        size, channels = native_form(args.dataset, args.split)
+        args.image_size, args.channels = args.image_size or size, args.channels or channels
     images = load_images(args.dataset, args.split, cache_dir=args.cache_dir, size=args.image_size,
                          channels=args.channels)
     return images, padded(torch.from_numpy(np.array(images.images)))
@@ -42,11 +45,21 @@ class Pictures:
     """What a task of this family writes besides the loop's own files."""
 
     def write_preview(self, networks, step: int, epoch: float) -> None:
-        """A grid of samples into epoch_samples, the last one into final_samples too."""
-        picture = grid(self.preview(networks), PREVIEW_COLUMNS)
-        is_last = step == self.num_steps
-        for folder in ("epoch_samples", "final_samples")[:1 + is_last]:
+        """A grid of samples into epoch_samples, the last one into final_samples too; `more_pictures` beside them."""
+        pictures = {"epoch_samples": grid(self.preview(networks), PREVIEW_COLUMNS), **self.more_pictures(networks)}
+        if step == self.num_steps:
+            pictures["final_samples"] = pictures["epoch_samples"]
+        for folder, picture in pictures.items():
             save_png(self.args.output_dir / folder / f"epoch_{epoch:g}.png", picture)
+
+    def more_pictures(self, networks) -> dict:
+        """Folder -> picture, of what only this model has."""
+        return {}
+
+    def resume_words(self) -> list[str]:
+        """The verb and the folder, which holds all other options."""
+        words = command_words()
+        return [*words[:1 + (words[0] == "-m")], "--resume", str(self.args.output_dir)]
 
     @property
     def num_steps(self) -> int:
@@ -74,18 +87,26 @@ class DigitTask(Pictures, DenoisingTask):
         """What `mnist.models.load_model` reads."""
         return {"family": FAMILY, **self.facts}
 
-    def preview(self, networks) -> torch.Tensor:
-        """Two rows, the classes in order."""
-        count = 2 * PREVIEW_COLUMNS
+    def drawn(self, networks, draw, count: int):
+        """draw(path, seed, indices, labels, w, options) of `count` images with the classes in order."""
         labels = None if self.labels is None else torch.arange(count) % self.denoiser.num_classes
         network, self.denoiser.network = self.denoiser.network, _Called(networks["model"], self.denoiser.network)
         try:
-            how = {} if self.args.process == "ddpm" else {"solver": "midpoint"}
-            num_steps = 50 if self.args.process == "ddpm" else 10
-            return self.model.images(self.model.path(num_steps), self.args.seed, range(count), labels, PREVIEW_GUIDANCE,
-                                     precision=self.args.precision, **how)
+            is_flow = self.args.process == "flow"
+            how = {"solver": "midpoint" if is_flow else "ddim", "precision": self.args.precision}
+            return draw(self.model.path(10 if is_flow else 50), self.args.seed, range(count), labels, PREVIEW_GUIDANCE,
+                        **how)
         finally:
             self.denoiser.network = network
+
+    def preview(self, networks) -> torch.Tensor:
+        """Two rows, the classes in order."""
+        return self.drawn(networks, self.model.images, 2 * PREVIEW_COLUMNS)
+
+    def more_pictures(self, networks) -> dict:
+        """How five of them come out of the noise."""
+        _, strip = self.drawn(networks, self.model.strip, 5)
+        return {"denoising_steps": grid(strip.transpose(0, 1).flatten(0, 1), len(strip))}
 
 
 class _Called:

@@ -3,6 +3,7 @@
 A verb is a page of defaults: `run(description, name, process, latent, ...)`.
 """
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -16,18 +17,20 @@ from mnist.options import PRESETS
 from networks.presets import CONDITIONINGS
 
 FAST_BATCH, FAST_RATE = 64, 2e-3
+FAST = {"batch_size": FAST_BATCH, "learning_rate": FAST_RATE}
 
 
-def parser_of(description: str, name: str) -> Parser:
-    """Data, training and output options, with this family's defaults."""
+def parser_of(description: str, name: str, fast: dict) -> Parser:
+    """Data, training and output options, with this family's defaults. fast: those of the network with --fast."""
     parser = Parser(description)
+    parser.fast = {**FAST, **fast}
     parser.conflict_handler = "resolve"             # --resume is a folder here
     add_data_options(parser)
     data = parser.add_argument_group("images")
     data.add_argument("--split", default="train", help="images to train on")
-    data.add_argument("--image_size", type=whole_number(8, 1024), default=28, metavar="PIXELS",
-                      help="side of the images")
-    data.add_argument("--channels", type=int, choices=(1, 3), default=1, help="1: grey, 3: colour")
+    data.add_argument("--image_size", type=whole_number(8, 1024), default=None, metavar="PIXELS",
+                      help="side of the images; left out: as the data set has them")
+    data.add_argument("--channels", type=int, choices=(1, 3), default=None, help="1: grey, 3: colour; likewise")
     add_training_options(parser, name)
     group = parser.add_argument_group("training")
     group.add_argument("--weight_decay", type=real_number(0), default=1e-4, help="of AdamW")
@@ -77,9 +80,7 @@ def parse(parser, argv=None):
         args.resume = True
     else:
         if args.fast:
-            is_latent = parser.get_default("preset") == "latent"
-            parser.set_defaults(batch_size=FAST_BATCH, learning_rate=FAST_RATE,
-                                preset="latent" if is_latent else "fast")
+            parser.set_defaults(**parser.fast)
             args = parser.parse_args(argv)
         folder = args.experiments / f"{time.strftime('%Y%m%d_%H%M%S')}-{args.name}"
         while folder.exists():                          # another run of that name began in this second
@@ -89,9 +90,19 @@ def parse(parser, argv=None):
     return args
 
 
+def train_into_folder(make_task, args) -> None:
+    """`engine.loop.train`; of an experiment that did not begin, nothing stays."""
+    from engine.loop import train
+    try:
+        train(make_task, args)
+    finally:
+        if not (args.output_dir / "config.json").exists():
+            shutil.rmtree(args.output_dir, ignore_errors=True)
+
+
 def run(description: str, name: str, process: str, latent: bool = False, conditioning: str = "none") -> None:
     """A training verb. process: ddpm or flow; latent: in the latents of --vae_checkpoint; conditioning: its default."""
-    parser = parser_of(description, name)
+    parser = parser_of(description, name, {} if latent else {"preset": "fast"})
     add_unet_options(parser, "latent" if latent else "documented")
     group = parser.add_argument_group("model")
     if latent:
@@ -112,6 +123,5 @@ def run(description: str, name: str, process: str, latent: bool = False, conditi
     args.process = process
     if args.conditioning == "none":
         refuse_without_effect(parser, args, ["label_dropout"], "without --conditioning")
-    from engine.loop import train
     from mnist.tasks import denoiser_task
-    train(denoiser_task, args)
+    train_into_folder(denoiser_task, args)

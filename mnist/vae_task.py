@@ -7,6 +7,7 @@ from engine.sampling import from_uint8, to_device, to_uint8
 from engine.seeds import seeded_generator
 from engine.task import Update
 from mnist.models import FAMILY, cropped
+from mnist.pictures import principal_components, scatter
 from mnist.tasks import PREVIEW_COLUMNS, Pictures
 from networks.vae import VAE, latent_scale, vae_loss
 
@@ -18,9 +19,9 @@ class VAETask(Pictures, ImageTask):
 
     columns = ("loss", "reconstruction", "kl")
 
-    def __init__(self, vae: VAE, images: torch.Tensor, content_hash: str, args, device):
-        super().__init__(vae, to_device(images, device), content_hash, args, device)
-        self.vae = vae
+    def __init__(self, vae: VAE, images: torch.Tensor, image_set, args, device):
+        super().__init__(vae, to_device(images, device), image_set.content_hash, args, device)
+        self.vae, self.labels = vae, image_set.labels
 
     def batch(self, step: int, part: slice):
         """Images, and the noise of their posterior samples."""
@@ -46,10 +47,20 @@ class VAETask(Pictures, ImageTask):
         reconstruction = networks["model"](x, x.new_zeros(len(x), *self.vae.latent_shape))[0]
         return cropped(to_uint8(torch.cat([x, reconstruction])), self.args.image_size).cpu()
 
+    @torch.no_grad()
+    def more_pictures(self, networks) -> dict:
+        """Where images lie in the latent, by class."""
+        x = from_uint8(to_device(self.images[:SCALE_IMAGES], self.device))
+        means = networks["model"](x, x.new_zeros(len(x), *self.vae.latent_shape))[1].cpu()
+        labels = None if self.labels is None else self.labels[:SCALE_IMAGES]
+        return {"latent_space": scatter([("means of the latents, first two principal components",
+                                          principal_components(means.flatten(1)), labels)])}
+
     def content(self) -> dict:
         """What `mnist.models.load_vae` reads. The scale of the latents is measured whenever a file is written."""
         vae = self.vae
         with torch.no_grad():
             vae.scale.fill_(1.0)
             vae.scale.fill_(latent_scale(encoded(self.images[:SCALE_IMAGES], vae.encode, self.device)))
-        return {"family": FAMILY, "model": "vae", "name": self.args.name, "settings": vae.settings}
+        return {"family": FAMILY, "model": "vae", "name": self.args.name, "settings": vae.settings,
+                "image_size": self.args.image_size}

@@ -5,12 +5,12 @@ Several checkpoints (both kinds of conditioning, say) stand side by side, drawn 
 """
 from pathlib import Path
 
-from data import add_data_options, load_images
+from data import add_data_options
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number, write_run_record)
 from engine.errors import InputError
 from engine.files import refuse_existing, save_png, written_together
-from mnist.options import add_sampling_options, class_labels, sampling_of
+from mnist.options import add_sampling_options, class_labels, judge_of, sampling_of
 
 NAMES = {"accuracy": "accuracy", "fd_digits": "fd, %", "diversity": "diversity"}
 
@@ -31,9 +31,8 @@ def main():
     parser.set_defaults(dataset="mnist", sampler="midpoint", sampling_steps=10)
     args = parser.parse_args()
     from evaluation.figures import figure
-    from mnist.digit_scores import load_judge
-    from mnist.grids import grid
     from mnist.models import load_model
+    from mnist.pictures import class_rows
     refuse_existing(args.output, args.overwrite)
     device = start_device(args)
     checkpoints = [args.checkpoint, *args.compare_with]
@@ -41,9 +40,7 @@ def main():
     for path, model in zip(checkpoints, models):
         if model.denoiser.num_classes is None:
             raise InputError(f"--checkpoint: {path} is a model without classes; train one with --conditioning")
-    splits = (load_images(args.dataset, split, cache_dir=args.cache_dir, size=28, channels=1)
-              for split in ("train", "test"))
-    judge = load_judge(*splits, args.cache_dir)
+    judge, _ = judge_of(args)
     columns = len(models) * len(args.guidance_scales)
     fig, axes = figure(0.45 * args.per_cell * columns + 0.6, 5.6, ncols=columns, squeeze=False)
     rows = []
@@ -54,9 +51,8 @@ def main():
             labels = class_labels(args, model, max(args.num_samples, 10 * args.per_cell), w)
             images = model.images(path, args.seed, range(len(labels)), labels, w, precision=args.precision, **how)
             rows.append({"checkpoint": str(path_of), "guidance_scale": w, **judge.scores(images, labels)})
-            shown = images[:10 * args.per_cell].unflatten(0, (args.per_cell, 10)).transpose(0, 1).flatten(0, 1)
             ax = axes[0, m * len(args.guidance_scales) + c]
-            ax.imshow(grid(shown, args.per_cell, enlarge=1), interpolation="nearest")
+            ax.imshow(class_rows(images, model.denoiser.num_classes, args.per_cell), interpolation="nearest")
             name = f"{model.denoiser.network.conditioning.replace('_', '-')}\n" if c == 0 else "\n"
             ax.set_title(f"{name}w = {w:g}", fontsize=9)
             ax.set_xlabel("\n".join(f"{label} {rows[-1][key]:.3g}" for key, label in NAMES.items()), fontsize=8)

@@ -42,25 +42,29 @@ def latent_scale(latents: torch.Tensor) -> float:
 class VAE(nn.Module):
     """Encoder and decoder: an image [C, H, W] and a latent [latent_channels, H / 2^n, W / 2^n], n the number of levels.
 
-    Every level is one residual block and a halving; in the middle are two blocks with attention between them. The
+    Every level is one residual block and a halving; in the middle are two blocks with attention between them.
+    patch_size: as in `networks.conditional_unet`; the latent is smaller by it too. The
     buffer `scale` is what latents are multiplied with before a diffusion model sees them (`latent_scale`), and 1
     until it is set.
     """
 
-    def __init__(self, shape, base_channels: int = 64, channel_multipliers=(1, 2, 4), latent_channels: int = 2):
+    def __init__(self, shape, base_channels: int = 64, channel_multipliers=(1, 2, 4), latent_channels: int = 2,
+                 patch_size: int = 1):
         super().__init__()
-        halvings = len(channel_multipliers)
+        halvings, factor = len(channel_multipliers), patch_size * 2 ** len(channel_multipliers)
         if base_channels < 1 or base_channels % NUM_GROUPS:
             raise InputError(f"--base_channels: found {base_channels}, expected a multiple of {NUM_GROUPS}")
-        if not halvings or any(side % 2**halvings for side in shape[1:]):
-            raise InputError(f"--channel_multipliers: found {halvings} levels, expected at least one and a height and "
-                             f"width divisible by {2**halvings}; found {shape[1]}x{shape[2]}")
+        if not halvings or any(side % factor for side in shape[1:]):
+            raise InputError(f"--channel_multipliers: found {halvings} levels with --patch_size {patch_size}, expected at "
+                             f"least one and a height and width divisible by {factor}; found {shape[1]}x{shape[2]}")
         self.settings = {"shape": list(shape), "base_channels": base_channels,
-                         "channel_multipliers": list(channel_multipliers), "latent_channels": latent_channels}
-        self.latent_shape = (latent_channels, *(side // 2**halvings for side in shape[1:]))
+                         "channel_multipliers": list(channel_multipliers), "latent_channels": latent_channels,
+                         "patch_size": patch_size}
+        self.patch_size, self.latent_shape = patch_size, (latent_channels, *(side // factor for side in shape[1:]))
         widths = [base_channels * factor for factor in channel_multipliers]
         first, last = widths[0], widths[-1]
-        down, up = [nn.Conv2d(shape[0], first, 3, padding=1)], []
+        image_channels = shape[0] * patch_size**2
+        down, up = [nn.Conv2d(image_channels, first, 3, padding=1)], []
         for c_in, c_out in zip([first] + widths[:-1], widths):
             down += [ResidualBlock(c_in, c_out, None), nn.Conv2d(c_out, c_out, 4, stride=2, padding=1)]
             up = [nn.ConvTranspose2d(c_out, c_out, 4, stride=2, padding=1), ResidualBlock(c_out, c_in, None)] + up
@@ -74,16 +78,16 @@ class VAE(nn.Module):
 
         self.encoder = nn.ModuleList([*down, *middle(), *out(last, 2 * latent_channels)])
         self.decoder = nn.ModuleList([nn.Conv2d(latent_channels, last, 3, padding=1), *middle(), *up,
-                                      *out(first, shape[0])])
+                                      *out(first, image_channels)])
         self.register_buffer("scale", torch.ones(()))
 
     def parameters_of(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance of the latent of images x [B, C, H, W] in [-1, 1], in float32."""
-        return mean_and_log_variance(self.run(self.encoder, x).float())
+        return mean_and_log_variance(self.run(self.encoder, F.pixel_unshuffle(x, self.patch_size)).float())
 
     def decoded(self, z: torch.Tensor) -> torch.Tensor:
         """Images [B, C, H, W], about -1...1, of unscaled latents [B, latent_channels, h, w]."""
-        return self.run(self.decoder, z).float()
+        return F.pixel_shuffle(self.run(self.decoder, z), self.patch_size).float()
 
     def forward(self, x: torch.Tensor, eps: torch.Tensor):
         """Reconstruction, mean and log variance of images x, from the posterior sample that eps picks."""

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from networks import dit
-from networks.unet import NUM_HEADS, AttentionBlock
+from networks.unet import AttentionBlock
 
 
 def attention_that_stores_its_matrix(self, x):
     """The plain form of AttentionBlock.forward."""
     B, C, H, W = x.shape
-    q, k, v = self.qkv(self.norm(x)).reshape(B, 3, NUM_HEADS, C // NUM_HEADS, H * W).transpose(-1, -2).unbind(1)
-    weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(C // NUM_HEADS), dim=-1)
+    q, k, v = self.qkv(self.norm(x)).reshape(B, 3, self.num_heads, C // self.num_heads, H * W).transpose(-1, -2).unbind(1)
+    weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(C // self.num_heads), dim=-1)
     return x + self.proj((weights @ v).transpose(-1, -2).reshape(B, C, H, W))
 
 

@@ -1,42 +1,22 @@
 """Training, resuming, generating and the family's messages, on few drawn digits and tiny networks."""
+import json
+import re
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from conftest import ROOT
+from data import NATIVE_FORMS, native_form
 from engine.errors import InputError
 from engine.files import load_torch
-from mnist import generate, train_ddpm, train_latent_rf, train_rf, train_vae, training
+from mnist import generate, train_ddpm, train_latent_rf, train_rf, train_vae
 from mnist import train_conditioned_latent_diffusion as train_conditioned
 from mnist.models import cropped, load_model, padded
-
-TINY = ["--dataset", "digits:32", "--batch_size", "8", "--epochs", "2", "--log_every", "2", "--num_threads", "1",
-        "--sample_every", "0", "--precision", "float32", "--base_channels", "8", "--channel_multipliers", "1", "2"]
-UNET = ["--attention_levels", "1", "--patch_size", "1"]
-VERBS = {"ddpm": (train_ddpm, "ddpm", False), "rf": (train_rf, "flow", False),
-         "conditioned": (train_conditioned, "ddpm", True), "latent_rf": (train_latent_rf, "flow", True)}
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder to work in, where a verb can be called with words."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(module, *words):
-        monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, words)])
-        if module in (train_vae, generate):
-            module.main()
-        else:
-            _, process, latent = next(verb for verb in VERBS.values() if verb[0] is module)
-            training.run(module.__doc__, "model", process, latent,
-                         "cross_attention" if module is train_conditioned else "none")
-        return sorted((tmp_path / "experiments").glob("*"))
-    return call
-
-
-def newest(folder, epoch=2):
-    return next(folder.glob(f"checkpoints/*_{epoch}ep.pth"))
-
+from networks.vae import VAE
+from tiny_digits import TINY, UNET, newest, place, trained      # noqa: F401  fixtures
 
 def test_padding_and_cropping():
     images = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
@@ -68,7 +48,8 @@ def test_a_resumed_experiment_ends_as_a_straight_one(place):
 ])
 def test_pixels_end_to_end(place, module, words, how, tmp_path):
     [folder] = place(module, *TINY, *UNET, *words, "--epochs", "1", "--sample_every", "1")
-    assert list(folder.glob("epoch_samples/*.png")) and list(folder.glob("final_samples/*.png"))
+    for kind in ("epoch_samples", "final_samples", "denoising_steps"):
+        assert list(folder.glob(f"{kind}/*.png")), kind
     place(generate, "--checkpoint", newest(folder, 1), "--num_samples", "3", "--strips", "1", "--num_threads", "1",
           "--output_dir", tmp_path / "out", "--pdf", *how)
     for name in ("grid.png", "grid.pdf", "run.json", "sample_0000/strip.png", "sample_0000/steps/0000.png"):
@@ -76,9 +57,15 @@ def test_pixels_end_to_end(place, module, words, how, tmp_path):
 
 
 def test_latents_end_to_end(place, tmp_path):
-    [folder] = place(train_vae, *TINY, "--epochs", "1", "--channel_multipliers", "1", "1", "1")
+    [folder] = place(train_vae, *TINY, "--epochs", "1", "--channel_multipliers", "1", "1", "--patch_size", "2",
+                     "--sample_every", "1")
     vae = newest(folder, 1)
     assert load_torch(vae)["model_state"]["scale"] not in (0, 1)
+    assert list(folder.glob("latent_space/*.png"))
+    place(generate, "--checkpoint", vae, "--num_samples", "3", "--strips", "1", "--output_dir", tmp_path / "noise")
+    assert (tmp_path / "noise/grid.png").is_file()
+    with pytest.raises(InputError, match="is a VAE, which knows no class"):
+        place(generate, "--checkpoint", vae, "--class_label", "3", "--output_dir", tmp_path / "other")
     for module in (train_latent_rf, train_conditioned):
         name = module.__name__.partition(".")[2]
         folders = place(module, *TINY, "--attention_levels", "0", "1", "--vae_checkpoint", vae, "--epochs", "1",
@@ -92,6 +79,90 @@ def test_latents_end_to_end(place, tmp_path):
         load_model(vae)
     with pytest.raises(InputError, match="--vae_checkpoint: .* holds denoiser, expected a vae"):
         place(train_latent_rf, *TINY, "--vae_checkpoint", newest(latest, 1), "--name", "b")
+
+
+def test_colour_images_by_their_data_set_alone(place, tmp_path):
+    """32x32 in colour, in folders of classes: no size and no channels are given."""
+    random = np.random.default_rng(0)
+    for k in range(16):
+        path = tmp_path / "photos" / ("cat", "dog")[k % 2] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    assert native_form(str(tmp_path / "photos")) == (32, 3) == NATIVE_FORMS["cifar10"]
+    [folder] = place(train_rf, *TINY, *UNET, "--dataset", tmp_path / "photos", "--conditioning", "concat", "--epochs", "1")
+    model = load_model(newest(folder, 1))
+    images = model.images(model.path(2), 0, range(2), torch.tensor([0, 1]), 2.0)
+    assert images.shape == (2, 3, 32, 32) and model.denoiser.num_classes == 2
+    [same] = place(train_rf, "--resume", folder)
+    assert json.loads((same / "config.json").read_text())["options"]["image_size"] == 32
+
+
+def test_native_forms(tmp_path):
+    Image.new("L", (20, 20)).save(tmp_path / "a.png")
+    assert native_form("digits:32") == (28, 1) and native_form("synthetic:32") == (64, 3)
+    assert native_form(str(tmp_path)) == (20, 1)
+
+
+def idx_folder(tmp_path, num_bytes: int):
+    """MNIST's files with ten digits, the images cut off behind so many bytes."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    head = np.array([2051, 10, 28, 28], ">i4").tobytes()
+    (folder / "train-images-idx3-ubyte").write_bytes((head + bytes(10 * 784))[:num_bytes])
+    (folder / "train-labels-idx1-ubyte").write_bytes(np.array([2049, 10], ">i4").tobytes() + bytes(range(10)))
+    return folder
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda path: idx_folder(path, 5000), "train-images-idx3-ubyte"),
+    (lambda path: path / "empty", "empty: .*(no|holds|empty)")])
+def test_data_that_are_none(place, tmp_path, make, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=message) as error:
+        place(train_rf, *TINY, *UNET, "--dataset", make(tmp_path))
+    assert "\n" not in str(error.value) and not list((tmp_path / "experiments").glob("*"))
+
+
+def test_a_vae_of_another_latent_shape(trained, place, tmp_path):
+    folder, models = trained
+    content = load_torch(models["vae"])
+    content["settings"] |= {"latent_channels": 3}
+    content["model_state"] = VAE(**content["settings"]).state_dict()
+    content["ema_state"] = {}
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"is not the VAE .*latents \[3, 4, 4\]\W+expected \[2, 4, 4\]"):
+        place(generate, "--checkpoint", models["latent"], "--vae_checkpoint", tmp_path / "other.pth")
+    with pytest.raises(InputError, match="--vae_checkpoint: .* is of images"):
+        place(train_latent_rf, *TINY, "--image_size", "16", "--vae_checkpoint", models["vae"])
+
+
+def test_the_hint_after_a_stop_names_the_folder(place, monkeypatch, capsys):
+    from engine.loop import Loop
+    run_step = Loop.run_step
+    monkeypatch.setattr(Loop, "run_step", lambda self: (run_step(self), signal_self())[0])
+    with pytest.raises(SystemExit):
+        place(train_rf, *TINY, *UNET)
+    error = capsys.readouterr().err
+    [folder] = re.findall(r"go on with: python .*--resume (\S+)", error)
+    monkeypatch.setattr(Loop, "run_step", run_step)
+    [same] = place(train_rf, "--resume", folder)
+    assert newest(same).is_file()
+
+
+def signal_self():
+    import os
+    import signal
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "scripts").glob("*-*.sh")))
+def test_documented_shell_names(name):
+    """Three lines, and a verb that is there."""
+    lines = (ROOT / "scripts" / name).read_text().splitlines()
+    verb = re.search(r"-m mnist\.(\w+)", lines[-1])[1]
+    assert len(lines) == 3 and (ROOT / "mnist" / f"{verb}.py").is_file()
+    kind, _, model = name.removesuffix(".sh").partition("-")
+    assert verb == "generate" if kind == "generate" else verb == f"{kind}_{model.replace('-', '_')}"
 
 
 def test_what_cannot_be_is_said_in_one_line(place, tmp_path):

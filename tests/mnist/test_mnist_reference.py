@@ -7,7 +7,7 @@ from conftest import REFERENCE
 from engine.denoiser import Denoiser, Guided
 from engine.denoising_task import logit_normal
 from engine.sampling import denoise_along
-from mnist.grids import strip_points
+from mnist.models import strip_points
 from mnist.models import BETA_MAX, Model, build_denoiser, to_network_time
 from scheduler import CosineSteps, LinearFlow, clean_image, noise_added, noise_in, step, training_target
 

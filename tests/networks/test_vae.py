@@ -62,6 +62,18 @@ def test_shapes_and_the_scale_of_latents_cancel(shape, latent):
         torch.testing.assert_close(reconstruction, decoded, rtol=1e-4, atol=1e-5)
 
 
+def test_patches_take_the_place_of_a_halving():
+    x = torch.randn(2, 1, 32, 32)
+    vae = VAE(x.shape[1:], base_channels=8, channel_multipliers=(1, 2), patch_size=2)
+    assert vae.latent_shape == (2, 4, 4) and vae.encode(x).shape == (2, 2, 4, 4)
+    assert vae.decode(vae.encode(x)).shape == x.shape and vae.encoder[0].in_channels == 4
+    same = VAE(**vae.settings)
+    same.load_state_dict(vae.state_dict())
+    assert torch.equal(same.encode(x), vae.encode(x))
+    with pytest.raises(InputError, match="2 levels with --patch_size 4, .* divisible by 16; found 8x8"):
+        VAE((1, 8, 8), channel_multipliers=(1, 2), patch_size=4)
+
+
 def test_images_that_cannot_be_halved_are_refused():
-    with pytest.raises(InputError, match="--channel_multipliers: found 3 levels, .* found 28x28"):
+    with pytest.raises(InputError, match="--channel_multipliers: found 3 levels .* found 28x28"):
         VAE((1, 28, 28))

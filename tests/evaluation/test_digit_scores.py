@@ -7,7 +7,7 @@ import torch
 
 from engine import synthetic_digits
 from engine.errors import InputError
-from mnist import digit_scores
+from evaluation import digit_scores
 
 
 def drawn(start: int, count: int):
@@ -52,27 +52,13 @@ def test_scores_against_their_definitions(sets, judge):
     assert float(judge.distances[7]) == pytest.approx(np.mean(pairs))
 
 
-def damages(images, labels):
-    """Name -> the images with a known damage, each still in the place of its label."""
-    random = np.random.default_rng(0)
-    noisy = np.clip(images + random.normal(0, 60, images.shape), 0, 255).astype(np.uint8)
-    wide = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1))).astype(float)
-    blurred = sum(wide[:, :, i:i + 28, j:j + 28] for i in range(3) for j in range(3)) / 9
-    first_two = np.stack([np.flatnonzero(labels == label)[:2] for label in range(10)])
-    one_missing = images.copy()
-    one_missing[labels == 7] = images[labels == 1]
-    return {"noise": noisy, "blur": blurred.astype(np.uint8), "shift": np.roll(images, 3, 3),
-            "mirror": images[:, :, :, ::-1].copy(), "class missing": one_missing,
-            "repeated": images[first_two[labels, np.arange(len(images)) % 7 % 2]]}
-
-
 def test_each_damage_moves_the_distance_and_another_score(sets, judge):
     fresh = sets[2]
     floor = judge.noise_floor(sets[0], len(fresh.images), 3)
     worst = max(scores["fd_digits"] for scores in floor)
     clean = judge.scores(fresh.images, fresh.labels)
     assert clean["fd_digits"] < 2 * worst and abs(clean["diversity"] - 1) < 0.05 and clean["accuracy"] > 0.96
-    for name, images in damages(fresh.images, fresh.labels).items():
+    for name, images in digit_scores.damages(fresh.images, fresh.labels).items():
         scores = judge.scores(images, fresh.labels)
         assert scores["fd_digits"] > 3 * worst, name
         assert scores["accuracy"] < 0.95 or abs(scores["diversity"] - 1) > 0.05, name

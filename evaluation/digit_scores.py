@@ -140,6 +140,21 @@ class Judge:
         return draws
 
 
+def damages(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Name -> the images with a known damage, uint8 [N, 1, S, S], each still in the place of its label. Labels 0...9,
+    at least two images each."""
+    noisy = np.clip(images + np.random.default_rng(SEED).normal(0, 60, images.shape), 0, 255).astype(np.uint8)
+    wide = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1))).astype(float)
+    height, width = images.shape[2:]
+    blurred = sum(wide[:, :, i:i + height, j:j + width] for i in range(3) for j in range(3)) / 9
+    first_two = np.stack([np.flatnonzero(labels == label)[:2] for label in range(10)])
+    one_missing, ones = images.copy(), images[labels == 1]
+    one_missing[labels == 7] = ones[np.arange((labels == 7).sum()) % len(ones)]
+    return {"noise added": noisy, "blurred": blurred.astype(np.uint8), "shifted by 3": np.roll(images, 3, 3),
+            "mirrored": images[:, :, :, ::-1].copy(), "sevens replaced by ones": one_missing,
+            "20 digits repeated": images[first_two[labels, np.arange(len(images)) % 7 % 2]]}
+
+
 def balanced_choice(labels: np.ndarray, num_images: int, draw: int = 0) -> np.ndarray:
     """Places of `num_images` random images, none twice, with equally many of each class up to one: int64, rising."""
     classes = np.unique(labels)

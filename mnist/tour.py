@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Write a page that teaches: what the models of this family do, shown with models that you have trained.
+
+Give the checkpoints that there are; sections whose model is missing are left out, which is said.
+"""
+import tempfile
+from pathlib import Path
+
+from data import add_data_options
+from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
+                                 write_run_record)
+from engine.errors import InputError
+from engine.files import refuse_existing, written_together, written_whole
+
+TITLE = "A tour of seven small models of digits"
+LEAD = ("Every picture below was drawn by models that were trained within minutes on a CPU. Above each stands the line of "
+        "code that makes it. The models differ in three things only: how an image becomes noise, what the network puts "
+        "out, and whether it works on pixels or on a smaller code of them.")
+MOST_BYTES = 3_000_000
+
+
+def parse_args(argv=None):
+    """The command line."""
+    parser = Parser(__doc__)
+    add_data_options(parser)
+    for name, what in (("flow", "train_rf"), ("ddpm", "train_ddpm"), ("vae", "train_vae"),
+                       ("latent", "a latent verb, trained with that VAE")):
+        parser.add_argument(f"--{name}", type=Path, default=None, metavar="FILE", help=f"a checkpoint of {what}")
+    parser.add_argument("--num_samples", type=whole_number(20), default=500, help="images that scores are of")
+    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_argument("--output", type=Path, default=Path("results/mnist_tour.html"), metavar="FILE")
+    parser.add_argument("--overwrite", action="store_true", help="replace --output")
+    add_device_options(parser, precision=None)
+    parser.set_defaults(dataset="mnist", device="cpu")
+    return parser.parse_args(argv)
+
+
+def main():
+    args = parse_args()
+    refuse_existing(args.output, args.overwrite)
+    if not any((args.flow, args.ddpm, args.vae, args.latent)):
+        raise InputError("--flow, --ddpm, --vae, --latent: found none of them, expected at least one checkpoint")
+    from evaluation.page import page
+    from mnist.lessons import Tour
+    device = start_device(args)
+    with tempfile.TemporaryDirectory() as folder:
+        tour = Tour(args, Path(folder), device)
+        parts = [(tour.forward, tour.pixels), (tour.learning, True), (tour.backward, tour.models),
+                 (tour.solvers, tour.pixels), (tour.guidance, tour.models), (tour.latents, tour.vae),
+                 (tour.exact, tour.pixels), (tour.scored, True)]
+        for make, is_possible in parts:
+            if is_possible:
+                make()
+            else:
+                print(f"left out for want of a checkpoint: {make.__name__}", flush=True)
+        text = page(TITLE, LEAD, tour.sections, [], None, MOST_BYTES)
+    with written_together(args.overwrite):
+        with written_whole(args.output, "w") as file:
+            file.write(text)
+        write_run_record(args.output.with_suffix(".json"), args, device)
+    print(f"{args.output}: {len(tour.sections)} sections, {len(text.encode()) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Training step and sampling of the MNIST family's DDPM against plain ones: images per second, ratios.
+
+The plain step is what a straightforward implementation does: a DataLoader that opens a PNG per image, float32,
+attention that stores its matrix, an AdamW that is not fused, a moving average parameter by parameter, `.item()` in
+every step. Both train the documented UNet on the same digits, in alternation, each in a process of its own. Sampling:
+DDIM by a plain loop under no_grad against `Model.images`. The last line is JSON.
+"""
+import contextlib
+import json
+import statistics
+
+from engine.command_line import Parser, add_device_options, run_script, start_device, whole_number
+from mnist.options import PRESETS
+
+TARGETS = {"float32": 1.3, "bf16": 2.0}
+
+
+def main():
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="documented", help="size of the network")
+    parser.add_argument("--batch_size", type=whole_number(1, 512), default=64, help="images per step")
+    parser.add_argument("--rounds", type=whole_number(1), default=5, help="alternations")
+    parser.add_argument("--steps", type=whole_number(1), default=3, help="steps a turn")
+    parser.add_argument("--sampling_steps", type=whole_number(1, 1000), default=5, help="DDIM steps a turn")
+    add_device_options(parser)
+    args = parser.parse_args()
+    import torch
+    from tqdm import tqdm
+    from engine import devices
+    from scripts.benchmarks.mnist_sides import OurStep, PlainStep
+    from scripts.benchmarks.own_process import OwnProcess
+    device = start_device(args, tf32=True)
+    shared = (args.preset, args.batch_size, device, torch.get_num_threads())
+    seconds = {(what, side): [] for what in ("training", "sampling") for side in ("plain", "ours")}
+    with contextlib.ExitStack() as stack:
+        sides = {"plain": stack.enter_context(OwnProcess(PlainStep, *shared)),
+                 "ours": stack.enter_context(OwnProcess(OurStep, *shared, args.precision))}
+        for side in sides.values():
+            side.call("warm_up")
+        for what, method, count in (("training", "seconds_per_step", args.steps),
+                                    ("sampling", "seconds_per_call", args.sampling_steps)):
+            for _ in tqdm(range(args.rounds), unit="round", desc=what):
+                for name, side in sides.items():
+                    seconds[what, name].append(side.call(method, count))
+    ratios = {what: statistics.median(p / o for p, o in zip(seconds[what, "plain"], seconds[what, "ours"]))
+              for what in ("training", "sampling")}
+    rates = {f"{what} {name}": args.batch_size / statistics.median(values) for (what, name), values in seconds.items()}
+    for name, rate in rates.items():
+        print(f"{name:>16}: {rate:8.1f} images/s{' and call' * name.startswith('sampling')}")
+    target = TARGETS[args.precision]
+    print(json.dumps({"benchmark": "mnist_step", "ratio": round(ratios["training"], 3), "target": target,
+                      "ok": ratios["training"] >= target, "sampling_ratio": round(ratios["sampling"], 3),
+                      "images_per_second": {name: round(rate, 2) for name, rate in rates.items()},
+                      "device": devices.describe(device), "num_threads": torch.get_num_threads(),
+                      "precision": args.precision, "batch_size": args.batch_size, "preset": args.preset,
+                      "rounds": args.rounds}))
+
+
+if __name__ == "__main__":
+    run_script(main)

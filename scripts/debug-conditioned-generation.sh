@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+source "$(dirname "$0")/environment.sh" || exit
+exec "$PYTHON" -m mnist.debug_conditioned_generation "$@"

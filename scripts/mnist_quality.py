@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""Train the digit models of the quality table, score them, write results/published/mnist/quality.json.
+
+Every training has a fixed number of steps; one that was stopped goes on, one that is done stays. --through puts words
+before each command (`--through "taskset -c 0 timeout 1200"`, say): a training that these words end is continued. The
+values expected were written down before anything was measured and are in the file, beside what came.
+"""
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.command_line import Parser, run_script
+from engine.errors import InputError
+from engine.files import write_json
+from engine.run_files import epoch_of
+
+SEEDS = (0, 1)
+GUIDED = "--guidance_scales {}"
+MIDPOINT, EULER, DDIM, DDPM = ("--sampler midpoint --sampling_steps 10", "--sampler euler --sampling_steps 50",
+                               "--sampling_steps 50", "--mode ddpm")
+STOPPED = (124, 143)            # what `timeout`, and a training that SIGTERM ended, say
+
+
+@dataclass
+class Run:
+    """A training and how it is scored."""
+    verb: str
+    options: str
+    scores: dict                            # name -> (options of mnist.score, {score: what is expected})
+    needs: str = ""                         # another run, whose checkpoint is the VAE
+    seeds: tuple = field(default=SEEDS)
+
+
+def latent(kind: str) -> Run:
+    """Latent diffusion with classes."""
+    return Run("train_conditioned_latent_diffusion", f"--conditioning {kind} --epochs 3 --max_steps 2000", {
+        "ddim 50, w 3": (f"{DDIM} --guidance_scales 3", {"accuracy": 0.96}),
+        "ddim 50, w 1": (f"{DDIM} --guidance_scales 1", {"accuracy": 0.88, "fd_digits": 3.5}),
+        "ddpm 1000, w 1": (f"{DDPM} --guidance_scales 1", {"accuracy": 0.88, "fd_digits": 3.5})}, needs="vae")
+
+
+RUNS = {
+    "flow": Run("train_rf", "--conditioning cross_attention --epochs 3 --max_steps 2000", {
+        "midpoint 10, w 1": (f"{MIDPOINT} --guidance_scales 1", {"accuracy": 0.91, "fd_digits": 2.2}),
+        "midpoint 10, w 2": (f"{MIDPOINT} --guidance_scales 2", {"accuracy": 0.99, "fd_digits": 1.0}),
+        "euler 50, w 1": (f"{EULER} --guidance_scales 1", {"accuracy": 0.91, "fd_digits": 2.2})}),
+    "vae": Run("train_vae", "--epochs 1 --max_steps 800", {"reconstructions": ("", {"accuracy": 0.97})}),
+    "latent cross_attention": latent("cross_attention"),
+    "latent concat": latent("concat"),
+    "ddpm": Run("train_ddpm", "--conditioning cross_attention --epochs 1 --max_steps 600", {
+        "ddim 50, w 1": (f"{DDIM} --guidance_scales 1", {"accuracy": 0.80, "fd_digits": 5.0}),
+        "ddim 50, w 2": (f"{DDIM} --guidance_scales 2", {"accuracy": 0.95, "fd_digits": 3.0})}),
+}
+
+
+def folder_of(args, name: str, seed: int) -> Path | None:
+    """The experiment folder of a run and seed, or None."""
+    found = sorted(args.experiments.glob(f"*-{title_of(name, seed)}"))
+    return found[-1] if found else None
+
+
+def title_of(name: str, seed: int) -> str:
+    """The --name of a training."""
+    return f"{name.replace(' ', '_')}_seed{seed}"
+
+
+def record_of(folder: Path | None, name: str, seed: int) -> dict:
+    """The run record of a training, {} where there is none yet."""
+    path = folder / f"{title_of(name, seed)}_run.json" if folder else None
+    return json.loads(path.read_text()) if path and path.is_file() else {}
+
+
+def checkpoint_of(folder: Path) -> Path:
+    """The last one."""
+    return max((folder / "checkpoints").glob("*ep.pth"), key=epoch_of)
+
+
+def call(args, *words) -> int:
+    """Run a command of this repository; its status. Raises InputError for any but success and a stop."""
+    words = [*shlex.split(args.through), sys.executable, "-m", *map(str, words)]
+    print("+", shlex.join(words), flush=True)
+    code = subprocess.run(words).returncode
+    if code and code not in STOPPED:
+        raise InputError(f"{words[len(shlex.split(args.through)) + 2]}: ended with status {code}; see its message above")
+    return code
+
+
+def common(args) -> list[str]:
+    return ["--dataset", args.dataset, "--cache_dir", args.cache_dir, "--num_threads", "1"]
+
+
+def train(args, name: str, seed: int) -> Path:
+    """Train to the end, or say that it is done; the experiment folder."""
+    run = RUNS[name]
+    while not record_of(folder := folder_of(args, name, seed), name, seed).get("is_finished"):
+        if folder:
+            call(args, f"mnist.{run.verb}", "--resume", folder)
+            continue
+        vae = ["--vae_checkpoint", checkpoint_of(train(args, run.needs, seed))] if run.needs else []
+        call(args, f"mnist.{run.verb}", "--fast", *shlex.split(run.options), *vae, "--seed", seed, "--name",
+             title_of(name, seed), "--experiments", args.experiments, *common(args))
+    return folder
+
+
+def score(args, name: str, seed: int) -> None:
+    """Every score that is not there yet."""
+    for title, (options, _) in RUNS[name].scores.items():
+        output = score_file(args, name, seed, title)
+        if not output.with_suffix(".json").is_file():
+            checkpoint = checkpoint_of(folder_of(args, name, seed))
+            call(args, "mnist.score", "--checkpoint", checkpoint, *shlex.split(options), "--num_samples",
+                 args.num_samples, "--output", output, "--overwrite", *common(args))
+
+
+def score_file(args, name: str, seed: int, title: str) -> Path:
+    """Where a score is kept."""
+    return args.experiments / f"{title_of(name, seed)}-{title.replace(' ', '_').replace(',', '')}.csv"
+
+
+def collect(args) -> None:
+    """Everything that is there, into the JSON."""
+    from engine import devices
+    rows, floor = [], None
+    for name, run in RUNS.items():
+        for seed in run.seeds:
+            record = record_of(folder_of(args, name, seed), name, seed)
+            for title, (options, expected) in run.scores.items():
+                row = {"model": name, "seed": seed, "sampling": title, "expected": expected}
+                path = score_file(args, name, seed, title).with_suffix(".json")
+                if path.is_file():
+                    found = json.loads(path.read_text())
+                    measured, floor = found["rows"]  # the model, and as many real digits
+                    row |= {"training": record["command"], "training_steps": record["step"],
+                            "training_seconds": record["seconds"], "precision": found["options"]["precision"],
+                            "training_processor": record["processor"], "scoring": found["command"], **measured}
+                rows.append(row)
+    write_json(args.output, {"num_samples": args.num_samples, "processor": devices.processor_name(),
+                             "real digits": floor, "rows": rows})
+    print(f"{args.output}: {sum('accuracy' in row for row in rows)} of {len(rows)} rows measured")
+
+
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument("--only", nargs="+", default=[], metavar="RUN:SEED", help=f"of {', '.join(RUNS)}; all if left out")
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--cache_dir", default="cache")
+    parser.add_argument("--num_samples", type=int, default=1000)
+    parser.add_argument("--experiments", type=Path, default=Path("experiments/quality"))
+    parser.add_argument("--through", default="", metavar="WORDS", help="what every command is started through")
+    parser.add_argument("--no_scores", action="store_true", help="train only")
+    parser.add_argument("--no_training", action="store_true", help="score and collect what is trained")
+    parser.add_argument("--output", type=Path, default=Path("results/published/mnist/quality.json"))
+    args = parser.parse_args()
+    wanted = [(name, seed) for name, run in RUNS.items() for seed in run.seeds]
+    if args.only:
+        wanted = [(name, int(seed)) for name, _, seed in (word.rpartition(":") for word in args.only)]
+    for name, seed in wanted:
+        if not args.no_training:
+            train(args, name, seed)
+        if not args.no_scores and record_of(folder_of(args, name, seed), name, seed).get("is_finished"):
+            score(args, name, seed)
+    collect(args)
+
+
+if __name__ == "__main__":
+    run_script(main)

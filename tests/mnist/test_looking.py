@@ -1,0 +1,131 @@
+"""The verbs that look at models: pictures, measurements, what seems wrong, and the page that teaches."""
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from engine.errors import InputError
+from mnist import (debug_conditioned_generation, diagnosis, lessons, score, tour, visualize_cfg_effect,
+                   visualize_distribution)
+from mnist.models import load_model
+from mnist.pictures import class_rows, principal_components, scatter
+from test_report import open_page
+from tiny_digits import place, trained                          # noqa: F401  fixtures
+
+
+def test_looking_at_models(trained, place, tmp_path):
+    """Each verb writes its picture and its record, and says in the end what it found."""
+    folder, models = trained
+    digits = ["--dataset", "digits:400", "--cache_dir", folder / "cache", "--num_threads", "1"]
+    place(visualize_cfg_effect, *digits, "--checkpoint", models["flow"], "--guidance_scales", "1", "3", "--num_samples",
+          "20", "--per_cell", "2", "--sampling_steps", "2", "--output", tmp_path / "cfg.png")
+    rows = json.loads((tmp_path / "cfg.json").read_text())["rows"]
+    assert [row["guidance_scale"] for row in rows] == [1, 3] and all(row["fd_digits"] > 0 for row in rows)
+    place(visualize_distribution, *digits, "--checkpoint", models["flow"], "--num_samples", "40", "--sampling_steps", "2",
+          "--projection", "pca", "--output", tmp_path / "points")
+    assert Image.open(tmp_path / "points.png").width > 1000
+    place(score, *digits, "--num_samples", "20", "--output", tmp_path / "damages.csv")
+    names = [row["what"] for row in json.loads((tmp_path / "damages.json").read_text())["rows"]]
+    assert "mirrored" in names and "real digits, draw 5" in names
+    place(score, *digits, "--num_samples", "20", "--checkpoint", models["vae"], "--output", tmp_path / "vae.csv")
+    assert json.loads((tmp_path / "vae.json").read_text())["rows"][0]["what"] == "reconstructions"
+
+
+def test_debugging_ends_with_what_looks_wrong(trained, place, tmp_path, capsys, monkeypatch):
+    folder, models = trained
+    monkeypatch.setattr(diagnosis, "ways_of", lambda model, w: {
+        "one": (model.path(2), 1.0, {}), "two": (model.path(2), w, {})})
+    place(debug_conditioned_generation, "--dataset", "digits:400", "--cache_dir", folder / "cache", "--num_threads", "1",
+          "--checkpoint", models["latent"], "--num_samples", "20", "--output", tmp_path / "debug")
+    verdict = json.loads((tmp_path / "debug.json").read_text())["verdict"]
+    assert "draws the class asked for in" in verdict                        # after four steps of training
+    assert capsys.readouterr().out.strip().endswith(f"{verdict}.") and (tmp_path / "debug.png").is_file()
+
+
+def test_findings_name_what_is_wrong():
+    """Nothing where nothing is, and each fault by its own sentence."""
+    distances = torch.ones(11, 11).double() - torch.eye(11)
+    good = {"distances": distances, "effects": {0.0: 0.5}, "gradients": {"a": 0.8, "b": 0.6}, "accuracies": {"x": 0.9}}
+    assert diagnosis.findings(**good) == []
+    alike = distances.clone()
+    alike[3, 8] = alike[8, 3] = 0.01
+    for change, words in (({"distances": alike}, "classes 3 and 8"), ({"effects": {0.0: 0.001}}, "hardly reaches"),
+                          ({"gradients": {"a": 1.0, "b": 0.0}}, "1 layers get no gradient, b"),
+                          ({"accuracies": {"x": 0.2}}, "x draws the class asked for in 20%"),
+                          ({"accuracies": {"x": 0.9, "y": 0.6}}, "y \\(60% right\\) falls far behind x \\(90%")):
+        [sentence] = diagnosis.findings(**good | change)
+        assert re.search(words, sentence)
+
+
+def test_a_network_that_does_not_hear_the_class_is_found(trained):
+    """Its class maps set to nought: no distance, no effect."""
+    model = load_model(trained[1]["flow"])
+    before = diagnosis.class_effects(model.denoiser, model.path(10))
+    torch.nn.init.zeros_(model.denoiser.network.class_maps)
+    after = diagnosis.class_effects(model.denoiser, model.path(10))
+    assert len(before) == 5 and min(before.values()) > 0 and set(after.values()) == {0.0}
+    assert torch.nan_to_num(diagnosis.code_distances(model.denoiser.network)).sum() == 0
+
+
+def test_gradient_norms_are_those_of_the_loss(trained):
+    """Their squares add to one, and a layer that is cut off has none."""
+    model = load_model(trained[1]["ddpm"])
+    x, labels = torch.randn(6, 1, 32, 32), torch.arange(6)
+    norms = diagnosis.gradient_norms(model.denoiser, x, labels)
+    assert sum(norm**2 for norm in norms.values()) == pytest.approx(1) and norms["class_maps"] > 0
+    torch.nn.init.zeros_(model.denoiser.network.final_conv[2].weight)
+    cut = diagnosis.gradient_norms(model.denoiser, x, labels)
+    assert cut["class_maps"] == 0 and cut["final_conv.2"] == pytest.approx(1)
+
+
+def test_pictures():
+    images = torch.arange(8, dtype=torch.uint8).reshape(8, 1, 1, 1)          # classes 0 1 2 3 0 1 2 3
+    picture = class_rows(images, 4, 2)
+    assert [[picture.getpixel((2 * x, 2 * y))[0] for x in range(2)] for y in range(4)] == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    points = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.1])
+    found = torch.from_numpy(principal_components(points))
+    torch.testing.assert_close(found[:, 0].std(), points[:, 1].double().std(), rtol=0.02, atol=0)
+    assert abs(float(torch.corrcoef(found.T)[0, 1])) < 1e-6
+    assert len(scatter([("a", found.numpy(), None), ("b", found.numpy(), torch.arange(200) % 10, found.numpy())]).axes) == 2
+
+
+@pytest.fixture(scope="module")
+def page(trained, tmp_path_factory):
+    """The tour of all four tiny models, with fewer steps; and the words that it was called with."""
+    folder, models = trained
+    words = ["--dataset", "digits:400", "--cache_dir", str(folder / "cache"), "--num_samples", "20", "--num_threads", "1"]
+    output = tmp_path_factory.mktemp("tour") / "tour.html"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"REFERENCE_STEPS": 3, "CALLS": (2, 4), "SCALES": (1.0, 2.0), "FLOW_STEPS": 2,
+                            "DIFFUSION_STEPS": 2, "EXACT_STEPS": 2, "ERROR_SHARES": (0.1, 0.5, 0.9)}.items():
+            patch.setattr(lessons, name, value)
+        patch.setattr("sys.argv", ["tour", *words, *(str(word) for name, path in models.items()
+                                                     for word in (f"--{name}", path)), "--output", str(output)])
+        tour.main()
+    return output, words
+
+
+def test_the_tour_shows_everything_and_asks_for_nothing(page):
+    text = page[0].read_text()
+    assert len(re.findall("<h2", text)) == 8 and len(text.encode()) < tour.MOST_BYTES and text.count("<pre>") == 8
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', text)               # nothing from outside
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+def test_the_tour_in_a_browser(page, width, tmp_path):
+    """No error, every picture there, nothing that scrolls sideways."""
+    result, log = open_page(page[0].read_text(), tmp_path, width)
+    assert result["problems"] == [] and "CONSOLE" not in log and result["width"] == [width, width]
+    assert len(result["images"]) >= 10 and all(side > 100 for size in result["images"] for side in size)
+
+
+def test_the_tour_says_what_it_leaves_out(page, trained, place, tmp_path, capsys):
+    place(tour, *page[1], "--vae", trained[1]["vae"], "--output", tmp_path / "part.html")
+    assert "left out for want of a checkpoint: solvers" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--flow, --ddpm, --vae, --latent: found none"):
+        place(tour, *page[1], "--output", tmp_path / "none.html")
+    with pytest.raises(InputError, match="--vae"):
+        place(tour, *page[1], "--latent", trained[1]["latent"], "--vae", trained[1]["flow"], "--output",
+              tmp_path / "none.html")
