@@ -7,7 +7,7 @@ import torch
 from engine import devices, seeds
 from engine.denoiser import NetworkDenoiser
 from engine.errors import InputError
-from engine.sampling import from_uint8, to_device
+from engine.sampling import as_floats, from_uint8, to_device
 from engine.seeds import seeded_generator
 from engine.task import Networks, Task, Update
 from scheduler import CosineSteps, noise_added, training_target
@@ -46,8 +46,7 @@ class ImageTask(Task):
 
     def clean_images(self, indices: torch.Tensor) -> torch.Tensor:
         """Those images, in [-1, 1] if they are uint8, as they are if they are latents: [B, C, H, W] on the device."""
-        x_0 = to_device(self.images[to_device(indices, self.images.device)], self.device)
-        return from_uint8(x_0) if x_0.dtype == torch.uint8 else x_0
+        return as_floats(to_device(self.images[to_device(indices, self.images.device)], self.device))
 
 
 class DenoisingTask(ImageTask):

@@ -293,7 +293,8 @@ class Loop:
                 save_png(folder / f"{args.name}_loss.png", figure)
             self.drawn_at = time.perf_counter()
         if self.validations:
-            columns = ["step", "epoch", "weights"] + [c for c in self.task.columns if c != "loss"]
+            columns = ["step", "epoch", "weights"]
+            columns += [c for c in self.task.columns if c != "loss" and any(c in row for row in self.validations)]
             numbers = {key for row in self.validations for key, value in row.items() if isinstance(value, float)}
             columns += sorted(numbers - set(columns))
             rows = [{column: row.get(column, "") for column in columns} for row in self.validations]
