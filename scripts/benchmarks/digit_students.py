@@ -11,22 +11,16 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
-
-import families
 from data import add_data_options, load_images
 from distill.generate import labels_of, student_of
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number)
-from engine.denoiser import Guided
 from engine.errors import InputError
 from engine.files import expecting, load_torch, save_png, write_json
-from engine.sampling import sample
-from mnist.digit_scores import SCORES, load_judge
-from mnist.grids import grid
 
 NUM_SHOWN = 20
 TEACHER = "teacher"
+DIGITS_OF = {"accuracy": 3, "fd_digits": 2, "diversity": 3}     # of the scores in the table
 BATCH = 250
 
 
@@ -50,6 +44,8 @@ def parse_args(argv=None):
 def digits_of(denoiser, path, loaded, solver: str, args, device, count: int):
     """Images of the numbers 0...count - 1 and their labels: uint8 [count, 1, 28, 28], int64 [count]; network calls an
     image, guided or not."""
+    import torch
+    from engine.sampling import sample
     parts, labels = [], labels_of(loaded.denoiser, range(count), device)
     for first in range(0, count, BATCH):
         numbers = range(first, min(first + BATCH, count))
@@ -61,6 +57,8 @@ def digits_of(denoiser, path, loaded, solver: str, args, device, count: int):
 
 def rows_to_measure(args, device):
     """(name and settings of a row, denoiser, path, loaded, solver) of every row. Raises InputError."""
+    import families
+    from engine.denoiser import Guided
     teacher = families.load(args.teacher, device=device, option="--teacher")
     if teacher.image_shape != (1, 28, 28) or teacher.denoiser.num_classes is None:
         raise InputError(f"--teacher: {args.teacher} draws images {list(teacher.image_shape)} of "
@@ -94,19 +92,22 @@ def markdown_table(results: dict) -> str:
         groups.setdefault((row["model"], row["num_steps"]), []).append(row)
     for (model, steps), rows in groups.items():
         cells = []
-        for name, digits in zip(SCORES, (3, 2, 3)):
+        for name, digits in DIGITS_OF.items():
             values = [row[name] for row in rows]
             one = f"{statistics.mean(values):.{digits}f}"
             cells.append(one if len(values) == 1 else f"{one} ({', '.join(f'{value:.{digits}f}' for value in values)})")
         lines.append(f"| {model} | {steps} | {rows[0]['num_model_calls']} | {' | '.join(cells)} |")
     real = results["real digits"]
-    cells = (f"{real[name]:.{digits}f}" for name, digits in zip(SCORES, (3, 2, 3)))
+    cells = (f"{real[name]:.{digits}f}" for name, digits in DIGITS_OF.items())
     lines.append(f"| real digits | – | – | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main():
     args = parse_args()
+    import torch
+    from mnist.digit_scores import load_judge
+    from mnist.grids import grid
     device = start_device(args)
     train_set, test_set = (load_images(args.dataset, split, cache_dir=args.cache_dir, size=28, channels=1)
                            for split in ("train", "test"))
@@ -132,7 +133,7 @@ def main():
             write_json(path, results)
         shown.append(digits_of(denoiser, way, loaded, solver, args, device, NUM_SHOWN)[0])
         print(f"{found['model']} {found['num_steps']} steps: "
-              + ", ".join(f"{name} {found[name]:.4f}" for name in SCORES), flush=True)
+              + ", ".join(f"{name} {found[name]:.4f}" for name in DIGITS_OF), flush=True)
     save_png(f"{args.output}.png", grid(torch.cat(shown), NUM_SHOWN))
     print("\n" + markdown_table(results))
 

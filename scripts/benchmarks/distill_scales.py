@@ -8,9 +8,6 @@ import json
 import statistics
 from pathlib import Path
 
-import torch
-
-from distill.known_scales import distil, references
 from engine.command_line import Parser, run_script, seed_number, whole_number
 from engine.errors import InputError
 from engine.files import expecting, write_json
@@ -53,6 +50,8 @@ def main():
     parser.add_argument("--iterations", type=whole_number(1), default=3000, help="of a row")
     parser.add_argument("--output", default="results/distill_scales", help="JSON, without ending")
     args = parser.parse_args()
+    import torch
+    from distill.known_scales import distil, references
     torch.set_num_threads(1)
     path = Path(f"{args.output}.json")
     results = {"iterations": args.iterations, "references": None, "rows": {}}
