@@ -112,6 +112,7 @@ class DistillationTask(Task):
 
     averaged = ("generator",)
     command = "python -m distill.train"
+    rate_options = "--generator_lr or --guidance_lr"
 
     def __init__(self, teacher: Denoiser, images, labels, args, loaded=None, content_hash: str = "none",
                  device="cpu", held_out=None):

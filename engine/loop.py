@@ -186,7 +186,7 @@ class Loop:
             return
         what = "the gradient's norm" if broken.endswith("gradient_norm") else "the loss"
         of_network = f" of {broken.partition('.')[0]}" if "." in broken else ""
-        advice = "start again with a lower --learning_rate and --overwrite, or another --name"
+        advice = f"start again with a lower {self.task.rate_options} and --overwrite, or another --name"
         if self.args.precision != "float32":            # in float32 the same steps would lead to the same end
             advice = f"continue from the last saved state with --resume and --precision float32, or {advice}"
         times = self.task.describe_batch(step)

@@ -13,7 +13,7 @@ import families
 from baseline_model import BaselineModel
 from conftest import forks, in_two_processes
 from distill import generate, options
-from distill.task import critic_of
+from distill.task import DistillationTask, critic_of
 from distill.train import make_task
 from engine.distributed import Group
 from engine.errors import InputError
@@ -199,6 +199,26 @@ def test_a_student_is_generated_from_and_distilled_again(teachers, tmp_path, mon
     assert len(list((tmp_path / "3").glob("0*.png"))) == 3 and (tmp_path / "3" / "grid.png").is_file()
     distil(student, tmp_path, name="again", steps=2)
     assert families.load(next((tmp_path / "checkpoints").glob("again_*ep.pth"))).few_steps["places"] == [[999, 999]]
+
+
+@pytest.mark.parametrize("broken", ["generator", "critic"])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_written(teachers, tmp_path, monkeypatch, broken):
+    """From the third step on; the state of the second stays the last."""
+    original = getattr(DistillationTask, f"{broken}_loss")
+    calls = [0]
+
+    def loss(task, networks, batch):
+        calls[0] += 1
+        found = original(task, networks, batch)
+        weight = next(p for p in networks[broken].parameters() if p.requires_grad)
+        return found if calls[0] <= {"generator": 1, "critic": 2}[broken] else {
+            **found, "loss": found["loss"] + (weight.sum() * 0).sqrt()}
+
+    monkeypatch.setattr(DistillationTask, f"{broken}_loss", loss)
+    with pytest.raises(InputError, match=f"step 3: the gradient's norm of {broken} is nan.*a lower --generator_lr or"):
+        distil(teachers["v"], tmp_path, "--state_every", "1")
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pth"))
+    assert kept == ["student_step00000001.state.pth", "student_step00000002.state.pth"]
 
 
 def test_where_one_step_starts_follows_the_teachers_output(teachers, tmp_path):
