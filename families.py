@@ -13,14 +13,21 @@ import torch
 from torch import nn
 
 from engine.denoiser import Denoiser, NetworkDenoiser
+from engine.denoising_task import encoded
 from engine.errors import InputError
-from engine.files import expecting, load_torch
+from engine.files import expecting, load_torch, sha256_of_file
+from engine.sampling import to_uint8
+from engine.seeds import seeded_generator
 from flow import model as flow
+from flow.latents import Latents
 from lift import checkpoints
 from lift.coupling import TimestepDenoiser, TimestepModel
 from lift.objective import draw_timesteps, timestep_rule
 from mnist import models as mnist
-from scheduler import CosineSteps
+from networks import adm
+from scheduler import CosineSteps, Sigma
+
+SAFETENSORS = ".safetensors"
 
 
 @dataclass
@@ -31,7 +38,9 @@ class Loaded:
     content: what builds the network, as a checkpoint holds it. draw_times(num, generator): int64 [num, scales], how the
     training drew the timesteps of several scales together; None for one scale. loss_over_a_squared: whether the
     training divided the squared error by a^2. is_steep: whether the network divides by a at the noisiest level, so that
-    a student of one step cannot start there. size, padded, cropped: of a family whose network wants a margin.
+    a student of one step cannot start there. is_guidable: whether it was trained without a class too. image_shape: of
+    the data's images, [C, S, S]. padded, cropped: of a family whose network wants a margin. encode, decode: between
+    images in [-1, 1] and the latents that the network knows; None for one of pixels.
     """
     family: str
     network: nn.Module
@@ -45,23 +54,31 @@ class Loaded:
     draw_times: Callable | None = None
     loss_over_a_squared: bool = False
     is_steep: bool = False
+    is_guidable: bool = False
     options: dict = field(default_factory=dict)
-    size: int | None = None             # of the data's images, where the network's are larger
-    padded: Callable | None = None      # from these to the network's: uint8 [N, C, S, S]
+    image_shape: tuple[int, int, int] | None = None     # None: the network's own
+    padded: Callable | None = None      # from the data's images to the network's: uint8 [N, C, S, S]
     cropped: Callable | None = None     # and back
-    decode: Callable | None = None      # from the latents that the network knows to images in [-1, 1]
-    is_guidable: bool = False           # whether it was trained without a class too
+    encode: Callable | None = None
+    decode: Callable | None = None
     path_of: Callable | None = None     # from a number of steps to times, where they are not the process's even ones
     epochs: int = 0                     # of the training
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Of the data's images, [C, S, S]."""
-        channels, *sides = self.denoiser.shapes[0]
-        return (channels, self.size, self.size) if self.size else (channels, *sides)
+    def __post_init__(self):
+        self.image_shape = tuple(self.image_shape or self.denoiser.shapes[0])
+
+    def inputs_of(self, images: torch.Tensor, device) -> torch.Tensor:
+        """What the network knows of the data's images, uint8 [N, C, S, S] on a device: these, padded, or latents."""
+        images = images if self.padded is None else self.padded(images)
+        return images.to(device) if self.encode is None else encoded(images, self.encode, device)
+
+    def images_of(self, x: torch.Tensor) -> torch.Tensor:
+        """The images that a sampler's x [B, *denoiser.shapes[0]] stands for: uint8 [B, *image_shape]."""
+        images = to_uint8(x if self.decode is None else self.decode(x.float()))
+        return images if self.cropped is None else self.cropped(images)
 
 
-def load_lift(content: dict, path, weights: str, fingerprint: str, device) -> Loaded:
+def load_lift(content: dict, path, weights: str, fingerprint: str, device, vae=None) -> Loaded:
     """S1: a baseline of one scale, or LIFT with two."""
     missing = [key for key in ("model_state", "hidden_dims") if key not in content]
     if missing:
@@ -84,51 +101,95 @@ def load_lift(content: dict, path, weights: str, fingerprint: str, device) -> Lo
     return Loaded("lift", model, TimestepDenoiser(model, 2), "eps", draw_times=draw_times, **facts)
 
 
-def load_flow(content: dict, path, weights: str, fingerprint: str, device) -> Loaded:
-    """A DiT in pixels. Latents need their autoencoder, which is not handed on yet."""
-    if content.get("vae_fingerprint"):
-        raise InputError(f"{path}: is a flow in latents, expected one in pixels; generate from it with python -m "
-                         "flow.generate")
+def load_flow(content: dict, path, weights: str, fingerprint: str, device, vae=None) -> Loaded:
+    """A DiT in pixels, or in the latents of an autoencoder. vae: its folder, where that has moved."""
     found = flow.load_checkpoint(path, weights, device)
     build = {key: content[key] for key in ("family", "config", "label_names") if key in content}
-    return Loaded("flow", found.network, found.denoiser, "velocity", build, Path(path), weights, fingerprint,
-                  few_steps=content.get("few_steps"), options=found.options,
-                  is_guidable=found.options.get("label_dropout", 0) > 0)
+    facts = {"few_steps": content.get("few_steps"), "options": found.options,
+             "is_guidable": found.options.get("label_dropout", 0) > 0}
+    if found.vae_fingerprint:
+        folder = vae or content.get("vae") or found.options.get("vae")
+        latents = Latents(folder, device)
+        if latents.fingerprint != found.vae_fingerprint:
+            raise InputError(f"--vae: {folder}: its weights are not those that {path} was trained with; give the "
+                             "folder of that autoencoder")
+        build |= {"vae": str(folder), "vae_fingerprint": latents.fingerprint}
+        noise = seeded_generator(0, device=device)
+
+        def encode(x: torch.Tensor) -> torch.Tensor:
+            mean, deviation = latents.moments(x)
+            return mean + deviation * torch.randn(mean.shape, generator=noise, device=mean.device)
+
+        side = latents.factor * found.network.image_size
+        facts |= {"encode": encode, "decode": latents.decode, "image_shape": (3, side, side)}
+    return Loaded("flow", found.network, found.denoiser, "velocity", build, Path(path), weights, fingerprint, **facts)
 
 
-def load_mnist(content: dict, path, weights: str, fingerprint: str, device) -> Loaded:
-    """A model of digits in pixels. Latents need their VAE, which is not handed on yet."""
-    if content.get("vae_hash"):
-        raise InputError(f"{path}: is a model in latents, expected one in pixels; generate from it with python -m "
-                         "mnist.generate")
-    model = mnist.model_of(content, path, device, raw=weights == "raw")
+def load_mnist(content: dict, path, weights: str, fingerprint: str, device, vae=None) -> Loaded:
+    """A model of digits, in pixels or in the latents of a VAE. vae: its checkpoint, where that has moved."""
+    if content.get("model") == "vae":
+        raise InputError(f"{path}: is an autoencoder, expected a denoiser; give it as --vae of a model of its latents")
+    model = mnist.model_of(content, path, device, vae, raw=weights == "raw")
     build = {key: content[key] for key in mnist.CONTENT if key in content}
-    size = model.image_size
+    if model.vae is not None and vae is not None:
+        build["vae_checkpoint"] = str(vae)
+    size, latent = model.image_size, {}
+    if model.vae is not None:
+        latent = {"encode": torch.no_grad()(model.vae.encode), "decode": torch.no_grad()(model.vae.decode)}
     return Loaded("mnist", model.denoiser.network, model.denoiser, model.denoiser.kind, build, Path(path), weights,
                   fingerprint, few_steps=content.get("few_steps"), is_steep=model.denoiser.kind == "eps",
-                  options=content.get("options") or {}, size=size, padded=mnist.padded,
-                  cropped=lambda images: mnist.cropped(images, size), is_guidable=model.dropped_labels,
-                  path_of=model.path)
+                  is_guidable=model.dropped_labels, options=content.get("options") or {},
+                  image_shape=(content["channels"], size, size), padded=mnist.padded,
+                  cropped=lambda images: mnist.cropped(images, size), path_of=model.path,
+                  **latent)
 
 
-FAMILIES = {"lift": load_lift, "flow": load_flow, "mnist": load_mnist}
+def load_edm(content: dict, path, weights: str, fingerprint: str, device, vae=None) -> Loaded:
+    """EDM's network from its plain state dict, or a student of it. It knows no prediction without a class."""
+    is_student = "few_steps" in content
+    state = content["model_state"] if is_student else content
+    if is_student and weights == "ema":
+        state = {**state, **content["ema_state"]["shadow"]}
+    config = content["config"] if is_student else adm.config_of(state, path)
+    network = adm.EDMNetwork(**config)
+    adm.load_state(network, state, path)
+    network.requires_grad_(False).eval().to(device)
+    shape = (config["channels"], config["resolution"], config["resolution"])
+    denoiser = NetworkDenoiser(network, Sigma(), "x_0", shape, config["num_classes"] or None)
+    return Loaded("edm", network, denoiser, "x_0", {"family": "edm", "config": config}, Path(path), weights,
+                  fingerprint, few_steps=content["few_steps"] if is_student else None)
 
 
-def load(path, weights: str = "ema", device="cpu", option: str = "--checkpoint") -> Loaded:
-    """The checkpoint at `path`. weights: ema (averaged) or raw. option: its name in messages.
+FAMILIES = {"lift": load_lift, "flow": load_flow, "mnist": load_mnist, "edm": load_edm}
+
+
+def family_of(content: dict) -> str:
+    """The family that a checkpoint names, or that its weights' names tell."""
+    return content.get("family", "edm" if adm.FIRST_WEIGHT in content else "lift")
+
+
+def load(path, weights: str = "ema", device="cpu", option: str = "--checkpoint", vae=None) -> Loaded:
+    """The checkpoint at `path`. weights: ema (averaged) or raw. option: its name in messages. vae: the autoencoder of a
+    model of latents, where it does not lie where it lay in training.
 
     Raises InputError for a file that is missing, damaged or holds pickled objects, and for an unknown family.
     """
-    digest = hashlib.sha256()
-    content = load_torch(path, "checkpoint", digest)
+    if Path(path).suffix == SAFETENSORS:
+        content, fingerprint = adm.load_safetensors(path), sha256_of_file(path)
+    else:
+        digest = hashlib.sha256()
+        content = load_torch(path, "checkpoint", digest)
+        fingerprint = digest.hexdigest()
     if not isinstance(content, dict):
         raise InputError(f"{option}: {path} holds a {type(content).__name__}, expected a checkpoint of this repository")
-    family = content.get("family", "lift")
+    family = family_of(content)
     if family not in FAMILIES:
         raise InputError(f"{option}: {path} is of family {str(family)[:40]!r}, expected one of {', '.join(FAMILIES)}")
     with expecting(path, "checkpoint"):
-        loaded = FAMILIES[family](content, path, weights, digest.hexdigest()[:16], device)
+        loaded = FAMILIES[family](content, path, weights, fingerprint[:16], device, vae)
         loaded.epochs = int(content.get("epochs") or 0)
+    if vae is not None and loaded.decode is None:
+        raise InputError(f"--vae: found {vae}, but {path} is a model of pixels; leave it out")
     return loaded
 
 

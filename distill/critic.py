@@ -32,6 +32,10 @@ def feature_map(features: torch.Tensor) -> torch.Tensor:
     return features.transpose(1, 2).reshape(B, C, side, side)
 
 
+class _EncoderDone(Exception):
+    """The head has its features: what the network would still do is not wanted."""
+
+
 class Critic(nn.Module):
     """network(x, t, ...) with a logit beside its output, and with knowledge of the student's step.
 
@@ -53,6 +57,7 @@ class Critic(nn.Module):
         if head:
             network.get_submodule(bottleneck).register_forward_hook(self._keep_features)
         self._student_step = self._features = None
+        self._stops = False
 
     def _add_step(self, module, inputs, output):
         if self._student_step is None:
@@ -61,14 +66,20 @@ class Critic(nn.Module):
 
     def _keep_features(self, module, inputs, output):
         self._features = output
+        if self._stops:
+            raise _EncoderDone
 
-    def forward(self, *inputs, student_step: torch.Tensor | None = None):
-        """(output, logit): the network's own output, and logits [B] (None without a head).
+    def forward(self, *inputs, student_step: torch.Tensor | None = None, output: bool = True, logits: bool = True):
+        """(output, logits): the network's own output, and logits [B]; None for what is not wanted, or has no head.
 
-        inputs: the network's own: x, t and conditions, or LIFT's images and timesteps.
-        student_step: int64 [B], the step k whose images x are; None for images that no step made.
+        inputs: the network's own: x, t and conditions, or LIFT's images and timesteps. student_step: int64 [B], the
+        step k whose images x are; None for images that no step made. Without `output` the network's decoder is not run.
         """
         self._student_step = student_step if self.step_embedding is not None else None
-        output = self.network(*inputs)
-        features, self._features = self._features, None
-        return output, None if self.head is None else self.head(feature_map(features)).flatten()
+        self._stops, found = not output, None
+        try:
+            found = self.network(*inputs)
+        except _EncoderDone:
+            pass
+        features, self._features, self._stops = self._features, None, False
+        return found, self.head(feature_map(features)).flatten() if logits and self.head is not None else None

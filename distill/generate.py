@@ -20,6 +20,8 @@ def parse(argv=None):
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a student's checkpoint")
     parser.add_argument("--teacher", type=Path, default=None, metavar="FILE", help="its teacher, to be shown beside it")
     parser.add_argument("--guidance_scale", type=real_number(0), default=1.0, help="of the teacher")
+    parser.add_argument("--vae", default=None, metavar="FILE_OR_FOLDER",
+                        help="autoencoder of a student of latents; left out: where it lay when the teacher was trained")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights")
     parser.add_argument("--num_images", type=whole_number(1, 10**9), default=64, metavar="IMAGES", help="how many")
     parser.add_argument("--batch_size", type=whole_number(1), default=64, metavar="IMAGES", help="generated at once")
@@ -50,28 +52,43 @@ def labels_of(denoiser, indices, device):
     return None if num_classes is None else torch.tensor([k % num_classes for k in indices], device=device)
 
 
+def guided_teacher(args, device):
+    """The denoiser of --teacher, guided by --guidance_scale; None without. Raises InputError where it cannot be."""
+    if args.teacher is None:
+        if args.guidance_scale != 1:
+            raise InputError(f"--guidance_scale: found {args.guidance_scale:g}, which has no effect without --teacher; "
+                             "leave it out")
+        return None
+    import families
+    from engine.denoiser import Guided
+    loaded = families.load(args.teacher, args.weights, device, "--teacher", args.vae)
+    if args.guidance_scale == 1:
+        return loaded.denoiser
+    if not loaded.is_guidable or loaded.denoiser.num_classes is None:
+        raise InputError(f"--guidance_scale: found {args.guidance_scale:g}, but {args.teacher} knows no prediction "
+                         "without a class; expected 1")
+    return Guided(loaded.denoiser, args.guidance_scale)
+
+
 def main():
     args = parse()
     import torch
     from PIL import Image
     from torchvision.utils import make_grid
     import families
-    from engine.denoiser import Guided
-    from engine.sampling import sample, to_uint8
+    from engine.sampling import sample
     refuse_existing(args.output_dir / "run.json", args.overwrite)
     device = start_device(args)
-    loaded = families.load(args.checkpoint, args.weights, device)
+    loaded = families.load(args.checkpoint, args.weights, device, vae=args.vae)
     student, path = student_of(loaded)
-    finished = loaded.cropped or (lambda images: images)
-    teacher = families.load(args.teacher, args.weights, device, "--teacher").denoiser if args.teacher else None
-    if teacher is not None and args.guidance_scale != 1:
-        teacher = Guided(teacher, args.guidance_scale)
+    teacher = guided_teacher(args, device)
+    in_pixels = loaded.decode is None
     start, rows = time.perf_counter(), []
     for first in range(0, args.num_images, args.batch_size):
         indices = list(range(first, min(first + args.batch_size, args.num_images)))
         options = {"labels": labels_of(loaded.denoiser, indices, device), "precision": args.precision, "device": device}
         samples = sample(student, path, args.seed, indices, solver="renoise", clip=False, **options)
-        images = finished(to_uint8(samples.xs[0]))
+        images = loaded.images_of(samples.xs[0])
         if not samples.xs[0].isfinite().all():
             raise InputError(f"{args.checkpoint}: an image of {first}...{indices[-1]} is not finite; use an earlier "
                              "checkpoint or --precision float32")
@@ -82,7 +99,7 @@ def main():
             rows.append(images[:len(shown)])
             if teacher is not None:
                 beside = {**options, "labels": None if options["labels"] is None else options["labels"][:len(shown)]}
-                rows.append(finished(to_uint8(sample(teacher, path, args.seed, shown, **beside).xs[0])))
+                rows.append(loaded.images_of(sample(teacher, path, args.seed, shown, clip=in_pixels, **beside).xs[0]))
     grid = make_grid(torch.cat(rows), nrow=GRID_COLUMNS, padding=2, pad_value=255)
     save_png(args.output_dir / "grid.png", Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
     seconds = time.perf_counter() - start

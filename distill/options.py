@@ -8,7 +8,14 @@ from engine.errors import InputError
 
 COUPLINGS = ("tied", "free")
 NUM_LEVELS = 1000
+OF_THE_HEAD = ["guidance_cls_loss_weight", "diffusion_gan", "diffusion_gan_max_timestep"]
 WITHOUT_EFFECT = ["learning_rate", "lr_schedule", "warmup_steps"]       # each network has a rate of its own
+
+
+def add_switch(group, name: str, default: bool | None, text: str) -> None:
+    """--NAME and --no_NAME."""
+    group.add_argument(f"--{name}", action="store_true", default=default, help=text)
+    group.add_argument(f"--no_{name}", dest=name, action="store_false", default=default, help="turns that off")
 
 
 def add_distillation_options(parser: Parser) -> None:
@@ -18,8 +25,12 @@ def add_distillation_options(parser: Parser) -> None:
     group = parser.add_argument_group("teacher")
     group.add_argument("--teacher", type=Path, required=True, metavar="FILE", help="checkpoint of any family")
     group.add_argument("--weights", choices=("ema", "raw"), default="ema", help="the teacher's averaged or raw weights")
+    group.add_argument("--vae", default=None, metavar="FILE_OR_FOLDER",
+                       help="autoencoder of a teacher of latents; left out: where it lay when the teacher was trained")
     group.add_argument("--real_guidance_scale", type=real_number(1), default=1.0, metavar="SCALE",
                        help="classifier-free guidance of the teacher")
+    group.add_argument("--ckpt_only_path", type=Path, default=None, metavar="STATE",
+                       help="training state of an earlier distillation, whose student and critic this one starts from")
     group = parser.add_argument_group("turns and rates")
     group.add_argument("--dfake_gen_update_ratio", type=whole_number(1), default=5, metavar="UPDATES",
                        help="updates of the critic for one of the student")
@@ -35,8 +46,7 @@ def add_distillation_options(parser: Parser) -> None:
     group.add_argument("--gen_cls_loss_weight", type=real_number(0), default=3e-3, metavar="WEIGHT", help="its weight")
     group.add_argument("--guidance_cls_loss_weight", type=real_number(0), default=1e-2, metavar="WEIGHT",
                        help="weight of the head's loss in the critic's")
-    group.add_argument("--no_diffusion_gan", dest="diffusion_gan", action="store_false",
-                       help="the head sees images as they are, at t = 0")
+    add_switch(group, "diffusion_gan", True, "the head sees noised images; without, images as they are, at t = 0")
     group.add_argument("--diffusion_gan_max_timestep", type=whole_number(1), default=1000, metavar="LEVEL",
                        help="the head sees images noised to levels below")
     group.add_argument("--gan_alone", action="store_true", help="no distribution matching")
@@ -54,8 +64,7 @@ def add_distillation_options(parser: Parser) -> None:
                        help="later steps start from the student's own images, not from noised real ones")
     for name, text in (("critic_step", "the critic knows the student's step"),
                        ("level_schedule", "before the last step, levels above the next one alone")):
-        group.add_argument(f"--no_{name}", dest=name, action="store_false",
-                           help=f"as published, without this: {text}")
+        add_switch(group, name, None, f"{text}; left out: on above one step; published: off")
     group = parser.add_argument_group("LIFT")
     group.add_argument("--coupling", choices=COUPLINGS, default="tied",
                        help="tied: the 32 image is the 2x2 mean of the 64 image; free: the network's own")
@@ -64,13 +73,17 @@ def add_distillation_options(parser: Parser) -> None:
                        help="the 32 scale's timesteps of the steps; left out: those of the 64 scale")
     group.add_argument("--use_fp16", action="store_true", help="bfloat16 arithmetic of all three networks")
     options.add_training_options(parser, "student")
+    parser.add_argument("--epoch_steps", type=whole_number(1), default=1000, metavar="STEPS",
+                        help="updates of the critic that are called an epoch, whatever the number of real images")
     parser.add_argument("--sample_every", type=whole_number(0), default=1, metavar="EPOCHS",
                         help="pictures of student and teacher at the same number of calls; 0: none")
+    parser.add_argument("--val_split", default="test", help="images that --val_every measures distances to")
+    parser.add_argument("--val_images", type=whole_number(2), default=500, help="how many")
     parser.set_defaults(lr_schedule="constant", precision="float32", ema_decay=0.999)
 
 
 def needs_images(args) -> bool:
-    """Whether a distillation looks at real images."""
+    """Whether a distillation trains on real images."""
     return args.cls_on_clean_image or args.denoising and not args.backward_simulation
 
 
@@ -113,10 +126,19 @@ def parse(argv=None):
     if args.use_fp16:
         refuse_without_effect(parser, args, ["precision"], "beside --use_fp16")
         args.precision = "bf16"
-    if args.num_denoising_step == 1:
-        args.critic_step = args.level_schedule = False      # one step: nothing to know, nothing above
-    if args.val_every:
-        raise InputError("--val_every: found in distillation, whose losses say nothing of quality; look at "
-                         "--sample_every's pictures, or score checkpoints")
+    for name in ("critic_step", "level_schedule"):
+        if getattr(args, name) is not None and args.num_denoising_step == 1:
+            raise InputError(f"--{name}: found, or --no_{name}, with a student of one step, where it has no effect; "
+                             "leave it out, or add --num_denoising_step")
+        if getattr(args, name) is None:
+            setattr(args, name, args.num_denoising_step > 1)
+    if not args.cls_on_clean_image:
+        refuse_without_effect(parser, args, OF_THE_HEAD, "without --cls_on_clean_image")
+    if not args.gen_cls_loss:
+        refuse_without_effect(parser, args, ["gen_cls_loss_weight"], "without --gen_cls_loss")
+    if not args.diffusion_gan:
+        refuse_without_effect(parser, args, ["diffusion_gan_max_timestep"], "with --no_diffusion_gan")
+    if not args.val_every:
+        refuse_without_effect(parser, args, ["val_split", "val_images"], "without --val_every")
     check_flags(args)
     return args

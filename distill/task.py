@@ -1,5 +1,6 @@
 """Few-step distillation of a teacher of one scale or two, as a task of the engine (Yin et al. 2024, DMD2)."""
 import copy
+import hashlib
 from dataclasses import dataclass, field
 
 import torch
@@ -11,12 +12,14 @@ from distill.few_steps import level_range, student_times, times_of_places
 from distill.options import NUM_LEVELS, check_flags
 from distill.student import StudentDenoiser, coupled, few_steps_of, path_of
 from engine import devices
+from engine.chunks import in_chunks
 from engine.denoiser import Denoiser, Guided, NetworkDenoiser
 from engine.errors import InputError
-from engine.files import save_png
-from engine.sampling import from_uint8, sample, to_device, to_uint8
+from engine.files import expecting, load_torch, save_png
+from engine.sampling import as_floats, sample, to_device, to_uint8
 from engine.seeds import TRAIN_BATCH, TRAIN_NOISE, seeded_generator
 from engine.task import Task, Update
+from evaluation.sliced_wasserstein import distance_of_images
 from networks.adm import EDMNetwork
 from networks.dit import DiT
 from networks.scales import downsample_to_32
@@ -24,11 +27,11 @@ from networks.unet import UNet
 from scheduler import Sigma, clean_image, noise_added, training_target
 
 STEEP_START = 399                       # where one step of a noise prediction is called: it would divide by a
-EPOCH_WITHOUT_IMAGES = 1000             # steps of an epoch where no images are read
 NUM_SHOWN = 8
+VALIDATION_BATCH = 100
 
 
-def check_options(args, teacher: Denoiser, has_images: bool) -> None:
+def check_options(args, teacher: Denoiser, has_images: bool, is_guidable: bool = True) -> None:
     """`check_flags`, and what depends on the teacher and the images. Raises InputError."""
     check_flags(args)
     if args.cls_on_clean_image and not has_images:
@@ -38,6 +41,22 @@ def check_options(args, teacher: Denoiser, has_images: bool) -> None:
     if args.real_guidance_scale > 1 and num_classes_of(teacher) is None:
         raise InputError(f"--real_guidance_scale: found {args.real_guidance_scale} for a teacher without classes, "
                          "expected 1; choose a teacher that was trained with labels")
+    if args.real_guidance_scale > 1 and not is_guidable:
+        raise InputError(f"--real_guidance_scale: found {args.real_guidance_scale} for a teacher that was never "
+                         "trained without a class (--label_dropout 0, EDM's network, a student), expected 1")
+
+
+def check_labels(args, teacher: Denoiser, labels) -> None:
+    """Raises InputError for a teacher with classes and real images without, or with others."""
+    num_classes = num_classes_of(teacher)
+    if num_classes is None:
+        return
+    if labels is None:
+        raise InputError(f"--dataset: {args.dataset}: its split {args.split} has no labels, expected those of the "
+                         f"teacher's {num_classes} classes")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise InputError(f"--dataset: {args.dataset}: has label {int(labels.max())}, expected 0...{num_classes - 1}, "
+                         "the teacher's classes")
 
 
 def num_classes_of(teacher: Denoiser) -> int | None:
@@ -51,6 +70,8 @@ def critic_of(network: nn.Module, size: int, num_student_steps: int, head: bool)
     Raises InputError for a kind of network whose bottleneck is not known here.
     """
     network = copy.deepcopy(network)
+    if hasattr(network, "critic_parts"):                # it says itself where its encoder ends
+        return Critic(network, **network.critic_parts(), num_student_steps=num_student_steps, head=head)
     if isinstance(network, EDMNetwork):
         model = network.model
         return Critic(network, f"model.enc.{list(model.enc)[-1]}", model.bottleneck_channels, model.bottleneck_size,
@@ -84,20 +105,23 @@ class DistillationBatch:
 class DistillationTask(Task):
     """Networks "generator" and "critic", teacher frozen; every few steps the student first, the critic at every one.
 
-    teacher: a NetworkDenoiser, or a TimestepDenoiser of two scales. images: uint8 [N, C, S, S] and labels int64 [N] or
-    None, or None without real images. loaded: the `families.Loaded` the teacher comes from, None for a bare denoiser.
+    teacher: a NetworkDenoiser, or a TimestepDenoiser of two scales. images: uint8 [N, C, S, S] or latents float32, and
+    labels int64 [N] or None, or None without real images. loaded: the `families.Loaded` the teacher comes from, None
+    for a bare denoiser. held_out: uint8 [M, C, S, S] that distances are measured to, or None.
     """
 
     averaged = ("generator",)
     command = "python -m distill.train"
+    rate_options = "--generator_lr or --guidance_lr"
 
     def __init__(self, teacher: Denoiser, images, labels, args, loaded=None, content_hash: str = "none",
-                 device="cpu"):
+                 device="cpu", held_out=None):
         super().__init__(args)
-        check_options(args, teacher, images is not None)
+        check_options(args, teacher, images is not None, loaded is None or loaded.is_guidable)
         self.teacher, self.images, self.image_labels, self.loaded = teacher, images, labels, loaded
+        self.held_out, self.distance_of_teacher = held_out, None
         self.device, self.content_hash = torch.device(device), content_hash
-        self.num_images = EPOCH_WITHOUT_IMAGES * args.batch_size if images is None else len(images)
+        self.num_images = args.epoch_steps * args.batch_size
         self.processes, self.shapes = teacher.processes, teacher.shapes
         self.kind = loaded.kind if loaded else teacher.kind
         self.num_scales, self.num_classes = len(self.processes), num_classes_of(teacher)
@@ -121,6 +145,21 @@ class DistillationTask(Task):
                      "critic": ["denoising"] + ["gan"] * args.cls_on_clean_image}
         self.columns = tuple(f"{name}.{key}" for name, keys in losses_of.items()
                              for key in ["loss", *keys])
+        if args.ckpt_only_path is not None:
+            self.start_from(args.ckpt_only_path)
+
+    def start_from(self, path) -> None:
+        """Student and critic from the weights in a training state, with new optimizers. Raises InputError."""
+        digest = hashlib.sha256()
+        state = load_torch(path, "training state", digest)
+        with expecting(path, "training state of a distillation", "give the .state.pth of one with the same options"):
+            found = state["few_steps"]
+            if found != self.few_steps:
+                raise InputError(f"--ckpt_only_path: {path} is of a student at {found['places']}, expected "
+                                 f"{self.few_steps['places']}; give the options of its training")
+            self.networks["generator"].load_state_dict(state["model_state"])
+            self.networks["critic"].load_state_dict(state["others"]["critic"]["model_state"])
+        self.frozen_hashes = {**self.frozen_hashes, "start": digest.hexdigest()[:16]}
 
     def choose_steps(self) -> dict:
         """The student's places and where it is called, per step and scale."""
@@ -148,7 +187,8 @@ class DistillationTask(Task):
         return [noise_added(x, noise, *levels) for x, noise, levels in zip(xs, noises, self.levels(places))]
 
     def outputs(self, network, xs, places, labels=None, **more):
-        """What a network puts out for noised images xs: a tensor per scale. `more` is for a critic: logits too."""
+        """What a network puts out for noised images xs: a tensor per scale, None of a critic asked for logits alone.
+        more: for a critic (`Critic.forward`), whose logits come beside it."""
         ts = [times[places[:, scale]] for scale, times in enumerate(self.times)]
         if self.num_scales == 2:
             inputs = (*xs, *ts)
@@ -159,10 +199,9 @@ class DistillationTask(Task):
                 inputs += (null if labels is None else labels,)
         with devices.autocast(xs[0].device, self.args.precision):
             output = network(*inputs, **more)
-        is_critic = bool(more)
-        found, logit = output if is_critic else (output, None)
-        per_scale = list(found) if self.num_scales == 2 else [found]
-        return (per_scale, logit) if is_critic else per_scale
+        found, logits = output if more else (output, None)
+        per_scale = list(found) if self.num_scales == 2 and found is not None else [found]
+        return (per_scale, logits) if more else per_scale
 
     def as_clean(self, outputs, xs, places) -> list[torch.Tensor]:
         """The clean images that outputs mean, in float32."""
@@ -172,10 +211,13 @@ class DistillationTask(Task):
     def teacher_clean(self, xs, places, labels) -> list[torch.Tensor]:
         """The teacher's clean images, guided above a scale of 1; in the precision of the critic's."""
         ts = [times[places[:, scale]] for scale, times in enumerate(self.times)]
-        scale = self.args.real_guidance_scale
-        denoiser = Guided(self.teacher, scale) if scale > 1 else self.teacher
         with devices.autocast(xs[0].device, self.args.precision):
-            return denoiser.clean(xs, ts, labels)
+            return self.guided_teacher().clean(xs, ts, labels)
+
+    def guided_teacher(self) -> Denoiser:
+        """The teacher, guided above a scale of 1."""
+        scale = self.args.real_guidance_scale
+        return Guided(self.teacher, scale) if scale > 1 else self.teacher
 
     def generated(self, network, xs, k: int, labels) -> list[torch.Tensor]:
         """The student's step k: noised images -> clean ones, one image at both sizes where they are tied."""
@@ -257,7 +299,7 @@ class DistillationTask(Task):
             labels = to_device(torch.randint(self.num_classes, (size,), generator=generator)[part], device)
         if self.images is not None:
             picks = torch.randint(len(self.images), (size,), generator=seeded_generator(args.seed, TRAIN_BATCH, step))
-            real = self.pyramid(from_uint8(to_device(self.images[picks[part].to(self.images.device)], device)))
+            real = self.pyramid(as_floats(to_device(self.images[picks[part].to(self.images.device)], device)))
             if self.image_labels is not None:
                 real_labels = to_device(self.image_labels[picks[part]], device)
             if k and not args.backward_simulation and labels is not None:
@@ -293,7 +335,8 @@ class DistillationTask(Task):
             places = batch.places["matching"]
             with torch.no_grad():
                 noised = self.noised(batch.generated, batch.noise["matching"], places)
-                outputs, _ = self.outputs(critic, noised, places, batch.labels, student_step=self.told_step(batch, xs))
+                outputs, _ = self.outputs(critic, noised, places, batch.labels, logits=False,
+                                          student_step=self.told_step(batch, xs))
                 gradients = [losses.matching_gradient(x, fake, real) for x, fake, real in zip(
                     xs, self.as_clean(outputs, noised, places), self.teacher_clean(noised, places, batch.labels))]
             result["matching"] = self.over_scales([losses.matching_loss(x, gradient)
@@ -312,7 +355,7 @@ class DistillationTask(Task):
                 batch.generated = self.generated(networks["generator"], start, batch.k, batch.labels)
         xs, places, noises = batch.generated, batch.places["critic"], batch.noise["critic"]
         outputs, fake_logits = self.outputs(critic, self.noised(xs, noises, places), places, batch.labels,
-                                            student_step=self.told_step(batch, xs))
+                                            student_step=self.told_step(batch, xs), logits=self.args.shared_critic_pass)
         targets = [training_target(self.kind, x, noise, *levels)
                    for x, noise, levels in zip(xs, noises, self.levels(places))]
         result = {"denoising": self.over_scales([
@@ -341,7 +384,7 @@ class DistillationTask(Task):
             xs = self.noised(xs, batch.noise[use], places)
         else:
             places = torch.zeros(len(xs[0]), self.num_scales, dtype=torch.long, device=xs[0].device)
-        return self.outputs(critic, xs, places, labels, student_step=self.told_step(batch, xs))[1]
+        return self.outputs(critic, xs, places, labels, student_step=self.told_step(batch, xs), output=False)[1]
 
     # --- what is kept and shown ---------------------------------------------------------------------------------------
 
@@ -349,20 +392,46 @@ class DistillationTask(Task):
         """A checkpoint of the teacher's family that names the student's few steps."""
         return {**(self.loaded.content if self.loaded else {"family": "distill"}), "few_steps": self.few_steps}
 
-    def preview(self, networks) -> torch.Tensor:
-        """Students' images above, the teacher's at the same number of calls below: uint8 [2 n, C, S, S]."""
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are images that distances can be measured to."""
+        return self.held_out is not None
+
+    def drawn(self, denoiser: Denoiser, numbers, solver: str) -> torch.Tensor:
+        """Images of those numbers by a denoiser along the student's path: uint8 [B, C, S, S] of the data's size."""
         times = [t.cpu() for t in self.times]
         path = path_of(self.few_steps, times, self.processes)
-        shown, labels = range(NUM_SHOWN), None
+        labels = None
         if self.num_classes is not None:
-            labels = torch.arange(NUM_SHOWN, device=self.device) % self.num_classes
+            labels = torch.tensor([number % self.num_classes for number in numbers], device=self.device)
+        in_pixels = self.loaded is None or self.loaded.decode is None
+        x = sample(denoiser, path, self.args.seed, numbers, labels=labels, solver=solver, device=self.device,
+                   clip=in_pixels and solver != "renoise", precision=self.args.precision).xs[0]
+        return to_uint8(x) if self.loaded is None else self.loaded.images_of(x)
+
+    def student_of(self, network) -> StudentDenoiser:
+        """A student's network as the sampler sees it."""
         student = copy.copy(self.teacher)
-        setattr(student, "network" if isinstance(student, NetworkDenoiser) else "model", networks["generator"])
-        rows = [sample(StudentDenoiser(student, self.few_steps, times), path, self.args.seed, shown, labels=labels,
-                       solver="renoise", clip=False, precision=self.args.precision, device=self.device),
-                sample(self.teacher, path, self.args.seed, shown, labels=labels, precision=self.args.precision,
-                       device=self.device)]
-        return to_uint8(torch.cat([row.xs[0] for row in rows]))
+        setattr(student, "network" if isinstance(student, NetworkDenoiser) else "model", network)
+        return StudentDenoiser(student, self.few_steps, [t.cpu() for t in self.times])
+
+    def preview(self, networks) -> torch.Tensor:
+        """Students' images above, the teacher's at the same number of calls below: uint8 [2 n, C, S, S]."""
+        shown = range(NUM_SHOWN)
+        return torch.cat([self.drawn(self.student_of(networks["generator"]), shown, "renoise"),
+                          self.drawn(self.guided_teacher(), shown, "ddim")])
+
+    def validate(self, networks) -> dict:
+        """Distances to held-out images: of the student, and of its teacher at the same number of calls."""
+        def distance(denoiser, solver: str) -> float:
+            numbers = torch.arange(len(self.held_out))
+            parts = [self.drawn(denoiser, part.tolist(), solver) for part in in_chunks(numbers, VALIDATION_BATCH)]
+            return distance_of_images(torch.cat(parts), self.held_out)
+
+        if self.distance_of_teacher is None:            # it never moves
+            self.distance_of_teacher = distance(self.guided_teacher(), "ddim")
+        return {"distance_of_student": distance(self.student_of(networks["generator"]), "renoise"),
+                "distance_of_teacher": self.distance_of_teacher}
 
     def write_preview(self, networks, step: int, epoch: float) -> None:
         """The preview as {name}_preview.png in the output folder."""

@@ -1,25 +1,33 @@
 #!/usr/bin/env python3
 """Distil a teacher into a student of 1, 2 or 4 steps: python -m distill.train --teacher CHECKPOINT."""
-from data import load_images, to_device
+from data import load_images
 from distill.options import needs_images, parse
 from engine.command_line import run_script
 
 
 def make_task(args, device, group):
     """The teacher from its checkpoint, real images where they are needed."""
+    import numpy as np
     import torch
     import families
-    from distill.task import DistillationTask
-    loaded = families.load(args.teacher, args.weights, device, option="--teacher")
-    images = labels = None
+    from distill.task import DistillationTask, check_labels, check_options
+    loaded = families.load(args.teacher, args.weights, device, "--teacher", args.vae)
+    channels, side = loaded.image_shape[0], loaded.image_shape[-1]
+    check_options(args, loaded.denoiser, True, loaded.is_guidable)      # before images are looked at
+
+    def images_of(split: str):
+        return load_images(args.dataset, split, cache_dir=args.cache_dir, size=side, channels=channels)
+
+    images = labels = held_out = None
     content_hash = "none"
     if needs_images(args):
-        channels, side = loaded.denoiser.shapes[0][0], loaded.size or loaded.denoiser.shapes[0][-1]
-        found = load_images(args.dataset, args.split, cache_dir=args.cache_dir, size=side, channels=channels)
-        images, content_hash = to_device(found.images, device), found.content_hash
-        images = loaded.padded(images) if loaded.padded else images
+        found = images_of(args.split)
+        images, content_hash = loaded.inputs_of(torch.from_numpy(np.array(found.images)), device), found.content_hash
         labels = None if found.labels is None else torch.as_tensor(found.labels)
-    task = DistillationTask(loaded.denoiser, images, labels, args, loaded, content_hash, device)
+        check_labels(args, loaded.denoiser, labels)
+    if args.val_every:
+        held_out = torch.from_numpy(np.array(images_of(args.val_split).images[:args.val_images]))
+    task = DistillationTask(loaded.denoiser, images, labels, args, loaded, content_hash, device, held_out)
     if group.is_main:
         steps = ", ".join("(" + ",".join(map(str, place)) + ")" for place in task.few_steps["places"])
         print(f"student of {args.num_denoising_step} steps at {steps}, the first called at "

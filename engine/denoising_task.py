@@ -7,7 +7,7 @@ import torch
 from engine import devices, seeds
 from engine.denoiser import OutputDenoiser
 from engine.errors import InputError
-from engine.sampling import from_uint8, to_device
+from engine.sampling import as_floats, from_uint8, to_device
 from engine.seeds import seeded_generator
 from engine.task import Networks, Task, Update
 from scheduler import CosineSteps, noise_added, training_target
@@ -73,8 +73,7 @@ class Pixels(CleanImages):
 
     def __call__(self, indices, flipped=None, noise=None) -> torch.Tensor:
         """As in `CleanImages`."""
-        x_0 = to_device(self.images[to_device(indices, self.images.device)], self.device)
-        x_0 = from_uint8(x_0) if x_0.dtype == torch.uint8 else x_0
+        x_0 = as_floats(to_device(self.images[to_device(indices, self.images.device)], self.device))
         return x_0 if flipped is None else torch.where(to_device(flipped, self.device)[:, None, None, None],
                                                        x_0.flip(3), x_0)
 

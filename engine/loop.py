@@ -186,7 +186,7 @@ class Loop:
             return
         what = "the gradient's norm" if broken.endswith("gradient_norm") else "the loss"
         of_network = f" of {broken.partition('.')[0]}" if "." in broken else ""
-        advice = "start again with a lower --learning_rate and --overwrite, or another --name"
+        advice = f"start again with a lower {self.task.rate_options} and --overwrite, or another --name"
         if self.args.precision != "float32":            # in float32 the same steps would lead to the same end
             advice = f"continue from the last saved state with --resume and --precision float32, or {advice}"
         times = self.task.describe_batch(step)
@@ -293,7 +293,8 @@ class Loop:
                 save_png(folder / f"{args.name}_loss.png", figure)
             self.drawn_at = time.perf_counter()
         if self.validations:
-            columns = ["step", "epoch", "weights"] + [c for c in self.task.columns if c != "loss"]
+            columns = ["step", "epoch", "weights"]
+            columns += [c for c in self.task.columns if c != "loss" and any(c in row for row in self.validations)]
             numbers = {key for row in self.validations for key, value in row.items() if isinstance(value, float)}
             columns += sorted(numbers - set(columns))
             rows = [{column: row.get(column, "") for column in columns} for row in self.validations]

@@ -235,3 +235,8 @@ def to_uint8(x: torch.Tensor) -> torch.Tensor:
 def from_uint8(images: torch.Tensor) -> torch.Tensor:
     """uint8 images to float32 in [-1, 1]: v / 127.5 - 1."""
     return images.float() / 127.5 - 1
+
+
+def as_floats(data: torch.Tensor) -> torch.Tensor:
+    """What a network is trained on: uint8 images in [-1, 1], latents as they are."""
+    return from_uint8(data) if data.dtype == torch.uint8 else data

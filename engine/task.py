@@ -47,6 +47,7 @@ class Task:
     columns: tuple[str, ...] = ("loss",)
     has_validation = False                          # whether there are held-out images
     command = "the command that trained it"         # for messages about a checkpoint of another task
+    rate_options = "--learning_rate"                # what to lower where a run diverges
     older_options: dict = {}                        # what states of earlier versions leave out
 
     def __init__(self, args):

@@ -20,6 +20,7 @@ BENCHMARKS = {
     "frechet": ("Fréchet distance at 2048 dimensions, time of pytorch-fid over ours", "≥"),
     "resume_after_kills": ("share of weights that equal those of a run never killed, bit for bit", "≥"),
     "two_processes": ("largest relative difference of a loss, two processes from one", "≤"),
+    "distill_step": ("iteration of distillation, time of the published structure over ours", "≥"),
     "precision": ("loss gap of bf16 from float32 over that between two seeds", "≤"),
 }
 BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "ratio_uncompiled",

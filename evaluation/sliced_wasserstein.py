@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from engine.chunks import in_chunks
 from engine import devices
+from engine.sampling import from_uint8
 from evaluation import reference_cache
 from engine.errors import InputError
 from evaluation.options import pyramid_levels
@@ -107,6 +108,18 @@ def projected_quantiles(descriptors: torch.Tensor, num_projections: int = NUM_PR
     size = max(1, VALUES_PER_CHUNK // len(descriptors))
     return torch.cat([quantiles((descriptors @ part).T.contiguous(), num_quantiles)
                       for part in directions.split(size, dim=1)])
+
+
+@torch.no_grad()
+@devices.exact_float32()
+def distance_of_images(images: torch.Tensor, others: torch.Tensor, num_projections: int = NUM_PROJECTIONS) -> float:
+    """Sliced Wasserstein-1 distance of whole images of any size: uint8 [N, C, H, W] and [M, C, H, W].
+
+    Values are in [-1, 1]; images that are brighter by d are 0.8 d apart, the mean of |N(0, 1)| times d. It sees
+    brightness, contrast and large shapes, and is for following a training, not for comparing models.
+    """
+    found = [projected_quantiles(from_uint8(part).flatten(1).cpu(), num_projections) for part in (images, others)]
+    return float(wasserstein_1d(*found).mean())
 
 
 @torch.no_grad()

@@ -113,8 +113,8 @@ def own_scale_jacobians(mixture: GaussianMixture, x_64, x_32, log_snr: torch.Ten
     return maps
 
 
-def random_mixture(seed: int, num_components: int = 6, falloff: float = 0.5) -> GaussianMixture:
-    """A mixture with some traits of photographs: smooth means, spectra that fall with frequency, uneven contrast.
+def random_mixture(seed: int, num_components: int = 6, falloff: float = 0.5, size: int = SIZE) -> GaussianMixture:
+    """A mixture of images with `size` pixels a side and some traits of photographs: smooth means, spectra that fall with frequency, uneven contrast.
 
     Each component's spectrum falls as (0.5 + f^2)^-a with its own a within 0.2 of `falloff`, roughened by log-normal
     factors. At 1 it is the f^-2 of photographs, in which fine detail hardly counts in a distance of pixels; at 0.5
@@ -122,18 +122,18 @@ def random_mixture(seed: int, num_components: int = 6, falloff: float = 0.5) -> 
     other, across scales too. Pixels have a standard deviation of 0.4 about an overall mean of 0.
     """
     random = np.random.default_rng([seed, 8])
-    n, cosines = np.arange(SIZE), cosine_matrix(SIZE).numpy()
-    basis = np.einsum("ux,vy->uvxy", cosines, cosines).reshape(SIZE**2, SIZE**2)        # DCT, rows orthonormal
+    n, cosines = np.arange(size), cosine_matrix(size).numpy()
+    basis = np.einsum("ux,vy->uvxy", cosines, cosines).reshape(size**2, size**2)        # DCT, rows orthonormal
     frequency_sq = (n[:, None]**2 + n[None, :]**2).reshape(-1)
     means, covariances = [], []
     for _ in range(num_components):
-        means.append((random.standard_normal(SIZE**2) * (0.5 + frequency_sq)**-1.5) @ basis)
+        means.append((random.standard_normal(size**2) * (0.5 + frequency_sq)**-1.5) @ basis)
         exponent = random.uniform(falloff - 0.2, falloff + 0.2)
-        spectrum = (0.5 + frequency_sq)**-exponent * np.exp(0.5 * random.standard_normal(SIZE**2))
-        contrast = np.exp(0.6 * (random.standard_normal(SIZE**2) * (0.5 + frequency_sq)**-1.0) @ basis)
+        spectrum = (0.5 + frequency_sq)**-exponent * np.exp(0.5 * random.standard_normal(size**2))
+        contrast = np.exp(0.6 * (random.standard_normal(size**2) * (0.5 + frequency_sq)**-1.0) @ basis)
         factor = contrast[:, None] * basis.T * np.sqrt(spectrum)
         covariance = factor @ factor.T
-        covariances.append(covariance / np.trace(covariance) * SIZE**2)
+        covariances.append(covariance / np.trace(covariance) * size**2)
     weights = random.dirichlet(np.full(num_components, 5.0))
     means = np.array(means) - weights @ np.array(means)
     # A third of the variance lies between the components, the rest within them.

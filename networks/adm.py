@@ -3,8 +3,7 @@
 Attribute names follow the published ImageNet-64 checkpoint, so that its weights load once stored as a plain state dict.
 """
 import math
-import pickle
-from pathlib import Path
+import re
 
 import torch
 import torch.nn as nn
@@ -201,27 +200,41 @@ class EDMNetwork(nn.Module):
         return self.sigma_data**2 / total.square() * x.float() + sigma_b * self.sigma_data / total * output.float()
 
 
-def load_weights(network: nn.Module, path) -> None:
-    """Fill a network from a safetensors file, or from a plain state dict saved by torch.save.
+FIRST_WEIGHT = "model.map_layer0.weight"
 
-    Raises InputError for a pickle of anything else, and for names or shapes that differ.
-    """
-    path = Path(path)
+
+def config_of(state: dict, path) -> dict:
+    """What `EDMNetwork` is built with for a state dict, read off its names and shapes. Raises InputError."""
+    name = next((name for name in state if name.endswith("_conv.weight")), "")
+    found = re.fullmatch(r"model\.enc\.(\d+)x\d+_conv\.weight", name)
+    if not found:
+        raise InputError(f"{path}: has no model.enc.*_conv.weight in it, expected the state dict of EDM's ADM network")
+    resolution, first = int(found[1]), state[found[0]]
+    blocks = [re.fullmatch(r"model\.enc\.(\d+)x\d+_block(\d+)\.conv0\.weight", name) for name in state]
+    widths = {int(block[1]): len(state[block[0]]) for block in blocks if block}             # size -> channels
+    num_blocks = 1 + max((int(block[2]) for block in blocks if block), default=0)
+    with_attention = [re.match(r"model\.enc\.(\d+)x\d+_block\d+\.qkv", name) for name in state]
+    attention = {int(match[1]) for match in with_attention if match}
+    labels = state.get("model.map_label.weight")
+    return {"resolution": resolution, "base_channels": len(first), "channels": first.shape[1],
+            "num_blocks": num_blocks, "mult": [widths[size] // len(first) for size in sorted(widths, reverse=True)],
+            "attention_at": sorted(attention, reverse=True), "num_classes": 0 if labels is None else labels.shape[1]}
+
+
+def load_safetensors(path) -> dict:
+    """The tensors of a safetensors file. Raises InputError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file; give the network's weights") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise InputError(f"{path}: not a plain state dict; a pickle of a whole network is never opened; store its "
-                         "state_dict() with torch.save or as .safetensors") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file ({error}); store the weights again") from error
+
+
+def load_state(network: nn.Module, state, path) -> None:
+    """Fill a network. Raises InputError, naming the file, for names or shapes that differ."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()} if isinstance(state, dict) and all(
         isinstance(value, torch.Tensor) for value in state.values()) else {}

@@ -12,7 +12,7 @@
 set -uo pipefail
 source "$(dirname "$0")/environment.sh" || exit
 all="dynamic_program train_step train_step_compile error_map sampling sampling_compile frechet path_costs"
-all+=" resume_after_kills two_processes precision flow_step flow_step_compile"
+all+=" resume_after_kills two_processes precision flow_step flow_step_compile distill_step"
 folder="${BENCHMARKS_DIR:-results/benchmarks}"
 mkdir -p "$folder"
 for name in "$@"; do

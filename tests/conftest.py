@@ -90,7 +90,7 @@ def forks():
     """For processes that train: they are forked from a server that has torch loaded already. The process of the tests
     itself cannot be forked for that, since its own backward passes may have started threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "train_lift", "engine.loop", "lift.tasks"])
+    context.set_forkserver_preload(["torch", "train_lift", "engine.loop", "lift.tasks", "distill.task", "families"])
     return context
 
 

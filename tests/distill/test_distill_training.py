@@ -1,7 +1,8 @@
 """Distillation end to end: tiny teachers of one scale and two, resumed, on two processes, generated from, refused."""
+import csv
 import json
 import os
-import subprocess
+import signal
 import sys
 
 import pytest
@@ -10,18 +11,22 @@ from PIL import Image
 
 import families
 from baseline_model import BaselineModel
-from conftest import REFERENCE
+from conftest import forks, in_two_processes
 from distill import generate, options
-from distill.task import critic_of
+from distill.task import DistillationTask, critic_of
 from distill.train import make_task
+from engine.distributed import Group
 from engine.errors import InputError
 from engine.files import save_torch
-from engine.loop import train
+from engine.loop import Loop, train
+from engine.run_files import epoch_of
 from mnist import models as mnist_models
 from model import LIFTDualTimestepModel
+from networks.adm import EDMNetwork
 from networks.dit import DiT
+from scripts.benchmarks.resume_after_kills import die_while_writing
+from test_families import write_latent_model
 
-ROOT = REFERENCE.parents[1]
 GAN = ("--cls_on_clean_image", "--gen_cls_loss")
 TWO_STEPS = ("--denoising", "--num_denoising_step", "2", "--backward_simulation")
 
@@ -100,19 +105,80 @@ def test_a_resumed_run_ends_bit_for_bit_like_a_straight_one(teachers, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", [(), pytest.param(("--fsdp",), marks=pytest.mark.xfail(
-    strict=True, reason="distillation under FSDP2 stops with an error: not done yet"))])
-def test_two_processes_equal_one(teachers, tmp_path, sharding):
+@pytest.mark.parametrize("sharding", [(), ("--fsdp",)])
+def test_two_processes_equal_one_and_either_goes_on_where_the_other_stopped(teachers, tmp_path, sharding):
     more = (*TWO_STEPS, *GAN)
     distil(teachers["wide_lift"], tmp_path, *more, name="one", steps=10)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
-               "distill.train", *words(teachers["wide_lift"], tmp_path, *more, *sharding, name="two", steps=10)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (final_state(tmp_path, name, 10) for name in ("one", "two"))
-    for key in ("model_state", "ema_state"):
-        assert largest_difference(one[key], two[key]) < 1e-4
-    assert largest_difference(one["others"]["critic"]["model_state"], two["others"]["critic"]["model_state"]) < 1e-4
+
+    def with_two(name, steps, *resume):
+        return in_two_processes(train_in_a_process, words(teachers["wide_lift"], tmp_path, *more, *sharding, *resume,
+                                                          name=name, steps=steps))
+
+    with_two("two", 10)
+    with_two("two_then_one", 5)
+    distil(teachers["wide_lift"], tmp_path, *more, "--resume", name="two_then_one", steps=10)
+    distil(teachers["wide_lift"], tmp_path, *more, name="one_then_two", steps=5)
+    with_two("one_then_two", 10, "--resume")
+    one = final_state(tmp_path, "one", 10)
+    for name in ("two", "two_then_one", "one_then_two"):
+        other = final_state(tmp_path, name, 10)
+        assert other["num_updates"] == {"generator": 5, "critic": 10}
+        for key in ("model_state", "ema_state"):
+            assert largest_difference(one[key], other[key]) < 1e-4
+        assert largest_difference(one["others"]["critic"]["model_state"],
+                                  other["others"]["critic"]["model_state"]) < 1e-4
+
+
+def train_in_a_process(given):
+    train(make_task, options.parse(given))
+
+
+def train_until_killed(given, kill, notes):
+    """Train in this process, which dies right after an update or while a file is being written.
+
+    kill: ("update", n), after the nth update of this process, or ("file", n). What died is noted: the step, and whose
+    update it was.
+    """
+    kind, number = kill
+    if kind == "file":
+        die_while_writing(number)
+    original, done = Loop.run_update, [0]
+
+    def run_update(loop, update, batches, keep):
+        row = original(loop, update, batches, keep)
+        done[0] += 1
+        if kind == "update" and done[0] == number:
+            with open(notes, "a") as file:
+                file.write(f"{loop.step} {update.trains}\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row
+
+    Loop.run_update = run_update
+    train_in_a_process(given)
+
+
+@pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_between_the_updates_of_a_step_and_elsewhere_a_run_ends_as_a_straight_one(teachers, tmp_path, num_kills):
+    """A step whose student has moved and whose critic has not was never saved, and is done again."""
+    more, steps, notes = (*GAN, "--state_every", "1"), max(6, num_kills), tmp_path / "notes"
+    distil(teachers["baseline"], tmp_path, *more, name="straight", steps=steps)
+    killed = words(teachers["baseline"], tmp_path, *more, "--resume", name="killed", steps=steps)
+    # Student and critic, critic alone, and so on: the first and the fourth update are a student's.
+    kills = [(("update", 1), ("file", 1), ("update", 4))[k % 3] for k in range(num_kills)]
+    for kill in kills:
+        child = forks().Process(target=train_until_killed, args=(killed, kill, notes))
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, kill
+    train_in_a_process(killed)
+    died_after = [line.split()[1] for line in notes.read_text().splitlines()]
+    assert died_after == ["generator"] * sum(kind == "update" for kind, _ in kills)
+    straight, resumed = final_state(tmp_path, "straight", steps), final_state(tmp_path, "killed", steps)
+    for key in (*TRAINED, "interval_mean", "epoch_mean"):
+        assert largest_difference(straight[key], resumed[key]) == 0
+    for key in ("num_updates", "step", "losses"):
+        assert straight[key] == resumed[key]
+    assert straight["num_updates"] == {"generator": steps // 2, "critic": steps}
 
 
 def test_a_student_is_generated_from_and_distilled_again(teachers, tmp_path, monkeypatch):
@@ -135,11 +201,31 @@ def test_a_student_is_generated_from_and_distilled_again(teachers, tmp_path, mon
     assert families.load(next((tmp_path / "checkpoints").glob("again_*ep.pth"))).few_steps["places"] == [[999, 999]]
 
 
+@pytest.mark.parametrize("broken", ["generator", "critic"])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_written(teachers, tmp_path, monkeypatch, broken):
+    """From the third step on; the state of the second stays the last."""
+    original = getattr(DistillationTask, f"{broken}_loss")
+    calls = [0]
+
+    def loss(task, networks, batch):
+        calls[0] += 1
+        found = original(task, networks, batch)
+        weight = next(p for p in networks[broken].parameters() if p.requires_grad)
+        return found if calls[0] <= {"generator": 1, "critic": 2}[broken] else {
+            **found, "loss": found["loss"] + (weight.sum() * 0).sqrt()}
+
+    monkeypatch.setattr(DistillationTask, f"{broken}_loss", loss)
+    with pytest.raises(InputError, match=f"step 3: the gradient's norm of {broken} is nan.*a lower --generator_lr or"):
+        distil(teachers["v"], tmp_path, "--state_every", "1")
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pth"))
+    assert kept == ["student_step00000001.state.pth", "student_step00000002.state.pth"]
+
+
 def test_where_one_step_starts_follows_the_teachers_output(teachers, tmp_path):
     for name, expected in (("baseline", 399), ("v", 999), ("lift", 399)):
         args = options.parse(words(teachers[name], tmp_path))
         args.precision = "float32"
-        task = make_task(args, torch.device("cpu"), type("Group", (), {"is_main": False}))
+        task = make_task(args, torch.device("cpu"), Group(1, 2))
         assert set(task.few_steps["called_at"][0]) == {expected}
 
 
@@ -147,23 +233,18 @@ def test_where_one_step_starts_follows_the_teachers_output(teachers, tmp_path):
     (("--backward_simulation",), "--denoising"), (("--gen_cls_loss",), "--cls_on_clean_image"),
     (("--learning_rate", "1e-3"), "--generator_lr"), (("--real_guidance_scale", "2"), "without classes"),
     (("--student_t_32", "999"), "one scale"), ((*TWO_STEPS, "--student_t_32", "999", "999"), "falling"),
-    (("--val_every", "1"), "say nothing of quality")])
+    (("--critic_step",), "student of one step"), (("--no_level_schedule",), "student of one step"),
+    (("--guidance_cls_loss_weight", "1"), "without --cls_on_clean_image"),
+    (("--no_diffusion_gan",), "without --cls_on_clean_image"),
+    ((*GAN, "--no_diffusion_gan", "--diffusion_gan_max_timestep", "9"), "with --no_diffusion_gan"),
+    (("--gen_cls_loss_weight", "1"), "without --gen_cls_loss"), (("--val_images", "9"), "without --val_every"),
+    (("--vae", "vae.pth"), "model of pixels"), (("--ckpt_only_path", "missing.pth"), "no such training state"),
+    (("--denoising", "--num_denoising_step", "600"), "expected 1...500")])
 def test_a_flag_that_cannot_be_is_one_line(teachers, tmp_path, more, message):
     with pytest.raises(InputError, match=message) as error:
         distil(teachers["baseline"], tmp_path, *more)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("checkpoints/*.pth"))
-
-
-def test_foreign_teachers_are_refused(tmp_path):
-    save_torch(tmp_path / "alien.pth", {"family": "alien"})
-    with pytest.raises(InputError, match="family 'alien', expected one of"):
-        families.load(tmp_path / "alien.pth", option="--teacher")
-    torch.save(torch.nn.Linear(1, 1), tmp_path / "pickle.pth")
-    with pytest.raises(InputError, match="pickled object"):
-        families.load(tmp_path / "pickle.pth")
-    with pytest.raises(InputError, match="no such"):
-        families.load(tmp_path / "missing.pth")
 
 
 def test_a_checkpoint_that_is_no_student_is_not_generated_from(teachers):
@@ -192,15 +273,44 @@ def write_mnist_teacher(path):
                       "options": {"label_dropout": 0.1}})
 
 
-@pytest.mark.parametrize("write, side", [(write_flow_teacher, 16), (write_mnist_teacher, 28)])
-def test_flows_with_classes_are_distilled_resumed_and_generated_from(tmp_path, monkeypatch, write, side):
+def write_latent_teacher(path):
+    """A rectified flow of digits in a VAE's latents."""
+    write_latent_model(path.parent)[0].rename(path)
+
+
+def write_edm_teacher(path):
+    """EDM's network with three classes as a plain state dict, at random weights."""
+    network = EDMNetwork(16, 16, (1, 2), 1, (), 10)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.05) if p.ndim > 1 else None
+    save_torch(path, network.state_dict())
+
+
+GUIDED = ("--real_guidance_scale", "2")
+LOOKS = ("--epoch_steps", "2", "--sample_every", "1", "--val_every", "1", "--val_images", "5")
+
+
+@pytest.mark.parametrize("write, side, more", [
+    (write_flow_teacher, 16, GUIDED), (write_mnist_teacher, 28, (*GUIDED, *LOOKS)),
+    (write_latent_teacher, 28, (*GUIDED, *LOOKS)), (write_edm_teacher, 16, LOOKS)])
+def test_teachers_with_classes_are_distilled_resumed_and_generated_from(tmp_path, monkeypatch, write, side, more):
     torch.manual_seed(0)
     teacher = tmp_path / "teacher_1ep.pth"
     write(teacher)
-    how = (*TWO_STEPS, *GAN, "--real_guidance_scale", "2", "--dataset", "digits:16")
+    how = (*TWO_STEPS, *GAN, "--dataset", "digits:16", *more)
     distil(teacher, tmp_path, *how)
     straight = final_state(tmp_path)
-    assert largest_difference(straight["model_state"], torch.load(teacher, weights_only=True)["model_state"]) > 1e-6
+    before = families.load(teacher).network.state_dict()
+    assert 1e-6 < largest_difference(dict(straight["model_state"]), dict(before)) < 0.1
+    if LOOKS[0] in more:
+        with open(tmp_path / "results/student_validation.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["step"], row["weights"]) for row in rows] == [(step, weights) for step in "24"
+                                                                   for weights in ("raw", "ema")]
+        assert all(0 < float(row["distance_of_student"]) < 2 for row in rows)
+        assert len({row["distance_of_teacher"] for row in rows}) == 1
+        with Image.open(tmp_path / "results/student_preview.png") as image:
+            assert image.size == (8 * (side + 2) + 2, 2 * (side + 2) + 2)
     distil(teacher, tmp_path, *how, name="again", steps=2)
     state = tmp_path / "checkpoints" / "again_step00000002.state.pth"
     content = torch.load(state, weights_only=True)
@@ -209,7 +319,7 @@ def test_flows_with_classes_are_distilled_resumed_and_generated_from(tmp_path, m
     distil(teacher, tmp_path, *how, "--resume", name="again")
     again = final_state(tmp_path, "again")
     assert largest_difference(straight["model_state"], again["model_state"]) == 0
-    student = next((tmp_path / "checkpoints").glob("student_*ep.pth"))
+    student = max((tmp_path / "checkpoints").glob("student_*ep.pth"), key=epoch_of)
     monkeypatch.setattr(sys, "argv", ["generate", "--checkpoint", str(student), "--num_images", "3", "--device", "cpu",
                                       "--num_threads", "1", "--precision", "float32", "--output_dir",
                                       str(tmp_path / "images")])
@@ -218,6 +328,8 @@ def test_flows_with_classes_are_distilled_resumed_and_generated_from(tmp_path, m
     assert record["num_model_calls"] == 2
     with Image.open(tmp_path / "images/00000.png") as image:
         assert image.size == (side, side)
+    distil(student, tmp_path, "--dataset", "digits:16", name="of_student", steps=1)
+    assert families.load(tmp_path / "checkpoints/of_student_1ep.pth").few_steps["places"] == [[999]]
 
 
 @pytest.mark.parametrize("write, channels", [(write_flow_teacher, 32), (write_mnist_teacher, 16)])
@@ -232,3 +344,21 @@ def test_a_critics_head_reads_the_whole_bottleneck(tmp_path, write, channels):
     assert logits.shape == (3,)
     first = critic.head[0]
     assert (first.in_channels, first.stride) == (channels, (2, 2)) and critic.head[3].kernel_size == (4, 4)
+
+
+def test_a_distillation_starts_from_the_networks_of_another(teachers, tmp_path):
+    """The published resumed stage: lower rates, new optimizers, the state's own student and critic."""
+    distil(teachers["v"], tmp_path, *GAN, steps=2)
+    first = tmp_path / "checkpoints/student_step00000002.state.pth"
+    start = ("--ckpt_only_path", str(first))
+    args = options.parse(words(teachers["v"], tmp_path, *GAN, *start))
+    args.precision = "float32"
+    task, state = make_task(args, torch.device("cpu"), Group(1, 2)), torch.load(first, weights_only=True)
+    assert largest_difference(dict(state["model_state"]), task.networks["generator"].state_dict()) == 0
+    assert largest_difference(dict(state["others"]["critic"]["model_state"]), task.networks["critic"].state_dict()) == 0
+    distil(teachers["v"], tmp_path, *GAN, *start, name="resumed", steps=2)
+    assert final_state(tmp_path, "resumed", 2)["num_updates"] == {"generator": 1, "critic": 2}
+    with pytest.raises(InputError, match=r"--ckpt_only_path: .*student at \[\[999\]\], expected \[\[999\], \[499\]\]"):
+        distil(teachers["v"], tmp_path, *GAN, *TWO_STEPS, *start, name="other")
+    with pytest.raises(InputError, match="expected a training state|not what a training state"):
+        distil(teachers["v"], tmp_path, *GAN, "--ckpt_only_path", str(teachers["v"]), name="other")

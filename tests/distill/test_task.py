@@ -16,7 +16,8 @@ DEFAULTS = dict(batch_size=4, seed=0, generator_lr=1e-3, guidance_lr=1e-3, warmu
                 diffusion_gan=True, diffusion_gan_max_timestep=1000, gan_alone=False, real_guidance_scale=1.0,
                 min_step_percent=0.02, max_step_percent=0.98, denoising=False, num_denoising_step=1,
                 backward_simulation=False, critic_step=False, level_schedule=False, conditioning_timestep=None,
-                coupling="tied", loss_weight_32=1.0, student_t_32=None, shared_critic_pass=False, precision="float32")
+                coupling="tied", loss_weight_32=1.0, student_t_32=None, shared_critic_pass=False, precision="float32",
+                epoch_steps=5, ckpt_only_path=None)
 GAN = {"cls_on_clean_image": True, "gen_cls_loss": True}
 MULTI = {"denoising": True, "num_denoising_step": 3, "backward_simulation": True, "critic_step": True,
          "level_schedule": True}

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from conftest import REFERENCE
-from engine.errors import InputError
-from networks.adm import IMAGENET_64, EDMNetwork, load_weights
+from networks.adm import IMAGENET_64, EDMNetwork
 
 TINY = {"resolution": 8, "base_channels": 16, "mult": (1, 2), "num_blocks": 1, "attention_at": (), "num_classes": 3}
 
@@ -65,27 +64,3 @@ def test_a_class_number_is_its_one_hot_label_and_the_number_behind_the_last_is_n
     torch.testing.assert_close(found, network(x, sigma, one_hot))
     torch.testing.assert_close(found[1:], network(x[1:], sigma[1:]))
     assert not torch.allclose(found[:1], network(x[:1], sigma[:1]))
-
-
-@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
-def test_weights_load_from_plain_files(tmp_path, name):
-    from safetensors.torch import save_file
-    network, other = with_reference_weights(EDMNetwork(**TINY)), EDMNetwork(**TINY)
-    (save_file if name.endswith("safetensors") else torch.save)(network.state_dict(), tmp_path / name)
-    load_weights(other, tmp_path / name)
-    assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
-
-
-def test_a_pickled_network_and_other_weights_are_refused(tmp_path):
-    network = EDMNetwork(**TINY)
-    torch.save(network, tmp_path / "network.pkl")
-    with pytest.raises(InputError, match="never opened"):
-        load_weights(network, tmp_path / "network.pkl")
-    torch.save({"model.out_conv.bias": torch.zeros(4)}, tmp_path / "other.pt")
-    with pytest.raises(InputError, match="entries differ"):
-        load_weights(network, tmp_path / "other.pt")
-    (tmp_path / "text.safetensors").write_text("no weights")
-    with pytest.raises(InputError, match="not a safetensors file"):
-        load_weights(network, tmp_path / "text.safetensors")
-    with pytest.raises(InputError, match="no such file"):
-        load_weights(network, tmp_path / "missing.pt")

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Students of digits beside their teacher: accuracy, fd_digits and diversity of each, at every number of calls.
+
+A student is sampled in its few steps; the teacher by Euler's steps with guidance, each of which calls the network
+twice. Images are balanced over the classes. Every row is written to {output}.json as soon as it is there, and a later
+call goes on. {output}.png shows twenty digits of each row, from the same noise.
+"""
+import json
+import re
+import statistics
+import time
+from pathlib import Path
+
+from data import add_data_options, load_images
+from distill.generate import labels_of, student_of
+from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
+                                 whole_number)
+from engine.errors import InputError
+from engine.files import expecting, load_torch, save_png, write_json
+
+NUM_SHOWN = 20
+TEACHER = "teacher"
+DIGITS_OF = {"accuracy": 3, "fd_digits": 2, "diversity": 3}     # of the scores in the table
+BATCH = 250
+
+
+def parse_args(argv=None):
+    """The command line."""
+    parser = Parser(__doc__)
+    add_data_options(parser)
+    parser.add_argument("--teacher", type=Path, required=True, metavar="FILE", help="a checkpoint of the mnist family")
+    parser.add_argument("--students", type=Path, nargs="*", default=[], metavar="FILE", help="of distill.train")
+    parser.add_argument("--teacher_steps", type=whole_number(1, 1000), nargs="+", default=[1, 2, 4, 10, 20],
+                        metavar="STEPS", action="each_once", help="Euler's steps of the teacher, a row each")
+    parser.add_argument("--guidance_scale", type=real_number(0), default=2.0, help="of the teacher")
+    parser.add_argument("--num_samples", type=whole_number(10), default=1000, help="images of a row")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the images")
+    parser.add_argument("--output", default="results/distill_digits", help="JSON and picture, without ending")
+    add_device_options(parser)
+    parser.set_defaults(dataset="mnist")
+    return parser.parse_args(argv)
+
+
+def digits_of(denoiser, path, loaded, solver: str, args, device, count: int):
+    """Images of the numbers 0...count - 1 and their labels: uint8 [count, 1, 28, 28], int64 [count]; network calls an
+    image, guided or not."""
+    import torch
+    from engine.sampling import sample
+    parts, labels = [], labels_of(loaded.denoiser, range(count), device)
+    for first in range(0, count, BATCH):
+        numbers = range(first, min(first + BATCH, count))
+        samples = sample(denoiser, path, args.seed, numbers, labels=labels[first:first + BATCH], solver=solver,
+                         clip=solver != "renoise" and loaded.decode is None, precision=args.precision, device=device)
+        parts.append(loaded.images_of(samples.xs[0]).cpu())
+    return torch.cat(parts), labels.cpu(), samples.num_model_calls
+
+
+def rows_to_measure(args, device):
+    """(name and settings of a row, denoiser, path, loaded, solver) of every row. Raises InputError."""
+    import families
+    from engine.denoiser import Guided
+    teacher = families.load(args.teacher, device=device, option="--teacher")
+    if teacher.image_shape != (1, 28, 28) or teacher.denoiser.num_classes is None:
+        raise InputError(f"--teacher: {args.teacher} draws images {list(teacher.image_shape)} of "
+                         f"{teacher.denoiser.num_classes or 'no'} classes, expected digits [1, 28, 28] with classes")
+    guided = Guided(teacher.denoiser, args.guidance_scale)
+    for steps in args.teacher_steps:
+        path = teacher.denoiser.processes[0].uniform_path(steps)
+        yield ({"model": TEACHER, "num_steps": steps, "checkpoint_hash": teacher.fingerprint,
+                "guidance_scale": args.guidance_scale}, guided, path, teacher, "ddim")
+    for file in args.students:
+        loaded = families.load(file, device=device, option="--students")
+        student, path = student_of(loaded)
+        options = load_torch(file, "checkpoint")["options"]
+        yield ({"model": re.sub(r"_seed\d+$", "", options["name"]), "num_steps": len(path) - 1,
+                "checkpoint_hash": loaded.fingerprint, "guidance_scale": options["real_guidance_scale"],
+                "seed_of_training": options["seed"], "iterations": options["max_steps"]}, student, path, loaded,
+               "renoise")
+
+
+def measured(known: list[dict], row: dict) -> dict | None:
+    """The finished row of these settings, if there is one."""
+    return next((other for other in known if all(other.get(key) == value for key, value in row.items())), None)
+
+
+def markdown_table(results: dict) -> str:
+    """A line for each run and number of steps, in the order of measuring; of several trainings the mean, and each."""
+    lines = ["| model | steps | calls | accuracy | fd_digits, % | diversity |",
+             "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    groups = {}
+    for row in results["rows"]:
+        groups.setdefault((row["model"], row["num_steps"]), []).append(row)
+    for (model, steps), rows in groups.items():
+        cells = []
+        for name, digits in DIGITS_OF.items():
+            values = [row[name] for row in rows]
+            one = f"{statistics.mean(values):.{digits}f}"
+            cells.append(one if len(values) == 1 else f"{one} ({', '.join(f'{value:.{digits}f}' for value in values)})")
+        lines.append(f"| {model} | {steps} | {rows[0]['num_model_calls']} | {' | '.join(cells)} |")
+    real = results["real digits"]
+    cells = (f"{real[name]:.{digits}f}" for name, digits in DIGITS_OF.items())
+    lines.append(f"| real digits | – | – | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main():
+    args = parse_args()
+    import torch
+    from mnist.digit_scores import load_judge
+    from mnist.grids import grid
+    device = start_device(args)
+    train_set, test_set = (load_images(args.dataset, split, cache_dir=args.cache_dir, size=28, channels=1)
+                           for split in ("train", "test"))
+    judge = load_judge(train_set, test_set, args.cache_dir)
+    path = Path(f"{args.output}.json")
+    settings = {"num_samples": args.num_samples, "seed": args.seed, "reference_hash": test_set.content_hash}
+    results = {"settings": settings, "real digits": judge.noise_floor(train_set, args.num_samples, 1)[0], "rows": []}
+    if path.exists():
+        with expecting(path, "JSON file of an earlier call"):
+            earlier = json.loads(path.read_text())
+            if earlier["settings"] != settings:
+                raise InputError(f"{path}: made with {earlier['settings']}, found {settings}; choose another --output")
+            results["rows"] = earlier["rows"]
+    shown = []
+    for row, denoiser, way, loaded, solver in rows_to_measure(args, device):
+        found = measured(results["rows"], row)
+        if found is None:
+            start = time.perf_counter()
+            images, labels, calls = digits_of(denoiser, way, loaded, solver, args, device, args.num_samples)
+            found = {**row, "num_model_calls": calls, **judge.scores(images, labels),
+                     "seconds": time.perf_counter() - start}
+            results["rows"].append(found)
+            write_json(path, results)
+        shown.append(digits_of(denoiser, way, loaded, solver, args, device, NUM_SHOWN)[0])
+        print(f"{found['model']} {found['num_steps']} steps: "
+              + ", ".join(f"{name} {found[name]:.4f}" for name in DIGITS_OF), flush=True)
+    save_png(f"{args.output}.png", grid(torch.cat(shown), NUM_SHOWN))
+    print("\n" + markdown_table(results))
+
+
+if __name__ == "__main__":
+    run_script(main)

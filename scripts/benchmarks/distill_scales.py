@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Few-step distillation of two scales where the truth is known: distances of students, row by row.
+
+Every run is written to {output}.json as soon as it is done; a call with the same iterations goes on where an earlier
+one stopped. Distances are whitened ones to the true law, of averaged and of raw weights.
+"""
+import json
+import statistics
+from pathlib import Path
+
+from engine.command_line import Parser, run_script, seed_number, whole_number
+from engine.errors import InputError
+from engine.files import expecting, write_json
+
+TWO = ("--denoising", "--num_denoising_step", "2", "--backward_simulation")
+PUBLISHED = (*TWO, "--no_critic_step", "--no_level_schedule")
+# name -> number of scales, options, and the distance of an earlier implementation's bed, whose law was another one
+ROWS = {
+    "one step, single": (1, (), 0.051), "one step, tied": (2, (), 0.090),
+    "one step, free": (2, ("--coupling", "free"), 0.103),
+    "two steps, published critic, single": (1, PUBLISHED, 0.26),
+    "two steps, published critic, tied": (2, PUBLISHED, 0.30),
+    "two steps, both, single": (1, TWO, 0.14), "two steps, both, tied": (2, TWO, 0.20),
+    "two steps, both, tied, 32 ahead": (2, (*TWO, "--student_t_32", "999", "249"), 0.20)}
+
+
+def markdown_table(results: dict) -> str:
+    """The rows: mean and deviation over seeds."""
+    lines = ["| row | averaged weights | raw weights | scales disagree by | other bed |",
+             "| --- | ---: | ---: | ---: | ---: |"]
+    for name, runs in results["rows"].items():
+        cells = [spread([run[key] for run in runs.values() if key in run]) for key in ("ema", "raw", "disagreement")]
+        lines.append(f"| {name} | {' | '.join(cells)} | {ROWS[name][2]:.3f} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Mean and deviation; a dash for none."""
+    if not values:
+        return "–"
+    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", action="each_once",
+                        help="rows to run, by name")
+    parser.add_argument("--seeds", type=seed_number, nargs="+", default=[0, 1, 2], metavar="SEED", action="each_once",
+                        help="a run each")
+    parser.add_argument("--iterations", type=whole_number(1), default=3000, help="of a row")
+    parser.add_argument("--output", default="results/distill_scales", help="JSON, without ending")
+    args = parser.parse_args()
+    import torch
+    from distill.known_scales import distil, references
+    torch.set_num_threads(1)
+    path = Path(f"{args.output}.json")
+    results = {"iterations": args.iterations, "references": None, "rows": {}}
+    if path.exists():
+        with expecting(path, "JSON file of an earlier call"):
+            results = json.loads(path.read_text())
+            earlier = results["iterations"]
+        if earlier != args.iterations:
+            raise InputError(f"{path}: made with --iterations {earlier}, found {args.iterations}; choose another "
+                             "--output")
+    results["references"] = results["references"] or references()
+    for seed in args.seeds:
+        for name in args.rows:
+            num_scales, given, _ = ROWS[name]
+            runs = results["rows"].setdefault(name, {})
+            if str(seed) not in runs:
+                runs[str(seed)] = distil(num_scales, seed, args.iterations, given)
+                write_json(path, results)
+            print(f"{name}, seed {seed}: {runs[str(seed)]}", flush=True)
+    print(results["references"])
+    print("\n" + markdown_table(results))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""An iteration of distillation against one of the published structure: iterations per second, ratio, memory.
+
+The published structure: float32, the critic's denoising, its logits of generated and of real images in passes of their
+own, the gradient clipped and the weights moved parameter by parameter, `.item()` in every update. Both distil the same
+teacher on the same images, with five updates of the critic for one of the student, in alternation, each in a process
+of its own; ours is the iteration of `python -m distill.train`, as it is and with --shared_critic_pass, whose ratio is
+the one claimed. The last line is JSON.
+"""
+import contextlib
+import json
+import statistics
+
+from engine.command_line import Parser, add_device_options, run_script, start_device, whole_number
+
+RATIO = 5                                               # updates of the critic for one of the student
+TARGET, MEMORY_TARGET = 1.3, 1.0
+
+
+def main():
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--hidden_dims", type=whole_number(8), nargs="+", default=None,
+                        help="of the teacher; left out: 32 64 128 256 on a CPU, 64 128 256 512 on a GPU")
+    parser.add_argument("--batch_size", type=whole_number(1), default=None, help="images; 4 on a CPU, 64 on a GPU")
+    parser.add_argument("--rounds", type=whole_number(1), default=None, help="alternations; 5 on a CPU, 10 on a GPU")
+    add_device_options(parser, precision="float32")
+    args = parser.parse_args()
+    import torch
+    from tqdm import tqdm
+    from engine import devices
+    from scripts.benchmarks.distill_sides import OurStep, PublishedStep
+    from scripts.benchmarks.own_process import OwnProcess
+    device = start_device(args, tf32=True)
+    on_gpu = device.type == "cuda"
+    rounds, batch_size = args.rounds or (10 if on_gpu else 5), args.batch_size or (64 if on_gpu else 4)
+    hidden_dims = args.hidden_dims or [(64 if on_gpu else 32) * factor for factor in (1, 2, 4, 8)]
+    shared = (hidden_dims, batch_size, device, torch.get_num_threads())
+    builds = {"published": (PublishedStep, *shared), "ours": (OurStep, *shared, args.precision),
+              "shared_pass": (OurStep, *shared, args.precision, "--shared_critic_pass")}
+    seconds = {name: [] for name in builds}
+    with contextlib.ExitStack() as stack:
+        sides = {name: stack.enter_context(OwnProcess(*build)) for name, build in builds.items()}
+        for side in sides.values():
+            side.call("warm_up")
+        for _ in tqdm(range(rounds), unit="round", desc="distill_step"):
+            for name, side in sides.items():
+                seconds[name].append(side.call("seconds_per_step", 1) / RATIO)
+        peak_memory = {name: side.call("peak_megabytes") for name, side in sides.items()}
+
+    def ratio(name: str) -> float:
+        """Median over the rounds of the published time over another's."""
+        return statistics.median(published / ours for published, ours in zip(seconds["published"], seconds[name]))
+
+    memory_ratio = peak_memory["shared_pass"] / peak_memory["published"]
+    for name in builds:
+        print(f"{name:>11}: {statistics.median(seconds[name]):.3f} s an iteration, peak memory "
+              f"{peak_memory[name]:.0f} MB")
+    print(json.dumps({
+        "benchmark": "distill_step", "ratio": round(ratio("shared_pass"), 3), "target": TARGET,
+        "ratio_own_passes": round(ratio("ours"), 3), "memory_ratio": round(memory_ratio, 3),
+        "memory_target": MEMORY_TARGET, "ok": ratio("shared_pass") >= TARGET and memory_ratio <= MEMORY_TARGET,
+        "seconds": {name: round(statistics.median(values), 4) for name, values in seconds.items()},
+        "peak_megabytes": {name: round(value, 1) for name, value in peak_memory.items()},
+        "device": devices.describe(device), "precision": args.precision, "batch_size": batch_size,
+        "hidden_dims": hidden_dims, "update_ratio": RATIO, "rounds": rounds}))
+
+
+if __name__ == "__main__":
+    run_script(main)

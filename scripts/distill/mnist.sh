@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Students of digits: 1, 2 and 4 calls, of a class-conditional flow in pixels, then their scores beside their teacher's.
+#   ./scripts/distill/mnist.sh TEACHER MNIST_FOLDER [more options of distill.train]
+# TEACHER: a checkpoint of mnist.train_rf with --conditioning.
+#   NAME         how the runs are called: NAME_STEPS_calls_seedSEED (digits)
+#   STEPS        calls of the students (1 2 4)
+#   SEEDS        of their trainings (0 1)
+#   ITERATIONS   updates of the critic of each (1500)
+#   GUIDANCE     of the teacher (2)
+#   GAN          options of the GAN; empty for none
+#   SIMULATION   options of students of several steps (--backward_simulation)
+#   OUTPUT       JSON, table and picture, without ending (results/distill_digits)
+# Students that are finished are not trained again, and scores that are there not measured again.
+set -uo pipefail
+[ $# -ge 2 ] || { echo "mnist.sh: found $# arguments, expected TEACHER MNIST_FOLDER" >&2; exit 2; }
+teacher=$(realpath -- "$1") dataset=$(realpath -- "$2")
+shift 2
+source "$(dirname "$0")/../environment.sh" || exit
+gan="${GAN---cls_on_clean_image --gen_cls_loss --gen_cls_loss_weight 1e-2 --shared_critic_pass}"
+students=()
+for steps in ${STEPS:-1 2 4}; do
+    several=()
+    [ "$steps" = 1 ] || several=(--denoising --num_denoising_step "$steps" ${SIMULATION---backward_simulation})
+    for seed in ${SEEDS:-0 1}; do
+        name="${NAME:-digits}_${steps}_calls_seed$seed"
+        if ! compgen -G "checkpoints/${name}_*ep.pth" > /dev/null; then
+            run "$PYTHON" -m distill.train --name "$name" --teacher "$teacher" --dataset "$dataset" --seed "$seed" \
+                --real_guidance_scale "${GUIDANCE:-2}" $gan \
+                --generator_lr 2e-4 --guidance_lr 2e-4 --warmup_step 20 --batch_size 32 --dfake_gen_update_ratio 3 \
+                --max_steps "${ITERATIONS:-1500}" --epochs 100 --epoch_steps 500 \
+                --state_every 250 --save_every 100 --no_tensorboard --resume "${several[@]}" "$@" || exit
+        fi
+        students+=(checkpoints/"${name}"_*ep.pth)
+    done
+done
+run "$PYTHON" -m scripts.benchmarks.digit_students --teacher "$teacher" --students "${students[@]}" --dataset "$dataset" \
+    --guidance_scale "${GUIDANCE:-2}" --output "${OUTPUT:-results/distill_digits}"

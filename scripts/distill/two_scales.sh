@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Does a student gain from a second scale where few calls are left? Students of 1, 2 and 4 calls of a baseline and of LIFT,
+# equal iterations and seeds: single scale; dual scale, tied, on the diagonal; and with the 32 scale ahead.
+#   ./scripts/distill/two_scales.sh BASELINE LIFT DATASET [more options of distill.train]
+# BASELINE, LIFT: checkpoints of train_baseline.py and train_lift.py of equal sizes and epochs. DATASET: of 64x64 images.
+#   STEPS, SEEDS   of the students (1 2 4; 0 1)
+#   ITERATIONS     updates of the critic of each (2000)
+# Students that are finished are not trained again. Score them, and their teachers at 18 calls, by eval_fid_batch.py.
+set -uo pipefail
+[ $# -ge 3 ] || { echo "two_scales.sh: found $# arguments, expected BASELINE LIFT DATASET" >&2; exit 2; }
+baseline=$(realpath -- "$1") lift=$(realpath -- "$2") dataset=$3
+[ ! -e "$dataset" ] || dataset=$(realpath -- "$dataset")
+shift 3
+source "$(dirname "$0")/../environment.sh" || exit
+declare -A ahead=([1]="999" [2]="999 249" [4]="999 499 249 99")         # t_32 of the steps, where it leads
+distil() {      # NAME TEACHER more options
+    local name=$1 teacher=$2
+    shift 2
+    compgen -G "checkpoints/${name}_*ep.pth" > /dev/null || run "$PYTHON" -m distill.train --name "$name" \
+        --teacher "$teacher" --dataset "$dataset" --cls_on_clean_image --gen_cls_loss --shared_critic_pass \
+        --generator_lr 5e-5 --guidance_lr 5e-5 --warmup_step 20 --batch_size 16 --max_steps "${ITERATIONS:-2000}" \
+        --epochs 1000 --epoch_steps 500 --state_every 250 --save_every 1000 --no_tensorboard --resume "$@"
+}
+for seed in ${SEEDS:-0 1}; do
+    for steps in ${STEPS:-1 2 4}; do
+        several=()
+        [ "$steps" = 1 ] || several=(--denoising --num_denoising_step "$steps" --backward_simulation)
+        distil "single_${steps}_calls_seed$seed" "$baseline" --seed "$seed" "${several[@]}" "$@" || exit
+        distil "tied_${steps}_calls_seed$seed" "$lift" --seed "$seed" "${several[@]}" "$@" || exit
+        [ "$steps" = 1 ] || distil "ahead_${steps}_calls_seed$seed" "$lift" --seed "$seed" "${several[@]}" \
+            --student_t_32 ${ahead[$steps]} "$@" || exit
+    done
+done

@@ -1,0 +1,47 @@
+"""Students of digits beside their teacher: every row once, calls counted, a later call measures what is missing."""
+import json
+
+import pytest
+import torch
+
+from engine.errors import InputError
+from engine.files import load_torch, save_torch
+from scripts.benchmarks import digit_students
+from test_distill_training import write_flow_teacher, write_mnist_teacher
+
+
+def test_rows_are_measured_once_and_shown_together(tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    write_mnist_teacher(tmp_path / "teacher_1ep.pth")
+    content = load_torch(tmp_path / "teacher_1ep.pth")
+    for seed in (0, 3):
+        save_torch(tmp_path / f"student_seed{seed}_1ep.pth", {
+            **content, "few_steps": {"places": [[999], [499]], "called_at": [[999], [499]], "coupling": "tied"},
+            "options": {"name": f"student_seed{seed}", "seed": seed, "real_guidance_scale": 2.0, "max_steps": 5}})
+
+    def call(*students, steps=("1",)):
+        words = ["--teacher", tmp_path / "teacher_1ep.pth", "--students", *(tmp_path / name for name in students),
+                 "--teacher_steps", *steps, "--num_samples", "20", "--dataset", "digits:64", "--num_threads", "1",
+                 "--cache_dir", tmp_path / "cache", "--output", tmp_path / "out", "--device", "cpu"]
+        monkeypatch.setattr("sys.argv", ["digit_students", *map(str, words)])
+        digit_students.main()
+        return json.loads((tmp_path / "out.json").read_text())
+
+    first = call("student_seed0_1ep.pth")
+    found = call("student_seed0_1ep.pth", "student_seed3_1ep.pth", steps=("1", "2"))
+    assert found["rows"][:2] == first["rows"]
+    assert [(row["model"], row["num_steps"], row["num_model_calls"]) for row in found["rows"]] == [
+        ("teacher", 1, 2), ("student", 2, 2), ("teacher", 2, 4), ("student", 2, 2)]
+    assert all(0 <= row["accuracy"] <= 1 and row["fd_digits"] > 0 for row in found["rows"])
+    table = capsys.readouterr().out.strip().split("\n")[-6:]
+    mean = sum(row["accuracy"] for row in found["rows"][1::2]) / 2
+    assert table[3].startswith(f"| student | 2 | 2 | {mean:.3f} (") and table[5].startswith("| real digits | – | – |")
+    assert (tmp_path / "out.png").is_file()
+
+
+def test_a_teacher_of_other_images_is_one_line(tmp_path, monkeypatch):
+    write_flow_teacher(tmp_path / "teacher_1ep.pth")
+    monkeypatch.setattr("sys.argv", ["digit_students", "--teacher", str(tmp_path / "teacher_1ep.pth")])
+    args = digit_students.parse_args()
+    with pytest.raises(InputError, match="--teacher: .*expected digits"):
+        list(digit_students.rows_to_measure(args, torch.device("cpu")))

@@ -1,0 +1,96 @@
+"""The recipes are command lines that distill.train takes, with the published numbers in them."""
+import os
+import subprocess
+
+import pytest
+
+from conftest import ROOT
+from distill import options
+
+NOTES = '#!/usr/bin/env bash\nprintf "%s\\n" "$@" ";" >> "$NOTES"\n'
+
+
+@pytest.fixture
+def commands(tmp_path):
+    """Run a script with a Python that only takes notes: commands(name, *arguments, **environment) -> lists of words."""
+    python, notes = tmp_path / "python", tmp_path / "notes"
+    python.write_text(NOTES)
+    python.chmod(0o755)
+
+    def start(name, *arguments, **environment):
+        done = subprocess.run([ROOT / "scripts/distill" / name, *map(str, arguments)], capture_output=True, text=True,
+                              env={**os.environ, "VENV": "none", "PYTHON": str(python), "NOTES": str(notes),
+                                   **environment})
+        words = notes.read_text().split("\n;\n")[:-1] if notes.exists() else []
+        return done, [command.split("\n") for command in words]
+    return start
+
+
+def parsed(command):
+    """What distill.train makes of a noted command."""
+    return options.parse(command[command.index("distill.train") + 1:])
+
+
+def test_the_published_recipe_and_its_resumed_stage(commands, tmp_path):
+    done, [first] = commands("imagenet.sh", "weights.pth", tmp_path, "--resume", PROCESSES="3")
+    assert done.returncode == 0, done.stderr
+    assert first[:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]
+    args = parsed(first)
+    assert (args.generator_lr, args.guidance_lr, args.dfake_gen_update_ratio, args.batch_size) == (2e-6, 2e-6, 5, 280)
+    assert args.cls_on_clean_image and args.gen_cls_loss and args.diffusion_gan and args.resume
+    assert (args.gen_cls_loss_weight, args.guidance_cls_loss_weight) == (3e-3, 1e-2)
+    assert args.diffusion_gan_max_timestep == 1000
+    assert (args.real_guidance_scale, args.ema_decay, args.precision, args.max_grad_norm) == (1, 0, "bf16", 10)
+    assert args.dataset == str(tmp_path) and args.num_denoising_step == 1 and args.ckpt_only_path is None
+    done, [_, second] = commands("imagenet_resumed.sh", "weights.pth", tmp_path, "first.state.pth")
+    resumed = parsed(second)
+    differing = {key for key, value in vars(args).items() if getattr(resumed, key) != value}
+    assert differing == {"generator_lr", "guidance_lr", "ckpt_only_path", "name", "resume"}
+    assert resumed.generator_lr == resumed.guidance_lr == 5e-7 and resumed.ckpt_only_path.name == "first.state.pth"
+
+
+def test_students_of_digits_are_trained_and_scored(commands, tmp_path):
+    done, found = commands("mnist.sh", "teacher.pth", tmp_path, "--batch_size", "8", STEPS="1 4", SEEDS="0 3",
+                           ITERATIONS="7", GUIDANCE="3")
+    assert done.returncode == 0, done.stderr
+    *trainings, scores = found
+    made = [parsed(command) for command in trainings]
+    assert [(args.num_denoising_step, args.seed) for args in made] == [(1, 0), (1, 3), (4, 0), (4, 3)]
+    assert all((args.max_steps, args.batch_size, args.real_guidance_scale) == (7, 8, 3) for args in made)
+    assert len({args.name for args in made}) == 4
+    assert scores[:2] == ["-m", "scripts.benchmarks.digit_students"]
+    assert scores[scores.index("--guidance_scale") + 1] == "3"
+
+
+def test_the_ablation_leaves_out_one_part_at_a_time(commands, tmp_path):
+    done, found = commands("ablation.sh", "teacher.pth", tmp_path, SEEDS="0", ITERATIONS="7")
+    assert done.returncode == 0, done.stderr
+    made = {args.name: args for args in map(parsed, found[::2])}
+    assert {command[command.index("--output") + 1] for command in found[1::2]} == {"results/distill_ablation"}
+    full = made.pop("full_4_calls_seed0")
+    assert full.cls_on_clean_image and full.backward_simulation and full.critic_step and full.level_schedule
+    differing = {name: {key for key, value in vars(args).items() if key != "name" and getattr(full, key) != value}
+                 for name, args in made.items()}
+    assert differing == {"one_time_scale_4_calls_seed0": {"dfake_gen_update_ratio"},
+                         "no_gan_4_calls_seed0": {"cls_on_clean_image", "gen_cls_loss", "gen_cls_loss_weight",
+                                                  "shared_critic_pass"},
+                         "no_simulation_4_calls_seed0": {"backward_simulation"},
+                         "published_critic_4_calls_seed0": {"critic_step", "level_schedule"}}
+
+
+def test_single_and_dual_scale_students_have_equal_trainings(commands, tmp_path):
+    done, found = commands("two_scales.sh", "baseline.pth", "lift.pth", "synthetic:16", SEEDS="5")
+    assert done.returncode == 0, done.stderr
+    made = {args.name: args for args in map(parsed, found)}
+    assert len(made) == 8 and made["ahead_4_calls_seed5"].student_t_32 == [999, 499, 249, 99]
+    for steps in (1, 2, 4):
+        single, tied = (made[f"{kind}_{steps}_calls_seed5"] for kind in ("single", "tied"))
+        assert {key for key, value in vars(single).items() if getattr(tied, key) != value} == {"name", "teacher"}
+
+
+@pytest.mark.parametrize("name, given", [("imagenet.sh", 1), ("imagenet_resumed.sh", 2), ("mnist.sh", 1),
+                                         ("two_scales.sh", 2)])
+def test_a_missing_argument_is_one_line(commands, name, given):
+    done, found = commands(name, *["x"] * given)
+    assert done.returncode == 2 and not found
+    assert done.stderr.count("\n") == 1 and f"{name}: found {given} arguments" in done.stderr

@@ -1,0 +1,136 @@
+"""Any checkpoint as a denoiser: EDM's weights from plain files, latents of two families, what is refused."""
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import families
+from engine.errors import InputError
+from engine.files import save_torch
+from flow.latents import Latents
+from mnist import models as mnist_models
+from networks.adm import IMAGENET_64, EDMNetwork, config_of
+from networks.dit import DiT
+from networks.vae import VAE
+from scheduler import Sigma
+
+TINY = {"resolution": 8, "base_channels": 64, "channels": 3, "num_blocks": 2, "mult": [1, 2], "attention_at": [4],
+        "num_classes": 3}
+
+
+def tiny_network():
+    torch.manual_seed(0)
+    network = EDMNetwork(**TINY)
+    for p in network.parameters():                      # the zero-initialised layers too
+        torch.nn.init.normal_(p, std=0.05) if p.ndim > 1 else None
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", ["edm.pth", "edm.safetensors"])
+def test_edm_weights_are_a_teacher_from_their_names_and_shapes(tmp_path, name):
+    network = tiny_network()
+    if name.endswith("safetensors"):
+        save_file(network.state_dict(), tmp_path / name)
+    else:
+        save_torch(tmp_path / name, network.state_dict())
+    loaded = families.load(tmp_path / name)
+    assert loaded.family == "edm" and loaded.kind == "x_0" and loaded.content["config"] == TINY
+    assert isinstance(loaded.denoiser.processes[0], Sigma) and loaded.image_shape == (3, 8, 8)
+    assert not loaded.is_guidable and loaded.denoiser.num_classes == 3 and loaded.few_steps is None
+    x, sigma, labels = torch.randn(2, 3, 8, 8), torch.tensor([0.5, 20.0]), torch.tensor([0, 2])
+    with torch.no_grad():
+        assert torch.equal(loaded.denoiser.clean([x], [sigma], labels)[0], network(x, sigma, labels))
+
+
+def test_the_published_networks_sizes_are_read_off_its_state_dict():
+    with torch.device("meta"):
+        state = EDMNetwork(**IMAGENET_64).state_dict()
+    found = config_of(state, "edm.pth")
+    assert found == {**IMAGENET_64, "mult": [1, 2, 3, 4], "attention_at": [32, 16, 8], "channels": 3}
+
+
+def write_latent_model(folder):
+    """A latent flow of digits with classes and its VAE, at random weights: (checkpoint, VAE's file)."""
+    torch.manual_seed(0)
+    vae = VAE([1, 32, 32], 8, (1, 1, 1), 2)
+    vae.scale.fill_(1.7)
+    save_torch(folder / "vae.pth", {"family": "mnist", "model": "vae", "settings": vae.settings,
+                                    "model_state": vae.state_dict(), "ema_state": {"shadow": {}, "decay": 0.9}})
+    settings = dict(shape=[2, 4, 4], base_channels=8, channel_multipliers=[1, 2], layers_per_block=1,
+                    attention_levels=[1], patch_size=1, conditioning="cross_attention", num_classes=10)
+    state = mnist_models.build_denoiser("flow", "velocity", settings).network.state_dict()
+    save_torch(folder / "latent_1ep.pth", {
+        "family": "mnist", "model": "denoiser", "name": "latent_rf", "process": "flow", "kind": "velocity",
+        "settings": settings, "image_size": 28, "channels": 1, "vae_checkpoint": str(folder / "vae.pth"),
+        "vae_hash": mnist_models.sha256_of_file(folder / "vae.pth"), "model_state": state,
+        "ema_state": {"shadow": state, "decay": 0.9}, "epochs": 1, "options": {"label_dropout": 0.1}})
+    return folder / "latent_1ep.pth", folder / "vae.pth"
+
+
+def test_latents_of_the_mnist_family_go_through_its_vae(tmp_path):
+    checkpoint, vae_path = write_latent_model(tmp_path)
+    loaded, vae = families.load(checkpoint), mnist_models.load_vae(vae_path)
+    images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
+    latents = loaded.inputs_of(images, "cpu")
+    assert latents.shape == (3, 2, 4, 4) and loaded.image_shape == (1, 28, 28) and loaded.is_guidable
+    x = mnist_models.padded(images).float() / 127.5 - 1
+    torch.testing.assert_close(latents, vae.encode(x), rtol=0, atol=1e-6)
+    again = loaded.images_of(latents)
+    assert again.shape == images.shape and again.dtype == torch.uint8
+    assert torch.equal(again, mnist_models.cropped(families.to_uint8(vae.decode(latents)), 28))
+    moved = vae_path.rename(tmp_path / "moved.pth")
+    with pytest.raises(InputError, match="no such checkpoint"):
+        families.load(checkpoint)
+    assert families.load(checkpoint, vae=moved).content["vae_checkpoint"] == str(moved)
+
+
+def save_autoencoder(folder, seed):
+    """A tiny AutoencoderKL at random weights, of images half as large in 4 channels."""
+    from diffusers import AutoencoderKL
+    torch.manual_seed(seed)
+    AutoencoderKL(in_channels=3, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4,
+                  down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+                  latent_channels=4, sample_size=16, scaling_factor=0.5).save_pretrained(folder)
+
+
+def test_latents_of_the_flow_family_go_through_its_autoencoder(tmp_path):
+    save_autoencoder(tmp_path / "vae", 0)
+    latents = Latents(tmp_path / "vae")
+    network = DiT(image_size=8, channels=4, patch_size=2, hidden_size=16, depth=2, num_heads=2, mlp_ratio=1,
+                  num_classes=3)
+    state = network.state_dict()
+    save_torch(tmp_path / "flow_1ep.pth", {"family": "flow", "config": dict(network.config), "model_state": state,
+                                           "ema_state": {"shadow": state, "decay": 0.9}, "epochs": 1,
+                                           "vae_fingerprint": latents.fingerprint,
+                                           "options": {"label_dropout": 0.1, "vae": str(tmp_path / "vae")}})
+    loaded = families.load(tmp_path / "flow_1ep.pth")
+    images = torch.randint(0, 256, (300, 3, 16, 16), dtype=torch.uint8)
+    found = loaded.inputs_of(images, "cpu")
+    mean, deviation = latents.moments(images.float() / 127.5 - 1)
+    assert found.shape == (300, 4, 8, 8) and loaded.image_shape == (3, 16, 16)
+    off = (found - mean) / deviation                    # a sample of each posterior
+    assert abs(off.mean()) < 0.02 and abs(off.std() - 1) < 0.02
+    assert loaded.images_of(found[:2]).shape == (2, 3, 16, 16)
+    assert loaded.content["vae"] == str(tmp_path / "vae")
+    save_autoencoder(tmp_path / "other", 1)
+    with pytest.raises(InputError, match="--vae: .*are not those"):
+        families.load(tmp_path / "flow_1ep.pth", vae=tmp_path / "other")
+
+
+def test_what_is_no_checkpoint_is_one_line(tmp_path):
+    save_torch(tmp_path / "alien.pth", {"family": "alien"})
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "pickle.pth")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    save_torch(tmp_path / "other.pth", {"model.map_layer0.weight": torch.zeros(4)})
+    state = tiny_network().state_dict()
+    save_torch(tmp_path / "short.pth", {**state, "model.out_conv.bias": torch.zeros(7)})
+    checkpoint, vae = write_latent_model(tmp_path)
+    save_torch(tmp_path / "edm.pth", state)
+    for name, message, more in (
+            ("alien.pth", "--teacher: .*family 'alien', expected one of", {}), ("pickle.pth", "pickled object", {}),
+            ("missing.pth", "no such", {}), ("missing.safetensors", "no such file", {}),
+            ("text.safetensors", "not a safetensors file", {}), ("other.pth", "expected the state dict of EDM's", {}),
+            ("short.pth", "1 entries differ", {}), ("vae.pth", "is an autoencoder", {}),
+            ("edm.pth", "--vae: .*model of pixels", {"vae": vae})):
+        with pytest.raises(InputError, match=message) as error:
+            families.load(tmp_path / name, option="--teacher", **more)
+        assert "\n" not in str(error.value)
