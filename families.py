@@ -102,6 +102,24 @@ def load_mnist(content: dict, path, weights: str, fingerprint: str, device) -> L
 FAMILIES = {"lift": load_lift, "flow": load_flow, "mnist": load_mnist}
 
 
+def kind_of(path) -> tuple[str, bool]:
+    """Of the checkpoint at `path`: its family, and whether it is a student of few steps. Its weights are not read.
+
+    Raises InputError for a file that is none of a known family, or an autoencoder's.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
+        raise InputError(f"{path}: is no file of tensors and plain types, expected a checkpoint") from error
+    if not isinstance(content, dict) or "model_state" not in content:
+        raise InputError(f"{path}: has no model_state in it, expected a checkpoint of this repository")
+    family = content.get("family", "lift")
+    if family not in FAMILIES or content.get("model") == "vae":
+        found = "an autoencoder" if family in FAMILIES else f"of family {str(family)[:40]!r}"
+        raise InputError(f"{path}: is {found}, expected a model of {', '.join(FAMILIES)}")
+    return family, bool(content.get("few_steps"))
+
+
 def load(path, weights: str = "ema", device="cpu", option: str = "--checkpoint") -> Loaded:
     """The checkpoint at `path`. weights: ema (averaged) or raw. option: its name in messages.
 
