@@ -4,15 +4,13 @@ from pathlib import Path
 
 import families
 from engine.errors import InputError
-from lift import error_map
 from lift.checkpoints import LoadedModel
-
-FAMILIES = {"lift": "LIFT", "flow": "Flow", "mnist": "MNIST", "distilled": "Distilled", "text_to_image": "Text to image"}
+from lift.heatmap_file import check_heatmap_matches, load_heatmap
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint on disk. family: of FAMILIES; a student of few steps is `distilled`, whatever its teacher is."""
+    """A checkpoint on disk. family: of `demo.options.FAMILIES`; a student of few steps is `distilled`, whatever its teacher is."""
     path: Path
     family: str
     base: str                   # the family that loads it, as `families.FAMILIES` has it
@@ -58,8 +56,8 @@ def find_heatmap(loaded: LoadedModel, files) -> tuple[Path | None, dict | None]:
     best = None, None
     for file, _ in files:
         try:
-            heatmap = error_map.load_heatmap(file)
-            error_map.check_heatmap_matches(file, heatmap, loaded)
+            heatmap = load_heatmap(file)
+            check_heatmap_matches(file, heatmap, loaded)
         except InputError:
             continue
         if best[1] is None or len(heatmap["timesteps"]) > len(best[1]["timesteps"]):

@@ -24,9 +24,11 @@ from engine.sampling import check_solver, sample, to_uint8
 from flow.generate import encoder_of
 from flow.model import check_guidance, load_checkpoint
 from flow.options import interval_in_log_snr
-from lift import checkpoints, error_map, generation, paths
-from lift.sampling import SOLVERS as LIFT_SOLVERS
-from lift.sampling import generate
+from lift import checkpoints, generation, paths
+from lift.options import PATH_TYPES
+from lift.options import SOLVERS as LIFT_SOLVERS
+from lift.path_summary import path_cost
+from lift.sampling import generate, uniform_diagonal
 from mnist import models as mnist
 from mnist.grids import strip_points
 from mnist.options import SOLVERS as MNIST_SOLVERS
@@ -34,6 +36,7 @@ from mnist.options import class_labels, sampling_of
 from scheduler import LinearFlow
 
 MOST_IMAGES, MOST_STEPS, MOST_SEED = 64, 1000, 2**53 - 1        # a page's numbers are exact up to there
+MOST_CORNERS = 200
 DRAWN_PATH = "drawn"                    # the path type whose corners are the user's
 CALLS_PER_STEP = {"ddim": 1, "multistep": 1, "midpoint": 2, "heun": 2}
 ALL_CLASSES = "all in turn"
@@ -158,10 +161,12 @@ def corners_of(text: str | None) -> list[tuple[int, int]]:
     pairs = []
     for word in (text or "").replace(";", " ").split():
         parts = word.split(",")
-        if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        if len(parts) != 2 or not all(part.isdecimal() and len(part) < 10 for part in parts):
             raise InputError(f"corners: found {word[:40]!r}, expected pairs t_64,t_32 of whole timesteps with a space "
                              "between the pairs, such as 700,900 200,100")
         pairs.append(tuple(map(int, parts)))
+    if len(pairs) > MOST_CORNERS:
+        raise InputError(f"corners: found {len(pairs)}, expected at most {MOST_CORNERS}; draw a simpler path")
     return pairs
 
 
@@ -181,7 +186,7 @@ class Recorder:
         self.report(step, self.num_steps)
         if step in self.shown:
             self.frames.append([self.decode(s, x[:1]).cpu() for s, x in enumerate(xs)])
-            self.captions.append(", ".join(f"{time:.4g}" for time in times))
+            self.captions.append("image" if step == self.num_steps else ", ".join(f"{time:.4g}" for time in times))
 
     def strip(self) -> list[torch.Tensor]:
         """uint8 [F, C, S, S] per scale."""
@@ -239,7 +244,7 @@ def path_types(opened: Opened) -> list[str]:
         if name in paths.EDGE_COST_NAMES:
             return heatmap is not None and any(cost in heatmap["edge_costs"] for cost in paths.EDGE_COST_NAMES[name])
         return heatmap is not None or not generation.reads_step_size(name)
-    return [DRAWN_PATH, *(name for name in paths.PATH_TYPES if is_there(name))]
+    return [DRAWN_PATH, *(name for name in PATH_TYPES if is_there(name))]
 
 
 def lift_path(opened: Opened, path_type: str, corners: str, num_steps: int) -> np.ndarray:
@@ -270,8 +275,8 @@ def describe_lift_path(opened: Opened, path_type: str, path: np.ndarray) -> list
     lines += [f"path: {facts['kind']}; the 32 scale is ahead at {facts['share_32_leads']:.0%} of its points, by "
              f"{facts['mean_lead']:.2f} in log SNR on average"]
     if opened.heatmap is not None:
-        costs = [error_map.path_cost(opened.heatmap, each, "dp_total")
-                 for each in (path, paths.uniform_diagonal(len(path) - 1))]
+        costs = [path_cost(opened.heatmap, each, "dp_total")
+                 for each in (path, uniform_diagonal(len(path) - 1))]
         lines.append(f"error along the path, both scales: {costs[0]:.4g}; along the diagonal: {costs[1]:.4g}")
     return lines
 
@@ -412,11 +417,11 @@ def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable
         return loaded.cropped(images) if loaded.cropped else images
 
     total = len(path) - 1 + steps
-    walks = [sampled(f"student {opened.found.path.stem}", student, path, seed, count, decode,
+    walks = [sampled(f"student: {opened.found.path.stem}", student, path, seed, count, decode,
                      lambda step, _: report(step, total), opened.device, solver="renoise", clip=False, **how)]
     if teacher is not None:
         denoiser = Guided(teacher.denoiser, scale) if scale != 1 else teacher.denoiser
-        walks.append(sampled(f"teacher {controls.teacher.path.stem}, ddim", denoiser, teacher_path(teacher, steps), seed,
+        walks.append(sampled(f"teacher: {controls.teacher.path.stem}, ddim", denoiser, teacher_path(teacher, steps), seed,
                              count, decode, lambda step, _: report(len(path) - 1 + step, total), opened.device, **how))
     return Drawing(walks)
 

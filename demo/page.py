@@ -7,11 +7,14 @@ import torch
 from starlette.middleware import Middleware
 
 from demo import found, generation, view
-from demo.found import FAMILIES, Found
-from demo.generation import ALL_CLASSES, CALLS_PER_STEP, CONTROLS, DRAWN_PATH, LIFT_SOLVERS, MNIST_SOLVERS, Cancelled
+from demo.found import Found
+from demo.generation import ALL_CLASSES, CALLS_PER_STEP, CONTROLS, DRAWN_PATH, Cancelled
 from demo.guard import Guard
 from demo.job import Job
+from demo.options import FAMILIES
 from engine.errors import InputError
+from lift.options import SOLVERS as LIFT_SOLVERS
+from mnist.options import SOLVERS as MNIST_SOLVERS
 
 HERE = Path(__file__).resolve().parent
 NO_TEACHER = "none"
@@ -73,6 +76,11 @@ class Shelf:
         return self.by_name[name]
 
 
+def with_labels(names: list[str]) -> list[tuple[str, str]]:
+    """Choices of a list of files: the file's name first, then its folder."""
+    return [(f"{Path(name).name} in {Path(name).parent}", name) for name in names]
+
+
 # --- controls of each family: the fields of its dataclass ---------------------------------------------------------------
 
 def images_and_seed(defaults) -> dict:
@@ -127,7 +135,7 @@ def mnist_fields(defaults) -> dict:
 
 def distilled_fields(defaults) -> dict:
     """The teacher beside the student."""
-    fields = {"teacher": gr.Dropdown([NO_TEACHER], value=NO_TEACHER, label="Teacher beside it")}
+    fields = {"teacher": gr.Dropdown([NO_TEACHER], value=NO_TEACHER, label="Teacher beside it", elem_id="teacher")}
     with gr.Row():
         fields |= {"teacher_steps": gr.Number(defaults.teacher_steps, label="Teacher's steps", min_width=100),
                    "guidance_scale": gr.Number(defaults.guidance_scale, label="Teacher's guidance", min_width=100)}
@@ -233,8 +241,7 @@ class Page:
         words = f"{len(names)} checkpoints of {FAMILIES[family]}"
         if passed_over:
             words += f"; {len(passed_over)} files passed over, first: {passed_over[0]}"
-        choices = [(f"{Path(name).name} in {Path(name).parent}", name) for name in names]
-        return {self.checkpoint: gr.Dropdown(choices, value=names[0] if names else None,
+        return {self.checkpoint: gr.Dropdown(with_labels(names), value=names[0] if names else None,
                                              visible=family != "text_to_image"),
                 self.state: view.line_html(words),
                 **{group: gr.Column(visible=key == family) for key, group in self.groups.items()}}
@@ -263,7 +270,7 @@ class Page:
             teachers = self.shelf.teachers(opened.found)
             own = Path(opened.model.options.get("teacher") or "-").name
             default = next((name for name in teachers if Path(name).name == own), NO_TEACHER)
-            updates[fields["teacher"]] = gr.Dropdown([NO_TEACHER, *teachers], value=default)
+            updates[fields["teacher"]] = gr.Dropdown([NO_TEACHER, *with_labels(teachers)], value=default)
         return updates
 
     def preview(self, data: dict, opened=None, path_type: str | None = None) -> dict:

@@ -6,24 +6,24 @@ import pytest
 import torch
 
 from demo import found, generation, view
-from demo.found import FAMILIES
 from demo.generation import (ALL_CLASSES, Cancelled, DistilledControls, FlowControls, LiftControls, MnistControls,
                              corners_of, draw, open_checkpoint, path_types)
 from demo.guard import MOST_BYTES, Guard
 from demo.job import Job
+from demo.options import FAMILIES
 from engine.denoiser import Guided
 from engine.errors import InputError
 from engine.sampling import sample, to_uint8
 from lift import paths
 from lift.sampling import check_path, generate, uniform_diagonal
 from scheduler import LinearFlow
-from tiny_shelf import fill
+from tiny_shelf import shelf_folder
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory):
+def shelf():
     """Name of a checkpoint's file -> opened."""
-    folder = fill(tmp_path_factory.mktemp("demo"))
+    folder = shelf_folder()
     each, passed_over = found.find_checkpoints([folder / "checkpoints", folder / "experiments", folder / "absent"])
     assert len(passed_over) == 1 and "notes.pth" in passed_over[0]
     return {one.path.name.rsplit("_", 1)[0] if one.base != "mnist" else one.path.parents[1].name.split("-")[-1]:
@@ -75,7 +75,7 @@ def test_lift_draws_both_scales_along_a_drawn_path(shelf):
     assert torch.equal(walk.images["64×64"], to_uint8(expected.x_64))
     assert torch.equal(walk.images["32×32"], to_uint8(expected.x_32))
     assert walk.strip["32×32"].shape == (6, 3, 32, 32) and torch.equal(walk.strip["64×64"][-1], walk.images["64×64"][0])
-    assert walk.captions[0] == "999, 999" and walk.captions[-1] == "0, 0"
+    assert walk.captions[0] == "999, 999" and walk.captions[-1] == "image"
     assert drawing.path.tolist()[0] == [999, 999] and "error along the path" in drawing.notes[-1]
 
 
@@ -180,6 +180,8 @@ def test_a_path_through_corners_passes_them_evenly():
 
 def test_corners_are_pairs():
     assert corners_of(" 700,900; 200,100 ") == [(700, 900), (200, 100)] and corners_of(None) == []
+    with pytest.raises(InputError, match="corners: found 201, expected at most 200"):
+        corners_of("5,5 " * 201)
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------------------

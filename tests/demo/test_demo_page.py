@@ -8,9 +8,10 @@ import torch
 
 from browser import Browser
 from conftest import find_browser
-from demo.__main__ import main, parse_args
+from demo.__main__ import main
+from demo.options import parse_args
 from engine.errors import InputError
-from tiny_shelf import fill
+from tiny_shelf import shelf_folder
 
 STATE = "document.querySelector('#state').innerText"
 LOOPBACK = ("127.", "localhost", "::1")
@@ -22,10 +23,10 @@ def gradio():
 
 
 @pytest.fixture(scope="module")
-def served(gradio, tmp_path_factory):
+def served(gradio):
     """(address of the page, its Page, what this process connected to outside meanwhile)."""
     from demo.page import Page, Settings, launch
-    folder, outside = fill(tmp_path_factory.mktemp("page")), []
+    folder, outside = shelf_folder(), []
     connect = socket.socket.connect
 
     def noting(self, address):
@@ -102,7 +103,7 @@ def test_every_family_draws(tab, family, size):
     tab.wait_for(f"document.querySelector('#output .tiles img').naturalWidth === {size}")
     assert tab.run("[...document.querySelectorAll('#output img')].every(i => i.complete && i.naturalWidth > 0)")
     if family == "distilled":
-        assert tab.run("[...document.querySelectorAll('#output h3')].map(e => e.innerText.split(' ')[0])") == [
+        assert tab.run("[...document.querySelectorAll('#output h3')].map(e => e.innerText.split(':')[0])") == [
             "student", "teacher"]
 
 
