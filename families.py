@@ -168,6 +168,24 @@ def family_of(content: dict) -> str:
     return content.get("family", "edm" if adm.FIRST_WEIGHT in content else "lift")
 
 
+def kind_of(path) -> tuple[str, bool]:
+    """Of the checkpoint at `path`: its family, and whether it is a student of few steps. Its weights are not read.
+
+    Raises InputError for a file that is none of a known family, or an autoencoder's.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
+        raise InputError(f"{path}: is no file of tensors and plain types, expected a checkpoint") from error
+    if not isinstance(content, dict) or not {"model_state", adm.FIRST_WEIGHT} & set(content):
+        raise InputError(f"{path}: has no model_state in it, expected a checkpoint of this repository")
+    family = family_of(content)
+    if family not in FAMILIES or content.get("model") == "vae":
+        found = "an autoencoder" if family in FAMILIES else f"of family {str(family)[:40]!r}"
+        raise InputError(f"{path}: is {found}, expected a model of {', '.join(FAMILIES)}")
+    return family, bool(content.get("few_steps"))
+
+
 def load(path, weights: str = "ema", device="cpu", option: str = "--checkpoint", vae=None) -> Loaded:
     """The checkpoint at `path`. weights: ema (averaged) or raw. option: its name in messages. vae: the autoencoder of a
     model of latents, where it does not lie where it lay in training.

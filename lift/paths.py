@@ -175,6 +175,27 @@ def allocate_equal_cost(cells: np.ndarray, costs: np.ndarray, timesteps: np.ndar
     return points[chosen]
 
 
+def path_through(corners, num_steps: int) -> np.ndarray:
+    """`num_steps` steps of even length along the straight lines through corners: timesteps int64 [N + 1, 2].
+
+    corners: timesteps [M, 2] of (t_64, t_32), M >= 0; the ends (999, 999) and (0, 0) are added. Length is Euclidean, in
+    timesteps. Raises InputError for a corner outside 0...999 and for one at which a timestep rises again.
+    """
+    noise = NUM_TIMESTEPS - 1
+    corners = np.asarray(corners, dtype=np.int64).reshape(-1, 2)
+    if len(corners) and not 0 <= corners.min() <= corners.max() <= noise:
+        raise InputError(f"path: found corners from {corners.min()} to {corners.max()}, expected timesteps 0...{noise}")
+    corners = np.concatenate([[[noise, noise]], corners, [[0, 0]]])
+    rising = np.flatnonzero((np.diff(corners, axis=0) > 0).any(1))
+    if len(rising):
+        before, after = (tuple(corners[k].tolist()) for k in (rising[0], rising[0] + 1))
+        raise InputError(f"path: goes from {before} to {after}, expected timesteps (t_64, t_32) that never rise")
+    moved = np.concatenate([[True], (np.diff(corners, axis=0) != 0).any(1)])
+    corners = corners[moved]
+    lengths = np.hypot(*np.diff(corners, axis=0).T)
+    return allocate_equal_cost(noise - corners, lengths, np.arange(noise, -1, -1), num_steps)
+
+
 # The lead family
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Shared ground of the tests: modules importable from the repository root, one thread, the reference weights."""
 import json
 import multiprocessing
+import shutil
 import signal
 import time
 import zlib
@@ -76,6 +77,14 @@ def blank_v_model(model_type: str) -> torch.nn.Module:
     torch.nn.init.zeros_(model.final_conv[-1].weight)
     torch.nn.init.zeros_(model.final_conv[-1].bias)
     return model
+
+
+def find_browser() -> str:
+    """Chromium's program; the test is skipped where there is none."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if shutil.which(name):
+            return shutil.which(name)
+    pytest.skip("no chromium on this machine (Debian: apt-get install chromium): the page was not opened in a browser")
 
 
 def wait_until(condition) -> None:

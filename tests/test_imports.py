@@ -10,7 +10,7 @@ from conftest import ROOT
 
 # Rooms from the ground up; a room imports itself and those below. A room is a folder or a module at the top.
 LEVELS = (("scheduler",), ("engine",), ("networks",), ("data", "baseline_model", "model"), ("evaluation",),
-          ("lift", "flow", "mnist"), ("families",), ("distill",),
+          ("lift", "flow", "mnist"), ("families",), ("distill",), ("demo",),
           ("train_baseline", "train_lift", "compute_heatmap_30", "generate_with_path_30", "eval_fid_batch", "scripts"))
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 APART = LEVELS[5]                               # what two of them need moves down
@@ -62,7 +62,8 @@ def violations() -> set[tuple[str, str]]:
     ("engine", "scheduler", False), ("engine", "networks", True), ("model", "baseline_model", False),
     ("evaluation", "lift", True), ("lift", "flow", True), ("mnist", "lift", True), ("lift", "lift", False),
     ("families", "mnist", False), ("lift", "families", True), ("distill", "families", False),
-    ("distill", "train_lift", True), ("scripts", "train_lift", False)])
+    ("distill", "train_lift", True), ("scripts", "train_lift", False), ("demo", "distill", False),
+    ("distill", "demo", True)])
 def test_which_directions_are_allowed(importer, imported, expected):
     assert points_upwards(importer, imported) is expected
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import find_browser
 from engine import run_files
 from lift import checkpoints
 from lift.options import DEFAULT_NAMES
@@ -328,13 +329,6 @@ addEventListener("message", event => {
   document.body.append(pre);
 });
 </script><iframe style="border: 0; width: WIDTHpx; height: 900px" srcdoc="PAGE"></iframe></body>"""
-
-
-def find_browser() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if shutil.which(name):
-            return shutil.which(name)
-    pytest.skip("no chromium on this machine (Debian: apt-get install chromium): the page was not opened in a browser")
 
 
 def open_page(text: str, folder, width: int = 1400) -> tuple[dict, str]:

@@ -1,0 +1,28 @@
+"""A page on localhost on which any checkpoint of this repository draws: python -m demo."""
+import os
+
+from demo.options import parse_args
+from engine.command_line import run_script, start_device
+from engine.errors import InputError
+
+
+def main(family: str | None = None, argv=None):
+    """family: chosen at the start unless --family names another."""
+    args = parse_args(argv, family)
+    for folder in args.checkpoints + args.heatmaps:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--checkpoints, --heatmaps: {folder} is a file, expected a folder; a file goes to "
+                             "--checkpoint")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"            # read when gradio is imported
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"gradio: not installed ({error}), which the page needs; pip install '.[demo]'") from error
+    from demo.page import Page, Settings, launch
+    device = start_device(args)
+    settings = Settings(args.checkpoints, args.heatmaps, args.family, args.checkpoint, device, args.precision)
+    launch(Page(settings), args.host, args.port, args.share)
+
+
+if __name__ == "__main__":
+    run_script(main)

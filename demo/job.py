@@ -1,0 +1,49 @@
+"""Work in a thread of its own, that tells how far it is and can be stopped."""
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+from demo.generation import Cancelled
+
+ONE_AT_A_TIME = threading.Lock()        # models count their calls, and a device has one memory
+
+
+class Job:
+    """work(report) -> result, started at once. report(done, total) raises Cancelled in the work after `cancel`."""
+
+    def __init__(self, work: Callable):
+        self.events, self.is_cancelled = queue.SimpleQueue(), threading.Event()
+        self.result, self.error = None, None
+        self.thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self.thread.start()
+
+    def _run(self, work: Callable) -> None:
+        try:
+            with ONE_AT_A_TIME:
+                self._report(0, 0)
+                self.result = work(self._report)
+        except BaseException as error:              # handed to the thread that waits in `progress`
+            self.error = error
+        self.events.put(None)
+
+    def _report(self, done: int, total: int) -> None:
+        if self.is_cancelled.is_set():
+            raise Cancelled
+        self.events.put((done, total))
+
+    def cancel(self) -> None:
+        """Stop the work before its next step."""
+        self.is_cancelled.set()
+
+    def progress(self) -> Iterator[tuple[int, int]]:
+        """(steps done, steps in all) as they come, until the work ends; then `result` is there. Raises what it raised."""
+        while (event := self.events.get()) is not None:
+            while not self.events.empty():                      # a slow reader sees the newest alone
+                newer = self.events.get()
+                if newer is None:
+                    self.events.put(None)
+                    break
+                event = newer
+            yield event
+        if self.error is not None:
+            raise self.error

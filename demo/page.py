@@ -1,0 +1,358 @@
+"""The page: gradio's controls around `demo.generation`. What is computed, and what is shown of it, lies elsewhere."""
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+import torch
+from starlette.middleware import Middleware
+
+from demo import found, generation, view
+from demo.found import Found
+from demo.generation import ALL_CLASSES, CALLS_PER_STEP, CONTROLS, DRAWN_PATH, Cancelled
+from demo.guard import Guard
+from demo.job import Job
+from demo.options import FAMILIES
+from engine.errors import InputError
+from lift.options import SOLVERS as LIFT_SOLVERS
+from mnist.options import SOLVERS as MNIST_SOLVERS
+
+HERE = Path(__file__).resolve().parent
+NO_TEACHER = "none"
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
+MONO_FONT = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
+
+
+@dataclass
+class Settings:
+    """Where checkpoints and error maps are looked for, what is chosen at the start, and where it runs."""
+    folders: list[Path]
+    heatmap_folders: list[Path]
+    family: str | None
+    checkpoint: Path | None
+    device: torch.device
+    precision: str
+
+
+class Shelf:
+    """The checkpoints that the page offers, by the name they have in its list."""
+
+    def __init__(self, settings: Settings):
+        self.settings, self.by_name, self.passed_over = settings, {}, []
+        self.look()
+
+    def look(self) -> None:
+        """Read the folders anew."""
+        each, self.passed_over = found.find_checkpoints(self.settings.folders)
+        if self.settings.checkpoint is not None:
+            chosen = found.look_at(self.settings.checkpoint)
+            each = [chosen, *(other for other in each if other.path.resolve() != chosen.path.resolve())]
+        self.by_name = {str(one.path): one for one in each}
+
+    def names(self, family: str) -> list[str]:
+        """Those of a family."""
+        return [name for name, one in self.by_name.items() if one.family == family]
+
+    def teachers(self, student: Found) -> list[str]:
+        """Those that may be a student's teacher."""
+        return [name for name, one in self.by_name.items() if one.base == student.base and one.family != "distilled"]
+
+    def first_family(self) -> str:
+        """The family chosen at the start: the one asked for, else the first that has a checkpoint."""
+        if self.settings.family:
+            return self.settings.family
+        if self.settings.checkpoint is not None:
+            return next(iter(self.by_name.values())).family
+        return next((family for family in FAMILIES if self.names(family)), "lift")
+
+    def one(self, name: str | None, family: str) -> Found:
+        """The checkpoint of that name. Raises InputError where none is chosen."""
+        if family == "text_to_image":
+            return Found(Path("text_to_image"), family, family)
+        if name not in self.by_name:
+            folders = ", ".join(map(str, self.settings.folders))
+            raise InputError(f"checkpoint: none of {FAMILIES[family]} is chosen; train one, or name its folder with "
+                             f"--checkpoints (looked in {folders})")
+        return self.by_name[name]
+
+
+def with_labels(names: list[str]) -> list[tuple[str, str]]:
+    """Choices of a list of files: the file's name first, then its folder."""
+    return [(f"{Path(name).name} in {Path(name).parent}", name) for name in names]
+
+
+# --- controls of each family: the fields of its dataclass ---------------------------------------------------------------
+
+def images_and_seed(defaults) -> dict:
+    """What all families have."""
+    with gr.Row():
+        return {"num_images": gr.Number(defaults.num_images, label="Images", min_width=100),
+                "seed": gr.Number(defaults.seed, label="Seed", min_width=100)}
+
+
+def lift_fields(defaults) -> dict:
+    """A path, drawn or by name."""
+    plane = gr.HTML({}, html_template=(HERE / "plane.html").read_text(), js_on_load=(HERE / "plane.js").read_text(),
+                    elem_id="plane")
+    fields = {"plane": plane, "path_type": gr.Dropdown([DRAWN_PATH], label="Path", value=None),
+              "corners": gr.Textbox(label="Corners of the drawn path: t_64,t_32 …", max_lines=3, elem_id="corners",
+                                    placeholder="draw above, or write 700,900 200,100")}
+    with gr.Row():
+        fields |= {"num_steps": gr.Number(defaults.num_steps, label="Steps", min_width=100, elem_classes="steps"),
+                   "solver": gr.Dropdown(list(LIFT_SOLVERS), value=defaults.solver, label="Solver", min_width=100)}
+    return fields | images_and_seed(defaults)
+
+
+def class_field() -> gr.Dropdown:
+    """A class, or all in turn."""
+    return gr.Dropdown([ALL_CLASSES], value=ALL_CLASSES, label="Class", min_width=100)
+
+
+def flow_fields(defaults) -> dict:
+    """Class, guidance and its interval, solver, calls."""
+    with gr.Row():
+        fields = {"class_name": class_field(),
+                  "guidance_scale": gr.Number(defaults.guidance_scale, label="Guidance", min_width=100)}
+    with gr.Row():
+        fields |= {"interval_low": gr.Number(defaults.interval_low, label="Guided from t", min_width=100),
+                   "interval_high": gr.Number(defaults.interval_high, label="to t (0 noise, 1 image)", min_width=100)}
+    with gr.Row():
+        fields |= {"solver": gr.Dropdown(list(CALLS_PER_STEP), value=defaults.solver, label="Solver", min_width=100),
+                   "num_calls": gr.Number(defaults.num_calls, label="Calls", min_width=100)}
+    return fields | images_and_seed(defaults)
+
+
+def mnist_fields(defaults) -> dict:
+    """Class, w, solver, steps."""
+    with gr.Row():
+        fields = {"class_name": class_field(),
+                  "guidance_scale": gr.Number(defaults.guidance_scale, label="Guidance w", min_width=100)}
+    with gr.Row():
+        fields |= {"solver": gr.Dropdown(list(MNIST_SOLVERS), value=defaults.solver, label="Solver", min_width=100),
+                   "num_steps": gr.Number(defaults.num_steps, label="Steps", min_width=100, elem_classes="steps")}
+    return fields | images_and_seed(defaults)
+
+
+def distilled_fields(defaults) -> dict:
+    """The teacher beside the student."""
+    fields = {"teacher": gr.Dropdown([NO_TEACHER], value=NO_TEACHER, label="Teacher beside it", elem_id="teacher")}
+    with gr.Row():
+        fields |= {"teacher_steps": gr.Number(defaults.teacher_steps, label="Teacher's steps", min_width=100),
+                   "guidance_scale": gr.Number(defaults.guidance_scale, label="Teacher's guidance", min_width=100)}
+    fields["class_name"] = class_field()
+    return fields | images_and_seed(defaults)
+
+
+def text_fields(defaults) -> dict:
+    """Prompt, steps, conditioning timestep, tiny VAE."""
+    fields = {"prompt": gr.Textbox(label="Prompt", max_length=1000)}
+    with gr.Row():
+        fields |= {"num_steps": gr.Number(defaults.num_steps, label="Steps", min_width=100, elem_classes="steps"),
+                   "conditioning_timestep": gr.Number(defaults.conditioning_timestep, label="Conditioning timestep",
+                                                      min_width=100)}
+    fields["tiny_vae"] = gr.Checkbox(defaults.tiny_vae, label="Tiny VAE")
+    return fields | images_and_seed(defaults)
+
+
+FIELDS = {"lift": lift_fields, "flow": flow_fields, "mnist": mnist_fields, "distilled": distilled_fields,
+          "text_to_image": text_fields}
+
+
+# --- the page -----------------------------------------------------------------------------------------------------------
+
+class Page:
+    """The components, and what happens at each event."""
+
+    def __init__(self, settings: Settings):
+        self.settings, self.shelf, self.jobs = settings, Shelf(settings), {}
+        self.first = self.shelf.first_family()
+        with gr.Blocks(title="Four generative systems", analytics_enabled=False, fill_width=True) as self.blocks:
+            gr.Markdown("# Four generative systems\nChoose a checkpoint, then generate.")
+            with gr.Row():
+                with gr.Column(scale=4, min_width=320):
+                    self.add_controls()
+                with gr.Column(scale=7, min_width=320):
+                    self.state = gr.HTML(view.line_html("Ready."), elem_id="state")
+                    self.output = gr.HTML("", elem_id="output")
+            self.connect()
+
+    def add_controls(self) -> None:
+        """Family, checkpoint, the fields of every family (one is shown), the two buttons."""
+        self.family = gr.Radio([(label, key) for key, label in FAMILIES.items()], value=self.first, label="Family")
+        self.checkpoint = gr.Dropdown([], label="Checkpoint", elem_id="checkpoint")
+        self.weights = gr.Radio(["ema", "raw"], value="ema", label="Weights")
+        self.groups, self.fields = {}, {}
+        for key, add in FIELDS.items():
+            with gr.Column(visible=key == self.first, elem_id=f"fields_{key}") as self.groups[key]:
+                self.fields[key] = add(CONTROLS[key]())
+        self.plane = self.fields["lift"].pop("plane")
+        with gr.Row():
+            self.generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=100)
+            self.cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=100)
+
+    def connect(self) -> None:
+        """Which event calls what. Nothing of it is offered as an API."""
+        lift = self.fields["lift"]
+        everything = {self.family, self.checkpoint, self.weights,
+                      *(field for fields in self.fields.values() for field in fields.values())}
+        shown = [self.checkpoint, self.state, *self.groups.values()]
+        of_checkpoint = [self.state, self.plane, lift["path_type"], lift["corners"], self.fields["distilled"]["teacher"],
+                         *(self.fields[key][name] for key in ("flow", "mnist", "distilled")
+                           for name in ("class_name", "guidance_scale"))]
+        hidden = {"api_visibility": "private", "show_progress": "hidden"}
+        chosen = {"fn": self.open, "inputs": everything, "outputs": of_checkpoint, **hidden}
+        self.blocks.load(self.start, self.family, shown, **hidden).then(**chosen)
+        self.family.input(self.show_family, self.family, shown, **hidden).then(**chosen)
+        gr.on([self.checkpoint.input, self.weights.input], **chosen)
+        gr.on([lift["path_type"].input, lift["num_steps"].input, lift["corners"].input], self.preview, everything,
+              [self.plane, self.state], trigger_mode="always_last", **hidden)
+        self.plane.input(self.draw_path, everything, [self.plane, self.state, lift["path_type"], lift["corners"]],
+                         **hidden)
+        self.generate.click(self.run, everything, [self.state, self.output, self.plane, self.generate, self.cancel],
+                            concurrency_limit=4, **hidden)
+        self.cancel.click(self.stop, None, self.state, concurrency_limit=None, **hidden)
+        self.blocks.unload(self.left)
+
+    def controls(self, data: dict):
+        """The dataclass of the chosen family, filled with the form's values."""
+        family = data[self.family]
+        values = {name: data[field] for name, field in self.fields[family].items()}
+        if family == "distilled":
+            values["teacher"] = self.shelf.by_name.get(values["teacher"])
+        return CONTROLS[family](**values)
+
+    def opened(self, data: dict) -> generation.Opened:
+        """The chosen checkpoint in memory. Raises InputError."""
+        chosen = self.shelf.one(data[self.checkpoint], data[self.family])
+        return generation.open_checkpoint(chosen, data[self.weights], self.settings.device,
+                                          self.settings.heatmap_folders)
+
+    # Events
+
+    def start(self, family: str):
+        """A page was opened: the folders are read again."""
+        self.shelf.look()
+        return self.show_family(family)
+
+    def show_family(self, family: str) -> dict:
+        """The fields and checkpoints of a family."""
+        names = self.shelf.names(family)
+        passed_over = self.shelf.passed_over
+        words = f"{len(names)} checkpoints of {FAMILIES[family]}"
+        if passed_over:
+            words += f"; {len(passed_over)} files passed over, first: {passed_over[0]}"
+        return {self.checkpoint: gr.Dropdown(with_labels(names), value=names[0] if names else None,
+                                             visible=family != "text_to_image"),
+                self.state: view.line_html(words),
+                **{group: gr.Column(visible=key == family) for key, group in self.groups.items()}}
+
+    def open(self, data: dict) -> dict:
+        """A checkpoint was chosen: what it offers."""
+        try:
+            opened = self.opened(data)
+        except InputError as error:
+            return {self.state: view.line_html(str(error), True), self.plane: {}}
+        family, updates = data[self.family], {}
+        if family == "lift":
+            types = generation.path_types(opened)
+            path_type = data[self.fields["lift"]["path_type"]]
+            path_type = path_type if path_type in types else next(name for name in types if name != DRAWN_PATH)
+            updates[self.fields["lift"]["path_type"]] = gr.Dropdown(types, value=path_type)
+            updates[self.fields["lift"]["corners"]] = gr.Textbox(visible=DRAWN_PATH in types)
+            return updates | self.preview(data, opened, path_type)
+        names = opened.class_names
+        fields = self.fields[family]
+        updates[fields["class_name"]] = gr.Dropdown([ALL_CLASSES, *(names or [])], value=ALL_CLASSES,
+                                                    visible=names is not None)
+        updates[fields["guidance_scale"]] = gr.Number(visible=names is not None,
+                                                      **({} if names else {"value": 1}))
+        if family == "distilled":
+            teachers = self.shelf.teachers(opened.found)
+            own = Path(opened.model.options.get("teacher") or "-").name
+            default = next((name for name in teachers if Path(name).name == own), NO_TEACHER)
+            updates[fields["teacher"]] = gr.Dropdown([NO_TEACHER, *with_labels(teachers)], value=default)
+        return updates
+
+    def preview(self, data: dict, opened=None, path_type: str | None = None) -> dict:
+        """The path over the error map, as the form has it."""
+        controls = generation.LiftControls()
+        try:
+            opened = opened or self.opened(data)
+            controls = self.controls(data)
+            controls.path_type = path_type or controls.path_type
+            path = generation.lift_path_of(opened, controls)
+        except InputError as error:
+            return {self.plane: self.plane_value(opened, None), self.state: view.line_html(str(error), True)}
+        return {self.plane: self.plane_value(opened, path), self.state: view.line_html("Ready.")}
+
+    def plane_value(self, opened, path) -> gr.HTML:
+        """What plane.js draws; a model of one scale has no plane."""
+        heatmap = opened.heatmap if opened else None
+        value = {"map": view.map_picture(heatmap), "legend": view.map_legend(heatmap),
+                 "path": path.tolist() if path is not None else None}
+        return gr.HTML(value, visible=opened is None or opened.model.model_type == "lift")
+
+    def draw_path(self, data: dict, event: gr.EventData) -> dict:
+        """A path was drawn: its corners go to the form."""
+        lift = self.fields["lift"]
+        data = {**data, lift["corners"]: str(event.corners)[:20_000], lift["path_type"]: DRAWN_PATH}
+        return {lift["corners"]: data[lift["corners"]], lift["path_type"]: DRAWN_PATH, **self.preview(data)}
+
+    def run(self, data: dict, request: gr.Request):
+        """Generate, with progress; the work stops if nobody looks any more."""
+        family = data[self.family]
+        controls = self.controls(data)
+        job = Job(lambda report: generation.draw(self.opened(data), controls, report, self.settings.precision))
+        self.jobs[request.session_hash] = job
+        working = {self.generate: gr.Button(interactive=False), self.cancel: gr.Button(interactive=True)}
+        at_rest = {self.generate: gr.Button(interactive=True), self.cancel: gr.Button(interactive=False)}
+        try:
+            yield {self.state: view.progress_html(0, 0, "waiting for the model"), **working}
+            for done, total in job.progress():
+                yield {self.state: view.progress_html(done, total, "" if total else "opening the checkpoint")}
+            drawing = job.result
+            updates = {self.state: view.line_html("Done."), self.output: view.drawing_html(drawing)}
+            if family == "lift" and drawing.path is not None:
+                updates[self.plane] = self.plane_value(self.opened(data), drawing.path)
+            yield updates | at_rest
+        except InputError as error:
+            yield {self.state: view.line_html(str(error), True), **at_rest}
+        except Cancelled:
+            yield {self.state: view.line_html("Cancelled."), **at_rest}
+        except torch.OutOfMemoryError:
+            yield {self.state: view.line_html("images: the device's memory does not hold so many; choose fewer", True),
+                   **at_rest}
+        finally:
+            job.cancel()
+            if self.jobs.get(request.session_hash) is job:
+                del self.jobs[request.session_hash]
+
+    def left(self, request: gr.Request) -> None:
+        """The page was closed: its work stops."""
+        if request.session_hash in self.jobs:
+            self.jobs[request.session_hash].cancel()
+
+    def stop(self, request: gr.Request) -> str:
+        """Cancel."""
+        if request.session_hash not in self.jobs:
+            return view.line_html("Nothing is running.")
+        self.left(request)
+        return view.progress_html(0, 0, "stopping after this step")
+
+
+def launch(page: Page, host: str, port: int | None, share: bool, block: bool = True) -> str:
+    """Serve the page; returns its address. Only localhost reaches it unless `host` is another, or `share` is on."""
+    hosts = None if share or host not in LOCAL_HOSTS else LOCAL_HOSTS
+    theme = gr.themes.Default(font=FONT, font_mono=MONO_FONT)
+    try:
+        _, address, shared = page.blocks.launch(
+            server_name=host, server_port=port, share=share, prevent_thread_lock=True, quiet=True, ssr_mode=False,
+            enable_monitoring=False, run_history=False, footer_links=[], max_file_size=1, pwa=False, mcp_server=False,
+            theme=theme, css=(HERE / "style.css").read_text(),
+            app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)]})
+    except OSError as error:
+        raise InputError(f"--port: {error}; choose another, or leave it out") from error
+    print(f"the page is at {shared or address}" + (" (for everyone who knows the address)" if shared else ""), flush=True)
+    if block:
+        page.blocks.block_thread()
+    return address

@@ -1,0 +1,163 @@
+"""The demo's page in headless Chromium at two widths, and who can reach its server."""
+import http.client
+import socket
+import sys
+
+import pytest
+import torch
+
+from browser import Browser
+from conftest import find_browser
+from demo.__main__ import main
+from demo.options import parse_args
+from engine.errors import InputError
+from tiny_shelf import shelf_folder
+
+STATE = "document.querySelector('#state').innerText"
+LOOPBACK = ("127.", "localhost", "::1")
+
+
+@pytest.fixture(scope="module")
+def gradio():
+    return pytest.importorskip("gradio", reason="gradio is not installed (pip install '.[demo]'): no page was opened")
+
+
+@pytest.fixture(scope="module")
+def served(gradio):
+    """(address of the page, its Page, what this process connected to outside meanwhile)."""
+    from demo.page import Page, Settings, launch
+    folder, outside = shelf_folder(), []
+    connect = socket.socket.connect
+
+    def noting(self, address):
+        if isinstance(address, tuple) and not str(address[0]).startswith(LOOPBACK):
+            outside.append(address)
+        return connect(self, address)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", noting)
+        page = Page(Settings([folder / "checkpoints", folder / "experiments"], [folder / "results"], None,
+                             folder / "checkpoints/lift_dual_timestep_1ep.pth", torch.device("cpu"), "float32"))
+        yield launch(page, "127.0.0.1", None, False, block=False), page, outside
+        page.blocks.close(verbose=False)
+
+
+@pytest.fixture(scope="module", params=[390, 1280])
+def tab(request, served, tmp_path_factory):
+    """The page in a browser of that width, with its first checkpoint opened."""
+    browser = Browser(find_browser(), tmp_path_factory.mktemp("browser"), request.param)
+    browser.open(served[0])
+    browser.wait_for("document.querySelector('#plane .path')?.getAttribute('points')")
+    yield browser
+    browser.close()
+
+
+def choose(tab, family: str) -> None:
+    """Another family; its checkpoint is open when the fields show it."""
+    label = f"[...document.querySelectorAll('input[type=radio]')].find(e => e.value === '{family}')"
+    tab.run(f"{label}.click()")
+    tab.wait_for(f"document.querySelector('#fields_{family}')?.offsetParent && {STATE}.includes('checkpoints of')")
+
+
+def generate(tab) -> None:
+    """Press the button, and wait for the end."""
+    tab.click("#generate")
+    tab.wait_for(f"{STATE}.startsWith('Done.') && !document.querySelector('#generate').disabled")
+
+
+def test_a_path_is_drawn_and_both_scales_appear(tab, served):
+    x, y = tab.centre("#plane .ground")
+    side = tab.run("document.querySelector('#plane .ground').getBoundingClientRect().width")
+    tab.pointer("mousePressed", x - 0.3 * side, y - 0.4 * side)                 # t_64 899, t_32 799, about
+    for k in range(1, 9):
+        tab.pointer("mouseMoved", x - 0.3 * side, y - 0.4 * side + 0.1 * k * side)
+    tab.pointer("mouseMoved", x - 0.4 * side, y)                                # back and up: a timestep never rises
+    tab.pointer("mouseReleased", x + 0.4 * side, y + 0.4 * side)
+    tab.wait_for("document.querySelector('#corners textarea').value")
+    corners = [tuple(map(int, pair.split(","))) for pair in
+               tab.run("document.querySelector('#corners textarea').value").split()]
+    t_64, t_32 = zip(*corners)
+    assert list(t_64) == sorted(t_64, reverse=True) and list(t_32) == sorted(t_32, reverse=True)
+    assert abs(corners[0][0] - 899) < 8 and abs(corners[0][1] - 799) < 8 and abs(corners[-1][1] - 100) < 8
+    tab.wait_for("document.querySelectorAll('#plane .steps circle').length === 19")
+    assert tab.run("document.querySelector('#plane .map').getAttribute('href')").startswith("data:image/png")
+    generate(tab)
+    sizes = tab.run("[...document.querySelectorAll('#output .tiles img')].map(i => [i.naturalWidth, i.complete])")
+    assert sizes == [[64, True]] * 4 + [[32, True]] * 4
+    assert tab.run("document.querySelectorAll('#output .strip figure').length") == 19
+    assert "path drawn" in (text := tab.run("document.querySelector('#output').innerText"))
+    assert "18 network calls per image" in text and " s for 4 images" in text
+
+
+def test_bad_input_is_one_line(tab):
+    tab.write("#fields_lift .steps input", "0")
+    tab.click("#generate")
+    tab.wait_for("document.querySelector('#state [role=alert]')")
+    assert tab.run(STATE).strip() == "steps: found '0', expected a whole number of at least 1 and at most 999"
+    assert tab.run("document.querySelectorAll('#output .tiles img').length") == 8           # what was there stays
+
+
+@pytest.mark.parametrize("family, size", [("flow", 8), ("mnist", 28), ("distilled", 64)])
+def test_every_family_draws(tab, family, size):
+    choose(tab, family)
+    generate(tab)
+    tab.wait_for(f"document.querySelector('#output .tiles img').naturalWidth === {size}")
+    assert tab.run("[...document.querySelectorAll('#output img')].every(i => i.complete && i.naturalWidth > 0)")
+    if family == "distilled":
+        assert tab.run("[...document.querySelectorAll('#output h3')].map(e => e.innerText.split(':')[0])") == [
+            "student", "teacher"]
+
+
+def test_work_is_cancelled_and_the_next_one_runs(tab):
+    choose(tab, "mnist")
+    tab.write("#fields_mnist .steps input", "1000")
+    tab.click("#generate")
+    tab.wait_for("document.querySelector('#state progress')?.max > 1 && !document.querySelector('#cancel').disabled")
+    tab.click("#cancel")
+    tab.wait_for(f"{STATE}.startsWith('Cancelled.') && !document.querySelector('#generate').disabled")
+    tab.write("#fields_mnist .steps input", "2")
+    generate(tab)
+
+
+def test_text_to_image_is_clearly_refused(tab):
+    tab.run("[...document.querySelectorAll('input[type=radio]')].find(e => e.value === 'text_to_image').click()")
+    tab.wait_for(f"{STATE}.startsWith('text to image: its models are not in this version')")
+
+
+def test_no_error_nothing_from_outside_and_no_sideways_scroll(tab, served):
+    """After all of the above."""
+    assert tab.problems == []
+    assert {address.split("?")[0][:len(served[0])] for address in tab.addresses
+            if not address.startswith(("data:", "blob:"))} == {served[0]}
+    assert served[2] == []
+    assert tab.run("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_server_answers_on_localhost_alone_and_takes_no_files(served):
+    address, page, _ = served
+    assert [each.getsockname()[0] for server in page.blocks.server.servers for each in server.sockets] == ["127.0.0.1"]
+
+    def status(method, path, **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", page.blocks.server_port, timeout=30)
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    assert status("GET", "/") == 200
+    assert status("GET", "/", Host="elsewhere.example") == 403
+    assert status("POST", "/gradio_api/upload") == 403 and status("GET", "/gradio_api/file=/etc/hostname") == 403
+
+
+def test_without_gradio_one_line_says_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(InputError, match=r"gradio: not installed .* pip install '.\[demo\]'"):
+        main(argv=[])
+
+
+def test_localhost_is_the_default_and_files_are_no_folders(tmp_path):
+    args = parse_args([])
+    assert (args.host, args.share, args.family) == ("127.0.0.1", False, None)
+    assert parse_args([], "distilled").family == "distilled"
+    assert parse_args(["--checkpoint_path", "x.pth"]).checkpoint.name == "x.pth"
+    (tmp_path / "a.pth").write_text("")
+    with pytest.raises(InputError, match="a.pth is a file, expected a folder; a file goes to --checkpoint"):
+        main(argv=["--checkpoints", str(tmp_path / "a.pth")])
