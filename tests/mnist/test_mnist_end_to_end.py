@@ -1,7 +1,6 @@
 """Training, resuming, generating and the family's messages, on few drawn digits and tiny networks."""
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
