@@ -72,6 +72,24 @@ def test_what_the_text_concludes_is_what_was_measured():
     for change in order[1:]:                                        # which is the same whatever the number of images
         values = [mean(change, num_images, "kd_lite0") for num_images in numbers]
         assert max(values) - min(values) < 3 * mean(change, 1000, "kd_standard_error")
+    twice, noise = "half of the images, twice", "noise of 5 grey levels"
+    for num_images in numbers[1:]:                                  # repeated images: one sees them, the other does not
+        assert mean(twice, num_images, "fd_lite0") > 1.15 * mean("none", num_images, "fd_lite0")
+        assert abs(mean(twice, num_images, "kd_lite0")) < 3 * mean(twice, num_images, "kd_standard_error")
+    assert mean(twice, 10_000, "fd_lite0") == pytest.approx(mean("none", 5000, "fd_lite0"), rel=0.01)
+
+    def apart(name):
+        draws = [[entry[name] for entry in rows if (entry["change"], entry["num_images"], entry["side"])
+                  == (change, 1000, 96)] for change in (noise, "none")]
+        return (statistics.fmean(draws[0]) - statistics.fmean(draws[1])) / statistics.fmean(map(statistics.stdev, draws))
+    assert apart("fd_lite0") > apart("kd_lite0") > 5                # the smallest change is told apart better by one
+    blur, noisy = "half the side and back", "noise of 20 grey levels"
+    for num_images in numbers:
+        assert mean(blur, num_images, "fd_lite0") < mean(noisy, num_images, "fd_lite0")
+        assert mean(blur, num_images, "kd_lite0") > mean(noisy, num_images, "kd_lite0")
+    of_normal_law = [mean("normal law of the pixels", 10_000, name) for name in ("precision", "recall")]
+    assert of_normal_law[0] > mean("none", 10_000, "precision") and of_normal_law[1] < 0.001
+    assert mean("none", 10_000, "animal") < 0.9
 
 
 def test_the_benchmark_writes_what_the_tables_read_and_goes_on(tmp_path, monkeypatch, capsys):
