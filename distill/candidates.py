@@ -1,7 +1,7 @@
 """What `eval_fid_batch.py` scores of any other checkpoint: a flow, a digit model, a student of few steps of any family.
 
-A model is drawn by its own sampler at the steps, guidance and solver asked for; a student in the steps that its checkpoint
-names. Classes take turns by an image's number. A model of two scales can walk S1's paths too, by its own error map.
+A model is drawn by its own sampler at the steps, guidance and solver asked for; a student in the steps that its
+checkpoint names. Classes take turns by an image's number. A model of two scales can walk S1's paths too, by its own error map.
 """
 import hashlib
 
@@ -28,8 +28,8 @@ OF_SAMPLERS = ["num_steps", "solver", "eta", "guidance_scale", "guidance_interva
 
 
 class Candidates:
-    """A checkpoint and the ways it is sampled. refuse(options, where): `refuse_without_effect` of the command line. Raises
-    InputError for what the checkpoint does not have: a path, a class to guide towards, a scale that leads."""
+    """A checkpoint and the ways it is sampled. refuse(options, where): `refuse_without_effect` of the command line.
+    Raises InputError for what the checkpoint does not have: a path, a class to guide towards, a scale that leads."""
 
     knows_its_data = True                       # real images, where none are named, are those it was trained on
 
