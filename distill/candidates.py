@@ -35,7 +35,7 @@ class Candidates:
 
     def __init__(self, args, refuse, file, device, say: bool):
         self.args, self.device = args, device
-        self.loaded = families.load(file, args.weights, device)
+        self.loaded = families.load(file, args.weights, device, vae=args.vae)
         self.has_plane = len(self.loaded.denoiser.processes) == 2 and not self.loaded.few_steps
         refuse([option for option in OF_S1 if not self.has_plane or option not in OF_PLANES],
                f"for {file}, which is no model of S1")
