@@ -118,7 +118,7 @@ def generate_and_score(args, candidates, key: dict, scorer, references, group) -
 def is_of_s1(file) -> bool:
     """Whether a checkpoint is a baseline or LIFT model, and no student of one. Raises InputError if it is none at all."""
     from engine.files import load_torch
-    content = load_torch(file, "checkpoint")
+    content = {} if Path(file).suffix == ".safetensors" else load_torch(file, "checkpoint")
     return isinstance(content, dict) and not content.get("few_steps") and content.get("family", "lift") == "lift" \
         and "model_state" in content
 
@@ -222,7 +222,7 @@ def main():
     for file in files:
         candidates = candidates_of(args, refuse, file, device, say=False)
         for name, seed in ((name, seed) for name in candidates.paths for seed in args.seeds):
-            key = {**candidates.key(name), "seed": seed, "num_images": args.num_images, "dataset": str(args.dataset),
+            key = {**candidates.key(name), "seed": seed, "num_images": args.num_images, "dataset": image_set.dataset,
                    "split": args.reference_split, "reference_hash": image_set.content_hash}
             if group.size == 1:
                 rows = results_table.read(args.results, warn=False)     # another process may have added to it

@@ -221,8 +221,8 @@ def load_two_scales(path, weights: str = "ema", device="cpu") -> checkpoints.Loa
         return checkpoints.load_model(path, "lift", weights, device)
     sides = [shape[-1] for shape in loaded.denoiser.shapes]
     if sides != [64, 32] or loaded.decode is not None:
-        raise InputError(f"{path}: is a model of {' and '.join(map(str, sides))} pixels or cells, expected one of 64 and 32 "
-                         "pixels")
+        found = " and ".join(map(str, sides))
+        raise InputError(f"{path}: is a model of {found} pixels or cells, expected one of 64 and 32 pixels")
     return as_lift(loaded)
 
 

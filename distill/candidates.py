@@ -1,7 +1,7 @@
 """What `eval_fid_batch.py` scores of any other checkpoint: a flow, a digit model, a student of few steps of any family.
 
-A model is drawn by its own sampler at the steps, guidance and solver asked for; a student in the steps that its checkpoint
-names. Classes take turns by an image's number. A model of two scales can walk S1's paths too, by its own error map.
+A model is drawn by its own sampler at the steps, guidance and solver asked for; a student in the steps that its
+checkpoint names. Classes take turns by an image's number. A model of two scales can walk S1's paths too, by its own error map.
 """
 import hashlib
 
@@ -28,14 +28,14 @@ OF_SAMPLERS = ["num_steps", "solver", "eta", "guidance_scale", "guidance_interva
 
 
 class Candidates:
-    """A checkpoint and the ways it is sampled. refuse(options, where): `refuse_without_effect` of the command line. Raises
-    InputError for what the checkpoint does not have: a path, a class to guide towards, a scale that leads."""
+    """A checkpoint and the ways it is sampled. refuse(options, where): `refuse_without_effect` of the command line.
+    Raises InputError for what the checkpoint does not have: a path, a class to guide towards, a scale that leads."""
 
     knows_its_data = True                       # real images, where none are named, are those it was trained on
 
     def __init__(self, args, refuse, file, device, say: bool):
         self.args, self.device = args, device
-        self.loaded = families.load(file, args.weights, device)
+        self.loaded = families.load(file, args.weights, device, vae=args.vae)
         self.has_plane = len(self.loaded.denoiser.processes) == 2 and not self.loaded.few_steps
         refuse([option for option in OF_S1 if not self.has_plane or option not in OF_PLANES],
                f"for {file}, which is no model of S1")

@@ -1,5 +1,5 @@
-"""S1's models as denoisers, denoisers of two scales as S1's models, and what a 32 branch can be made to do while the sampler
-knows nothing of it."""
+"""S1's models as denoisers, denoisers of two scales as S1's models, and what a 32 branch can be made to do while the
+sampler knows nothing of it."""
 import torch
 from torch import nn
 

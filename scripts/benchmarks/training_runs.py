@@ -13,7 +13,8 @@ SMALL = ["--dataset", "synthetic:48", "--hidden_dims", "8", "16", "--batch_size"
          "--precision", "float32", "--no_tensorboard", "--device", "cpu", "--num_threads", "1"]
 SMALL_FLOW = ["--dataset", "digits:48", "--image_size", "16", "--channels", "3", "--hidden_size", "16", "--depth", "1",
               "--num_heads", "2", "--mlp_ratio", "2", "--patch_size", "4", "--batch_size", "8", "--log_every", "2",
-              "--sample_every", "0", "--precision", "float32", "--no_tensorboard", "--device", "cpu", "--num_threads", "1"]
+              "--sample_every", "0", "--precision", "float32", "--no_tensorboard", "--device", "cpu", "--num_threads",
+              "1"]
 NAME = "lift_dual_timestep"
 PROGRAMS = {"lift": (str(ROOT / "train_lift.py"),), "flow": ("-m", "flow.train")}
 NAMES = {"lift": NAME, "flow": "flow"}

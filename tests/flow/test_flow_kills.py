@@ -1,5 +1,5 @@
-"""A flow that is killed, some of the times in the middle of a save, and resumed ends as one that was not; in pixels and in
-latents. Two processes agree with one."""
+"""A flow that is killed, some of the times in the middle of a save, and resumed ends as one that was not; in pixels and
+in latents. Two processes agree with one."""
 import json
 import os
 import subprocess
