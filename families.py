@@ -168,10 +168,10 @@ def family_of(content: dict) -> str:
     return content.get("family", "edm" if adm.FIRST_WEIGHT in content else "lift")
 
 
-def kind_of(path) -> tuple[str, bool]:
+def kind_of(path, known=tuple(FAMILIES)) -> tuple[str, bool]:
     """Of the checkpoint at `path`: its family, and whether it is a student of few steps. Its weights are not read.
 
-    Raises InputError for a file that is none of a known family, or an autoencoder's.
+    known: families that are welcome. Raises InputError for a file that is none of a known family, or an autoencoder's.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -180,9 +180,9 @@ def kind_of(path) -> tuple[str, bool]:
     if not isinstance(content, dict) or not {"model_state", adm.FIRST_WEIGHT} & set(content):
         raise InputError(f"{path}: has no model_state in it, expected a checkpoint of this repository")
     family = family_of(content)
-    if family not in FAMILIES or content.get("model") == "vae":
-        found = "an autoencoder" if family in FAMILIES else f"of family {str(family)[:40]!r}"
-        raise InputError(f"{path}: is {found}, expected a model of {', '.join(FAMILIES)}")
+    if family not in known or content.get("model") == "vae":
+        found = "an autoencoder" if family in known else f"of family {str(family)[:40]!r}"
+        raise InputError(f"{path}: is {found}, expected a model of {', '.join(known)}")
     return family, bool(content.get("few_steps"))
 
 

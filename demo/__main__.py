@@ -20,7 +20,8 @@ def main(family: str | None = None, argv=None):
         raise InputError(f"gradio: not installed ({error}), which the page needs; pip install '.[demo]'") from error
     from demo.page import Page, Settings, launch
     device = start_device(args)
-    settings = Settings(args.checkpoints, args.heatmaps, args.family, args.checkpoint, device, args.precision)
+    settings = Settings(args.checkpoints, args.heatmaps, args.family, args.checkpoint, device, args.precision,
+                        args.tiny_vae)
     launch(Page(settings), args.host, args.port, args.share)
 
 

@@ -3,26 +3,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import families
+from demo.options import FAMILIES
 from engine.errors import InputError
 from lift.checkpoints import LoadedModel
 from lift.heatmap_file import check_heatmap_matches, load_heatmap
 
+TEXT_TO_IMAGE = "text_to_image"
+INDEX = "model_index.json"              # what makes a folder a model in diffusers' layout
+
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint on disk. family: of `demo.options.FAMILIES`; a student of few steps is `distilled`, whatever its teacher is."""
+    """A checkpoint on disk, or a folder in diffusers' layout. family: of `demo.options.FAMILIES`; a student of few steps is
+    `distilled`, but for one of text to image. base: the family that loads it."""
     path: Path
     family: str
-    base: str                   # the family that loads it, as `families.FAMILIES` has it
+    base: str
 
 
 def look_at(path) -> Found:
     """The checkpoint at `path`. Raises InputError for a file that is missing or no model of a known family."""
     path = Path(path)
+    if (path / INDEX).is_file():
+        return Found(path, TEXT_TO_IMAGE, TEXT_TO_IMAGE)
     if not path.is_file():
-        raise InputError(f"--checkpoint: {path} is no file, expected a checkpoint")
-    base, is_student = families.kind_of(path)
-    return Found(path, "distilled" if is_student else base, base)
+        raise InputError(f"--checkpoint: {path} is no file, expected a checkpoint, or a folder with {INDEX}")
+    base, is_student = families.kind_of(path, (*families.FAMILIES, TEXT_TO_IMAGE))
+    family = "distilled" if is_student and base != TEXT_TO_IMAGE else base
+    if family not in FAMILIES:
+        raise InputError(f"{path}: is a model of {family} that is no student, expected one of {', '.join(FAMILIES)}")
+    return Found(path, family, base)
 
 
 def find_checkpoints(folders) -> tuple[list[Found], list[str]]:
@@ -32,6 +42,7 @@ def find_checkpoints(folders) -> tuple[list[Found], list[str]]:
     """
     found, passed_over = [], []
     files = {file.resolve(): file for folder in folders for file in Path(folder).rglob("*.pth")}
+    files |= {file.resolve(): file.parent for folder in folders for file in Path(folder).rglob(INDEX)}
     for file in sorted(files.values()):
         if file.name.endswith(".state.pth"):
             continue

@@ -4,24 +4,28 @@ Controls are dataclasses, one per family, whose values are as a form gives them;
 """
 import argparse
 import functools
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 import families
 from demo import found
-from demo.found import Found
+from demo.found import TEXT_TO_IMAGE, Found
+from distill.few_steps import student_times
 from distill.generate import student_of
+from distill.student import few_steps_of
 from engine.command_line import real_number, whole_number
 from engine.denoiser import Guided
 from engine.errors import InputError
-from engine.sampling import check_solver, sample, to_uint8
-from flow.generate import encoder_of
+from engine.sampling import check_path, check_solver, sample, to_uint8
+from flow.drawing import latents_of
+from flow.grids import find_path
+from flow.latents import decoder_of
 from flow.model import check_guidance, load_checkpoint
 from flow.options import interval_in_log_snr
 from lift import checkpoints, generation, paths
@@ -30,7 +34,7 @@ from lift.options import SOLVERS as LIFT_SOLVERS
 from lift.path_summary import path_cost
 from lift.sampling import generate, uniform_diagonal
 from mnist import models as mnist
-from mnist.grids import strip_points
+from mnist.models import strip_points
 from mnist.options import SOLVERS as MNIST_SOLVERS
 from mnist.options import class_labels, sampling_of
 from scheduler import LinearFlow
@@ -64,7 +68,7 @@ class Walk:
 
 
 @dataclass
-class Drawing:
+class Result:
     """The walks of one request; notes: a line each; path: int64 [N + 1, 2] timesteps of LIFT's two scales."""
     walks: list[Walk]
     notes: list[str] = field(default_factory=list)
@@ -77,7 +81,8 @@ class Drawing:
 class Opened:
     """A checkpoint in memory. model: what its family's loader returns. class_names: None for a model without classes.
 
-    heatmap, heatmap_file: LIFT's error map of this checkpoint, if there is one. latents: what decodes a flow's.
+    heatmap, heatmap_file: LIFT's error map of this checkpoint, if there is one. decode: from what a flow's
+    sampler holds to uint8. few_steps: of a student of text to image (`distill.student`).
     """
     found: Found
     model: object
@@ -85,12 +90,13 @@ class Opened:
     class_names: list[str] | None = None
     heatmap: dict | None = None
     heatmap_file: Path | None = None
-    latents: object = None
+    decode: Callable | None = None
+    few_steps: dict | None = None
 
 
 def open_checkpoint(chosen: Found, weights: str, device, heatmap_folders=()) -> Opened:
     """The checkpoint, loaded once as long as its file stays as it is. Raises InputError."""
-    if chosen.family == "text_to_image":
+    if chosen.family == TEXT_TO_IMAGE and importlib.util.find_spec("distill.text_to_image") is None:
         raise InputError("text to image: its models are not in this version of the repository; choose another family")
     try:
         age = chosen.path.stat().st_mtime_ns
@@ -112,8 +118,12 @@ def _opened(chosen: Found, age: int, weights: str, device, heatmaps) -> Opened:
         return Opened(chosen, model, device, heatmap=heatmap, heatmap_file=file)
     if chosen.family == "flow":
         model = load_checkpoint(path, weights, device)
-        latents = encoder_of(SimpleNamespace(vae=None, checkpoint=path), model, device)
-        return Opened(chosen, model, device, names_of(model.denoiser, model.label_names), latents=latents)
+        return Opened(chosen, model, device, names_of(model.denoiser, model.label_names),
+                      decode=decoder_of(latents_of(model, None, device)))
+    if chosen.family == TEXT_TO_IMAGE:
+        from distill.text_to_image import TextToImage, load_student
+        model, few_steps = (TextToImage(path, device), None) if path.is_dir() else load_student(path, weights, device)[:2]
+        return Opened(chosen, model, device, few_steps=few_steps)
     content = mnist.load_checkpoint(path, "denoiser", "--checkpoint")
     model = mnist.model_of(content, path, device, raw=weights == "raw")
     return Opened(chosen, model, device, names_of(model.denoiser, None))
@@ -175,17 +185,18 @@ def corners_of(text: str | None) -> list[tuple[int, int]]:
 class Recorder:
     """An `on_step` of the sampler: reports progress and keeps some frames of the first image.
 
-    decode(scale, x [1, ...]) -> uint8 [1, C, S, S]. report(step, num_steps) may raise Cancelled.
+    decode(scale, x [1, ...]) -> uint8 [1, C, S, S]. report(step, num_steps) may raise Cancelled. size_of(scale, step): the
+    deviation of what is noised there, by which it is shrunk to be seen; left out: 1.
     """
 
-    def __init__(self, num_steps: int, decode: Callable, report: Callable):
-        self.num_steps, self.decode, self.report = num_steps, decode, report
+    def __init__(self, num_steps: int, decode: Callable, report: Callable, size_of: Callable = lambda s, step: 1):
+        self.num_steps, self.decode, self.report, self.size_of = num_steps, decode, report, size_of
         self.shown, self.frames, self.captions = set(strip_points(num_steps)), [], []
 
     def __call__(self, step: int, times, xs) -> None:
         self.report(step, self.num_steps)
         if step in self.shown:
-            self.frames.append([self.decode(s, x[:1]).cpu() for s, x in enumerate(xs)])
+            self.frames.append([self.decode(s, x[:1] / self.size_of(s, step)).cpu() for s, x in enumerate(xs)])
             self.captions.append("image" if step == self.num_steps else ", ".join(f"{time:.4g}" for time in times))
 
     def strip(self) -> list[torch.Tensor]:
@@ -215,10 +226,17 @@ def walk_of(label: str, recorder: Recorder, run: Callable) -> Walk:
 def sampled(label: str, denoiser, path, seed: int, count: int, decode: Callable, report: Callable, device,
             **how) -> Walk:
     """A walk by the engine's sampler. how: options of `engine.sampling.sample`."""
+    path = check_path(path, denoiser)
+
+    def size_of(s: int, step: int) -> float:                # 80 at the start of EDM's process, 1 or less of the others
+        a, sigma = denoiser.processes[s].levels(path[step, s], torch.float64)
+        size = float(torch.hypot(a, sigma))
+        return size if size > 1.001 else 1
+
     def run(on_step):
         samples = sample(denoiser, path, seed, range(count), on_step=on_step, device=device, **how)
         return samples.xs, samples.num_model_calls
-    return walk_of(label, Recorder(len(path) - 1, decode, report), run)
+    return walk_of(label, Recorder(len(path) - 1, decode, report, size_of), run)
 
 
 # --- LIFT -------------------------------------------------------------------------------------------------------------
@@ -281,7 +299,7 @@ def describe_lift_path(opened: Opened, path_type: str, path: np.ndarray) -> list
     return lines
 
 
-def draw_lift(opened: Opened, controls: LiftControls, report: Callable, precision: str) -> Drawing:
+def draw_lift(opened: Opened, controls: LiftControls, report: Callable, precision: str) -> Result:
     """Images of a baseline, or of both scales along a path."""
     count = number("images", controls.num_images, whole_number(1, MOST_IMAGES))
     seed = number("seed", controls.seed, whole_number(0, MOST_SEED))
@@ -298,7 +316,7 @@ def draw_lift(opened: Opened, controls: LiftControls, report: Callable, precisio
     recorder = Recorder(len(path) - 1, lambda _, x: to_uint8(x), report)
     walk = walk_of(f"{opened.found.path.stem}, path {controls.path_type}", recorder, run)
     is_dual = opened.model.model_type == "lift"
-    return Drawing([walk], describe_lift_path(opened, controls.path_type, path), path if is_dual else None)
+    return Result([walk], describe_lift_path(opened, controls.path_type, path), path if is_dual else None)
 
 
 # --- flow -------------------------------------------------------------------------------------------------------------
@@ -317,7 +335,7 @@ class FlowControls:
     seed: object = 42
 
 
-def draw_flow(opened: Opened, controls: FlowControls, report: Callable, precision: str) -> Drawing:
+def draw_flow(opened: Opened, controls: FlowControls, report: Callable, precision: str) -> Result:
     """Images of a flow, in pixels or latents."""
     count = number("images", controls.num_images, whole_number(1, MOST_IMAGES))
     seed = number("seed", controls.seed, whole_number(0, MOST_SEED))
@@ -332,15 +350,12 @@ def draw_flow(opened: Opened, controls: FlowControls, report: Callable, precisio
                          "even number")
     labels = labels_of(controls.class_name, opened, count)
     check_guidance(scale, opened.model.options.get("label_dropout", 0.1), opened.found.path.name)
-    latents = opened.latents
-
-    def decode(_, x):
-        return to_uint8(x if latents is None else latents.decode(x))
-
-    walk = sampled(f"{opened.found.path.stem}, {controls.solver}", Guided(opened.model.denoiser, scale, interval),
-                   LinearFlow().uniform_path(num_calls // per_step), seed, count, decode, report, opened.device,
-                   labels=labels, solver=controls.solver, clip=False, precision=precision)
-    return Drawing([walk])
+    denoiser = Guided(opened.model.denoiser, scale, interval)
+    path = find_path(denoiser, "uniform", num_calls // per_step, controls.solver)
+    walk = sampled(f"{opened.found.path.stem}, {controls.solver}", denoiser, path, seed, count,
+                   lambda s, x: to_uint8(opened.decode(x) if s == 0 else x), report, opened.device, labels=labels,
+                   solver=controls.solver, clip=False, precision=precision)
+    return Result([walk])
 
 
 # --- MNIST ------------------------------------------------------------------------------------------------------------
@@ -356,7 +371,7 @@ class MnistControls:
     seed: object = 0
 
 
-def draw_mnist(opened: Opened, controls: MnistControls, report: Callable, precision: str) -> Drawing:
+def draw_mnist(opened: Opened, controls: MnistControls, report: Callable, precision: str) -> Result:
     """Digits, in pixels or latents, of a model with classes or without."""
     count = number("images", controls.num_images, whole_number(1, MOST_IMAGES))
     seed = number("seed", controls.seed, whole_number(0, MOST_SEED))
@@ -372,7 +387,7 @@ def draw_mnist(opened: Opened, controls: MnistControls, report: Callable, precis
     walk = sampled(f"{opened.found.path.stem}, {controls.solver}", denoiser, path, seed, count,
                    lambda _, x: model.decode(x), report, opened.device, labels=labels, clip=model.vae is None,
                    precision=precision, **how)
-    return Drawing([walk])
+    return Result([walk])
 
 
 # --- students beside their teachers -----------------------------------------------------------------------------------
@@ -389,13 +404,13 @@ class DistilledControls:
 
 
 def teacher_path(loaded: families.Loaded, num_steps: int) -> torch.Tensor:
-    """Evenly spaced times of every scale, as the teacher's own family samples: [num_steps + 1, scales]."""
-    if loaded.family == "mnist":
-        return mnist.Model(loaded.denoiser, None, loaded.size, "teacher").path(num_steps)[:, None]
+    """Times of every scale, as the teacher's own family samples: [num_steps + 1] or [num_steps + 1, scales]."""
+    if loaded.path_of is not None:
+        return loaded.path_of(num_steps)
     return torch.stack([process.uniform_path(num_steps) for process in loaded.denoiser.processes], dim=1)
 
 
-def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable, precision: str) -> Drawing:
+def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable, precision: str) -> Result:
     """A student's images in its few steps, and its teacher's from the same noise."""
     count = number("images", controls.num_images, whole_number(1, MOST_IMAGES))
     seed = number("seed", controls.seed, whole_number(0, MOST_SEED))
@@ -407,14 +422,12 @@ def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable
         steps = number("teacher's steps", controls.teacher_steps, whole_number(1, MOST_STEPS))
         scale = number("teacher's guidance", controls.guidance_scale, real_number(0, 100))
         teacher = open_teacher(opened, controls.teacher)
-        if scale != 1 and how["labels"] is None:
-            raise InputError(f"teacher's guidance: found {scale:g}, but {controls.teacher.path.name} is a model without "
-                             "classes; expected 1")
-        check_guidance(scale, teacher.options.get("label_dropout", 0), controls.teacher.path.name)
+        if scale != 1 and (how["labels"] is None or not teacher.is_guidable):
+            raise InputError(f"teacher's guidance: found {scale:g}, but {controls.teacher.path.name} knows no prediction "
+                             "without a class beside one with it; expected 1")
 
-    def decode(_, x):
-        images = to_uint8(x)
-        return loaded.cropped(images) if loaded.cropped else images
+    def decode(s, x):
+        return loaded.images_of(x) if s == 0 else to_uint8(x)
 
     total = len(path) - 1 + steps
     walks = [sampled(f"student: {opened.found.path.stem}", student, path, seed, count, decode,
@@ -422,8 +435,9 @@ def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable
     if teacher is not None:
         denoiser = Guided(teacher.denoiser, scale) if scale != 1 else teacher.denoiser
         walks.append(sampled(f"teacher: {controls.teacher.path.stem}, ddim", denoiser, teacher_path(teacher, steps), seed,
-                             count, decode, lambda step, _: report(len(path) - 1 + step, total), opened.device, **how))
-    return Drawing(walks)
+                             count, decode, lambda step, _: report(len(path) - 1 + step, total), opened.device,
+                             clip=loaded.decode is None, **how))
+    return Result(walks)
 
 
 def open_teacher(opened: Opened, chosen: Found) -> families.Loaded:
@@ -442,26 +456,73 @@ def _teacher(chosen: Found, age: int, weights: str, device) -> families.Loaded:
     return families.load(chosen.path, weights, device, "teacher")
 
 
-# --- all families -----------------------------------------------------------------------------------------------------
+# --- text to image ----------------------------------------------------------------------------------------------------
 
 @dataclass
 class TextControls:
-    """conditioning_timestep: what the first step is told; tiny_vae: decode with the small autoencoder."""
+    """num_steps: of a student, or of DDIM. conditioning_timestep: what a student's first step is told. guidance_scale: of a
+    model that is no student. tiny_vae: folder or name of the small autoencoder that decodes, "" the usual one; None: the
+    model's own."""
     prompt: str = ""
     num_steps: object = 4
-    conditioning_timestep: object = 399
-    tiny_vae: bool = True
+    conditioning_timestep: object = None
+    guidance_scale: object = 7.5
+    tiny_vae: str | None = None
     num_images: object = 1
     seed: object = 42
 
 
+def draw_text(opened: Opened, controls: TextControls, report: Callable, precision: str) -> Result:
+    """Images of a prompt, by a student in few steps or by a model in diffusers' layout."""
+    from distill.text_to_image import TINY_VAES, TextSampler
+    count = number("images", controls.num_images, whole_number(1, MOST_IMAGES))
+    seed = number("seed", controls.seed, whole_number(0, MOST_SEED))
+    num_steps = number("steps", controls.num_steps, whole_number(1, MOST_STEPS))
+    prompt = " ".join(str(controls.prompt or "").split())
+    if not prompt:
+        raise InputError("prompt: found nothing, expected a text")
+    model, first = opened.model, controls.conditioning_timestep
+    first = None if first is None else number("conditioning timestep", first, whole_number(0, 999))
+    if opened.few_steps is None:
+        if first is not None:
+            raise InputError(f"conditioning timestep: found {first}, but {opened.found.path.name} is no student of few "
+                             "steps; leave it empty")
+        scale = number("guidance", controls.guidance_scale, real_number(0, 1000))
+        sampler = TextSampler(model, None, num_steps, scale, precision)
+    else:
+        places, called_at = ([[t] for t in student_times(num_steps, first=told)] for told in (None, first))
+        sampler = TextSampler(model, few_steps_of(places, called_at, opened.few_steps["coupling"]), precision=precision)
+    tiny = None if controls.tiny_vae is None else _tiny_vae(controls.tiny_vae or TINY_VAES[model.is_sdxl], opened.device)
+    decoder = tiny.decode if tiny else model.decode
+
+    def decode(_, x):                           # one by one: an image of 1024x1024 takes an autoencoder gigabytes
+        return torch.cat([to_uint8(decoder(each)).cpu() for each in x.split(1)])
+
+    def run(on_step):
+        samples = sampler.latents([prompt] * count, seed, range(count), on_step)
+        return samples.xs, samples.num_model_calls
+
+    recorder = Recorder(len(sampler.path) - 1, decode, report)
+    notes = [f"the prompt has more than {model.texts.num_tokens} tokens and is cut off there"] * \
+        model.texts.num_cut_off([prompt])
+    return Result([walk_of(f"{opened.found.path.stem}: {prompt}", recorder, run)], notes)
+
+
+@functools.lru_cache(maxsize=1)
+def _tiny_vae(name: str, device):
+    from distill.text_to_image import TinyDecoder
+    return TinyDecoder(name, device)
+
+
+# --- all families -----------------------------------------------------------------------------------------------------
+
 CONTROLS = {"lift": LiftControls, "flow": FlowControls, "mnist": MnistControls, "distilled": DistilledControls,
-            "text_to_image": TextControls}
-DRAW = {"lift": draw_lift, "flow": draw_flow, "mnist": draw_mnist, "distilled": draw_distilled}
+            TEXT_TO_IMAGE: TextControls}
+DRAW = {"lift": draw_lift, "flow": draw_flow, "mnist": draw_mnist, "distilled": draw_distilled, TEXT_TO_IMAGE: draw_text}
 
 
 def draw(opened: Opened, controls, report: Callable = lambda step, num_steps: None,
-         precision: str = "float32") -> Drawing:
+         precision: str = "float32") -> Result:
     """What the controls ask of a checkpoint.
 
     controls: of the checkpoint's family (CONTROLS). report(step, num_steps) is called before every step and may raise

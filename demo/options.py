@@ -18,6 +18,8 @@ def parse_args(argv=None, family: str | None = None):
                        metavar="FOLDER", help="where checkpoints are looked for, folders inside included")
     group.add_argument("--heatmaps", type=Path, nargs="+", default=[Path("results")], metavar="FOLDER",
                        help="where LIFT's error maps are looked for")
+    group.add_argument("--tiny_vae", default="", metavar="FOLDER_OR_NAME",
+                       help="the small autoencoder that text to image may decode with; left out: the usual one on the hub")
     group = parser.add_argument_group("who can reach it")
     group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
                        help="address to listen at; 0.0.0.0 lets in everyone in the network")

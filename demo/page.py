@@ -32,13 +32,14 @@ class Settings:
     checkpoint: Path | None
     device: torch.device
     precision: str
+    tiny_vae: str = ""          # folder or name of the one that the page's check box means; "": the usual one
 
 
 class Shelf:
     """The checkpoints that the page offers, by the name they have in its list."""
 
     def __init__(self, settings: Settings):
-        self.settings, self.by_name, self.passed_over = settings, {}, []
+        self.settings, self.by_name, self.strangers, self.passed_over = settings, {}, {}, []
         self.look()
 
     def look(self) -> None:
@@ -53,9 +54,17 @@ class Shelf:
         """Those of a family."""
         return [name for name, one in self.by_name.items() if one.family == family]
 
-    def teachers(self, student: Found) -> list[str]:
-        """Those that may be a student's teacher."""
-        return [name for name, one in self.by_name.items() if one.base == student.base and one.family != "distilled"]
+    def teachers(self, student: Found, own: str | None) -> tuple[list[str], str]:
+        """Those that may be a student's teacher, and which of them was. own: the file that the student's training names,
+        which need not lie in the folders."""
+        names = [name for name, one in self.by_name.items() if one.base == student.base and one.family != "distilled"]
+        at = next((name for name in names if own and Path(name).resolve() == Path(own).resolve()), None)
+        at = at or next((name for name in names if own and Path(name).name == Path(own).name), None)
+        if at is None and own and Path(own).is_file():
+            at = str(own)
+            self.strangers[at] = Found(Path(own), student.base, student.base)
+            names.append(at)
+        return names, at or NO_TEACHER
 
     def first_family(self) -> str:
         """The family chosen at the start: the one asked for, else the first that has a checkpoint."""
@@ -67,8 +76,6 @@ class Shelf:
 
     def one(self, name: str | None, family: str) -> Found:
         """The checkpoint of that name. Raises InputError where none is chosen."""
-        if family == "text_to_image":
-            return Found(Path("text_to_image"), family, family)
         if name not in self.by_name:
             folders = ", ".join(map(str, self.settings.folders))
             raise InputError(f"checkpoint: none of {FAMILIES[family]} is chosen; train one, or name its folder with "
@@ -145,12 +152,14 @@ def distilled_fields(defaults) -> dict:
 
 def text_fields(defaults) -> dict:
     """Prompt, steps, conditioning timestep, tiny VAE."""
-    fields = {"prompt": gr.Textbox(label="Prompt", max_length=1000)}
+    fields = {"prompt": gr.Textbox(label="Prompt", max_length=1000, elem_id="prompt")}
     with gr.Row():
         fields |= {"num_steps": gr.Number(defaults.num_steps, label="Steps", min_width=100, elem_classes="steps"),
                    "conditioning_timestep": gr.Number(defaults.conditioning_timestep, label="Conditioning timestep",
                                                       min_width=100)}
-    fields["tiny_vae"] = gr.Checkbox(defaults.tiny_vae, label="Tiny VAE")
+    with gr.Row():
+        fields |= {"guidance_scale": gr.Number(defaults.guidance_scale, label="Guidance", min_width=100),
+                   "tiny_vae": gr.Checkbox(False, label="Tiny VAE", min_width=100)}
     return fields | images_and_seed(defaults)
 
 
@@ -196,7 +205,8 @@ class Page:
         everything = {self.family, self.checkpoint, self.weights,
                       *(field for fields in self.fields.values() for field in fields.values())}
         shown = [self.checkpoint, self.state, *self.groups.values()]
-        of_checkpoint = [self.state, self.plane, lift["path_type"], lift["corners"], self.fields["distilled"]["teacher"],
+        text = self.fields["text_to_image"]
+        of_checkpoint = [text["num_steps"], text["conditioning_timestep"], text["guidance_scale"], self.state, self.plane, lift["path_type"], lift["corners"], self.fields["distilled"]["teacher"],
                          *(self.fields[key][name] for key in ("flow", "mnist", "distilled")
                            for name in ("class_name", "guidance_scale"))]
         hidden = {"api_visibility": "private", "show_progress": "hidden"}
@@ -218,7 +228,9 @@ class Page:
         family = data[self.family]
         values = {name: data[field] for name, field in self.fields[family].items()}
         if family == "distilled":
-            values["teacher"] = self.shelf.by_name.get(values["teacher"])
+            values["teacher"] = {**self.shelf.strangers, **self.shelf.by_name}.get(values["teacher"])
+        if family == "text_to_image":
+            values["tiny_vae"] = self.settings.tiny_vae if values["tiny_vae"] else None
         return CONTROLS[family](**values)
 
     def opened(self, data: dict) -> generation.Opened:
@@ -241,8 +253,7 @@ class Page:
         words = f"{len(names)} checkpoints of {FAMILIES[family]}"
         if passed_over:
             words += f"; {len(passed_over)} files passed over, first: {passed_over[0]}"
-        return {self.checkpoint: gr.Dropdown(with_labels(names), value=names[0] if names else None,
-                                             visible=family != "text_to_image"),
+        return {self.checkpoint: gr.Dropdown(with_labels(names), value=names[0] if names else None),
                 self.state: view.line_html(words),
                 **{group: gr.Column(visible=key == family) for key, group in self.groups.items()}}
 
@@ -260,16 +271,19 @@ class Page:
             updates[self.fields["lift"]["path_type"]] = gr.Dropdown(types, value=path_type)
             updates[self.fields["lift"]["corners"]] = gr.Textbox(visible=DRAWN_PATH in types)
             return updates | self.preview(data, opened, path_type)
-        names = opened.class_names
-        fields = self.fields[family]
+        names, fields = opened.class_names, self.fields[family]
+        if family == "text_to_image":
+            few_steps = opened.few_steps
+            return {fields["num_steps"]: gr.Number(len(few_steps["places"]) if few_steps else 50),
+                    fields["conditioning_timestep"]: gr.Number(few_steps["called_at"][0][0] if few_steps else None,
+                                                               visible=few_steps is not None),
+                    fields["guidance_scale"]: gr.Number(visible=few_steps is None)}
         updates[fields["class_name"]] = gr.Dropdown([ALL_CLASSES, *(names or [])], value=ALL_CLASSES,
                                                     visible=names is not None)
         updates[fields["guidance_scale"]] = gr.Number(visible=names is not None,
                                                       **({} if names else {"value": 1}))
         if family == "distilled":
-            teachers = self.shelf.teachers(opened.found)
-            own = Path(opened.model.options.get("teacher") or "-").name
-            default = next((name for name in teachers if Path(name).name == own), NO_TEACHER)
+            teachers, default = self.shelf.teachers(opened.found, opened.model.options.get("teacher"))
             updates[fields["teacher"]] = gr.Dropdown([NO_TEACHER, *with_labels(teachers)], value=default)
         return updates
 
@@ -310,10 +324,9 @@ class Page:
             yield {self.state: view.progress_html(0, 0, "waiting for the model"), **working}
             for done, total in job.progress():
                 yield {self.state: view.progress_html(done, total, "" if total else "opening the checkpoint")}
-            drawing = job.result
-            updates = {self.state: view.line_html("Done."), self.output: view.drawing_html(drawing)}
-            if family == "lift" and drawing.path is not None:
-                updates[self.plane] = self.plane_value(self.opened(data), drawing.path)
+            updates = {self.state: view.line_html("Done."), self.output: view.result_html(job.result)}
+            if family == "lift" and job.result.path is not None:
+                updates[self.plane] = self.plane_value(self.opened(data), job.result.path)
             yield updates | at_rest
         except InputError as error:
             yield {self.state: view.line_html(str(error), True), **at_rest}

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from demo.generation import Drawing, Walk
+from demo.generation import Result, Walk
 
+LARGE_FROM = 150                # pixels a side from which an image is shown large
 MAP_PIXELS = 250                # side of the picture of an error map
 
 
@@ -32,7 +33,8 @@ def walk_html(walk: Walk) -> str:
              f'calls per image · {walk.seconds:.2f} s for {len(next(iter(walk.images.values())))} images</p>']
     for size, images in walk.images.items():
         tiles = "".join(image_html(image, f"image {k}, {size}") for k, image in enumerate(images))
-        parts.append(f'<figure><figcaption>{size}</figcaption><div class="tiles">{tiles}</div></figure>')
+        kind = "tiles large" if images.shape[-1] > LARGE_FROM else "tiles"
+        parts.append(f'<figure><figcaption>{size}</figcaption><div class="{kind}">{tiles}</div></figure>')
     frames = []
     for f, caption in enumerate(walk.captions):
         pictures = "".join(image_html(strip[f], f"image 0 at {caption}, {size}") for size, strip in walk.strip.items())
@@ -42,10 +44,10 @@ def walk_html(walk: Walk) -> str:
     return "".join(parts)
 
 
-def drawing_html(drawing: Drawing) -> str:
-    """All walks of a drawing, and its notes."""
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in drawing.notes)
-    return "".join(map(walk_html, drawing.walks)) + (f'<ul class="notes">{notes}</ul>' if notes else "")
+def result_html(result: Result) -> str:
+    """All walks of a result, and its notes."""
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in result.notes)
+    return "".join(map(walk_html, result.walks)) + (f'<ul class="notes">{notes}</ul>' if notes else "")
 
 
 def progress_html(done: int, total: int, what: str = "") -> str:

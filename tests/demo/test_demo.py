@@ -58,8 +58,6 @@ def test_a_file_that_goes_is_told(shelf, tmp_path):
         open_checkpoint(one, "ema", "cpu")
     with pytest.raises(InputError, match="--checkpoint: .*gone.pth is no file"):
         found.look_at(one.path)
-    with pytest.raises(InputError, match="text to image: its models are not in this version"):
-        open_checkpoint(found.Found(tmp_path, "text_to_image", "text_to_image"), "ema", "cpu")
 
 
 # --- what is drawn ------------------------------------------------------------------------------------------------------
@@ -67,8 +65,8 @@ def test_a_file_that_goes_is_told(shelf, tmp_path):
 def test_lift_draws_both_scales_along_a_drawn_path(shelf):
     opened, steps = shelf["lift_dual_timestep"], []
     controls = LiftControls("drawn", "900,300 500,100", 5.0, "ddim", 2, 7)
-    drawing = draw(opened, controls, lambda *step: steps.append(step))
-    [walk] = drawing.walks
+    result = draw(opened, controls, lambda *step: steps.append(step))
+    [walk] = result.walks
     assert steps == [(k, 5) for k in range(6)]
     assert (walk.num_model_calls, list(walk.images)) == (5, ["64×64", "32×32"]) and walk.seconds > 0
     expected = generate(opened.model.model, paths.path_through([(900, 300), (500, 100)], 5), 7, range(2))
@@ -76,15 +74,15 @@ def test_lift_draws_both_scales_along_a_drawn_path(shelf):
     assert torch.equal(walk.images["32×32"], to_uint8(expected.x_32))
     assert walk.strip["32×32"].shape == (6, 3, 32, 32) and torch.equal(walk.strip["64×64"][-1], walk.images["64×64"][0])
     assert walk.captions[0] == "999, 999" and walk.captions[-1] == "image"
-    assert drawing.path.tolist()[0] == [999, 999] and "error along the path" in drawing.notes[-1]
+    assert result.path.tolist()[0] == [999, 999] and "error along the path" in result.notes[-1]
 
 
 def test_lift_draws_a_path_of_the_map_and_a_baseline(shelf):
-    drawing = draw(shelf["lift_dual_timestep"], LiftControls("dp_total", num_steps=3, num_images=1))
+    result = draw(shelf["lift_dual_timestep"], LiftControls("dp_total", num_steps=3, num_images=1))
     heatmap = shelf["lift_dual_timestep"].heatmap
-    assert drawing.path.tolist() == paths.path_from_heatmap(heatmap, "dp_total", 3).tolist()
-    drawing = draw(shelf["baseline"], LiftControls("uniform", num_steps=3, num_images=1))
-    assert list(drawing.walks[0].images) == ["64×64"] and drawing.path is None and drawing.walks[0].captions[0] == "999"
+    assert result.path.tolist() == paths.path_from_heatmap(heatmap, "dp_total", 3).tolist()
+    result = draw(shelf["baseline"], LiftControls("uniform", num_steps=3, num_images=1))
+    assert list(result.walks[0].images) == ["64×64"] and result.path is None and result.walks[0].captions[0] == "999"
     assert "no winner of a search" in draw(shelf["baseline"], LiftControls("lead", num_steps=2)).notes[0]
 
 
@@ -232,13 +230,13 @@ def test_words_are_escaped_and_pictures_are_exact(shelf):
     import re
 
     from PIL import Image
-    drawing = draw(shelf["plain"], MnistControls(num_steps=2, num_images=2))
-    drawing.walks[0].label = "<b>"
-    drawing.notes.append("a < b")
-    text = view.drawing_html(drawing)
+    result = draw(shelf["plain"], MnistControls(num_steps=2, num_images=2))
+    result.walks[0].label = "<b>"
+    result.notes.append("a < b")
+    text = view.result_html(result)
     assert "<b>" not in text and "&lt;b&gt;" in text and "a &lt; b" in text and "2 network calls per image" in text
     first = Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", text)[1])))
-    assert np.array_equal(np.asarray(first), drawing.walks[0].images["28×28"][0, 0].numpy())
+    assert np.array_equal(np.asarray(first), result.walks[0].images["28×28"][0, 0].numpy())
     assert text.count("<img ") == 2 + 3
     assert view.line_html("<x>", True) == '<div class="error" role="alert">&lt;x&gt;</div>'
     assert 'value="1" max="3"' in view.progress_html(1, 3) and "value" not in view.progress_html(0, 0, "waiting")

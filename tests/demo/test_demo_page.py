@@ -1,5 +1,6 @@
 """The demo's page in headless Chromium at two widths, and who can reach its server."""
 import http.client
+import importlib.util
 import socket
 import sys
 
@@ -35,7 +36,7 @@ def served(gradio):
         return connect(self, address)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", noting)
-        page = Page(Settings([folder / "checkpoints", folder / "experiments"], [folder / "results"], None,
+        page = Page(Settings([folder / name for name in ("checkpoints", "experiments", "models")], [folder / "results"], None,
                              folder / "checkpoints/lift_dual_timestep_1ep.pth", torch.device("cpu"), "float32"))
         yield launch(page, "127.0.0.1", None, False, block=False), page, outside
         page.blocks.close(verbose=False)
@@ -118,9 +119,11 @@ def test_work_is_cancelled_and_the_next_one_runs(tab):
     generate(tab)
 
 
-def test_text_to_image_is_clearly_refused(tab):
+def test_a_model_that_cannot_be_opened_is_one_line(tab):
     tab.run("[...document.querySelectorAll('input[type=radio]')].find(e => e.value === 'text_to_image').click()")
-    tab.wait_for(f"{STATE}.startsWith('text to image: its models are not in this version')")
+    tab.wait_for("document.querySelector('#state [role=alert]')")
+    is_there = importlib.util.find_spec("distill.text_to_image")
+    assert ("such file" if is_there else "text to image: its models are not in this version") in tab.run(STATE)
 
 
 def test_no_error_nothing_from_outside_and_no_sideways_scroll(tab, served):

@@ -15,6 +15,7 @@ from distill import train as distill_train
 from engine import files
 from engine.loop import train
 from flow import train as flow_train
+from flow.training import make_task as make_flow_task
 from lift import checkpoints, error_map, paths
 from lift.heatmap_file import heatmap_path
 from mnist import training as mnist_training
@@ -41,7 +42,7 @@ def fill(folder: Path) -> None:
     files.save_torch(heatmap_path(folder / "results", 5, "lift_dual_timestep", 1, "ema"), heatmap)
     places = ["--cache_dir", str(folder / "cache"), "--checkpoint_dir", str(folder / "checkpoints"), "--output_dir",
               str(folder / "results")]
-    train(flow_train.make_task, flow_train.parse_args(
+    train(make_flow_task, flow_train.parse_args(
         ["--dataset", "digits:16", "--image_size", "8", "--hidden_size", "16", "--depth", "1", "--num_heads", "2",
          "--mlp_ratio", "2", "--patch_size", "4", "--max_steps", "2", "--name", "tiny_flow", *places, *SMALL]))
     train(distill_train.make_task, distill_options.parse(
@@ -57,4 +58,5 @@ def fill(folder: Path) -> None:
                 "2", "--attention_levels", "1", "--patch_size", "1", "--conditioning", conditioning, "--name", name])
             mnist_training.run("tiny", "rf", "flow")
     (folder / "checkpoints/notes.pth").write_text("no checkpoint")
+    files.write_json(folder / "models/empty/model_index.json", {})             # text to image without its parts
     torch.set_num_threads(1)
