@@ -63,19 +63,19 @@ class NoiseProcess:
         return 1.0
 
 
-class CosineSteps(NoiseProcess):
-    """The variance-preserving process in 1000 timesteps: a^2 = abar (alphas_cumprod), s^2 = 1 - abar.
+class DiscreteSteps(NoiseProcess):
+    """A variance-preserving process in whole timesteps: a^2 = abar (alphas_cumprod), s^2 = 1 - abar.
 
-    Timesteps run from 0 (nearly clean) to 999 (noisiest); CLEAN (-1) stands for abar = 1 exactly. Fractions of a
-    timestep are interpolated linearly in log SNR.
+    alphas_cumprod: float64 [T], falling. Timesteps run from 0 (nearly clean) to T - 1 (noisiest); CLEAN (-1) stands for
+    abar = 1 exactly. Fractions of a timestep are interpolated linearly in log SNR.
     """
 
-    noisiest, clean = float(NUM_TIMESTEPS - 1), float(CLEAN)
+    clean = float(CLEAN)
 
-    def __init__(self, num_timesteps: int = NUM_TIMESTEPS, beta_max: float = BETA_MAX):
-        self.num_timesteps = num_timesteps
-        self.noisiest = float(num_timesteps - 1)
-        self.alphas_cumprod = cosine_alphas_cumprod(num_timesteps, beta_max)           # float64 [T]
+    def __init__(self, alphas_cumprod: torch.Tensor):
+        self.num_timesteps = len(alphas_cumprod)
+        self.noisiest = float(self.num_timesteps - 1)
+        self.alphas_cumprod = alphas_cumprod                                           # float64 [T]
         self.log_snrs = torch.logit(self.alphas_cumprod)                               # float64 [T], falling
         with_clean = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod])
         self._log_snrs = {}
@@ -154,6 +154,15 @@ class CosineSteps(NoiseProcess):
         t: timesteps of any shape; lead: a number or a tensor of that shape.
         """
         return self.t_at(self.t_to_log_snr(t) + lead).round().long()
+
+
+class CosineSteps(DiscreteSteps):
+    """The cosine schedule in 1000 timesteps (`cosine_alphas_cumprod`)."""
+
+    noisiest = float(NUM_TIMESTEPS - 1)
+
+    def __init__(self, num_timesteps: int = NUM_TIMESTEPS, beta_max: float = BETA_MAX):
+        super().__init__(cosine_alphas_cumprod(num_timesteps, beta_max))
 
 
 def per_image(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The few levels that a student is called at, the chain that its training sees, and the levels that its losses draw."""
 import torch
 
-from scheduler import CosineSteps, NoiseProcess, Sigma, noise_added
+from scheduler import DiscreteSteps, NoiseProcess, Sigma, noise_added
 
 
 def student_times(num_steps: int, num_levels: int = 1000, first: int | None = None) -> list[int]:
@@ -42,8 +42,8 @@ def level_range(num_levels: int = 1000, min_share: float = 0.02, max_share: floa
 
 
 def times_of_places(process: NoiseProcess, num_levels: int = 1000) -> torch.Tensor:
-    """The process's own time at every place, cleanest first: [num_levels]. CosineSteps has whole timesteps."""
-    if isinstance(process, CosineSteps):
+    """The process's own time at every place, cleanest first: [num_levels]. DiscreteSteps has whole timesteps."""
+    if isinstance(process, DiscreteSteps):
         return torch.arange(num_levels)
     if isinstance(process, Sigma):
         return process.karras_sigmas(num_levels)
