@@ -12,17 +12,23 @@ class Denoiser:
 
     shapes: [C, H, W] per scale. processes: the noise process per scale. held: scales that the sampler leaves as they
     are. num_evaluations counts images that went through a network, so that a guided prediction of B images counts 2 B.
+    num_classes: None without labels.
     """
 
     shapes: list[tuple[int, ...]]
     processes: list[NoiseProcess]
     held: frozenset = frozenset()
     num_evaluations = 0
+    num_classes: int | None = None
 
     def clean(self, xs: list[torch.Tensor], ts: list[torch.Tensor], labels=None) -> list[torch.Tensor]:
         """The clean image per scale. xs: [B, C, H, W] each; ts: [B] each, in the processes' own times; labels: int64
         [B] or None."""
         raise NotImplementedError
+
+    def null_labels(self, num: int, device) -> torch.Tensor:
+        """What images without a class are told: the number behind the last class, int64 [num]."""
+        return torch.full((num,), self.num_classes, device=device)
 
 
 class OutputDenoiser(Denoiser):
@@ -70,7 +76,7 @@ class NetworkDenoiser(OutputDenoiser):
         if self.num_classes is None:
             return [network(x, self.network_time(t))]
         if labels is None:
-            labels = torch.full((len(x),), self.num_classes, device=x.device)
+            labels = self.null_labels(len(x), x.device)
         return [network(x, self.network_time(t), labels)]
 
 
@@ -97,7 +103,7 @@ class Guided(Denoiser):
             return self.denoiser.clean(xs, ts)
         if self.scale == 1 or not self.acts_at(ts[0]):
             return self.denoiser.clean(xs, ts, labels)
-        null = torch.full_like(labels, self.denoiser.num_classes)
+        null = self.denoiser.null_labels(len(labels), labels.device)
         both = self.denoiser.clean([torch.cat([x, x]) for x in xs], [torch.cat([t, t]) for t in ts],
                                    torch.cat([labels, null]))
         return [unconditional + self.scale * (conditional - unconditional)
