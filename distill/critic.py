@@ -57,14 +57,16 @@ class Critic(nn.Module):
         if head:
             network.get_submodule(bottleneck).register_forward_hook(self._keep_features)
         self._student_step = self._features = None
-        self._stops = False
+        self._stops = self._is_called = False       # a shared network is called by others too
 
     def _add_step(self, module, inputs, output):
-        if self._student_step is None:
+        if self._student_step is None or not self._is_called:
             return output
         return output + self.step_embedding(self._student_step).to(output.dtype)
 
     def _keep_features(self, module, inputs, output):
+        if not self._is_called:
+            return
         self._features = output
         if self._stops:
             raise _EncoderDone
@@ -76,10 +78,12 @@ class Critic(nn.Module):
         step k whose images x are; None for images that no step made. Without `output` the network's decoder is not run.
         """
         self._student_step = student_step if self.step_embedding is not None else None
-        self._stops, found = not output, None
+        self._stops, self._is_called, found = not output, True, None
         try:
             found = self.network(*inputs)
         except _EncoderDone:
             pass
+        finally:
+            self._is_called = False
         features, self._features, self._stops = self._features, None, False
         return found, self.head(feature_map(features)).flatten() if logits and self.head is not None else None

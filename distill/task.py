@@ -128,11 +128,10 @@ class DistillationTask(Task):
         network = teacher.network if isinstance(teacher, NetworkDenoiser) else teacher.model
         self.frozen = {"teacher": network.eval().requires_grad_(False)}
         self.frozen_hashes = {"teacher": loaded.fingerprint} if loaded else {}
-        num_steps = args.num_denoising_step
         torch.manual_seed(args.seed)                    # the head's first weights: the same in every process
         self.networks = {
             "generator": copy.deepcopy(network).requires_grad_(True),
-            "critic": critic_of(network, self.shapes[0][-1], num_steps if args.critic_step else 1,
+            "critic": critic_of(network, self.shapes[0][-1], args.num_denoising_step if args.critic_step else 1,
                                 args.cls_on_clean_image).requires_grad_(True)}
         if self.num_scales == 2 and args.coupling == "tied" and getattr(network, "native_32", False):
             self.networks["generator"].final_conv_32.requires_grad_(False)      # what it puts out is not used
@@ -195,8 +194,7 @@ class DistillationTask(Task):
         else:
             inputs = (xs[0], self.teacher.network_time(ts[0]))
             if self.num_classes is not None:
-                null = torch.full((len(xs[0]),), self.num_classes, device=xs[0].device)
-                inputs += (null if labels is None else labels,)
+                inputs += (self.teacher.null_labels(len(xs[0]), xs[0].device) if labels is None else labels,)
         with devices.autocast(xs[0].device, self.args.precision):
             output = network(*inputs, **more)
         found, logits = output if more else (output, None)
@@ -296,15 +294,23 @@ class DistillationTask(Task):
                        for name in ("student_gan", "fake", "real")}
         labels = real = real_labels = None
         if self.num_classes is not None:
-            labels = to_device(torch.randint(self.num_classes, (size,), generator=generator)[part], device)
+            labels = self.told(torch.randint(self.num_classes, (size,), generator=generator)[part])
         if self.images is not None:
             picks = torch.randint(len(self.images), (size,), generator=seeded_generator(args.seed, TRAIN_BATCH, step))
-            real = self.pyramid(as_floats(to_device(self.images[picks[part].to(self.images.device)], device)))
+            real = self.pyramid(self.real_images(step, picks, part))
             if self.image_labels is not None:
-                real_labels = to_device(self.image_labels[picks[part]], device)
+                real_labels = self.told(self.image_labels[picks[part]])
             if k and not args.backward_simulation and labels is not None:
                 labels = real_labels
         return DistillationBatch(k, labels, real, real_labels, noise, chosen)
+
+    def told(self, labels: torch.Tensor) -> torch.Tensor:
+        """What networks are told of labels, int64 [B] on the CPU: themselves, on the device."""
+        return to_device(labels, self.device)
+
+    def real_images(self, step: int, picks: torch.Tensor, part: slice) -> torch.Tensor:
+        """The share `part` of the real images that a step picked, int64 [batch_size]: floats on the device."""
+        return as_floats(to_device(self.images[picks[part].to(self.images.device)], self.device))
 
     def next_places(self, k: int) -> list[int | None]:
         """The student's next place per scale, where the level schedule asks for levels above it; None elsewhere."""
@@ -403,7 +409,7 @@ class DistillationTask(Task):
         path = path_of(self.few_steps, times, self.processes)
         labels = None
         if self.num_classes is not None:
-            labels = torch.tensor([number % self.num_classes for number in numbers], device=self.device)
+            labels = self.told(torch.tensor([number % self.num_classes for number in numbers]))
         in_pixels = self.loaded is None or self.loaded.decode is None
         x = sample(denoiser, path, self.args.seed, numbers, labels=labels, solver=solver, device=self.device,
                    clip=in_pixels and solver != "renoise", precision=self.args.precision).xs[0]
