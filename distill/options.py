@@ -8,6 +8,9 @@ from engine.errors import InputError
 
 COUPLINGS = ("tied", "free")
 NUM_LEVELS = 1000
+OF_TEXT = ["prompts", "text_column", "resolution", "sdxl", "tiny_vae", "lora", "lora_rank", "lora_alpha",
+           "gradient_checkpointing"]
+OF_OTHERS = ["teacher", "weights", "vae", "coupling", "loss_weight_32", "student_t_32"]     # not of a text-to-image teacher
 OF_THE_HEAD = ["guidance_cls_loss_weight", "diffusion_gan", "diffusion_gan_max_timestep"]
 WITHOUT_EFFECT = ["learning_rate", "lr_schedule", "warmup_steps"]       # each network has a rate of its own
 
@@ -23,7 +26,7 @@ def add_distillation_options(parser: Parser) -> None:
     add_data_options(parser)
     parser.add_argument("--split", default="train", help="real images, for the GAN and for noised inputs")
     group = parser.add_argument_group("teacher")
-    group.add_argument("--teacher", type=Path, required=True, metavar="FILE", help="checkpoint of any family")
+    group.add_argument("--teacher", type=Path, default=None, metavar="FILE", help="checkpoint of any family")
     group.add_argument("--weights", choices=("ema", "raw"), default="ema", help="the teacher's averaged or raw weights")
     group.add_argument("--vae", default=None, metavar="FILE_OR_FOLDER",
                        help="autoencoder of a teacher of latents; left out: where it lay when the teacher was trained")
@@ -31,6 +34,7 @@ def add_distillation_options(parser: Parser) -> None:
                        help="classifier-free guidance of the teacher")
     group.add_argument("--ckpt_only_path", type=Path, default=None, metavar="STATE",
                        help="training state of an earlier distillation, whose student and critic this one starts from")
+    add_text_options(parser)
     group = parser.add_argument_group("turns and rates")
     group.add_argument("--dfake_gen_update_ratio", type=whole_number(1), default=5, metavar="UPDATES",
                        help="updates of the critic for one of the student")
@@ -82,6 +86,28 @@ def add_distillation_options(parser: Parser) -> None:
     parser.set_defaults(lr_schedule="constant", precision="float32", ema_decay=0.999)
 
 
+def add_text_options(parser: Parser) -> None:
+    """What a text-to-image teacher has in the place of --teacher."""
+    group = parser.add_argument_group("text to image (pip install '.[large]')")
+    group.add_argument("--model_id", default=None, metavar="FOLDER_OR_NAME",
+                       help="teacher in diffusers' layout: Stable Diffusion or SDXL, a folder or a name on the hub")
+    group.add_argument("--prompts", "--train_prompt_path", type=Path, default=None, metavar="FILE",
+                       help="the student's prompts: .txt with one a line, or .parquet")
+    group.add_argument("--text_column", default=None, metavar="COLUMN",
+                       help="of prompts, and of captions of real images; left out: text, caption, prompt or TEXT")
+    group.add_argument("--resolution", type=whole_number(8), default=None, metavar="PIXELS",
+                       help="side of the images; left out: what the UNet was made for")
+    group.add_argument("--sdxl", action="store_true", help="the teacher must be SDXL (the folder tells which it is)")
+    group.add_argument("--tiny_vae", nargs="?", const="", default=None, metavar="FOLDER_OR_NAME",
+                       help="show images through an AutoencoderTiny; without a name, the usual one on the hub")
+    group.add_argument("--lora", action="store_true",
+                       help="one frozen UNet for all three networks, an adapter each for student and critic")
+    group.add_argument("--lora_rank", type=whole_number(1), default=64, metavar="RANK", help="of an adapter")
+    group.add_argument("--lora_alpha", type=real_number(0, open_below=True), default=8.0, help="alpha / rank is its weight")
+    group.add_argument("--gradient_checkpointing", action="store_true",
+                       help="activations are computed again in the backward pass: less memory, more time")
+
+
 def needs_images(args) -> bool:
     """Whether a distillation trains on real images."""
     return args.cls_on_clean_image or args.denoising and not args.backward_simulation
@@ -123,6 +149,15 @@ def parse(argv=None):
     args = parser.parse_args(argv)
     refuse_without_effect(parser, args, WITHOUT_EFFECT, "in distillation: use --generator_lr, --guidance_lr and "
                           "--warmup_step")
+    if (args.teacher is None) == (args.model_id is None):
+        raise InputError(f"--teacher, --model_id: found {'neither' if args.teacher is None else 'both'}, expected one: a "
+                         "checkpoint of this repository, or a text-to-image model in diffusers' layout")
+    if args.model_id is None:
+        refuse_without_effect(parser, args, OF_TEXT, "without --model_id")
+    else:
+        refuse_without_effect(parser, args, OF_OTHERS, "with --model_id")
+    if not args.lora:
+        refuse_without_effect(parser, args, ["lora_rank", "lora_alpha"], "without --lora")
     if args.use_fp16:
         refuse_without_effect(parser, args, ["precision"], "beside --use_fp16")
         args.precision = "bf16"

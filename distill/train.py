@@ -1,12 +1,27 @@
 #!/usr/bin/env python3
-"""Distil a teacher into a student of 1, 2 or 4 steps: python -m distill.train --teacher CHECKPOINT."""
+"""Distil a teacher into a student of 1, 2 or 4 steps: python -m distill.train --teacher CHECKPOINT, or --model_id MODEL."""
 from data import load_images
 from distill.options import needs_images, parse
 from engine.command_line import run_script
 
 
 def make_task(args, device, group):
-    """The teacher from its checkpoint, real images where they are needed."""
+    """The teacher, real images where they are needed, and the task of both; says the student's steps."""
+    if args.model_id is None:
+        task = task_of_checkpoint(args, device)
+    else:
+        from distill import text_to_image_task
+        task = text_to_image_task.make_task(args, device, group, needs_images(args))
+    if group.is_main:
+        steps = ", ".join("(" + ",".join(map(str, place)) + ")" for place in task.few_steps["places"])
+        print(f"student of {args.num_denoising_step} steps at {steps}, the first called at "
+              f"{task.few_steps['called_at'][0]}; {args.dfake_gen_update_ratio} critic updates for one of the student",
+              flush=True)
+    return task
+
+
+def task_of_checkpoint(args, device):
+    """The task of a teacher that this repository has trained, or of EDM's network. Raises InputError."""
     import numpy as np
     import torch
     import families
@@ -27,13 +42,7 @@ def make_task(args, device, group):
         check_labels(args, loaded.denoiser, labels)
     if args.val_every:
         held_out = torch.from_numpy(np.array(images_of(args.val_split).images[:args.val_images]))
-    task = DistillationTask(loaded.denoiser, images, labels, args, loaded, content_hash, device, held_out)
-    if group.is_main:
-        steps = ", ".join("(" + ",".join(map(str, place)) + ")" for place in task.few_steps["places"])
-        print(f"student of {args.num_denoising_step} steps at {steps}, the first called at "
-              f"{task.few_steps['called_at'][0]}; {args.dfake_gen_update_ratio} critic updates for one of the student",
-              flush=True)
-    return task
+    return DistillationTask(loaded.denoiser, images, labels, args, loaded, content_hash, device, held_out)
 
 
 def main():

@@ -219,9 +219,13 @@ class Loop:
         """An epoch checkpoint: raw and averaged weights of the first network, and where they come from."""
         first = next(iter(self.plain))
         average = {"ema_state": full_average(self.averages[first])} if first in self.averages else {}
-        return {"format_version": 2, **self.task.content(), "model_state": on_cpu(full_model(self.plain[first])),
-                **average, "epochs": math.ceil(self.epoch), "step": self.step, "losses": list(self.epoch_losses),
-                "dataset_hash": self.task.content_hash, "options": plain_options(self.args)}
+        return {**self.description(), "model_state": on_cpu(full_model(self.plain[first])), **average}
+
+    def description(self) -> dict:
+        """A checkpoint without its weights."""
+        return {"format_version": 2, **self.task.content(), "epochs": math.ceil(self.epoch), "step": self.step,
+                "losses": list(self.epoch_losses), "dataset_hash": self.task.content_hash,
+                "options": plain_options(self.args)}
 
     def state(self) -> dict:
         """Everything that a resumed run needs. All processes call it, and one writes what it returns."""
@@ -230,8 +234,11 @@ class Loop:
                 "others": {name: {"model_state": on_cpu(full_model(self.plain[name])),
                                   "ema_state": full_average(self.averages[name]) if name in self.averages else None,
                                   "optimizer_state": full_optimizer(self.plain[name], self.optimizers[name])}
-                           for name in others},
-                "frozen_hashes": dict(self.task.frozen_hashes), "num_updates": dict(self.num_updates),
+                           for name in others}, **self.progress()}
+
+    def progress(self) -> dict:
+        """How far the run is: what a state holds beside tensors."""
+        return {"frozen_hashes": dict(self.task.frozen_hashes), "num_updates": dict(self.num_updates),
                 "num_steps": self.num_steps, "device_type": self.device.type,
                 "checkpoint_hashes": dict(self.checkpoint_hashes), "log": self.log, "validations": self.validations, "random_states": run_files.random_states(),
                 "interval_mean": [self.interval_mean.sums, self.interval_mean.counts],
@@ -255,24 +262,34 @@ class Loop:
     def save_state(self) -> None:
         """Write the state; the rest of a run that this one replaces goes. Called by all processes."""
         self.state_saved = time.perf_counter()
-        state = self.state()
+        if getattr(self.args, "sharded_state", False):
+            from engine import sharded_state    # its imports take a second, and most runs need none of it
+            folder = run_files.tensors_folder(run_files.state_path(self.args.checkpoint_dir, self.args.name, self.step))
+            sizes = sharded_state.save(folder, self.plain, self.averages, self.optimizers)
+            state = {**self.description(), **self.progress(), "tensor_files": sizes}        # written last
+        else:
+            state = self.state()
         if not self.group.is_main:
             return
         self.keep(run_files.save_state(self.args.checkpoint_dir, self.args.name, state))
         for path in self.replaced:
-            path.unlink(missing_ok=True)
+            run_files.remove(path)
         self.replaced = []
 
     def load(self, path: Path, state: dict) -> None:
         """Continue from a saved state. Raises InputError if the task or an option that decides the numbers differs."""
         self.task.check_content(path, state)
         check_same_run(path, state, self.args, self.task, self.num_steps)
-        first, *others = self.plain
-        for name, saved in {first: state, **{other: state["others"][other] for other in others}}.items():
-            load_model(self.plain[name], saved["model_state"])
-            if name in self.averages:
-                load_average(self.averages[name], saved["ema_state"])
-            load_optimizer(self.plain[name], self.optimizers[name], saved["optimizer_state"])
+        if "tensor_files" in state:
+            from engine import sharded_state
+            sharded_state.load(run_files.tensors_folder(path), self.plain, self.averages, self.optimizers)
+        else:
+            first, *others = self.plain
+            for name, saved in {first: state, **{other: state["others"][other] for other in others}}.items():
+                load_model(self.plain[name], saved["model_state"])
+                if name in self.averages:
+                    load_average(self.averages[name], saved["ema_state"])
+                load_optimizer(self.plain[name], self.optimizers[name], saved["optimizer_state"])
         run_files.restore_random_states(state["random_states"])
         self.step = state["step"]
         self.checkpoint_hashes = dict(state.get("checkpoint_hashes") or {})

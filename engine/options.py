@@ -15,7 +15,8 @@ TIME_SAMPLINGS = ("logit_normal", "uniform", "mixture")                        #
 NOT_DECISIVE = {"device", "num_threads", "precision", "compile", "name", "checkpoint_dir", "output_dir", "cache_dir",
                 "save_every", "save_epochs", "state_every", "val_every", "val_split", "val_images", "log_every",
                 "sample_every", "no_tensorboard", "resume", "overwrite", "epochs", "max_steps", "dataset", "split",
-                "fsdp", "teacher", "vae", "vae_checkpoint"}
+                "fsdp", "sharded_state", "teacher", "vae", "vae_checkpoint", "model_id", "tiny_vae", "prompts",
+                "gradient_checkpointing"}
 
 
 def add_training_options(parser, name: str) -> None:
@@ -36,6 +37,10 @@ def add_training_options(parser, name: str) -> None:
 
     group.add_argument("--fsdp", action="store_true",
                        help="under torchrun, spread weights and optimizer over the processes (FSDP2) instead of copying them")
+
+    group.add_argument("--sharded_state", action="store_true",
+                       help="every process writes its part of a training state (torch.distributed.checkpoint) into a folder "
+                       "that all machines see; any number of processes goes on from it")
 
     group = parser.add_argument_group("output")
     group.add_argument("--name", default=name,

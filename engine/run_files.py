@@ -3,11 +3,12 @@ import contextlib
 import fcntl
 import random
 import re
+import shutil
 from glob import escape
 from pathlib import Path
 
 from engine.errors import InputError
-from engine.files import load_torch, save_torch
+from engine.files import expecting, load_torch, save_torch
 
 NUM_STATES_KEPT = 2
 
@@ -41,6 +42,29 @@ def list_states(folder, name: str) -> list[Path]:
                   key=lambda p: int(re.search(r"_step(\d+)", p.name).group(1)))
 
 
+def tensors_folder(path) -> Path:
+    """Where the tensors lie that belong to the state in that file, if each process wrote its own part
+    (`engine.sharded_state`): `x.state.pth` -> `x.state.tensors`."""
+    return Path(path).with_suffix(".tensors")
+
+
+def remove(path) -> None:
+    """Remove a file; if it is a state's, its tensors too."""
+    Path(path).unlink(missing_ok=True)
+    shutil.rmtree(tensors_folder(path), ignore_errors=True)
+
+
+def check_tensor_files(path, state: dict) -> None:
+    """Raises InputError if a file beside the state is missing or has another size than when it was written."""
+    with expecting(path, "training state", "delete it"):
+        sizes = dict(state.get("tensor_files") or {})
+    for name, size in sizes.items():
+        file = tensors_folder(path) / name
+        found = f"{file.stat().st_size} bytes" if file.is_file() else "no such file"
+        if found != f"{size} bytes":
+            raise InputError(f"{file}: found {found}, expected {size} bytes; restore it, or delete {path}")
+
+
 def save_state(folder, name: str, state: dict) -> Path:
     """Write a training state, then drop all but it and the one before. Raises InputError on a full disk.
 
@@ -51,7 +75,7 @@ def save_state(folder, name: str, state: dict) -> Path:
     states = list_states(folder, name)
     kept = states[:states.index(path) + 1][-NUM_STATES_KEPT:]
     for other in set(states) - set(kept):
-        other.unlink()
+        remove(other)
     return path
 
 
@@ -63,7 +87,9 @@ def newest_good_state(folder, name: str) -> tuple[Path, dict] | None:
     paths = list_states(folder, name)
     for path in reversed(paths):
         try:
-            return path, load_torch(path, "training state")
+            state = load_torch(path, "training state")
+            check_tensor_files(path, state)
+            return path, state
         except InputError as error:
             print(f"passing over a damaged training state: {error}", flush=True)
     if paths:

@@ -1,0 +1,241 @@
+"""Text-to-image teachers against diffusers' own pipelines, and what is told of models, texts and memory that are wrong."""
+import json
+import shutil
+
+import pytest
+import torch
+
+from engine.denoiser import Guided
+from engine.errors import InputError
+from engine.seeds import seeded_generator
+
+PROMPTS = ["a red house", "two cats on a mat", "the sea"]
+
+
+@pytest.fixture(scope="module")
+def model_of(tiny_models):
+    from distill.text_to_image import TextToImage
+    made = {}
+
+    def load(name):
+        if name not in made:
+            made[name] = TextToImage(tiny_models / name)
+        return made[name]
+    return load
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+@torch.no_grad()
+def test_texts_are_what_the_pipeline_makes_of_them(model_of, tiny_models, name):
+    import diffusers
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(tiny_models / name)
+    model = model_of(name)
+    found = model.texts.rows(PROMPTS)
+    expected, null, *pooled = pipeline.encode_prompt(PROMPTS, device="cpu", num_images_per_prompt=1,
+                                                     do_classifier_free_guidance=True)
+    parts = [expected.flatten(1), *pooled[:1]]
+    assert found.shape[1] == sum(part.shape[1] for part in parts)
+    assert torch.allclose(found, torch.cat(parts, 1), atol=1e-6)
+    unconditional = torch.cat([null.flatten(1), *pooled[1:]], 1)[:1]
+    assert torch.allclose(model.denoiser(3).null_labels(1, "cpu"), unconditional, atol=1e-6)
+    assert (name == "sdxl") == bool((unconditional == 0).all())
+
+
+def test_the_second_tokenizer_of_sdxl_pads_differently(model_of):
+    first, second = model_of("sdxl").texts.tokens(["a"])
+    assert (first != second).any() and torch.equal(first[:, :3], second[:, :3])
+
+
+@pytest.mark.parametrize("name", ["sd", "v", "sdxl"])
+@torch.no_grad()
+def test_a_guided_clean_image_is_the_one_a_pipeline_step_implies(model_of, tiny_models, name):
+    """The pipeline's step with guidance 4: the clean image that its scheduler reports is ours, to 1e-5."""
+    import diffusers
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(tiny_models / name)
+    pipeline.set_progress_bar_config(disable=True)
+    model, latents, seen = model_of(name), torch.randn(3, 4, 8, 8, generator=seeded_generator(0)), []
+    step = pipeline.scheduler.step
+
+    def noted(output, t, sample, **more):
+        found = step(output, t, sample, **more)
+        seen.append((int(t), sample, step(output, t, sample, return_dict=True).pred_original_sample))
+        return found
+
+    pipeline.scheduler.step = noted
+    pipeline(PROMPTS, num_inference_steps=4, guidance_scale=4.0, latents=latents, output_type="latent",
+             **{"height": 16, "width": 16})
+    assert len(seen) == 4 and seen[0][0] > 700
+    guided = Guided(model.denoiser(3), 4.0)
+    for t, x, expected in seen:
+        [found] = guided.clean([x], [torch.full((3,), t)], model.texts.rows(PROMPTS))
+        scale = expected.abs().max()
+        assert (found - expected).abs().max() < 1e-5 * scale, (t, float(scale))
+
+
+@torch.no_grad()
+def test_both_autoencoders_decode_as_the_pipeline_does(model_of, tiny_models):
+    import diffusers
+    from distill.text_to_image import TextToImage
+    x = torch.randn(2, 4, 8, 8, generator=seeded_generator(1))
+    vae = diffusers.AutoencoderKL.from_pretrained(tiny_models / "sd" / "vae")
+    assert torch.allclose(model_of("sd").decode(x), vae.decode(x / 0.18215).sample, atol=1e-5)
+    tiny = diffusers.AutoencoderTiny.from_pretrained(tiny_models / "tiny_vae")
+    found = TextToImage(tiny_models / "sd", tiny_vae=str(tiny_models / "tiny_vae")).decode(x)
+    assert torch.allclose(found, tiny.decode(x).sample, atol=1e-6) and found.shape == (2, 3, 16, 16)
+
+
+def test_a_teacher_in_bfloat16_equals_a_float32_critic_under_autocast(tiny_models):
+    """Bit for bit, so that equal weights give no gradient of distribution matching."""
+    from distill.text_to_image import TextToImage
+    full, half = (TextToImage(tiny_models / "sd", half=is_half).network for is_half in (False, True))
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([20, 700])
+    rows = torch.randn(2, 16 * 8)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(full(x, t, rows), half(x, t, rows))
+    bytes_each = sum(p.numel() * p.element_size() for p in half.parameters()) / sum(p.numel() for p in half.parameters())
+    assert 2 <= bytes_each < 2.2
+
+
+def test_an_adapter_adds_nothing_at_first_and_is_merged_exactly(tiny_models):
+    from distill import lora
+    from distill.text_to_image import TextToImage
+    network, other = (TextToImage(tiny_models / "sdxl").network for _ in range(2))
+    x, t, rows = torch.randn(2, 4, 8, 8), torch.tensor([20, 700]), torch.randn(2, 16 * 16 + 8)
+    plain = network(x, t, rows)
+    lora.add_adapter_layers(network.unet, 4, 8.0)
+    network.requires_grad_(False)
+    one, two = lora.AdaptedNetwork(network), lora.AdaptedNetwork(network)
+    assert torch.equal(one(x, t, rows), plain)
+    assert all(".lora_" in name.replace("/", ".") for name, _ in one.named_parameters())
+    with torch.no_grad():
+        for p in one.parameters():
+            p += 0.1 * torch.randn_like(p)
+    moved = one(x, t, rows)
+    assert (moved - plain).abs().max() > 1e-3 and torch.equal(two(x, t, rows), plain)
+    lora.merge_adapter(other, one.state_dict(), 4, 8.0)
+    assert torch.allclose(other(x, t, rows), moved, atol=1e-5)
+    assert not any("lora" in name for name, _ in other.named_parameters())
+    moved.sum().backward()
+    assert all(p.grad is not None for p in one.parameters()) and all(p.grad is None for p in network.parameters())
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------------
+
+def test_bytes_of_the_published_models():
+    """The page's figures: SDXL's UNet has 2,567,463,684 parameters and takes 87 GB, Stable Diffusion's 859,520,964 and 29."""
+    from distill.memory import parts_of_training
+    for num_unet, expected in ((2_567_463_684, 87), (859_520_964, 29)):
+        parts = parts_of_training(num_unet, 0, half=True, num_processes=1, fsdp=False, average=False)
+        assert round(sum(part.bytes for part in parts) / 1e9) == expected
+    parts = parts_of_training(1000, 10, half=True, num_processes=4, fsdp=True, average=True)
+    assert [part.bytes for part in parts] == [1000 * 20 / 4, 1010 * 16 / 4, 1000 * 2]
+    parts = parts_of_training(1000, 10, half=False, num_processes=4, fsdp=False, average=True)
+    assert [part.bytes for part in parts] == [1000 * 24, 1010 * 20, 1000 * 4]
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_parameters_are_counted_from_headers_alone(tiny_models, model_of, name):
+    from distill import lora, memory
+    from distill.task import critic_of
+    from distill.text_to_image import TextToImage
+    model, unet = model_of(name), tiny_models / name / "unet"
+    count = sum(p.numel() for p in model.network.parameters())
+    assert memory.num_parameters(unet) == count
+    critic = critic_of(model.network, 8, 1, head=True)
+    config = json.loads((unet / "config.json").read_text())
+    assert memory.num_head_parameters(config, 8) == sum(p.numel() for p in critic.parameters()) - count
+    network = TextToImage(tiny_models / name).network
+    lora.add_adapter_layers(network.unet, 4, 8.0)
+    assert memory.num_adapter_parameters(memory.shapes_of(unet), 4) == sum(
+        p.numel() for p in lora.adapter_of(network).values())
+
+
+def test_what_does_not_fit_is_refused_with_its_size(monkeypatch):
+    from distill import memory
+    parts = [memory.Part("student", 10**9, 20, 4), memory.Part("teacher", 10**9, 2)]
+    monkeypatch.setattr(memory, "device_bytes", lambda device: int(7e9))
+    memory.check_fits(parts, torch.device("cpu"))
+    monkeypatch.setattr(memory, "device_bytes", lambda device: int(6.9e9))
+    with pytest.raises(InputError, match=r"7.0 GB on every device.*has 6.9 GB") as error:
+        memory.check_fits(parts, torch.device("cpu"))
+    assert "\n" not in str(error.value)
+
+
+# --- what is wrong --------------------------------------------------------------------------------------------------------
+
+def spoil(folder, what):
+    """Make a copy of a model's folder bad in one way."""
+    if what == "pickled":
+        (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    elif what == "no_scheduler":
+        shutil.rmtree(folder / "scheduler")
+    elif what == "damaged":
+        (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"12345678")
+    elif what == "prediction":
+        path = folder / "scheduler" / "scheduler_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "flow"}))
+    elif what == "no_tokenizer":
+        (folder / "tokenizer" / "tokenizer_config.json").unlink()
+    elif what == "not_a_model":
+        (folder / "model_index.json").unlink()
+
+
+@pytest.mark.parametrize("what, message", [
+    ("pickled", "pickled weights"), ("no_scheduler", "scheduler_config.json: no such file"),
+    ("damaged", "cannot be opened as UNet2DConditionModel"), ("prediction", "found prediction 'flow'"),
+    ("no_tokenizer", "tokenizer"), ("not_a_model", "model_index.json")])
+def test_bad_models_are_one_line(tiny_models, tmp_path, what, message):
+    from distill.text_to_image import TextToImage
+    shutil.copytree(tiny_models / "sd", tmp_path / "model")
+    spoil(tmp_path / "model", what)
+    with pytest.raises(InputError, match=message) as error:
+        TextToImage(tmp_path / "model")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"name": "./missing"}, "no such folder"), ({"must_be_sdxl": True}, "has one text encoder"),
+    ({"resolution": 15}, "multiple of 2"), ({"tiny_vae": "./none"}, "--tiny_vae")])
+def test_bad_choices_are_one_line(tiny_models, options, message):
+    from distill.text_to_image import TextToImage
+    with pytest.raises(InputError, match=message):
+        TextToImage(**{"name": tiny_models / "sd", **options})
+
+
+def test_prompts_and_captions(tmp_path, texts, capsys):
+    import pyarrow
+    import pyarrow.parquet
+    from distill.texts import captions_of, read_prompts
+    assert read_prompts(texts / "prompts.txt")[:2] == ["a red house", "two cats on a mat"]
+    assert "1 of 5 prompts are empty" in capsys.readouterr().out
+    pyarrow.parquet.write_table(pyarrow.table({"TEXT": ["one", None, "two"], "n": [1, 2, 3]}), tmp_path / "p.parquet")
+    assert read_prompts(tmp_path / "p.parquet") == ["one", "two"]
+    for column, message in (("n", "holds 1, expected texts"), ("other", "has the columns TEXT, n, expected other")):
+        with pytest.raises(InputError, match=message):
+            read_prompts(tmp_path / "p.parquet", column)
+    for name, message in (("p.pkl", "never opened"), ("none.txt", "no such file"), ("empty.txt", "holds no prompt")):
+        if not name.startswith("none"):
+            (tmp_path / name).write_text("\n")
+        with pytest.raises(InputError, match=message):
+            read_prompts(tmp_path / name)
+    captions = captions_of(str(texts / "images"), "train")
+    assert captions == [f"picture number {c}" for c in "abcdef"]
+    assert captions_of(str(texts / "images"), "train[2:4]") == captions[2:4]
+    with pytest.raises(InputError, match="no split 'test'"):
+        captions_of(str(texts / "images"), "test")
+    shutil.copytree(texts / "images", tmp_path / "images")
+    (tmp_path / "images" / "3.txt").unlink()
+    with pytest.raises(InputError, match="1 of 6 images .* have no caption, first .*3.png"):
+        captions_of(str(tmp_path / "images"), "train")
+    (tmp_path / "images" / "metadata.jsonl").write_text("".join(
+        json.dumps({"file_name": f"{n}.png", "text": f"told {n}"}) + "\n" for n in range(6)))
+    assert captions_of(str(tmp_path / "images"), "train") == [f"told {n}" for n in range(6)]
+
+
+def test_a_missing_extra_is_one_line(monkeypatch):
+    import sys
+    from distill.text_to_image import need_large_packages
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match=r"transformers, which is not installed; install the extra: pip install '.\[large\]'"):
+        need_large_packages()
+
