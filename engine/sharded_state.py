@@ -3,7 +3,9 @@
 The folder lies beside the file with everything else, which comes last: without it nothing counts. Any number of processes
 can go on from it.
 """
+import contextlib
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,16 +14,21 @@ from torch.distributed.checkpoint.metadata import StorageMeta
 
 from engine.errors import InputError
 
-ALLOWED_MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+# What a table of contents is made of: module -> names.
+ALLOWED = {"torch": {"Size"}, "torch.serialization": {"_get_layout"},
+           "pathlib": {"PosixPath"}, "pathlib._local": {"PosixPath"},
+           "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+           "torch.distributed.checkpoint.metadata": {"Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata",
+                                                     "TensorProperties", "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING"}}
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Opens the table of contents that torch pickles, and nothing else: no other class and no function is called."""
+    """Opens the table of contents that torch pickles, and nothing else: what another pickle names is not called."""
 
     def find_class(self, module: str, name: str):
-        """A class of torch's tables of contents, or a data type or layout of tensors."""
-        is_plain = module == "torch" and isinstance(getattr(torch, name, None), (torch.dtype, torch.layout))
-        if is_plain or (module, name) == ("torch", "Size") or module in ALLOWED_MODULES and "." not in name:
+        """One of ALLOWED, or a data type of tensors. Raises UnpicklingError for anything else."""
+        is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_type or name in ALLOWED.get(module, ()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"names {module}.{name}")
 
@@ -44,6 +51,14 @@ class PlainReader(dcp.FileSystemReader):
         return metadata
 
 
+@contextlib.contextmanager
+def quiet_alone():
+    """Without torch's warning that a single process is a single process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
 def named_tensors(networks, averages) -> dict[str, torch.Tensor]:
     """Weights and moving averages by one name each, not copied. networks, averages: by the network's name."""
     weights = {f"{name}/model/{key}": value for name, network in networks.items()
@@ -56,8 +71,9 @@ def save(folder: Path, networks, averages, optimizers) -> dict[str, int]:
     """Write weights, averages and moments into the folder; returns its files' sizes. Called by all processes."""
     moments = {f"{name}/optimizer/{number}/{key}": value for name, optimizer in optimizers.items()
                for number, values in optimizer.state_dict()["state"].items() for key, value in values.items()}
-    dcp.save(named_tensors(networks, averages) | moments,
-             storage_writer=dcp.FileSystemWriter(str(folder), overwrite=True))
+    with quiet_alone():
+        dcp.save(named_tensors(networks, averages) | moments,
+                 storage_writer=dcp.FileSystemWriter(str(folder), overwrite=True))
     return {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
 
 
@@ -78,6 +94,7 @@ def load(folder: Path, networks, averages, optimizers) -> None:
         differing = sorted(tensors.keys() ^ found.keys())
         raise InputError(f"{folder}: {len(differing)} tensors are in it or in this training alone, first "
                          f"{differing[0]}; give the options of its training")
-    dcp.load(tensors, storage_reader=reader)
+    with quiet_alone():
+        dcp.load(tensors, storage_reader=reader)
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict({"state": states[name], "param_groups": optimizer.state_dict()["param_groups"]})

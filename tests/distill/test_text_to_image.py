@@ -8,6 +8,7 @@ import torch
 from engine.denoiser import Guided
 from engine.errors import InputError
 from engine.seeds import seeded_generator
+from tiny_text_to_image import large, texts, tiny_models                  # noqa: F401
 
 PROMPTS = ["a red house", "two cats on a mat", "the sea"]
 

@@ -82,3 +82,20 @@ def texts(tmp_path_factory):
         Image.fromarray(random.randint(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / "images" / f"{number}.png")
         (folder / "images" / f"{number}.txt").write_text(f"picture number {string.ascii_lowercase[number]}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(large, tmp_path_factory):
+    """A folder with a random CLIP model of transformers."""
+    import transformers
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    text = dict(vocab_size=len(WORDS), hidden_size=WIDTH, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                max_position_embeddings=NUM_TOKENS, eos_token_id=1, pad_token_id=1)
+    vision = dict(hidden_size=WIDTH, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16,
+                  patch_size=8)
+    transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=4)) \
+        .save_pretrained(folder)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16).save_pretrained(folder)
+    tiny_tokenizer("<|endoftext|>").save_pretrained(folder)
+    return folder

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The published recipe for SDXL in four steps (Yin et al. 2024): 64 GPUs, batches of 128, backward simulation, guidance 8.
+#   ./scripts/distill/sdxl_8node.sh MODEL PROMPTS IMAGES [more options of distill.train]        (environment: on_nodes.sh)
+# The published critic is not told the student's step; without --no_critic_step --no_level_schedule it is, as is our default.
+exec "$(dirname "$0")/on_nodes.sh" "${@:1:3}" --name sdxl_4_steps --sdxl --resolution 1024 --batch_size 128 --fsdp \
+    --sharded_state --use_fp16 --gradient_checkpointing --tiny_vae --denoising --num_denoising_step 4 \
+    --backward_simulation --no_critic_step --no_level_schedule --conditioning_timestep 999 --real_guidance_scale 8 \
+    --generator_lr 5e-7 --guidance_lr 5e-7 --dfake_gen_update_ratio 5 --max_grad_norm 10 --warmup_step 500 \
+    --cls_on_clean_image --gen_cls_loss --gen_cls_loss_weight 5e-3 --guidance_cls_loss_weight 1e-2 \
+    --diffusion_gan --diffusion_gan_max_timestep 1000 --ema_decay 0 "${@:4}"

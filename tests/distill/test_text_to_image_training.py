@@ -1,0 +1,234 @@
+"""Distillation of tiny text-to-image models end to end: resumed, adapted, saved for diffusers, on two processes, refused."""
+import json
+import sys
+
+import pytest
+import torch
+
+from conftest import in_two_processes
+from distill import evaluate_prompts, options, save_pipeline
+from distill.train import make_task
+from engine import run_files
+from engine.errors import InputError
+from engine.loop import train
+from engine.sampling import StepNoise, start_noise
+from tiny_text_to_image import large, texts, tiny_clip, tiny_models       # noqa: F401
+
+GAN = ("--cls_on_clean_image", "--gen_cls_loss")
+FOUR_STEPS = ("--denoising", "--num_denoising_step", "4", "--backward_simulation")
+PROMPTS = ["a red house", "two cats on a mat", "the sea"]
+
+
+def words(model, texts, folder, *more, name="student", steps=4):
+    return ["--model_id", str(model), "--prompts", str(texts / "prompts.txt"), "--dataset", str(texts / "images"),
+            "--batch_size", "2", "--max_steps", str(steps), "--dfake_gen_update_ratio", "2", "--warmup_step", "2",
+            "--generator_lr", "1e-3", "--guidance_lr", "1e-3", "--real_guidance_scale", "2", "--num_threads", "1",
+            "--device", "cpu", "--no_tensorboard", "--log_every", "1", "--sample_every", "0", "--name", name,
+            "--cache_dir", str(folder / "cache"), "--checkpoint_dir", str(folder / "checkpoints"),
+            "--output_dir", str(folder / "results"), *more]
+
+
+def distil(*given, **named):
+    train(make_task, options.parse(words(*given, **named)))
+
+
+def checkpoint(folder, name="student"):
+    return torch.load(run_files.list_checkpoints(folder / "checkpoints", name)[-1], weights_only=True)
+
+
+def largest_difference(one: dict, other: dict) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[key].double() - other[key].double()).abs().max()) for key in one)
+
+
+def go_back(folder, name, step):
+    """Remove what a run wrote after a step, as if it had been killed there."""
+    for path in run_files.list_states(folder / "checkpoints", name):
+        if f"{step:08d}" not in path.name:
+            run_files.remove(path)
+    run_files.list_checkpoints(folder / "checkpoints", name)[-1].unlink()
+    (folder / "results" / f"{name}_run.json").unlink()
+
+
+@pytest.mark.parametrize("model, more", [
+    ("sd", (*GAN, "--gradient_checkpointing")), ("v", ("--denoising", "--num_denoising_step", "2")),
+    ("sdxl", (*FOUR_STEPS, *GAN, "--sdxl", "--sharded_state")),
+    ("sdxl", (*FOUR_STEPS, *GAN, "--lora", "--lora_rank", "4", "--shared_critic_pass"))])
+def test_a_resumed_run_ends_bit_for_bit_like_a_straight_one(tiny_models, texts, tmp_path, capsys, model, more):
+    where = tiny_models / model, texts, tmp_path
+    distil(*where, *more, "--state_every", "3")
+    said = capsys.readouterr().out
+    assert "every device holds" in said and "critic updates for one of the student" in said
+    assert ("frozen UNet of all three" in said) == ("--lora" in more)
+    straight = checkpoint(tmp_path)
+    go_back(tmp_path, "student", 3)
+    distil(*where, *more, "--state_every", "3", "--resume")
+    resumed = checkpoint(tmp_path)
+    assert largest_difference(straight["model_state"], resumed["model_state"]) == 0
+    assert largest_difference(straight["ema_state"]["shadow"], resumed["ema_state"]["shadow"]) == 0
+    assert straight["family"] == "text_to_image" and straight["is_sdxl"] == (model == "sdxl")
+    assert all("lora_" in key for key in straight["model_state"]) == ("--lora" in more)
+    log = (tmp_path / "results" / "student_training.csv").read_text()
+    assert "critic.denoising" in log and ("generator.gan" in log) == ("--gen_cls_loss" in more)
+
+
+@pytest.fixture(scope="module")
+def students(tiny_models, texts, tmp_path_factory):
+    """Name -> (checkpoint, few steps): trained long enough that they are not their teachers."""
+    made = {}
+    for name, model, more in (("one", "sdxl", ()), ("four", "sd", FOUR_STEPS),
+                              ("adapted", "sdxl", (*FOUR_STEPS, "--lora", "--lora_rank", "4"))):
+        folder = tmp_path_factory.mktemp(name)
+        distil(tiny_models / model, texts, folder, "--tiny_vae", str(tiny_models / "tiny_vae"), *more, "--sample_every", "1",
+               name=name)
+        path = run_files.list_checkpoints(folder / "checkpoints", name)[-1]
+        assert (folder / "results" / f"{name}_preview.png").stat().st_size > 0
+        made[name] = path, torch.load(path, weights_only=True)["few_steps"]
+    return made
+
+
+class InTurn:
+    """torch.randn-like noise for diffusers, out of a list."""
+
+    def __init__(self, noises):
+        self.noises = iter(noises)
+
+    def __call__(self, shape, **options):
+        return next(self.noises)
+
+
+@pytest.mark.parametrize("name, called", [("one", [399]), ("four", [999, 749, 499, 249]),
+                                          ("adapted", [999, 749, 499, 249])])
+def test_a_saved_student_is_sampled_alike_by_diffusers(students, tmp_path, monkeypatch, name, called):
+    """DiffusionPipeline.from_pretrained of the folder, LCMScheduler: our sampler's latents to 1e-4."""
+    import diffusers
+    from diffusers.schedulers import scheduling_lcm
+    from distill.text_to_image import TextSampler, load_student
+    path, few_steps = students[name]
+    assert [place[0] for place in few_steps["called_at"]] == called
+    monkeypatch.setattr(sys, "argv", ["save", "--checkpoint", str(path), "--output_dir", str(tmp_path / "saved")])
+    save_pipeline.main()
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "saved")
+    pipeline.set_progress_bar_config(disable=True)
+    assert isinstance(pipeline.scheduler, diffusers.LCMScheduler)
+    model, few_steps, _ = load_student(path)
+    expected = TextSampler(model, few_steps).latents(PROMPTS, 5, range(3)).xs[0]
+    [start], fresh = start_noise([model.shape], 5, range(3)), StepNoise(5, range(3))
+    monkeypatch.setattr(scheduling_lcm, "randn_tensor", InTurn([fresh(start) for _ in called[1:]]))
+    call = json.loads((tmp_path / "saved" / "few_steps.json").read_text())["call"]
+    found = pipeline(PROMPTS, latents=start, output_type="latent", height=16, width=16, **call).images
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+    teacher = diffusers.DiffusionPipeline.from_pretrained(model.folder).unet.state_dict()
+    assert largest_difference(pipeline.unet.state_dict(), teacher) > 1e-4
+    with pytest.raises(InputError, match="exists already"):
+        save_pipeline.main()
+    with pytest.raises(InputError, match="do not fall"):
+        save_pipeline.call_of({"called_at": [[399], [749]]})
+
+
+def evaluate(monkeypatch, *given):
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--device", "cpu", "--num_threads", "1", "--precision", "float32",
+                                      *map(str, given)])
+    evaluate_prompts.main()
+
+
+def test_images_for_prompts_are_drawn_once_scored_and_never_mixed(students, texts, tiny_clip, tmp_path, monkeypatch,
+                                                                  capsys):
+    path, _ = students["four"]
+    common = ("--prompts", texts / "prompts.txt", "--output_dir", tmp_path / "images", "--batch_size", "2")
+    evaluate(monkeypatch, "--checkpoint", path, *common)
+    said = capsys.readouterr().out
+    assert "4 images drawn, 0 were there" in said and "no CLIP score: --clip: openai/clip-vit-large-patch14" in said
+    before = {file.name: file.read_bytes() for file in (tmp_path / "images").glob("*.png")}
+    assert sorted(before) == [f"{index:05d}.png" for index in range(4)]
+    for index in (1, 2):
+        (tmp_path / "images" / f"{index:05d}.png").unlink()
+    evaluate(monkeypatch, "--checkpoint", path, *common, "--dataset", texts / "images", "--metrics", "swd",
+             "--cache_dir", tmp_path / "cache", "--clip", tiny_clip)
+    said = capsys.readouterr().out
+    assert "2 images drawn, 2 were there" in said
+    assert before == {file.name: file.read_bytes() for file in (tmp_path / "images").glob("*.png")}
+    scores = json.loads((tmp_path / "images" / "scores.json").read_text())["scores"]
+    assert scores["swd"]["value"] > 0 and -100 <= scores["clip_score"]["value"] <= 100
+    assert scores["clip_score"]["standard_error"] > 0
+    with pytest.raises(InputError, match="its images have seed 42, expected 43"):
+        evaluate(monkeypatch, "--checkpoint", path, *common, "--seed", "43")
+    with pytest.raises(InputError, match="has no effect with --checkpoint"):
+        evaluate(monkeypatch, "--checkpoint", path, *common, "--num_steps", "4")
+
+
+def test_a_teacher_draws_as_its_pipeline_does(tiny_models):
+    """DDIM with guidance, at the same four times."""
+    import diffusers
+    from distill.text_to_image import TextSampler, TextToImage
+    model = TextToImage(tiny_models / "sdxl")
+    sampler = TextSampler(model, None, num_steps=4, guidance_scale=3.0)
+    assert sampler.path.tolist() == [999, 749, 500, 250, -1]
+    sampler.path = torch.tensor([999, 749, 499, 249, -1])
+    expected = sampler.latents(PROMPTS, 5, range(3)).xs[0]
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(tiny_models / "sdxl")
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config, set_alpha_to_one=True,
+                                                             timestep_spacing="trailing")
+    [start] = start_noise([model.shape], 5, range(3))
+    found = pipeline(PROMPTS, latents=start, output_type="latent", height=16, width=16, num_inference_steps=4,
+                     guidance_scale=3.0).images
+    assert pipeline.scheduler.timesteps.tolist() == [999, 749, 499, 249]
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("more, message", [
+    (("--lora", "--fsdp"), "--lora: found with --fsdp"), (("--lora", "--gradient_checkpointing"), "--lora"),
+    (("--teacher", "a.pth"), "found both"), (("--lora_rank", "3"), "without --lora"), (("--val_every", "1"), "--val_every"),
+    (("--coupling", "free"), "with --model_id"), (("--resolution", "9"), "multiple of 2"), (("--sdxl",), "one text encoder")])
+def test_what_cannot_be_is_one_line(tiny_models, texts, tmp_path, more, message):
+    with pytest.raises(InputError, match=message) as error:
+        distil(tiny_models / "sd", texts, tmp_path, *more)
+    assert "\n" not in str(error.value) and not list(tmp_path.glob("checkpoints/*.pth"))
+
+
+def test_a_model_too_large_is_refused_before_it_is_loaded(tiny_models, texts, tmp_path, monkeypatch):
+    from distill import memory, text_to_image_task
+    monkeypatch.setattr(memory, "device_bytes", lambda device: 10_000)
+    monkeypatch.setattr(text_to_image_task, "TextToImage", None)
+    with pytest.raises(InputError, match="GB on every device before activations"):
+        distil(tiny_models / "sd", texts, tmp_path)
+
+
+# --- two processes ----------------------------------------------------------------------------------------------------------
+
+TWO = (*FOUR_STEPS, *GAN, "--sharded_state")
+
+
+def on_two(model, texts, folder):
+    """In each of two processes: with FSDP2 from the start to step 3; then on from one process's state of step 3, to 4."""
+    distil(model, texts, folder, *TWO, "--fsdp", name="two", steps=3)
+    distil(model, texts, folder, *TWO, "--fsdp", "--resume", name="one")
+
+
+def test_fsdp_states_go_on_at_any_number_of_processes(tiny_models, texts, tmp_path):
+    where = tiny_models / "sdxl", texts, tmp_path
+    distil(*where, *TWO, name="straight")
+    distil(*where, *TWO, name="one", steps=3)
+    in_two_processes(on_two, *where)
+    distil(*where, *TWO, "--resume", name="two")
+    straight, one, two = (checkpoint(tmp_path, name) for name in ("straight", "one", "two"))
+    for other in (one, two):
+        assert other["step"] == 4
+        assert largest_difference(straight["model_state"], other["model_state"]) < 1e-4
+        assert largest_difference(straight["ema_state"]["shadow"], other["ema_state"]["shadow"]) < 1e-4
+    folder = run_files.tensors_folder(run_files.state_path(tmp_path / "checkpoints", "one", 4))
+    assert len(list(folder.glob("__*_0.distcp"))) == 2               # each process wrote its part
+
+
+def test_a_damaged_folder_of_tensors_is_passed_over_or_refused(tiny_models, texts, tmp_path, capsys):
+    where = tiny_models / "sd", texts, tmp_path
+    distil(*where, "--state_every", "1", "--sharded_state", steps=2)
+    first, last = run_files.list_states(tmp_path / "checkpoints", "student")
+    damaged = next(run_files.tensors_folder(last).glob("*.distcp"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    run_files.list_checkpoints(tmp_path / "checkpoints", "student")[-1].unlink()
+    (tmp_path / "results" / "student_run.json").unlink()
+    distil(*where, "--state_every", "1", "--sharded_state", "--resume", steps=2)
+    assert "passing over a damaged training state" in capsys.readouterr().out
+    assert checkpoint(tmp_path)["step"] == 2
