@@ -1,11 +1,11 @@
 """CLIP score: how well images go with their texts, 100 times the cosine of CLIP's two embeddings (Hessel et al. 2021)."""
 import torch
 
+from distill.options import USUAL_CLIP
 from distill.text_to_image import load_part, local_folder
 from engine.errors import InputError
 from engine.files import expecting
 
-USUAL = "openai/clip-vit-large-patch14"
 PATTERNS = ["*.json", "*.txt", "*.safetensors"]
 
 
@@ -15,7 +15,7 @@ class ClipScore:
     Raises InputError where it is not there.
     """
 
-    def __init__(self, name: str = USUAL, device="cpu"):
+    def __init__(self, name: str = USUAL_CLIP, device="cpu"):
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
         self.name, self.device = name, device
         folder = local_folder(name, "--clip", PATTERNS, cached_only=True)

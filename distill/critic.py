@@ -86,4 +86,5 @@ class Critic(nn.Module):
         finally:
             self._is_called = False
         features, self._features, self._stops = self._features, None, False
-        return found, self.head(feature_map(features)).flatten() if logits and self.head is not None else None
+        # A mean of one value each, since FSDP2 wants no view of its outputs.
+        return found, self.head(feature_map(features)).mean((1, 2, 3)) if logits and self.head is not None else None

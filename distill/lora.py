@@ -66,6 +66,6 @@ class AdaptedNetwork(nn.Module):
         """The shared network's module of that name, for hooks; else this module's own."""
         return self.shared[0].get_submodule(target) if target.startswith("unet.") else super().get_submodule(target)
 
-    def critic_points(self, size: int) -> dict:
+    def critic_parts(self) -> dict:
         """As the network's."""
-        return self.shared[0].critic_points(size)
+        return self.shared[0].critic_parts()

@@ -8,6 +8,7 @@ from engine.errors import InputError
 
 COUPLINGS = ("tied", "free")
 NUM_LEVELS = 1000
+USUAL_CLIP = "openai/clip-vit-large-patch14"            # of the CLIP score, on the hub
 OF_TEXT = ["prompts", "text_column", "resolution", "sdxl", "tiny_vae", "lora", "lora_rank", "lora_alpha",
            "gradient_checkpointing"]
 OF_OTHERS = ["teacher", "weights", "vae", "coupling", "loss_weight_32", "student_t_32"]     # not of a text-to-image teacher

@@ -8,7 +8,6 @@ import os
 import shutil
 from pathlib import Path
 
-from distill.text_to_image import TextToImage, load_student
 from engine.command_line import Parser, run_script
 from engine.errors import InputError
 from engine.files import check_can_be_written, write_json
@@ -33,8 +32,8 @@ def call_of(few_steps: dict) -> dict:
     return {"timesteps": called, "num_inference_steps": len(called), "guidance_scale": 0.0}
 
 
-def save_pipeline(model: TextToImage, few_steps: dict, folder: Path) -> None:
-    """The folder, whole or not at all."""
+def save_pipeline(model, few_steps: dict, folder: Path) -> None:
+    """The folder, whole or not at all. model: the student's `distill.text_to_image.TextToImage`."""
     from diffusers import DiffusionPipeline, LCMScheduler
     call = call_of(few_steps)
     pipeline = DiffusionPipeline.from_pretrained(str(model.folder), use_safetensors=True, unet=model.network.unet)
@@ -57,6 +56,7 @@ def main():
     if args.output_dir.exists():
         raise InputError(f"--output_dir: {args.output_dir} exists already; choose another folder")
     check_can_be_written(args.output_dir / "model_index.json")
+    from distill.text_to_image import load_student
     model, few_steps, _ = load_student(args.checkpoint, args.weights, model_id=args.model_id)
     save_pipeline(model, few_steps, args.output_dir)
     given = ", ".join(f"{key}={value}" for key, value in call_of(few_steps).items() if key != "num_inference_steps")

@@ -115,12 +115,13 @@ def halved(network: nn.Module) -> nn.Module:
 class ConditionedUNet(nn.Module):
     """A UNet2DConditionModel as network(x, t, rows).
 
-    num_tokens: of a text's embedding. time_ids: for SDXL height, width, two zeros, height, width; None otherwise.
+    num_tokens: of a text's embedding. size: of the latents, pixels a side. time_ids: for SDXL height, width, two zeros,
+    height, width; None otherwise.
     """
 
-    def __init__(self, unet, num_tokens: int, time_ids: tuple[int, ...] | None = None):
+    def __init__(self, unet, num_tokens: int, size: int, time_ids: tuple[int, ...] | None = None):
         super().__init__()
-        self.unet, self.num_tokens = unet, num_tokens
+        self.unet, self.num_tokens, self.size = unet, num_tokens, size
         self.text_width = unet.config.cross_attention_dim
         ids = None if time_ids is None else torch.tensor([time_ids], dtype=torch.float32)
         self.register_buffer("time_ids", ids, persistent=False)
@@ -138,11 +139,11 @@ class ConditionedUNet(nn.Module):
         """What FSDP2 gathers one after the other."""
         return [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
 
-    def critic_points(self, size: int) -> dict:
-        """Where a critic's head and its step embedding are put (`distill.critic.Critic`). size: of the latents."""
+    def critic_parts(self) -> dict:
+        """Where a critic's head and its step embedding are put (`distill.critic.Critic`)."""
         config = self.unet.config
         return {"bottleneck": "unet.mid_block", "channels": config.block_out_channels[-1],
-                "size": size // 2 ** (len(config.block_out_channels) - 1), "time_embedding": "unet.time_embedding",
+                "size": self.size // 2 ** (len(config.block_out_channels) - 1), "time_embedding": "unet.time_embedding",
                 "embedding_width": self.unet.time_embedding.linear_2.out_features}
 
 
@@ -237,7 +238,7 @@ class TextToImage:
         self.process, self.kind = process_of(self.folder / "scheduler")
         self.texts = TextEncoders(self.folder, self.is_sdxl, device)
         ids = (self.resolution, self.resolution, 0, 0, self.resolution, self.resolution)
-        self.network = ConditionedUNet(unet, self.texts.num_tokens, ids if self.is_sdxl else None).to(device)
+        self.network = ConditionedUNet(unet, self.texts.num_tokens, size, ids if self.is_sdxl else None).to(device)
         # Stable Diffusion was trained with the empty text, SDXL with zeros.
         index = read_json(self.folder / "model_index.json", "a model in diffusers' layout")
         self.null_row = self.texts.rows([""])[0]

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from conftest import ROOT
 from engine.denoiser import Guided
 from engine.errors import InputError
 from engine.seeds import seeded_generator
@@ -151,6 +152,27 @@ def test_parameters_are_counted_from_headers_alone(tiny_models, model_of, name):
         p.numel() for p in lora.adapter_of(network).values())
 
 
+# The published models: parameters of UNet, text encoders and autoencoder, channels of the middle block, side of latents.
+PUBLISHED = {"Stable Diffusion 1.5": (859_520_964, 123_060_480, 83_653_863, 1280, 64),
+             "SDXL": (2_567_463_684, 817_720_320, 83_653_863, 1280, 128)}
+
+
+def test_the_readmes_table_of_memory_is_what_memory_says():
+    from distill import memory
+    rows = {row[0]: row[1:] for line in (ROOT / "distill" / "README.md").read_text().splitlines()
+            if len(row := [cell.strip() for cell in line.strip("| ").split("|")]) == 4 and row[0] in PUBLISHED}
+    assert rows.keys() == PUBLISHED.keys()
+    for name, (unet, texts, vae, channels, side) in PUBLISHED.items():
+        levels = {"Stable Diffusion 1.5": 4, "SDXL": 3}[name]
+        head = memory.num_head_parameters({"block_out_channels": [0] * (levels - 1) + [channels]}, side)
+        rest = 2 * texts + 4 * vae
+        alone = memory.parts_of_training(unet, 0, half=True, num_processes=1, fsdp=False, average=False)
+        spread = memory.parts_of_training(unet, head, half=True, num_processes=64, fsdp=True, average=True)
+        found = [f"{unet:,}", f"{sum(part.bytes for part in alone) / 1e9:.1f}",
+                 f"{(sum(part.bytes for part in spread) + rest) / 1e9:.1f}"]
+        assert list(rows[name]) == found
+
+
 def test_what_does_not_fit_is_refused_with_its_size(monkeypatch):
     from distill import memory
     parts = [memory.Part("student", 10**9, 20, 4), memory.Part("teacher", 10**9, 2)]
@@ -237,6 +259,6 @@ def test_a_missing_extra_is_one_line(monkeypatch):
     import sys
     from distill.text_to_image import need_large_packages
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match=r"transformers, which is not installed; install the extra: pip install '.\[large\]'"):
+    with pytest.raises(InputError, match=r"the package \w+, which is not installed; install the extra: pip install '.\[large\]'"):
         need_large_packages()
 
