@@ -18,6 +18,7 @@ from lift.options import X32_MODES
 from scheduler import CosineSteps
 from evaluation.options import rows_of
 from lift.labels import PATH_LABELS
+from lift.study_runs import LABELS
 from evaluation.tables import (FEW_IMAGES, PROTOCOL, Cell, Spread, Table, direction, format_spread, grouped, is_ranked,
                                mark_best_of_metric, of_latest_trainings, read_csv, run_name, spread_of,
                                spread_over_seeds, take)
@@ -30,18 +31,6 @@ ERROR_FILE = re.compile(rf"model_error_{RUN_EPOCHS}(?P<reconciled>_reconciled)?$
 VALIDATION_FILE = re.compile(RUN_SEED + "_validation$")
 TRAINING_FOLDER = re.compile(r"training_(?P<epochs>\d+)ep$")
 ERROR_CONTENT = "table of lift.eval_mse --compare_baseline"
-RUN_LABELS = {"baseline": "baseline", "lift_independent": "LIFT, independent timesteps", "lift_band": "LIFT, band",
-              "lift_diagonal": "LIFT, diagonal timesteps", "lift_light32": "LIFT, 32 loss weighted 0.1",
-              "lift_loss64": "LIFT, loss on 64 only", "baseline_v": "baseline, v, loss of v",
-              "lift_independent_v": "LIFT, independent, v, loss of v",
-              "baseline_v_eps": "baseline, v, loss of the noise",
-              "lift_independent_v_eps": "LIFT, independent, v, loss of the noise",
-              "lift_native_v_eps": "LIFT, 32 at its own level, v, loss of the noise",
-              "lift_native_band_v_eps": "LIFT, 32 at its own level, band, v, loss of the noise",
-              "lift_native_light32_v_eps": "LIFT, 32 at its own level, its loss weighted 0.1, v, loss of the noise",
-              "baseline_residual": "baseline, residual", "lift_native_residual": "LIFT, 32 at its own level, residual",
-              "lift_native_band_residual": "LIFT, 32 at its own level, band, residual",
-              "lift_native_near_residual": "LIFT, 32 at its own level, leads 0 to 2 alone, residual"}
 FIGURE_FILE = re.compile(rf"(?P<kind>model_error|heatmap|logsnr|samples)_((?P<grid>\d+)_)?{RUN_EPOCHS}"
                          r"(?P<reconciled>_reconciled)?$")
 CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's", "heatmap": "Error map and paths",
@@ -82,15 +71,15 @@ class Comparison:
 def run_of(row: dict) -> tuple[str, int] | None:
     """(name, seed of training) of a row of results, None where it is not a run of the study."""
     match = RUN.match(run_name(row["checkpoint"]))
-    return (match["name"], int(match["seed"])) if match and match["name"] in RUN_LABELS else None
+    return (match["name"], int(match["seed"])) if match and match["name"] in LABELS else None
 
 
 def caption_of(name: str) -> str | None:
     """What a figure of the study shows, by its file name without suffix; None for other figures."""
     match = FIGURE_FILE.match(name)
-    if not match or match["name"] not in RUN_LABELS:
+    if not match or match["name"] not in LABELS:
         return None
-    words = [RUN_LABELS[match["name"]], f"seed {match['seed']}", f"{match['epochs']} epochs"]
+    words = [LABELS[match["name"]], f"seed {match['seed']}", f"{match['epochs']} epochs"]
     words += [f"{match['grid']} points"] if match["grid"] else []
     words += ["predictions reconciled"] if match["reconciled"] else []
     return f"{CAPTIONS[match['kind']]}: {'; '.join(words)}."
@@ -113,7 +102,7 @@ def run_seed(row: dict) -> int:
 
 def run_label(row: dict) -> str:
     """What the tables call the run of a row."""
-    return RUN_LABELS[run_of(row)[0]]
+    return LABELS[run_of(row)[0]]
 
 
 def steps_label(row: dict) -> str:
@@ -292,7 +281,7 @@ def note_of(protocol: dict, members: list[dict], without_network: str) -> str:
 
 def order_of(rows: list[dict], label: Callable[[dict], str], by_steps: bool = False) -> list[str]:
     """The labels in the order in which runs and paths are named above; `by_steps`: in that of the number of steps."""
-    runs, paths = list(RUN_LABELS), list(PATH_LABELS)
+    runs, paths = list(LABELS), list(PATH_LABELS)
 
     def place(row):
         run = 0 if by_steps else runs.index(run_of(row)[0])
@@ -364,16 +353,16 @@ def without_network_table(rows: list[dict]) -> list[Table]:
 
 def files_of_runs(folder, pattern: re.Pattern, suffix: str) -> list[tuple[re.Match, Path]]:
     """(match, file) of the files whose name is of a run of the study, by run, seed, epochs, and name."""
-    order = list(RUN_LABELS)
+    order = list(LABELS)
     found = [(match, path) for path in Path(folder).glob(f"*{suffix}")
-             if (match := pattern.match(path.stem)) and match["name"] in RUN_LABELS]
+             if (match := pattern.match(path.stem)) and match["name"] in LABELS]
     return sorted(found, key=lambda item: (order.index(item[0]["name"]), int(item[0]["seed"]),
                                            int(item[0].groupdict().get("epochs", 0)), item[1].name))
 
 
 def run_cells(match: re.Match) -> list[Cell]:
     """Model, seed of training, and epochs if the file's name has them."""
-    return [Cell(RUN_LABELS[match["name"]]), *(Cell(match[part], int(match[part])) for part in ("seed", "epochs")
+    return [Cell(LABELS[match["name"]]), *(Cell(match[part], int(match[part])) for part in ("seed", "epochs")
                                                if part in match.groupdict())]
 
 
@@ -463,7 +452,7 @@ def clean_error_table(folder) -> list[Table]:
             about = f"{images_of(rows)}, weights: {rows[0]['weights']}"
             beside = Path(rows[0]["baseline"])
             runs = [(match["name"], int(match["seed"]), int(match["epochs"]), "mse_lift")]
-            if (baseline := RUN.match(run_name(beside))) and baseline["name"] in RUN_LABELS:
+            if (baseline := RUN.match(run_name(beside))) and baseline["name"] in LABELS:
                 runs.append((baseline["name"], int(baseline["seed"]), epoch_of(beside), "mse_baseline"))
             if "mse_linear" in rows[0]:
                 runs.append((LINEAR_DENOISER, 0, 0, "mse_linear"))
@@ -477,7 +466,7 @@ def clean_error_table(folder) -> list[Table]:
                   f"{about}. Both timesteps t; LIFT's own 64 prediction, before it is clipped to [-1, 1]. Mid-grey for "
                   "every pixel would be wrong by the images' mean square, which is below 1.",
                   ["model", "seed", "epochs", *(f"t = {t}" for t in times)])
-    labels = {LINEAR_DENOISER: "linear denoiser, no network"} | RUN_LABELS
+    labels = {LINEAR_DENOISER: "linear denoiser, no network"} | LABELS
     for name, seed, epochs in sorted(errors, key=lambda run: (list(labels).index(run[0]), *run[1:])):
         found, is_run = errors[name, seed, epochs], name != LINEAR_DENOISER
         table.rows.append([Cell(labels[name]), *(Cell(str(n), n) if is_run else Cell("–") for n in (seed, epochs)),

@@ -67,28 +67,11 @@ first="${seeds[0]}"
 data="--dataset $DATASET"
 mkdir -p "$OUTPUT" "$LOGS"
 
-v_eps="--parametrization v"                     # puts out v, learns with the loss of the noise
-v="$v_eps --loss_target v"
-near="--timesteps band --band_lead 0 2 --band_noise_share 0 --band_independent_share 0"
-declare -A trainings=(                          # of every run there can be
-    [baseline]="train_baseline.py"
-    [baseline_v]="train_baseline.py $v"
-    [baseline_v_eps]="train_baseline.py $v_eps"
-    [lift_independent]="train_lift.py --timesteps independent"
-    [lift_independent_v]="train_lift.py --timesteps independent $v"
-    [lift_independent_v_eps]="train_lift.py --timesteps independent $v_eps"
-    [lift_band]="train_lift.py --timesteps band"
-    [lift_diagonal]="train_lift.py --timesteps diagonal"
-    [lift_light32]="train_lift.py --loss_weight_32 0.1"
-    [lift_loss64]="train_lift.py --loss_scales 64"
-    [lift_native_v_eps]="train_lift.py --timesteps independent --native_32 $v_eps"
-    [lift_native_band_v_eps]="train_lift.py --timesteps band --native_32 $v_eps"
-    [baseline_residual]="train_baseline.py --parametrization residual"
-    [lift_native_residual]="train_lift.py --timesteps independent --native_32 --parametrization residual"
-    [lift_native_band_residual]="train_lift.py --timesteps band --native_32 --parametrization residual"
-    [lift_native_near_residual]="train_lift.py $near --native_32 --parametrization residual"
-    [lift_native_light32_v_eps]="train_lift.py --timesteps independent --native_32 --loss_weight_32 0.1 $v_eps"
-)
+declare -A trainings opponents                  # of every run there can be: its command, the baseline beside it
+while IFS=$'\t' read -r name command beside; do
+    trainings[$name]=$command; opponents[$name]=$beside
+done < <("$PYTHON" -c "from lift.study_runs import RUNS, command_of, opponent_of
+for name in RUNS: print(name, command_of(name), opponent_of(name), sep='\t')")
 for name in "${compared[@]}" "${ablations[@]}"; do
     [ -n "${trainings[$name]:-}" ] || {
         echo "study.sh: COMPARED, ABLATIONS: found $name, expected some of: ${!trainings[*]}" >&2; exit 2; }
@@ -116,14 +99,7 @@ lift_runs() { runs | grep -v '^baseline'; }
 with_two_outputs() { lift_runs | grep -v '^lift_loss64' | here; }      # loss64 has not learned its 32 output
 here() { while read -r run; do if [ -e "$(checkpoint "$run")" ]; then echo "$run"; fi; done; }     # those trained
 is_up_to_date() { [ "$1" -nt "$(checkpoint "$2")" ]; }     # FILE RUN: made after the run's checkpoint
-opponent() {    # the baseline that a run is measured beside
-    case "$1" in
-        *_residual_*) echo "baseline_residual_seed${1##*_seed}" ;;
-        *_v_eps_*) echo "baseline_v_eps_seed${1##*_seed}" ;;
-        *_v_*) echo "baseline_v_seed${1##*_seed}" ;;
-        *) echo "baseline_seed${1##*_seed}" ;;
-    esac
-}
+opponent() { echo "${opponents[${1%_seed*}]}_seed${1##*_seed}"; }      # the baseline that a run is measured beside
 model_type() { case "$1" in baseline*) echo baseline ;; *) echo lift ;; esac; }
 evenly_spaced() { case "$1" in baseline*) echo uniform ;; *) echo diagonal ;; esac; }      # the path, by its model's name
 

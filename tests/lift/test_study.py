@@ -1,11 +1,12 @@
 """Tables of the study from made-up rows: what stands where, over which seeds, and what is left out."""
 import json
-import re
 
 import pytest
 
-from conftest import ROOT
+import train_baseline
+import train_lift
 from lift import marked_tables
+from lift.study_runs import RUNS, command_of, opponent_of
 from lift import study_tables
 from engine.errors import InputError
 from evaluation.results_table import COLUMNS
@@ -41,9 +42,15 @@ def test_which_rows_are_of_the_study():
     assert study_tables.others([plain, of_real, of_user, run("lift_band")]) == [plain, of_user]
 
 
-def test_every_training_of_the_script_has_a_name_in_the_tables():
-    script = (ROOT / "scripts" / "study.sh").read_text()
-    assert set(re.findall(r"^    \[(\w+)\]=", script, re.MULTILINE)) == set(study_tables.RUN_LABELS)
+@pytest.mark.parametrize("name", RUNS)
+def test_every_training_of_the_study_is_a_command_and_has_an_opponent(name):
+    script, *options = command_of(name).split()
+    module = {"train_baseline.py": train_baseline, "train_lift.py": train_lift}[script]
+    args = module.parse_args([*options, "--dataset", "synthetic:8"])
+    if opponent_of(name) != name:
+        beside = train_baseline.parse_args(command_of(opponent_of(name)).split()[1:])
+        assert (args.parametrization, args.loss_target) == (beside.parametrization, beside.loss_target)
+    assert len({run.label for run in RUNS.values()}) == len(RUNS)
 
 
 def test_detail_is_shown_beside_real_images_and_has_no_best():
