@@ -39,7 +39,12 @@ REPORTS = ("training.csv", "loss.png", "run.json", "preview.png", *VALIDATION_RE
 
 
 class Loop:
-    """A task's networks, their optimizers and averages, and everything that is written about them."""
+    """A task's networks, their optimizers and averages, and everything that is written about them.
+
+    draws_curves: whether the loss curve is drawn beside the log; the tests' tiny runs do without.
+    """
+
+    draws_curves = True
 
     def __init__(self, task: Task, args, group: distributed.Group, device: torch.device):
         self.task, self.args, self.group, self.device = task, args, group, device
@@ -306,7 +311,8 @@ class Loop:
             return
         write_csv(folder / f"{args.name}_training.csv", self.log, self.log_columns)
         if self.step == self.num_steps or self.drawn_at + REPORT_SECONDS < self.reported:
-            if (figure := self.task.loss_figure({args.name: self.log})) is not None:
+            figure = self.task.loss_figure({args.name: self.log}) if self.draws_curves else None
+            if figure is not None:
                 save_png(folder / f"{args.name}_loss.png", figure)
             self.drawn_at = time.perf_counter()
         if self.validations:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from engine import files, run_files
+from engine import files, loop, run_files
 from lift import checkpoints
 from lift.options import DEFAULT_NAMES
 
@@ -55,6 +55,19 @@ def write_tiny_checkpoints(folder: Path) -> Path:
             "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
             "model_type": model_type, "epochs": 1, "step": 1, "losses": [], "options": {}})
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_loss_curves():
+    """Drawing one takes longer than a tiny run; tests marked `draws` have them."""
+    loop.Loop.draws_curves = False
+
+
+@pytest.fixture(autouse=True)
+def with_loss_curves(request, monkeypatch):
+    """What the mark `draws` asks for."""
+    if request.node.get_closest_marker("draws"):
+        monkeypatch.setattr(loop.Loop, "draws_curves", True)
 
 
 @pytest.fixture(scope="session")

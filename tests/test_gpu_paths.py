@@ -17,8 +17,8 @@ from engine.files import save_torch
 from engine.loop import Loop
 from engine.options import SOLVERS
 from engine.sampling import sample
-from evaluation import fid, image_detail, sliced_wasserstein
-from evaluation.options import DETAIL_ROWS
+from evaluation import fid, image_detail, lite_features, sliced_wasserstein
+from evaluation.options import rows_of
 from flow import train as flow_train
 from lift import checkpoints, error_map, measurements, path_costs
 from lift.options import SOLVERS as LIFT_SOLVERS
@@ -223,17 +223,32 @@ def test_errors_beside_the_baseline(gpu):
     assert of_baseline.shape == of_lift["diagonal"].shape == (2, 8)
 
 
-def test_scores_of_images_on_the_gpu(gpu, monkeypatch):
+class TinyExtractor(torch.nn.Module):
+    """Stands for Inception and for EfficientNet-Lite0: one convolution."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, num_features, 32, 32)
+
+    def extract_features(self, x):
+        return self.convolution(x)
+
+    def forward(self, x):
+        return [self.convolution(x).mean((2, 3), keepdim=True)]
+
+
+def test_scores_of_images_on_the_gpu(gpu):
     images = torch.from_numpy(pictures().images).to(gpu)
     profile = sliced_wasserstein.profile(images, num_projections=4, device=gpu)
     assert {quantiles.shape[0] for quantiles in profile.values()} == {4}
-    assert set(image_detail.statistics_of(images)) == set(DETAIL_ROWS)
-    network = torch.nn.Conv2d(3, fid.NUM_FEATURES, 64).to(gpu)
-    inception = fid.Inception(lambda x: [network(x)], "hash")
-    monkeypatch.setattr(fid.Inception, "features", lambda self, batch: network(batch.float() / 255).flatten(1))
-    statistics = fid.FeatureStatistics(device=gpu)
-    for features in fid.features_of(images, inception, batch_size=4):
-        statistics.add(features)
-    assert statistics.outer.device == GPU
-    features = torch.zeros(8, fid.NUM_FEATURES, device=gpu)
-    assert fid.kid(features, features, num_subsets=2) and fid.precision_recall(features, features, num_neighbours=2)
+    assert set(image_detail.statistics_of(images)) == set(rows_of("detail"))
+    for extractor in (fid.Inception(TinyExtractor(fid.NUM_FEATURES).to(gpu), "hash"),
+                      lite_features.Lite0(TinyExtractor(lite_features.NUM_FEATURES).to(gpu))):
+        parts = list(fid.features_of(images, extractor, batch_size=4))
+        assert {part.device for part in parts} == {GPU}
+        statistics = fid.FeatureStatistics(parts[0].shape[1], device=gpu)
+        for part in parts:
+            statistics.add(part)
+        assert statistics.outer.device == GPU and statistics.mean_and_covariance()[0].device.type == "cpu"
+        features = torch.cat(parts)
+        assert fid.kid(features, features, num_subsets=2) and fid.precision_recall(features, features, num_neighbours=2)

@@ -109,6 +109,7 @@ def test_average_equals_the_plain_recursion():
 
 # --- a run ---
 
+@pytest.mark.draws
 def test_a_run_leaves_what_it_should(run):
     folder = run("lift", "--epochs", 4, "--save_every", 1, "--val_every", 2, "--val_images", 5)
     epochs = run_files.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")
@@ -282,6 +283,7 @@ def test_existing_checkpoints_are_not_touched_unless_told(run, tmp_path):
     assert load_torch(folder / "checkpoints/lift_dual_timestep_1ep.pth")["step"] == 2
 
 
+@pytest.mark.draws
 def test_what_is_replaced_stays_until_there_is_a_state_of_the_new_run(run, monkeypatch):
     folder = run("baseline", "--epochs", 2, "--save_every", 1, "--val_every", 1, "--val_images", 2)
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
@@ -345,6 +347,7 @@ def test_a_resumed_run_does_not_overwrite_the_log_of_another(run):
     assert (other / "moved/lift_dual_timestep_run.json").exists()
 
 
+@pytest.mark.draws
 def test_the_validation_of_another_run_does_not_stay(run):
     folder = run("baseline", "--max_steps", 6, "--val_every", 1, "--val_images", 2)
     assert (folder / "results/baseline_validation.csv").exists()

@@ -24,6 +24,7 @@ def test_padding_and_cropping():
     assert torch.equal(padded(images[..., :24, :24]), images[..., :24, :24])
 
 
+@pytest.mark.draws
 def test_a_resumed_experiment_ends_as_a_straight_one(place):
     words = [*TINY, *UNET, "--conditioning", "concat", "--save_every", "1"]
     [straight] = place(train_rf, *words)
