@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import compute_heatmap_30
 import eval_fid_batch
 from distill import candidates
 from engine.denoiser import Guided
@@ -131,6 +132,18 @@ def test_two_scales_digits_and_students(work, monkeypatch, accept_stand_in, seen
         ("mnist", "uniform", "ddim", 18), ("mnist_student", "few_steps", "renoise", 2)]
     assert torch.cat(seen).shape == (12, 3, 28, 28)
     assert all(torch.equal(images[:, 0], images[:, 2]) for images in seen) and np.isfinite(rows[0]["value"])
+
+
+def test_a_flow_of_two_scales_walks_a_path_of_its_own_error_map(work, monkeypatch, capsys):
+    grid = ["--grid", 4, "--max_jump", 2, "--num_steps", 3]
+    assert run(monkeypatch, compute_heatmap_30, "--checkpoint", "dual.pth", "--dataset", "digits:12", "--K", 1, *grid,
+               "--batch_size", 2, "--target_error", 0, "--num_resamples", 0, "--output_dir", work, *COMMON[:6]) == 0
+    [heatmap] = work.glob("heatmap_4_dual_7ep.pth")
+    rows = rows_of(monkeypatch, work, "--checkpoint", "dual.pth", "--paths", "dp_total", "uniform", "--heatmap", heatmap,
+                   *grid, "--metrics", "swd")
+    assert [(row["path"], row["num_model_calls"]) for row in rows if row["metric"] == "swd"] == [("dp_total", 3),
+                                                                                               ("uniform", 3)]
+    assert "expected one of 64 and 32 pixels" in fails(monkeypatch, capsys, compute_heatmap_30, "--checkpoint", "flow.pth")
 
 
 @pytest.mark.parametrize("arguments, expected", [
