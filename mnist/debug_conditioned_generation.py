@@ -36,7 +36,7 @@ def main():
     from evaluation.figures import figure
     from mnist import diagnosis
     from mnist.models import load_model, padded
-    from mnist.pictures import class_rows
+    from evaluation.small_images import class_rows
     outputs = outputs_beside(args.output, args.overwrite, ("png", "json"))
     device = start_device(args)
     model = load_model(args.checkpoint, device, args.vae_checkpoint)

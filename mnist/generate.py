@@ -41,7 +41,7 @@ def save_picture(args, name: str, picture) -> None:
 
 def save_samples(args, images, shown, strips) -> None:
     """The grid, and of the first samples a folder each. strips: uint8 [points, samples, C, S, S]."""
-    from mnist.pictures import grid
+    from evaluation.small_images import grid
     save_picture(args, "grid", grid(images, args.nrow))
     for k in range(strips.shape[1]):
         folder = f"sample_{k:04d}"

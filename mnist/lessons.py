@@ -13,7 +13,7 @@ from evaluation.page import Section
 from evaluation.tables import Cell, Table
 from mnist.models import (DDIM_START, Model, cropped, decoded_noise, load_model, load_vae, padded, reconstructed)
 from mnist.options import SOLVERS, judge_of
-from mnist.pictures import class_rows, grid, principal_components, scatter
+from evaluation.small_images import class_rows, grid, principal_components, scatter
 from networks.exact_denoiser import ExactDenoiser, nearest_distances
 from scheduler import CLEAN, CosineSteps, noise_added
 

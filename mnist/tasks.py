@@ -13,7 +13,7 @@ from engine.files import save_png, sha256_of_file, write_json
 from evaluation import figures
 from mnist.models import FAMILY, Model, build_denoiser, load_vae, padded
 from mnist.options import PRESETS
-from mnist.pictures import grid
+from evaluation.small_images import grid
 
 PREVIEW_COLUMNS = 10
 PREVIEW_GUIDANCE = 2.0

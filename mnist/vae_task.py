@@ -7,7 +7,7 @@ from engine.sampling import from_uint8, to_device, to_uint8
 from engine.seeds import seeded_generator
 from engine.task import Update
 from mnist.models import FAMILY, cropped
-from mnist.pictures import principal_components, scatter
+from evaluation.small_images import principal_components, scatter
 from mnist.tasks import PREVIEW_COLUMNS, Pictures
 from networks.vae import VAE, latent_scale, vae_loss
 

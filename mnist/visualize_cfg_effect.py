@@ -32,7 +32,7 @@ def main():
     args = parser.parse_args()
     from evaluation.figures import figure
     from mnist.models import load_model
-    from mnist.pictures import class_rows
+    from evaluation.small_images import class_rows
     refuse_existing(args.output, args.overwrite)
     device = start_device(args)
     checkpoints = [args.checkpoint, *args.compare_with]

@@ -36,7 +36,7 @@ def projection_of(args):
         except ImportError:
             print("umap-learn is not installed: the first two principal components instead", flush=True)
             args.projection = "pca"
-    from mnist.pictures import principal_components
+    from evaluation.small_images import principal_components
     return principal_components
 
 
@@ -45,7 +45,7 @@ def main():
     import torch
     from evaluation.digit_scores import balanced_choice, judgements
     from mnist.models import load_model
-    from mnist.pictures import scatter
+    from evaluation.small_images import scatter
     outputs = outputs_beside(args.output, args.overwrite, ("png", "json"))
     device = start_device(args)
     model = load_model(args.checkpoint, device, args.vae_checkpoint)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine.command_line import Parser, run_script
 from engine.errors import InputError
-from engine.files import write_json
+from engine.files import write_json, written_whole
 from engine.run_files import epoch_of
 
 SEEDS = (0, 1)
@@ -137,9 +137,18 @@ def collect(args) -> None:
                             "training_seconds": record["seconds"], "precision": found["options"]["precision"],
                             "training_processor": record["processor"], "scoring": found["command"], **measured}
                 rows.append(row)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.output, {"num_samples": args.num_samples, "processor": devices.processor_name(),
                              "real digits": floor, "rows": rows})
     print(f"{args.output}: {sum('accuracy' in row for row in rows)} of {len(rows)} rows measured")
+
+
+def write_text(args) -> None:
+    """The tables of the family's text, made anew of what is published."""
+    from mnist import tables
+    text = tables.TEXT.read_text(encoding="utf-8")
+    with written_whole(tables.TEXT, "w") as file:
+        file.write(tables.text_with_tables(text))
 
 
 def main():
@@ -153,7 +162,10 @@ def main():
     parser.add_argument("--no_scores", action="store_true", help="train only")
     parser.add_argument("--no_training", action="store_true", help="score and collect what is trained")
     parser.add_argument("--output", type=Path, default=Path("results/published/mnist/quality.json"))
+    parser.add_argument("--text_only", action="store_true", help="write the tables of mnist/README.md, measure nothing")
     args = parser.parse_args()
+    if args.text_only:
+        return write_text(args)
     wanted = [(name, seed) for name, run in RUNS.items() for seed in run.seeds]
     if args.only:
         wanted = [(name, int(seed)) for name, _, seed in (word.rpartition(":") for word in args.only)]
@@ -163,6 +175,7 @@ def main():
         if not args.no_scores and record_of(folder_of(args, name, seed), name, seed).get("is_finished"):
             score(args, name, seed)
     collect(args)
+    write_text(args)
 
 
 if __name__ == "__main__":

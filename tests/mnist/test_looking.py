@@ -10,7 +10,7 @@ from engine.errors import InputError
 from mnist import (debug_conditioned_generation, diagnosis, lessons, score, tour, visualize_cfg_effect,
                    visualize_distribution)
 from mnist.models import load_model
-from mnist.pictures import class_rows, principal_components, scatter
+from evaluation.small_images import class_rows, principal_components, scatter
 from test_report import open_page
 from tiny_digits import place, trained                          # noqa: F401  fixtures
 
