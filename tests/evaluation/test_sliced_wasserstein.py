@@ -192,3 +192,12 @@ def test_two_sizes_are_not_compared():
 def test_wrong_images_are_refused(shape):
     with pytest.raises(InputError, match="expected"):
         sw.profile(np.zeros(shape, np.uint8))
+
+
+def test_whole_images_that_are_brighter_are_apart_by_the_mean_projection():
+    """A shift by d of every value moves a projection by d |sum of a unit vector|, in the mean sqrt(2 / pi) d."""
+    images = torch.randint(0, 150, (50, 1, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = sw.distance_of_images(images, images + 51)
+    assert found == pytest.approx((2 / np.pi)**0.5 * 51 / 127.5, rel=0.08)
+    assert sw.distance_of_images(images, images.flip(0)) == 0
+    assert sw.distance_of_images(images[:30], images + 51) == pytest.approx(found, rel=0.2)     # of other numbers
