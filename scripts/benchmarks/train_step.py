@@ -6,8 +6,11 @@ stores its matrix, a moving average parameter by parameter, `.item()` in every s
 from PNG bytes. Both train LIFT on the same images, in alternation, each in a process of its own: the plain step under
 the settings that PyTorch and the C library come with, ours under those of `devices.configure`. With --compile a third
 process trains with the compiled model, and its ratio is the one claimed. On a GPU and at default size it is also claimed
-that 100 epochs of 15,803 images take less than six minutes, compiled, as `scripts/gpu_run.sh` trains. The last line is
-JSON.
+that 100 epochs of 15,803 images take less than six minutes, compiled, as `scripts/gpu_run.sh` trains.
+
+Most of what the plain step loses are its handicaps. --handicaps takes them away one after the other, a side each, up to
+the best step that plain PyTorch gives; then the ratio to the fastest of these sides is the one claimed, at least 1. The
+last line is JSON.
 """
 import contextlib
 import json
@@ -34,13 +37,15 @@ def main():
     parser.add_argument("--steps", type=whole_number(1), default=None, help="steps a turn; 1 on a CPU, 20 on a GPU")
     parser.add_argument("--compile", action="store_true", help="a third side, whose ratio is claimed: this "
                         "repository's step with its model compiled by torch.compile (on a CPU: by a C++ compiler)")
+    parser.add_argument("--handicaps", action="store_true", help="a side for each handicap of the plain step that is taken "
+                        "away, on top of those before it; the ratio claimed is the one to the fastest of them")
     add_device_options(parser)
     args = parser.parse_args()
     import torch
     from tqdm import tqdm
     from engine import devices, synthetic_faces
     from scripts.benchmarks.own_process import OwnProcess
-    from scripts.benchmarks.training_sides import (OurStep, PlainStep, convolution_gflops, gflop_of_forward,
+    from scripts.benchmarks.training_sides import (HANDICAPS, OurStep, PlainStep, convolution_gflops, gflop_of_forward,
                                                    product_peak_gflops)
     device = start_device(args, tf32=True)
     on_gpu = device.type == "cuda"
@@ -52,6 +57,11 @@ def main():
     if args.compile:
         builds["compiled"] = (OurStep, *shared, args.precision, True)
     claimed = list(builds)[-1]
+    # bf16 is no handicap removed where this machine's own step does without.
+    removable = HANDICAPS[:None if args.precision == "bf16" else -1] if args.handicaps else ()
+    plain_sides = {"plain": "nothing"} | {f"without {name}": name for name in removable}
+    for number, name in enumerate(removable, 1):
+        builds[f"without {name}"] = (PlainStep, *shared, HANDICAPS[:number])
     seconds = {name: [] for name in builds}
     with contextlib.ExitStack() as stack:
         sides = {name: stack.enter_context(OwnProcess(*build)) for name, build in builds.items()}
@@ -69,7 +79,10 @@ def main():
 
     rate = {name: batch_size / statistics.median(values) for name, values in seconds.items()}
     peak = product_peak_gflops(device, args.precision)
+    fastest = min(plain_sides, key=lambda name: statistics.median(seconds[name]))
     target, memory_target = TARGETS[device.type]
+    if args.handicaps:
+        target = 1.0
     memory_ratio = memory[claimed] / memory["plain"]
     is_default_size = args.hidden_dims == DEFAULT_DIMS
     minutes = minutes_of_training(rate[claimed]) if is_default_size and on_gpu else None
@@ -77,18 +90,20 @@ def main():
     needed = 3 * gflop_of_forward(args.hidden_dims)     # a training step does three times the forward pass
     used = needed * rate[claimed]
     for name in builds:
-        print(f"{name:>8}: {rate[name]:8.2f} images/s, peak memory {peak_memory[name]:.0f} MB, kept for backward "
+        print(f"{name:>27}: {rate[name]:8.2f} images/s, peak memory {peak_memory[name]:.0f} MB, kept for backward "
               f"{memory[name]:.0f} MB")
     if minutes:
         print(f"{NUM_EPOCHS} epochs of {NUM_IMAGES:,} images at {claimed}'s rate: {minutes:.1f} minutes"
               + f", target {minutes_target:g}" * bool(minutes_target))
     print(json.dumps({
-        "benchmark": "train_step", "ratio": round(ratio("plain", claimed), 3), "target": target,
+        "benchmark": "train_step", "ratio": round(ratio(fastest, claimed), 3), "target": target,
+        "handicaps": [{"removed": removed, "images_per_second": round(rate[name], 3),
+                       "ratio": round(ratio(name, claimed), 3)} for name, removed in plain_sides.items()],
         "ratio_uncompiled": round(ratio("plain", "ours"), 3) if args.compile else None,
         "compiled_over_uncompiled": round(ratio("ours", "compiled"), 3) if args.compile else None,
         "memory_ratio": round(memory_ratio, 3), "memory_target": memory_target,
         "minutes_100_epochs": minutes and round(minutes, 2), "minutes_target": minutes_target,
-        "ok": (ratio("plain", claimed) >= target and memory_ratio <= memory_target
+        "ok": (ratio(fastest, claimed) >= target and memory_ratio <= memory_target
                and (minutes_target is None or minutes < minutes_target)),
         "images_per_second": {name: round(value, 3) for name, value in rate.items()},
         "activation_megabytes": {name: round(value, 1) for name, value in memory.items()},

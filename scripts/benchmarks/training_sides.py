@@ -60,19 +60,27 @@ class Side:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-class PlainStep(Side):
-    """The thing to beat."""
+# What the plain step does slowly, in the order in which --handicaps takes it away.
+HANDICAPS = ("decoding", "average by tensor", "item", "stored attention", "optimizer by tensor", "plain layout", "float32")
 
-    def __init__(self, hidden_dims, images, batch_size, device, num_threads):
+
+class PlainStep(Side):
+    """The thing to beat. without: those of HANDICAPS that it does not have."""
+
+    def __init__(self, hidden_dims, images, batch_size, device, num_threads, without=()):
         torch.manual_seed(0)
         torch.set_num_threads(num_threads)
-        self.device, self.batch_size = device, batch_size
+        self.device, self.batch_size, self.without = device, batch_size, frozenset(without)
         self.schedule = CosineSteps()
         self.model = checkpoints.build_model("lift", hidden_dims).to(device)
-        store_attention_matrices(self.model)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.01, foreach=False)
+        if "plain layout" in self.without:
+            self.model.to(memory_format=torch.channels_last)
+        if "stored attention" not in self.without:
+            store_attention_matrices(self.model)
+        how = {"fused": True} if "optimizer by tensor" in self.without else {"foreach": False}
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.01, **how)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        self.files = []
+        self.files, self.images = [], torch.from_numpy(np.array(images)).to(device)
         for image in images:
             buffer = io.BytesIO()
             Image.fromarray(image.transpose(1, 2, 0)).save(buffer, format="PNG")
@@ -80,9 +88,14 @@ class PlainStep(Side):
 
     def forward(self):
         chosen = np.random.randint(len(self.files), size=self.batch_size)
-        decoded = [np.asarray(Image.open(io.BytesIO(self.files[k])).convert("RGB")) for k in chosen]
-        x_0 = torch.stack([torch.from_numpy(image.transpose(2, 0, 1) / 127.5 - 1).float() for image in decoded])
-        x_0_64 = x_0.to(self.device)
+        if "decoding" in self.without:
+            x_0_64 = self.images[torch.from_numpy(chosen).to(self.device)].float() / 127.5 - 1
+        else:
+            decoded = [np.asarray(Image.open(io.BytesIO(self.files[k])).convert("RGB")) for k in chosen]
+            x_0 = torch.stack([torch.from_numpy(image.transpose(2, 0, 1) / 127.5 - 1).float() for image in decoded])
+            x_0_64 = x_0.to(self.device)
+        if "plain layout" in self.without:
+            x_0_64 = x_0_64.contiguous(memory_format=torch.channels_last)
         x_0_32 = downsample_to_32(x_0_64)
         t_64, t_32 = torch.randint(NUM_TIMESTEPS, (2, self.batch_size), device=self.device)
         noise_64, noise_32 = torch.randn_like(x_0_64), torch.randn_like(x_0_32)
@@ -91,15 +104,20 @@ class PlainStep(Side):
         return ((eps_64 - noise_64) ** 2).mean() + ((eps_32 - noise_32) ** 2).mean()
 
     def step(self):
-        loss = self.forward()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled="float32" in self.without):
+            loss = self.forward()
         self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM_MAX, foreach=False)
+        by_tensor = "optimizer by tensor" not in self.without
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM_MAX, foreach=False if by_tensor else None)
         self.optimizer.step()
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                self.average[name].mul_(0.9999).add_(parameter, alpha=1 - 0.9999)
-        return loss.item()
+            if "average by tensor" in self.without:
+                torch._foreach_lerp_(list(self.average.values()), list(self.model.parameters()), 1 - 0.9999)
+            else:
+                for name, parameter in self.model.named_parameters():
+                    self.average[name].mul_(0.9999).add_(parameter, alpha=1 - 0.9999)
+        return loss.detach() if "item" in self.without else loss.item()
 
 
 class OurStep(Side):
