@@ -120,7 +120,7 @@ def load_flow(content: dict, path, weights: str, fingerprint: str, device, vae=N
             mean, deviation = latents.moments(x)
             return mean + deviation * torch.randn(mean.shape, generator=noise, device=mean.device)
 
-        side = latents.factor * found.network.image_size
+        side = latents.factor * found.denoiser.shapes[0][-1]
         facts |= {"encode": encode, "decode": latents.decode, "image_shape": (3, side, side)}
     return Loaded("flow", found.network, found.denoiser, "velocity", build, Path(path), weights, fingerprint, **facts)
 

@@ -42,13 +42,15 @@ class Critic(nn.Module):
     network: a copy of the teacher; bottleneck: the name of its module whose output the head reads ([B, C, H, W], or the
     tokens [B, N, C] of a transformer's middle block); channels, size: of that output as a map; time_embedding: the name
     of the module whose output [B, E] the step's embedding is added to; embedding_width: E; num_student_steps: more than
-    one for a critic that knows the step. head: False for one without GAN.
+    one for a critic that knows the step. head: False for one without GAN. num_tokens: how many of the tokens the head
+    reads, the first ones; all where left out.
     """
 
     def __init__(self, network: nn.Module, bottleneck: str, channels: int, size: int, time_embedding: str | None = None,
-                 embedding_width: int = 0, num_student_steps: int = 1, head: bool = True):
+                 embedding_width: int = 0, num_student_steps: int = 1, head: bool = True,
+                 num_tokens: int | None = None):
         super().__init__()
-        self.network = network
+        self.network, self.num_tokens = network, num_tokens
         self.head = gan_head(channels, size) if head else None
         self.step_embedding = nn.Embedding(num_student_steps, embedding_width) if num_student_steps > 1 else None
         if self.step_embedding is not None:
@@ -67,7 +69,7 @@ class Critic(nn.Module):
     def _keep_features(self, module, inputs, output):
         if not self._is_called:
             return
-        self._features = output
+        self._features = output if self.num_tokens is None else output[:, :self.num_tokens]
         if self._stops:
             raise _EncoderDone
 

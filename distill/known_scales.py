@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from distill import options
 from distill.student import StudentDenoiser, path_of
 from distill.task import DistillationTask
-from engine.denoiser import Denoiser
+from engine.denoiser import Denoiser, OutputDenoiser
 from engine.distributed import Group
 from engine.loop import Loop
 from engine.sampling import sample
@@ -59,21 +59,22 @@ class ScaleNetwork(nn.Module):
         return outputs if len(outputs) > 1 else outputs[0]
 
 
-class ExactTeacher(Denoiser):
-    """The posterior mean of the mixture given the noised images; `model` is the network that students start from."""
+class ExactTeacher(OutputDenoiser):
+    """The posterior mean of the mixture given the noised images; `network` is what students start from."""
 
     kind = "v"
 
     def __init__(self, num_scales: int, seed: int):
         torch.manual_seed(seed)
-        self.mixture, self.model = random_mixture(0, NUM_COMPONENTS, size=SIDE), ScaleNetwork(num_scales)
-        self.shapes = [(1, size, size) for size in self.model.sizes]
+        self.mixture, self.network = random_mixture(0, NUM_COMPONENTS, size=SIDE), ScaleNetwork(num_scales)
+        self.shapes = [(1, size, size) for size in self.network.sizes]
         self.process = CosineSteps()
         self.processes = [self.process] * num_scales
 
-    def network_time(self, t):
-        """The timestep itself."""
-        return t
+    def outputs(self, network, xs, ts, labels=None) -> list[torch.Tensor]:
+        """As in `OutputDenoiser`."""
+        found = network(*xs, *ts)
+        return found if len(xs) > 1 else [found]
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
         """As in `Denoiser`."""
@@ -89,7 +90,7 @@ class ExactTeacher(Denoiser):
     def train_network(self, seed: int, iterations: int, batch: int = 256) -> None:
         """The start of student and critic: a denoiser, each scale at a time of its own."""
         generator = torch.Generator().manual_seed(seed)
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE)
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=RATE)
         for iteration in range(iterations):
             for group in optimizer.param_groups:
                 group["lr"] = RATE * cosine_share(iteration, iterations)
@@ -98,8 +99,8 @@ class ExactTeacher(Denoiser):
             ts = [torch.randint(NUM_TIMESTEPS, (batch,), generator=generator) for _ in x_0s]
             noises = [torch.randn(x.shape, generator=generator) for x in x_0s]
             levels = [self.process.levels(t) for t in ts]
-            outputs = self.model(*(noise_added(*pair, *level) for *pair, level in zip(x_0s, noises, levels)), *ts)
-            outputs = outputs if len(x_0s) > 1 else [outputs]
+            xs = [noise_added(*pair, *level) for *pair, level in zip(x_0s, noises, levels)]
+            outputs = self.outputs(self.network, xs, ts)
             loss = sum((output - training_target("v", x, noise, *level)).square().mean()
                        for output, x, noise, level in zip(outputs, x_0s, noises, levels))
             optimizer.zero_grad()

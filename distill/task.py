@@ -13,7 +13,7 @@ from distill.options import NUM_LEVELS, check_flags
 from distill.student import StudentDenoiser, coupled, few_steps_of, path_of
 from engine import devices
 from engine.chunks import in_chunks
-from engine.denoiser import Denoiser, Guided, NetworkDenoiser
+from engine.denoiser import Denoiser, Guided, OutputDenoiser
 from engine.errors import InputError
 from engine.files import expecting, load_torch, save_png
 from engine.sampling import as_floats, sample, to_device, to_uint8
@@ -22,6 +22,7 @@ from engine.task import Task, Update
 from evaluation.sliced_wasserstein import distance_of_images
 from networks.adm import EDMNetwork
 from networks.dit import DiT
+from networks.dual_dit import DualDiT
 from networks.scales import downsample_to_32
 from networks.unet import UNet
 from scheduler import Sigma, clean_image, noise_added, training_target
@@ -84,7 +85,17 @@ def critic_of(network: nn.Module, size: int, num_student_steps: int, head: bool)
     if isinstance(network, DiT):
         return Critic(network, f"blocks.{len(network.blocks) // 2}", network.hidden_size, size // network.patch_size,
                       "t_embedder", network.hidden_size, num_student_steps, head)
+    if isinstance(network, DualDiT):
+        return Critic(network, f"blocks.{len(network.blocks) // 2}", network.hidden_size, size // network.patch_size,
+                      "t_embedder", network.hidden_size, num_student_steps, head, num_tokens=network.num_tokens[0])
     raise InputError(f"--teacher: found a {type(network).__name__}, expected a UNet, a DiT or EDM's network")
+
+
+def of_second_scale(network: nn.Module) -> list[nn.Module]:
+    """The layers that only the second scale's output goes through."""
+    if isinstance(network, DualDiT):
+        return [network.final_layers[1]]
+    return [network.final_conv_32] if getattr(network, "native_32", False) else []
 
 
 @dataclass
@@ -105,7 +116,7 @@ class DistillationBatch:
 class DistillationTask(Task):
     """Networks "generator" and "critic", teacher frozen; every few steps the student first, the critic at every one.
 
-    teacher: a NetworkDenoiser, or a TimestepDenoiser of two scales. images: uint8 [N, C, S, S] or latents float32, and
+    teacher: an OutputDenoiser of one scale or two. images: uint8 [N, C, S, S] or latents float32, and
     labels int64 [N] or None, or None without real images. loaded: the `families.Loaded` the teacher comes from, None
     for a bare denoiser. held_out: uint8 [M, C, S, S] that distances are measured to, or None.
     """
@@ -114,7 +125,7 @@ class DistillationTask(Task):
     command = "python -m distill.train"
     rate_options = "--generator_lr or --guidance_lr"
 
-    def __init__(self, teacher: Denoiser, images, labels, args, loaded=None, content_hash: str = "none",
+    def __init__(self, teacher: OutputDenoiser, images, labels, args, loaded=None, content_hash: str = "none",
                  device="cpu", held_out=None):
         super().__init__(args)
         check_options(args, teacher, images is not None, loaded is None or loaded.is_guidable)
@@ -125,7 +136,7 @@ class DistillationTask(Task):
         self.processes, self.shapes = teacher.processes, teacher.shapes
         self.kind = loaded.kind if loaded else teacher.kind
         self.num_scales, self.num_classes = len(self.processes), num_classes_of(teacher)
-        network = teacher.network if isinstance(teacher, NetworkDenoiser) else teacher.model
+        network = teacher.network
         self.frozen = {"teacher": network.eval().requires_grad_(False)}
         self.frozen_hashes = {"teacher": loaded.fingerprint} if loaded else {}
         torch.manual_seed(args.seed)                    # the head's first weights: the same in every process
@@ -133,8 +144,9 @@ class DistillationTask(Task):
             "generator": copy.deepcopy(network).requires_grad_(True),
             "critic": critic_of(network, self.shapes[0][-1], args.num_denoising_step if args.critic_step else 1,
                                 args.cls_on_clean_image).requires_grad_(True)}
-        if self.num_scales == 2 and args.coupling == "tied" and getattr(network, "native_32", False):
-            self.networks["generator"].final_conv_32.requires_grad_(False)      # what it puts out is not used
+        if self.num_scales == 2 and args.coupling == "tied":
+            for layer in of_second_scale(self.networks["generator"]):
+                layer.requires_grad_(False)             # what it puts out is not used
         self.times = [times_of_places(process).to(self.device) for process in self.processes]
         self.few_steps = self.choose_steps()
         self.starts = [process.start_scale(float(times[-1])) for process, times in zip(self.processes, self.times)]
@@ -189,17 +201,17 @@ class DistillationTask(Task):
         """What a network puts out for noised images xs: a tensor per scale, None of a critic asked for logits alone.
         more: for a critic (`Critic.forward`), whose logits come beside it."""
         ts = [times[places[:, scale]] for scale, times in enumerate(self.times)]
-        if self.num_scales == 2:
-            inputs = (*xs, *ts)
-        else:
-            inputs = (xs[0], self.teacher.network_time(ts[0]))
-            if self.num_classes is not None:
-                inputs += (self.teacher.null_labels(len(xs[0]), xs[0].device) if labels is None else labels,)
+        logits = []
+
+        def called(*inputs):
+            found = network(*inputs, **more)
+            if more:
+                logits.append(found[1])
+            return found[0] if more else found
+
         with devices.autocast(xs[0].device, self.args.precision):
-            output = network(*inputs, **more)
-        found, logits = output if more else (output, None)
-        per_scale = list(found) if self.num_scales == 2 and found is not None else [found]
-        return (per_scale, logits) if more else per_scale
+            per_scale = self.teacher.outputs(called, xs, ts, labels)
+        return (per_scale, logits[0]) if more else per_scale
 
     def as_clean(self, outputs, xs, places) -> list[torch.Tensor]:
         """The clean images that outputs mean, in float32."""
@@ -417,9 +429,7 @@ class DistillationTask(Task):
 
     def student_of(self, network) -> StudentDenoiser:
         """A student's network as the sampler sees it."""
-        student = copy.copy(self.teacher)
-        setattr(student, "network" if isinstance(student, NetworkDenoiser) else "model", network)
-        return StudentDenoiser(student, self.few_steps, [t.cpu() for t in self.times])
+        return StudentDenoiser(self.teacher.with_network(network), self.few_steps, [t.cpu() for t in self.times])
 
     def preview(self, networks) -> torch.Tensor:
         """Students' images above, the teacher's at the same number of calls below: uint8 [2 n, C, S, S]."""

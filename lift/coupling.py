@@ -10,23 +10,29 @@ from scheduler import CLEAN, CosineSteps, NoiseProcess, noise_in, per_image, pre
 NOISIEST_SHAPES = [(3, 64, 64), (3, 32, 32)]
 
 
-class TimestepDenoiser(Denoiser):
+class TimestepDenoiser(OutputDenoiser):
     """A baseline or LIFT model: called with the noised images, then their timesteps; returns the noise per scale.
 
     A scale that has arrived at the clean image is shown to the model as timestep 0, the cleanest it was trained on.
     """
 
+    kind = "eps"
+
     def __init__(self, model, num_scales: int, shapes=None):
-        self.model, self.process = model, CosineSteps()
+        self.network, self.process = model, CosineSteps()
         self.processes = [self.process] * num_scales
         self.shapes = list(shapes or NOISIEST_SHAPES[:num_scales])
+
+    def outputs(self, network, xs, ts, labels=None) -> list[torch.Tensor]:
+        """As in `OutputDenoiser`."""
+        noises = network(*xs, *ts)
+        return noises if len(xs) == 2 else [noises]
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
         """As in `Denoiser`; in the precision of xs."""
         self.num_evaluations += len(xs[0])
         ts = [t.clamp(min=0) for t in ts]
-        noises = self.model(*xs, *ts)
-        noises = noises if len(xs) == 2 else [noises]
+        noises = self.outputs(self.network, xs, ts)
         return [predict_x_0(x, eps.to(x.dtype), self.process.alpha_cumprod(t, x.dtype), clip=False)
                 for x, eps, t in zip(xs, noises, ts)]
 

@@ -24,6 +24,7 @@ from mnist import models as mnist_models
 from model import LIFTDualTimestepModel
 from networks.adm import EDMNetwork
 from networks.dit import DiT
+from networks.dual_dit import DualDiT
 from scripts.benchmarks.resume_after_kills import die_while_writing
 from test_families import write_latent_model
 
@@ -262,6 +263,16 @@ def write_flow_teacher(path):
                       "ema_state": {"shadow": state, "decay": 0.9}, "epochs": 1, "options": {"label_dropout": 0.1}})
 
 
+def write_dual_flow_teacher(path):
+    """A DiT of two scales, 16 and 8, with ten classes, at random weights."""
+    network = DualDiT([16, 8], channels=1, patch_size=2, hidden_size=32, depth=2, num_heads=2, mlp_ratio=1, num_classes=10)
+    for layer in network.final_layers:
+        torch.nn.init.normal_(layer.linear.weight, std=0.1)
+    state = network.state_dict()
+    save_torch(path, {"family": "flow", "config": dict(network.config), "model_state": state,
+                      "ema_state": {"shadow": state, "decay": 0.9}, "epochs": 1, "options": {"label_dropout": 0.1}})
+
+
 def write_mnist_teacher(path):
     """A rectified flow of digits with classes, at random weights."""
     settings = dict(shape=[1, 32, 32], base_channels=8, channel_multipliers=[1, 2], layers_per_block=1,
@@ -291,7 +302,8 @@ LOOKS = ("--epoch_steps", "2", "--sample_every", "1", "--val_every", "1", "--val
 
 
 @pytest.mark.parametrize("write, side, more", [
-    (write_flow_teacher, 16, GUIDED), (write_mnist_teacher, 28, (*GUIDED, *LOOKS)),
+    (write_flow_teacher, 16, GUIDED), (write_dual_flow_teacher, 16, (*GUIDED, *LOOKS, "--student_t_32", "999", "249")),
+    (write_mnist_teacher, 28, (*GUIDED, *LOOKS)),
     (write_latent_teacher, 28, (*GUIDED, *LOOKS)), (write_edm_teacher, 16, LOOKS)])
 def test_teachers_with_classes_are_distilled_resumed_and_generated_from(tmp_path, monkeypatch, write, side, more):
     torch.manual_seed(0)
@@ -329,18 +341,21 @@ def test_teachers_with_classes_are_distilled_resumed_and_generated_from(tmp_path
     with Image.open(tmp_path / "images/00000.png") as image:
         assert image.size == (side, side)
     distil(student, tmp_path, "--dataset", "digits:16", name="of_student", steps=1)
-    assert families.load(tmp_path / "checkpoints/of_student_1ep.pth").few_steps["places"] == [[999]]
+    scales = len(families.load(teacher).denoiser.shapes)
+    assert families.load(tmp_path / "checkpoints/of_student_1ep.pth").few_steps["places"] == [[999] * scales]
 
 
-@pytest.mark.parametrize("write, channels", [(write_flow_teacher, 32), (write_mnist_teacher, 16)])
+@pytest.mark.parametrize("write, channels", [(write_flow_teacher, 32), (write_dual_flow_teacher, 32),
+                                             (write_mnist_teacher, 16)])
 def test_a_critics_head_reads_the_whole_bottleneck(tmp_path, write, channels):
     """One logit an image, of a map of 8x8: 16 pixels in patches of 2, or 32 halved once after patches of 2."""
     write(tmp_path / "teacher_1ep.pth")
     loaded = families.load(tmp_path / "teacher_1ep.pth")
     size = loaded.denoiser.shapes[0][-1]
     critic = critic_of(loaded.network, size, 2, head=True)
-    x = torch.randn(3, 1, size, size)
-    _, logits = critic(x, torch.full((3,), 0.5), torch.tensor([0, 1, 2]), student_step=torch.zeros(3, dtype=torch.long))
+    xs, ts = [torch.randn(3, *shape) for shape in loaded.denoiser.shapes], [torch.full((3,), 0.5)] * 2
+    inputs = (xs, ts) if len(xs) == 2 else (xs[0], ts[0])
+    _, logits = critic(*inputs, torch.tensor([0, 1, 2]), student_step=torch.zeros(3, dtype=torch.long))
     assert logits.shape == (3,)
     first = critic.head[0]
     assert (first.in_channels, first.stride) == (channels, (2, 2)) and critic.head[3].kernel_size == (4, 4)
