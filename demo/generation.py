@@ -146,10 +146,17 @@ def number(name: str, value, parse: Callable):
         raise InputError(f"{name}: {error}") from error
 
 
+def count_and_seed(controls) -> tuple[int, int]:
+    """How many images, and of which seed. Raises InputError."""
+    return (number("images", controls.num_images, whole_number(1, MOST_IMAGES)),
+            number("seed", controls.seed, whole_number(0, MOST_SEED)))
+
+
 def one_of(name: str, value, known) -> str:
     """The value. Raises InputError unless it is among the known ones."""
     if value not in known:
-        raise InputError(f"{name}: found {str(value)[:60]!r}, expected one of {', '.join(known)}")
+        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+        raise InputError(f"{name}: found {str(value)[:60]!r}, expected one of {', '.join(list(known)[:20])}{more}")
     return value
 
 
@@ -301,8 +308,7 @@ def describe_lift_path(opened: Opened, path_type: str, path: np.ndarray) -> list
 
 def draw_lift(opened: Opened, controls: LiftControls, report: Callable, precision: str) -> Result:
     """Images of a baseline, or of both scales along a path."""
-    count = number("images", controls.num_images, whole_number(1, MOST_IMAGES))
-    seed = number("seed", controls.seed, whole_number(0, MOST_SEED))
+    count, seed = count_and_seed(controls)
     check_solver(one_of("solver", controls.solver, LIFT_SOLVERS), 0)
     path = lift_path_of(opened, controls)
 
@@ -337,8 +343,7 @@ class FlowControls:
 
 def draw_flow(opened: Opened, controls: FlowControls, report: Callable, precision: str) -> Result:
     """Images of a flow, in pixels or latents."""
-    count = number("images", controls.num_images, whole_number(1, MOST_IMAGES))
-    seed = number("seed", controls.seed, whole_number(0, MOST_SEED))
+    count, seed = count_and_seed(controls)
     scale = number("guidance", controls.guidance_scale, real_number(0, 1000))
     ends = [number(f"guidance interval, {end}", value, real_number(0, 1))
             for end, value in (("from", controls.interval_low), ("to", controls.interval_high))]
@@ -373,8 +378,7 @@ class MnistControls:
 
 def draw_mnist(opened: Opened, controls: MnistControls, report: Callable, precision: str) -> Result:
     """Digits, in pixels or latents, of a model with classes or without."""
-    count = number("images", controls.num_images, whole_number(1, MOST_IMAGES))
-    seed = number("seed", controls.seed, whole_number(0, MOST_SEED))
+    count, seed = count_and_seed(controls)
     scale = number("w", controls.guidance_scale, real_number(0, 100))
     num_steps = number("steps", controls.num_steps, whole_number(1, MOST_STEPS))
     options = argparse.Namespace(checkpoint=opened.found.path.name, mode="ddim", eta=0.0, sampling_steps=num_steps,
@@ -412,8 +416,7 @@ def teacher_path(loaded: families.Loaded, num_steps: int) -> torch.Tensor:
 
 def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable, precision: str) -> Result:
     """A student's images in its few steps, and its teacher's from the same noise."""
-    count = number("images", controls.num_images, whole_number(1, MOST_IMAGES))
-    seed = number("seed", controls.seed, whole_number(0, MOST_SEED))
+    count, seed = count_and_seed(controls)
     loaded = opened.model
     student, path = student_of(loaded)
     how = {"labels": labels_of(controls.class_name, opened, count), "precision": precision}
@@ -475,8 +478,7 @@ class TextControls:
 def draw_text(opened: Opened, controls: TextControls, report: Callable, precision: str) -> Result:
     """Images of a prompt, by a student in few steps or by a model in diffusers' layout."""
     from distill.text_to_image import TINY_VAES, TextSampler
-    count = number("images", controls.num_images, whole_number(1, MOST_IMAGES))
-    seed = number("seed", controls.seed, whole_number(0, MOST_SEED))
+    count, seed = count_and_seed(controls)
     num_steps = number("steps", controls.num_steps, whole_number(1, MOST_STEPS))
     prompt = " ".join(str(controls.prompt or "").split())
     if not prompt:

@@ -76,7 +76,7 @@ def map_picture(heatmap: dict | None) -> str:
     if heatmap is None:
         return ""
     import matplotlib
-    from evaluation.figures import MAP_COLORS
+    from lift.figures import MAP_COLORS
     error = log_error(heatmap)
     places = np.linspace(999, 0, MAP_PIXELS)
     nearest = np.abs(places[:, None] - np.asarray(heatmap["timesteps"])).argmin(1)

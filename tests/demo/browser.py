@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-LIMIT_S = 60
+LIMIT_S = 120
 # Chromium reads commands from descriptor 3 and answers on 4, so these two must be the pipes' ends.
 START = "import os, sys; r, w = int(sys.argv[1]), int(sys.argv[2]); h = max(r, w) + 1; os.dup2(r, h); " \
         "os.dup2(w, h + 1); os.dup2(h, 3); os.dup2(h + 1, 4); os.execv(sys.argv[3], sys.argv[3:])"

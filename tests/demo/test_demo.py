@@ -157,7 +157,7 @@ def test_a_teacher_must_fit(shelf):
                              ("tiny_flow", "makes other images")):
         with pytest.raises(InputError, match=f"teacher: .*{message}"):
             draw(shelf["student"], DistilledControls(teacher=shelf[teacher].found))
-    with pytest.raises(InputError, match="teacher's guidance: found 3, but .* without classes"):
+    with pytest.raises(InputError, match="teacher's guidance: found 3, but .* knows no prediction without a class"):
         draw(shelf["student"], DistilledControls(teacher=shelf["lift_dual_timestep"].found, guidance_scale=3))
 
 
@@ -165,11 +165,10 @@ def test_a_teacher_must_fit(shelf):
 
 def test_a_path_through_corners_passes_them_evenly():
     path = check_path(paths.path_through([(999, 500), (500, 500), (500, 0)], 10))
-    lengths = np.hypot(*np.diff(path, axis=0).T)
     total = 499 + 499 + 500 + 500
     assert path[0].tolist() == [999, 999] and path[-1].tolist() == [0, 0] and len(path) == 11
     along = np.concatenate([[0], np.cumsum(np.abs(np.diff(path, axis=0)).sum(1))])      # every leg is along one axis
-    assert np.abs(along - np.linspace(0, total, 11)).max() <= 1 and lengths.max() < 201
+    assert np.abs(along - np.linspace(0, total, 11)).max() <= 1.5                       # a step ends at the next whole place
     assert np.abs(paths.path_through([], 18) - uniform_diagonal(18)).max() <= 1
     assert paths.path_through([(0, 0), (0, 0)], 999).tolist() == uniform_diagonal(999).tolist()
     with pytest.raises(InputError, match="--num_steps: found 1000, expected 1...999"):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conftest import write_tiny_checkpoints
+from data import ImageSet
 from distill import options as distill_options
 from distill import train as distill_train
 from engine import files
@@ -17,7 +18,7 @@ from engine.loop import train
 from flow import train as flow_train
 from flow.training import make_task as make_flow_task
 from lift import checkpoints, error_map, paths
-from lift.heatmap_file import heatmap_path
+from lift.heatmap_file import add_origin, heatmap_path
 from mnist import training as mnist_training
 
 SMALL = ["--batch_size", "4", "--num_threads", "1", "--device", "cpu", "--precision", "float32", "--no_tensorboard"]
@@ -38,7 +39,7 @@ def fill(folder: Path) -> None:
     lift = checkpoints.load_model(folder / "checkpoints/lift_dual_timestep_1ep.pth")
     images = np.random.RandomState(0).randint(0, 256, (1, 3, 64, 64)).astype(np.uint8)
     heatmap = error_map.estimate(lift.model, images, paths.timestep_grid(5), K=1, batch_size=1)
-    heatmap |= {"checkpoint": lift.path.name, "checkpoint_fingerprint": lift.fingerprint, "weights": "ema", "epochs": 1}
+    heatmap = add_origin(heatmap, lift, ImageSet(images, None, "drawn", "train", "hash"))
     files.save_torch(heatmap_path(folder / "results", 5, "lift_dual_timestep", 1, "ema"), heatmap)
     places = ["--cache_dir", str(folder / "cache"), "--checkpoint_dir", str(folder / "checkpoints"), "--output_dir",
               str(folder / "results")]
