@@ -94,3 +94,31 @@ def test_a_missing_argument_is_one_line(commands, name, given):
     done, found = commands(name, *["x"] * given)
     assert done.returncode == 2 and not found
     assert done.stderr.count("\n") == 1 and f"{name}: found {given} arguments" in done.stderr
+
+
+@pytest.mark.parametrize("script, expected", [
+    ("sdxl_8node.sh", {"batch_size": 128, "num_denoising_step": 4, "backward_simulation": True, "generator_lr": 5e-7,
+                       "guidance_lr": 5e-7, "real_guidance_scale": 8, "gen_cls_loss_weight": 5e-3, "sdxl": True,
+                       "dfake_gen_update_ratio": 5, "fsdp": True, "lora": False, "conditioning_timestep": 999}),
+    ("sdxl_1step_8node.sh", {"batch_size": 128, "num_denoising_step": 1, "denoising": False, "generator_lr": 5e-7,
+                             "real_guidance_scale": 8, "sdxl": True, "fsdp": True, "conditioning_timestep": 399}),
+    ("sdxl_lora_8node.sh", {"batch_size": 128, "num_denoising_step": 4, "generator_lr": 5e-5, "lora": True,
+                            "fsdp": False, "gradient_checkpointing": False, "conditioning_timestep": 999}),
+    ("sd15_8node.sh", {"batch_size": 2048, "num_denoising_step": 1, "generator_lr": 1e-5, "guidance_lr": 1e-5,
+                       "real_guidance_scale": 1.75, "gen_cls_loss_weight": 1e-3, "dfake_gen_update_ratio": 10,
+                       "resolution": 512, "sdxl": False, "conditioning_timestep": 999})])
+def test_the_published_recipes_of_text_to_image(commands, tmp_path, script, expected):
+    (tmp_path / "prompts.txt").write_text("a house\n")
+    done, [command] = commands(script, "some/model", tmp_path / "prompts.txt", tmp_path, "--max_steps", "7", MAIN="first",
+                               PROCESSES="4")
+    assert done.returncode == 0, done.stderr
+    assert command[:6] == ["-m", "torch.distributed.run", "--nnodes", "8", "--nproc_per_node", "4"]
+    assert "first:29500" in command
+    args = parsed(command)
+    assert {key: getattr(args, key) for key in expected} == expected
+    assert (args.model_id, args.prompts, args.dataset) == ("some/model", tmp_path / "prompts.txt", str(tmp_path))
+    assert (args.max_grad_norm, args.ema_decay, args.precision, args.guidance_cls_loss_weight) == (10, 0, "bf16", 1e-2)
+    assert args.gen_cls_loss and args.diffusion_gan and args.resume and args.max_steps == 7
+    assert not args.critic_step and not args.level_schedule and args.batch_size % 64 == 0
+    refused, _ = commands(script, "some/model")
+    assert refused.returncode == 2 and "expected MODEL PROMPTS IMAGES" in refused.stderr
