@@ -90,6 +90,25 @@ def arithmetic_tables(folder) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
+def handicap_tables(folder) -> list[Table]:
+    """What the plain step of benchmarks/train_step.py loses by each of its handicaps, and what is left at the end."""
+    path = Path(folder) / "benchmarks" / "train_step_handicaps.json"
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = [[Cell(row["removed"]), *(Cell(f"{row[key]:.2f}", row[key]) for key in ("images_per_second", "ratio"))]
+                for row in found["handicaps"]]
+        note = (f"LIFT, hidden dims {', '.join(map(str, found['hidden_dims']))}, batches of {found['batch_size']}, "
+                f"{found['precision']}, {found['device']}; each row without the handicaps above it too. Claimed is the ratio "
+                f"to the fastest: {found['ratio']:.2f}.")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is not what scripts/benchmarks/train_step.py --handicaps writes ({error}); run it "
+                         "again") from error
+    return [Table("handicaps", "Our training step beside the plain one without its handicaps", note,
+                  ["taken away", "images/s", "ours over it"], rows)]
+
+
 def lite_features_tables(folder) -> list[Table]:
     """What scripts/benchmarks/lite_features.py found: both distances of known changes, beside the floor."""
     path = Path(folder) / "lite_features.json"

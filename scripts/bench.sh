@@ -2,7 +2,7 @@
 # Run every benchmark (or the ones named) and keep the last line of each in results/benchmarks/NAME.json.
 #   ./scripts/bench.sh                      all
 #   ./scripts/bench.sh train_step frechet   these; NAME_compile is NAME.py --compile, which needs
-#                                           a C++ compiler on a CPU
+#                                           a C++ compiler on a CPU; train_step_handicaps likewise
 #   TRAINING_RUN=results/gpu/lift_dual_timestep_run.json ./scripts/bench.sh training_time
 #                                           how long a training took; not among all
 #   BENCHMARKS_DIR                          another folder than results/benchmarks
@@ -13,6 +13,7 @@ set -uo pipefail
 source "$(dirname "$0")/environment.sh" || exit
 all="dynamic_program train_step train_step_compile error_map sampling sampling_compile frechet path_costs"
 all+=" resume_after_kills two_processes precision flow_step flow_step_compile distill_step"
+all+=" train_step_handicaps"
 folder="${BENCHMARKS_DIR:-results/benchmarks}"
 mkdir -p "$folder"
 for name in "$@"; do
@@ -21,9 +22,10 @@ for name in "$@"; do
 done
 status=0
 for name in ${@:-$all}; do
-    command=(-m "scripts.benchmarks.${name%_compile}")
-    if [[ "$name" == *_compile ]]; then command+=(--compile); fi
-    options="${name%_compile}_options"; options="${options^^}"
+    base="${name%_compile}"; base="${base%_handicaps}"
+    command=(-m "scripts.benchmarks.$base")
+    if [ "$base" != "$name" ]; then command+=("--${name##*_}"); fi
+    options="${base}_options"; options="${options^^}"
     command+=(${!options:-})
     if [ "$name" = training_time ]; then command+=("${TRAINING_RUN:-results/gpu/lift_dual_timestep_run.json}"); fi
     printf '\n== %s ==\n' "${command[*]}"

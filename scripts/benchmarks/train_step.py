@@ -82,7 +82,7 @@ def main():
     fastest = min(plain_sides, key=lambda name: statistics.median(seconds[name]))
     target, memory_target = TARGETS[device.type]
     if args.handicaps:
-        target = 1.0
+        target, memory_target = 1.0, None       # the memory is claimed beside the plain step alone
     memory_ratio = memory[claimed] / memory["plain"]
     is_default_size = args.hidden_dims == DEFAULT_DIMS
     minutes = minutes_of_training(rate[claimed]) if is_default_size and on_gpu else None
@@ -103,7 +103,7 @@ def main():
         "compiled_over_uncompiled": round(ratio("ours", "compiled"), 3) if args.compile else None,
         "memory_ratio": round(memory_ratio, 3), "memory_target": memory_target,
         "minutes_100_epochs": minutes and round(minutes, 2), "minutes_target": minutes_target,
-        "ok": (ratio(fastest, claimed) >= target and memory_ratio <= memory_target
+        "ok": (ratio(fastest, claimed) >= target and (memory_target is None or memory_ratio <= memory_target)
                and (minutes_target is None or minutes < minutes_target)),
         "images_per_second": {name: round(value, 3) for name, value in rate.items()},
         "activation_megabytes": {name: round(value, 1) for name, value in memory.items()},
