@@ -192,4 +192,4 @@ def test_damage_is_put_in_order_by_both_distances(lite):
     kernel = [fid.kid(features, reference, num_subsets=4)[0] for features in sets]
     frechet = [fid.fid(*(fid.FeatureStatistics(lite.num_features).add(features) for features in (of, reference)))
                for of in sets[::2]]                     # a second or two each
-    assert kernel[0] < kernel[1] < kernel[2] and 1.5 * frechet[0] < frechet[1]
+    assert kernel[0] < kernel[1] < kernel[2] and 1.1 * frechet[0] < frechet[1]
