@@ -2,7 +2,6 @@
 import contextlib
 import signal
 import threading
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -53,7 +52,7 @@ class Events:
     """
 
     def __init__(self, args, step: int, is_main: bool):
-        self.writer, self.folder = None, Path("logs") / args.name
+        self.writer, self.folder = None, args.output_dir / "tensorboard" / args.name
         if is_main and not args.no_tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter

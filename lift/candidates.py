@@ -30,7 +30,8 @@ class Candidates:
         """The identifying columns of a path's rows that tell of the model and of how it is sampled."""
         args, loaded, path = self.args, self.loaded, self.paths[name]
         return {"checkpoint": printable(loaded.path.name), "checkpoint_hash": loaded.fingerprint,
-                "model_type": loaded.model_type, "epochs": loaded.epochs, "weights": loaded.weights, "path": name,
+                "model_type": loaded.model_type, "epochs": loaded.epochs, "weights": loaded.weights,
+                "path": generation.path_name(loaded, name, args),
                 "path_hash": generation.path_hash(path),
                 "step_size": args.step_size if generation.reads_step_size(name) else "",
                 "solver": generation.solver_name(args), "x32_mode": args.x32, "precision": args.precision,

@@ -50,6 +50,23 @@ def load_schedule(path, expect_grid: int | None = None) -> dict:
     return heatmap
 
 
+def map_file(loaded: checkpoints.LoadedModel, args) -> Path:
+    """The error map, or schedule, that a checkpoint's paths are found on: --heatmap, or its own in --heatmap_dir."""
+    return args.heatmap or heatmap_file.heatmap_path(args.heatmap_dir, args.grid, name_of(loaded.path), loaded.epochs,
+                                                     loaded.weights)
+
+
+def path_name(loaded: checkpoints.LoadedModel, path_type: str, args) -> str:
+    """A path as the table of results names it; one that --allow_mismatch found on another checkpoint's map says whose."""
+    file = map_file(loaded, args)
+    if path_type in ("uniform", "diagonal", *paths.FIXED_LEADS) or not args.allow_mismatch or not file.is_file():
+        return path_type
+    heatmap = load_torch(file, "heatmap")
+    if (heatmap["checkpoint_fingerprint"], heatmap["weights"]) == (loaded.fingerprint, loaded.weights):
+        return path_type
+    return f"{path_type} (map of {Path(heatmap['checkpoint']).stem} {heatmap['checkpoint_fingerprint'][:8]})"
+
+
 def find_path(loaded: checkpoints.LoadedModel, path_type: str, args, say: bool = True) -> np.ndarray:
     """The timesteps of a path for a checkpoint, int64 [num_steps + 1, 2]. args: those of `add_generation_options`.
 
@@ -65,8 +82,7 @@ def find_path(loaded: checkpoints.LoadedModel, path_type: str, args, say: bool =
         return uniform_diagonal(args.num_steps)
     if path_type in paths.FIXED_LEADS:
         return paths.path_from_heatmap(None, path_type, args.num_steps)
-    file = args.heatmap or heatmap_file.heatmap_path(args.heatmap_dir, args.grid, name_of(loaded.path), loaded.epochs,
-                                                  loaded.weights)
+    file = map_file(loaded, args)
     if path_type == "lead" and args.heatmap is None and not file.is_file():
         return default_lead(args, loaded, say)
     if not file.is_file():

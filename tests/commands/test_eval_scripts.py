@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from torch._dynamo.testing import CompileCounter
 import eval_fid_batch
 from evaluation import fid
 import generate_with_path_30
-from lift import generation
+from lift import generation, heatmap_file
 from evaluation import image_detail
 from lift import paths
 from evaluation import results_table
@@ -274,7 +275,7 @@ def any_heatmap(monkeypatch):
 
 def test_heatmap_of_this_checkpoint_is_found_and_another_refused(work, monkeypatch, capsys, any_heatmap):
     loaded = load_model("checkpoints/lift_dual_timestep_3ep.pth")
-    save_torch(generation.error_map.heatmap_path("results", 30, "lift_dual_timestep", 3, "ema"), fake_heatmap(loaded))
+    save_torch(heatmap_file.heatmap_path("results", 30, "lift_dual_timestep", 3, "ema"), fake_heatmap(loaded))
     arguments = [*COMMON, "--epochs", 3, "--num_images", 1, "--path", "dp_64"]
     assert run(monkeypatch, generate_with_path_30, *arguments) == 0
     found = json.loads((work / "results/samples_lift_dual_timestep_3ep_dp_64_3steps_seed42.json").read_text())
@@ -285,6 +286,11 @@ def test_heatmap_of_this_checkpoint_is_found_and_another_refused(work, monkeypat
     assert "other.pth: was computed from lift_dual_timestep_3ep.pth" in message and "--allow_mismatch" in message
     assert run(monkeypatch, generate_with_path_30, *arguments, "--heatmap", "other.pth", "--overwrite",
                "--allow_mismatch") == 0
+    args = SimpleNamespace(heatmap=Path("other.pth"), allow_mismatch=True)
+    assert generation.path_name(loaded, "dp_64", args) == "dp_64 (map of lift_dual_timestep_3ep 00000000)"
+    assert generation.path_name(loaded, "lead_2", args) == "lead_2"         # found on no map
+    save_torch("own.pth", fake_heatmap(loaded))
+    assert generation.path_name(loaded, "dp_64", SimpleNamespace(heatmap=Path("own.pth"), allow_mismatch=True)) == "dp_64"
 
 
 def test_baseline_takes_an_optimised_schedule(work, monkeypatch):

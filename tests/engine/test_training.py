@@ -378,8 +378,8 @@ def test_tensorboard_events_go_on_where_a_resumed_run_does(run, tmp_path, monkey
     monkeypatch.setattr(sys.modules[__name__], "TINY", [word for word in TINY if word != "--no_tensorboard"])
     options = ("--epochs", 1, "--state_every", 1, "--lr_schedule", "constant")
     run("lift", "--max_steps", 4, *options)
-    run("lift", "--max_steps", 6, *options, "--resume")
-    found = events_of(tmp_path / "logs/lift_dual_timestep")
+    folder = run("lift", "--max_steps", 6, *options, "--resume")
+    found = events_of(folder / "results/tensorboard/lift_dual_timestep")      # of this output folder alone
     assert found["loss"] == found["loss_32"] == found["learning_rate"] == [2, 4, 6]
 
 
