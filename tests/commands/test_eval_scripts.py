@@ -274,7 +274,7 @@ def any_heatmap(monkeypatch):
 
 def test_heatmap_of_this_checkpoint_is_found_and_another_refused(work, monkeypatch, capsys, any_heatmap):
     loaded = load_model("checkpoints/lift_dual_timestep_3ep.pth")
-    save_torch(generation.error_map.heatmap_path("results", 30, "lift_dual_timestep", 3, "ema"), fake_heatmap(loaded))
+    save_torch(generation.heatmap_file.heatmap_path("results", 30, "lift_dual_timestep", 3, "ema"), fake_heatmap(loaded))
     arguments = [*COMMON, "--epochs", 3, "--num_images", 1, "--path", "dp_64"]
     assert run(monkeypatch, generate_with_path_30, *arguments) == 0
     found = json.loads((work / "results/samples_lift_dual_timestep_3ep_dp_64_3steps_seed42.json").read_text())
