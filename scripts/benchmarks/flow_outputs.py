@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What the outputs of a flow network are worth in pixels: held-out velocity error after equal training.
 
-Trains the same small DiT with each output and each seed by `python -m flow.train`, then measures the averaged weights on
-the held-out images, at logit-normal and at uniform times. What is finished is not trained again, and a training that was
-stopped goes on. Every run's numbers are in the JSON file as soon as they are known.
+Trains the same small DiT with each output and each seed by `python -m flow.train`, then measures the averaged weights
+on the held-out images, at logit-normal and at uniform times. What is finished is not trained again, and a training that
+was stopped goes on. Every run's numbers are in the JSON file as soon as they are known.
 """
 import json
 import shlex
@@ -48,13 +48,16 @@ def train(words: list[str]) -> Path:
     return run_files.list_checkpoints(folder, "flow")[-1]
 
 
-def measured(words: list[str], checkpoint: Path, device) -> dict:
-    """Held-out error of the averaged weights: mean and standard error by distribution of t."""
+def measured(words: list[str], checkpoint: Path | None, device) -> dict:
+    """Held-out error of the averaged weights: mean and standard error by distribution of t. Without a checkpoint, of a
+    network that was never trained: with the residual output, of the best affine velocity."""
     from engine.distributed import Group
     from flow.model import load_checkpoint
     from flow.training import make_task
     task = make_task(parse_args(words), device, Group(0, 1))
-    networks = {"model": load_checkpoint(checkpoint, "ema", device).network}
+    if checkpoint is None:
+        task.begin()
+    networks = {"model": load_checkpoint(checkpoint, "ema", device).network} if checkpoint else task.networks
     found = {}
     for distribution in ("logit_normal", "uniform"):
         errors = task.held_out_errors(networks, distribution, NUM_DRAWS)[0][0].tolist()
@@ -81,7 +84,7 @@ def main():
     add_device_options(parser, precision="float32")
     args = parser.parse_args()
     device = start_device(args)
-    runs = {}
+    runs = {"best affine velocity, no network": measured(words_of(args, "residual", 0), None, device)}
     for seed in args.seeds:
         for output in args.outputs:
             words = words_of(args, output, seed)
