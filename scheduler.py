@@ -225,6 +225,17 @@ class Sigma(NoiseProcess):
         return float(t)
 
 
+def fused_log_snrs(log_snr: torch.Tensor, lead: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """log SNR of an image and of its 2x2 mean, with `lead` between them, that together say of the mean what the image
+    alone says at `log_snr`. Any shapes that broadcast.
+
+    A noised image has four times its SNR on the mean of four pixels, and independent views add up: 4 SNR + e^lead SNR =
+    4 e^log_snr.
+    """
+    fine = log_snr - torch.log1p(lead.exp() / 4)
+    return fine, fine + lead
+
+
 # --- what networks put out ------------------------------------------------------------------------------------------
 
 def factors(kind: str, a, s) -> tuple:

@@ -5,6 +5,7 @@ from engine.options import SOLVERS
 from networks.presets import OUTPUTS, PRESETS, TIME_SCALE
 
 WEIGHTS = ("ema", "raw")
+FUSED_LEAD_MAX = 2.0            # of the coarse scale in log SNR, in training with --timesteps fused
 GRIDS = ("uniform", "shift", "optimised")
 ORDERS = {"ddim": 1, "heun": 2, "midpoint": 2, "multistep": 2}         # of the solvers
 PRESET_FLAGS = ("hidden_size", "depth", "num_heads", "mlp_ratio", "patch_size")

@@ -18,7 +18,9 @@ from engine.seeds import seeded_generator
 from flow.grids import find_path
 from flow.latents import Latents, decoder_of
 from flow.model import FAMILY, denoiser_of
+from flow.options import FUSED_LEAD_MAX
 from networks.scales import downsample_to_32
+from scheduler import fused_log_snrs
 
 NUM_TENTHS = 10
 VALIDATION_BATCH = 50
@@ -59,6 +61,18 @@ class FlowTask(DenoisingTask):
         if self.fitted_to is not None:
             images = self.fitted_to
             self.networks["model"].fit(images if len(self.denoiser.shapes) == 1 else [images, half_size(images)])
+
+    def times(self, generator: torch.Generator) -> list[torch.Tensor]:
+        """As in `DenoisingTask`; --timesteps says how the times of two scales belong together."""
+        ts = super().times(generator)
+        if len(ts) == 1 or self.args.timesteps == "independent":
+            return ts
+        if self.args.timesteps == "diagonal":
+            return [ts[0], ts[0].clone()]
+        lead = FUSED_LEAD_MAX * torch.rand(len(ts[0]), generator=generator, dtype=torch.float64)
+        processes = self.denoiser.processes
+        return [process.t_at(log_snr).float() for process, log_snr in
+                zip(processes, fused_log_snrs(processes[0].log_snr(ts[0]), lead))]
 
     def shares(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Flow times: float32 [count]."""

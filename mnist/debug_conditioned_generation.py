@@ -31,7 +31,6 @@ def parse_args(argv=None):
 
 def main():
     args = parse_args()
-    import numpy as np
     import torch
     from evaluation.figures import figure
     from mnist import diagnosis
@@ -52,10 +51,11 @@ def main():
         ax.imshow(class_rows(images, min(model.denoiser.num_classes, len(images)), 2), interpolation="nearest")
         ax.set_title(f"{way}\n{accuracies[way]:.0%} right", fontsize=9)
         ax.set(xticks=[], yticks=[])
-    distances, effects = diagnosis.code_distances(model.denoiser.network), diagnosis.class_effects(model.denoiser, model.path(50), args.seed)
-    batch = torch.from_numpy(np.array(train_set.images[:100]))
-    gradients = diagnosis.gradient_norms(model.denoiser, diagnosis.latents_of(model, padded(batch)), torch.from_numpy(np.array(
-        train_set.labels[:100])), args.seed)
+    distances = diagnosis.code_distances(model.denoiser.network)
+    effects = diagnosis.class_effects(model.denoiser, model.path(50), args.seed)
+    batch = torch.tensor(train_set.images[:100])
+    gradients = diagnosis.gradient_norms(model.denoiser, diagnosis.latents_of(model, padded(batch)),
+                                         torch.tensor(train_set.labels[:100]), args.seed)
     between = distances[~torch.eye(len(distances), dtype=torch.bool)]
     print(f"codes of the classes: distances {between.min():.3g} ... {between.max():.3g} lengths of a code")
     for t, effect in effects.items():

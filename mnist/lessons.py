@@ -22,6 +22,7 @@ REFERENCE_STEPS = 200
 SHARES = (0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1)
 ERROR_SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
+NUM_LOOKED = 200        # images that errors and distances are of
 FLOW_STEPS, DIFFUSION_STEPS, EXACT_STEPS = 10, 50, 40   # of samples; a strip has twice as many of the flow's
 MIDPOINT = {"solver": "midpoint"}
 CALLS_PER_STEP = {"euler": 1, "midpoint": 2, "heun": 2, "multistep": 1}
@@ -69,7 +70,7 @@ def doubling_path(model: Model, num_steps: int) -> torch.Tensor:
     return path
 
 
-def solver_errors(model: Model, num_images: int = 20, seed: int = 0) -> dict[str, list[float]]:
+def solver_errors(model: Model, seed: int = 0, num_images: int = 20) -> dict[str, list[float]]:
     """Solver -> at each of CALLS, the root mean square difference per pixel from where the same start noise ends after
     200 steps of midpoint; classes in turn, no guidance."""
     denoiser = model.denoiser
@@ -205,13 +206,13 @@ class Tour:
                  "shown, strip = model.strip(model.path(20), seed, range(3), labels, solver=\"midpoint\")", figures)
 
     def solvers(self) -> None:
-        found = {name: solver_errors(model, seed=self.args.seed) for name, model in self.pixels.items()}
+        found = {name: solver_errors(model, self.args.seed) for name, model in self.pixels.items()}
         self.add("How many calls?", "A sampler follows a curve; a better one needs fewer questions to the network for the "
                  "same error. All start from the same noise and are compared with where 200 steps of midpoint end. "
                  "Midpoint and Heun ask twice a step, so that they make half as many steps.",
                  "denoise_along(denoiser, doubling_path(model, calls // calls_per_step), starts, solver=solver)",
                  {"Error against network calls, log-log.": curves(found, CALLS, "network calls",
-                                                                          "root mean square difference per pixel")})
+                                                                          "RMS difference per pixel")})
 
     def guidance(self) -> None:
         figures, rows = {}, []
@@ -266,11 +267,11 @@ class Tour:
         train_images = torch.tensor(self.train_set.images)
         exact = exact_of(model, train_images)
         found = {title: errors_by_time(model, exact, padded(images), ERROR_SHARES) for title, images in
-                 (("digits it was trained on", train_images[:200]), ("test digits", self.test_images[:200]))}
-        images, size = self.drawn(model, 200), model.image_size
+                 (("digits it was trained on", train_images[:NUM_LOOKED]), ("test digits", self.test_images[:NUM_LOOKED]))}
+        images, size = self.drawn(model, NUM_LOOKED), model.image_size
         copies = exact_samples(exact, EXACT_STEPS, 10, size, self.args.seed)
         near = {title: memorising(shown, self.train_set.images, torch.arange(10))
-                for title, shown in (("network", images), ("exact", copies), ("test digits", self.test_images[:200]))}
+                for title, shown in (("network", images), ("exact", copies), ("test digits", self.test_images[:NUM_LOOKED]))}
         rows = {"network": images[:10], "nearest digit": near["network"]["nearest"], "exact": copies,
                 "nearest to that": near["exact"]["nearest"]}
         table = Table("memorising", "Distance to the nearest training digit", "Median root mean square difference per "
@@ -282,7 +283,7 @@ class Tour:
                  "better one near the image: it has learned what digits are like, where the exact answer knows a list.",
                  "x_0 = softmax(-|x_t - a * digits|² / (2 s²)) @ digits",
                  {f"Error of the clean image predicted ({name}, no class), by share of the way to noise.":
-                  curves(found, ERROR_SHARES, "share of noise", "root mean square error per pixel", False),
+                  curves(found, ERROR_SHARES, "share of noise", "RMS error per pixel", False),
                   "Samples, and the training digits nearest to them.": rows_of_images(rows)}, [table])
 
     def scored(self) -> None:

@@ -56,6 +56,13 @@ class VAETask(Pictures, ImageTask):
         return {"latent_space": scatter([("means of the latents, first two principal components",
                                           principal_components(means.flatten(1)), labels)])}
 
+    def loss_figure(self, logs):
+        """As in `Pictures`; a divergence is no squared error."""
+        figure = super().loss_figure(logs)
+        for ax, name in zip(figure.axes, self.columns):
+            ax.set_ylabel({"loss": "loss", "kl": "divergence, nats"}.get(name, ax.get_ylabel()))
+        return figure
+
     def content(self) -> dict:
         """What `mnist.models.load_vae` reads. The scale of the latents is measured whenever a file is written."""
         vae = self.vae

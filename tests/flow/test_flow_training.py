@@ -222,6 +222,23 @@ def test_two_scales_have_a_time_and_a_noise_each(tmp_path):
     assert held_out.preview(held_out.networks).shape == (NUM_CLASSES * 8, 3, 8, 8)
 
 
+def test_times_of_two_scales_belong_together_as_asked(tmp_path):
+    """Free, equal, or apart by a lead so that both views say of the 2x2 mean what one would say."""
+    def times(kind):
+        return flow_task(options(tmp_path, "--scales", 8, 4, "--batch_size", 500, "--timesteps", kind), image_set(600), None,
+                         CPU).times(torch.Generator().manual_seed(0))
+    fine, coarse = times("independent")
+    assert abs(float(torch.corrcoef(torch.stack([fine, coarse]))[0, 1])) < 0.15
+    assert torch.equal(*times("diagonal")) and torch.equal(times("diagonal")[0], fine)
+    alone, (fine, coarse) = fine, times("fused")
+    snr = [(2 * torch.logit(t.double())).exp() for t in (alone, fine, coarse)]
+    torch.testing.assert_close(4 * snr[1] + snr[2], 4 * snr[0], rtol=1e-3, atol=1e-6)
+    lead = (snr[2] / snr[1]).log()
+    assert float(lead.min()) > -1e-3 and 1.9 < float(lead.max()) < 2.001 and abs(float(lead.mean()) - 1) < 0.1
+    with pytest.raises(InputError, match="--timesteps: found fused, which has no effect without --scales"):
+        options(tmp_path, "--timesteps", "fused")
+
+
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 def loop_for(tmp_path, *words) -> Loop:
