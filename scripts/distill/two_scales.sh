@@ -2,7 +2,8 @@
 # Does a student gain from a second scale where few calls are left? Students of 1, 2 and 4 calls of a baseline and of LIFT,
 # equal iterations and seeds: single scale; dual scale, tied, on the diagonal; and with the 32 scale ahead.
 #   ./scripts/distill/two_scales.sh BASELINE LIFT DATASET [more options of distill.train]
-# BASELINE, LIFT: checkpoints of train_baseline.py and train_lift.py of equal sizes and epochs. DATASET: of 64x64 images.
+# BASELINE, LIFT: checkpoints of train_baseline.py and train_lift.py of equal sizes and epochs; or two of flow.train, the
+# second with --scales. DATASET: what they were trained on; with classes, --real_guidance_scale may follow.
 #   STEPS, SEEDS   of the students (1 2 4; 0 1)
 #   ITERATIONS     updates of the critic of each (2000)
 # Students that are finished are not trained again. Score them, and their teachers at 18 calls, by eval_fid_batch.py.
