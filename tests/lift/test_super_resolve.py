@@ -10,6 +10,7 @@ import torch
 from lift import measurements
 from lift.coupling import NOISIEST_SHAPES
 from lift import sampling
+from lift.options import SOLVERS
 from lift import super_resolve
 from conftest import write_tiny_checkpoints
 from engine.errors import InputError
@@ -82,7 +83,7 @@ def test_ssim_in_closed_form(images):
     assert measurements.ssim(*flat)[0] == pytest.approx((2 * a * b + c_1) / (a**2 + b**2 + c_1))
 
 
-@pytest.mark.parametrize("solver", sampling.SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_x_32_is_held_clean_while_x_64_is_found(images, solver):
     given = measurements.half_size(images)
     x_32 = from_uint8(torch.from_numpy(given))
