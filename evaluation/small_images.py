@@ -28,7 +28,8 @@ def class_rows(images: torch.Tensor, num_classes: int, per_class: int, enlarge: 
 
 
 def principal_components(points: torch.Tensor, count: int = 2) -> np.ndarray:
-    """The coordinates along which points [N, D] vary most: float [N, count]. The sign of each is that of its largest."""
+    """The coordinates along which points [N, D] vary most: float [N, count]. The largest entry of a direction is
+    positive."""
     _, _, directions = torch.linalg.svd(points.double() - points.double().mean(0), full_matrices=False)
     directions = directions[:count]
     largest = directions.abs().argmax(1, keepdim=True)
@@ -36,8 +37,8 @@ def principal_components(points: torch.Tensor, count: int = 2) -> np.ndarray:
 
 
 def scatter(panels: list[tuple]):
-    """A matplotlib Figure with a panel per (title, points [N, 2], labels [N] or None) or (..., behind [M, 2]): points in
-    the colour of their class with its number at its middle, others grey behind them."""
+    """A matplotlib Figure with a panel per (title, points [N, 2], labels [N] or None) or (..., behind [M, 2]): points
+    in the colour of their class with its number at its middle, others grey behind them."""
     fig, axes = figures.figure(4.2 * len(panels) + 0.4, 4.2, ncols=len(panels), squeeze=False)
     for ax, (title, points, labels, *behind) in zip(axes[0], panels):
         for others in behind:

@@ -41,7 +41,7 @@ def class_effects(denoiser: NetworkDenoiser, path: torch.Tensor, seed: int = 0) 
     return effects
 
 
-def gradient_norms(denoiser: NetworkDenoiser, x_0: torch.Tensor, labels: torch.Tensor, seed: int = 0) -> dict[str, float]:
+def gradient_norms(denoiser: NetworkDenoiser, x_0: torch.Tensor, labels: torch.Tensor, seed: int = 0) -> dict:
     """Layer -> norm of the loss's gradient there, over that of all layers; for images or latents [B, ...] in one batch
     with times all over the process."""
     process, network = denoiser.processes[0], denoiser.network

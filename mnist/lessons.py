@@ -28,6 +28,50 @@ MIDPOINT = {"solver": "midpoint"}
 CALLS_PER_STEP = {"euler": 1, "midpoint": 2, "heun": 2, "multistep": 1}
 
 
+# Section -> heading, text, line of code. A number in braces is filled in.
+TEXTS = {
+    "forward": ("From a digit to noise", """
+        Training data are made by ruining images: a digit and noise are mixed, a x_0 + s eps, from all digit
+        at the left to all noise at the right. DDPM keeps a² + s² = 1; the flow goes a straight line, a + s
+        = 1. The same digit and the same noise are mixed in both rows.""",
+        "x_t = noise_added(x_0, eps, *process.levels(t))"),
+    "learning": ("What is learned", """
+        The network sees the mixture and the time, and answers with what is asked of it: the noise (DDPM),
+        or the direction from noise to image (flow). Its squared error is all that is minimised. The losses
+        of different models measure different things: compare shapes, not heights.""",
+        "loss = (network(x_t, t, labels) - training_target(kind, x_0, eps, a, s)).square().mean()"),
+    "backward": ("From noise to a digit", """
+        Sampling goes back: the network predicts the clean image, the sampler takes a small step towards it,
+        and asks again. Coarse shape is decided first, strokes last.""",
+        'shown, strip = model.strip(model.path(20), seed, range(3), labels, solver="midpoint")'),
+    "solvers": ("How many calls?", """
+        A sampler follows a curve; a better one needs fewer questions to the network for the same error. All
+        start from the same noise and are compared with where 200 steps of midpoint end. Midpoint and Heun
+        ask twice a step, so that they make half as many steps.""",
+        "denoise_along(denoiser, doubling_path(model, calls // calls_per_step), starts, solver=solver)"),
+    "guidance": ("Asking for a class", """
+        One network knows each class and none. Going on past the class, away from none, makes digits clearer
+        and more alike: accuracy rises, diversity falls.""",
+        "x_0 = unconditional + w * (conditional - unconditional)"),
+    "latents": ("A smaller space", """
+        The autoencoder squeezes {} pixels into {} numbers. A straight line between two codes passes through
+        shapes that are hardly digits, and so does random noise when it is decoded: most of the space is
+        empty. The latent model learns where it is not, at a fraction of the cost of pixels.""",
+        "vae.decode(torch.lerp(vae.encode(first), vae.encode(second), share))"),
+    "exact": ("The exact answer", """
+        For {} training digits the best possible answer can be written down: the average of all digits, each
+        weighted by how well it explains the noised image. Nothing beats it on the training digits. But
+        sampling with it only draws these again. Look at test digits near the image: there a network that has
+        learned what digits are like is ahead of the exact answer, which knows a list.""",
+        "x_0 = softmax(-|x_t - a * digits|² / (2 s²)) @ digits"),
+    "scored": ("Are they digits?", """
+        A small classifier looks. Accuracy: is it the digit asked for? fd_digits: do its features spread as
+        those of real digits do, in percent of their variance? Diversity: do images of one class differ as
+        real ones do? A score is worth something only if damage moves it, so damaged digits stand below.""",
+        "judge.scores(images, labels)"),
+}
+
+
 def rows_of_images(rows: dict, titles=()):
     """A Figure: label -> uint8 [n, C, H, W], a row each; titles over the columns of the first."""
     count = max(len(images) for images in rows.values())
@@ -153,14 +197,15 @@ class Tour:
         self.test_images = torch.tensor(self.test_set.images[:1000])
         self.scores = {}
 
-    def add(self, title: str, text: str, code: str, figures: dict, tables=()) -> None:
-        """A section. figures: caption -> Figure or PIL image."""
+    def add(self, name: str, figures: dict, tables=(), numbers=()) -> None:
+        """A section of TEXTS. figures: caption -> Figure or PIL image; numbers: for the braces of its text."""
+        title, text, code = TEXTS[name]
         files = []
         for caption, drawn in figures.items():
             path = self.folder / f"{len(self.sections)}_{len(files)}.png"
             save_png(path, drawn)
             files.append((path, caption))
-        self.sections.append(Section(title, text, list(tables), files, code))
+        self.sections.append(Section(title, " ".join(text.split()).format(*numbers), list(tables), files, code))
 
     def labels(self, model, count: int):
         """Classes in turn; None for a model without."""
@@ -173,10 +218,7 @@ class Tour:
 
     def forward(self) -> None:
         image = padded(self.test_images[:1])
-        self.add("From a digit to noise", "Training data are made by ruining images: a digit and noise are mixed, a x_0 + "
-                 "s eps, from all digit at the left to all noise at the right. DDPM keeps a² + s² = 1; the flow goes a "
-                 "straight line, a + s = 1. The same digit and the same noise are mixed in both rows.",
-                 "x_t = noise_added(x_0, eps, *process.levels(t))",
+        self.add("forward",
                  {"A test digit and one noise, by share of the way.": rows_of_images(
                      noised_rows(self.pixels, image, SHARES), [f"{share:.0%}" for share in SHARES])})
 
@@ -187,11 +229,9 @@ class Tour:
                 with open(log, newline="") as file:
                     logs[log.name.removesuffix("_training.csv")] = list(csv.DictReader(file))
         if logs:
-            self.add("What is learned", "The network sees the mixture and the time, and answers with what is asked of it: "
-                     "the noise (DDPM), or the direction from noise to image (flow). Its squared error is all that is "
-                     "minimised. The losses of different models measure different things: compare shapes, not heights.",
-                     "loss = (network(x_t, t, labels) - training_target(kind, x_0, eps, a, s)).square().mean()",
-                     {"Loss by step: logged values, and their moving average.": loss_curves(logs, {"loss": "training"})})
+            self.add("learning",
+                     {"Loss by step: logged values, and their moving average.":
+                      loss_curves(logs, {"loss": "training"})})
 
     def backward(self) -> None:
         figures = {}
@@ -201,18 +241,13 @@ class Tour:
             _, strip = model.strip(path, self.args.seed, range(3), self.labels(model, 3), **how)
             figures[f"{name}: three digits come out of noise ({len(path) - 1} steps), left to right."] = \
                 rows_of_images({f"digit {k}": strip[:, k] for k in range(3)})
-        self.add("From noise to a digit", "Sampling goes back: the network predicts the clean image, the sampler takes a "
-                 "small step towards it, and asks again. Coarse shape is decided first, strokes last.",
-                 "shown, strip = model.strip(model.path(20), seed, range(3), labels, solver=\"midpoint\")", figures)
+        self.add("backward", figures)
 
     def solvers(self) -> None:
         found = {name: solver_errors(model, self.args.seed) for name, model in self.pixels.items()}
-        self.add("How many calls?", "A sampler follows a curve; a better one needs fewer questions to the network for the "
-                 "same error. All start from the same noise and are compared with where 200 steps of midpoint end. "
-                 "Midpoint and Heun ask twice a step, so that they make half as many steps.",
-                 "denoise_along(denoiser, doubling_path(model, calls // calls_per_step), starts, solver=solver)",
-                 {"Error against network calls, log-log.": curves(found, CALLS, "network calls",
-                                                                          "RMS difference per pixel")})
+        self.add("solvers",
+                 {"Error against network calls, log-log.":
+                  curves(found, CALLS, "network calls", "RMS difference per pixel")})
 
     def guidance(self) -> None:
         figures, rows = {}, []
@@ -235,9 +270,7 @@ class Tour:
         if figures:
             table = Table("guidance", "Scores by guidance scale", f"{self.args.num_samples} images each; real digits: "
                           "accuracy near 1, distance near 0, diversity 1.", ["model", "w", *SCORES], rows)
-            self.add("Asking for a class", "One network knows each class and none. Going on past the class, away from "
-                     "none, makes digits clearer and more alike: accuracy rises, diversity falls.",
-                     "x_0 = unconditional + w * (conditional - unconditional)", figures, [table])
+            self.add("guidance", figures, [table])
 
     def latents(self) -> None:
         some = self.test_images[:10]
@@ -251,40 +284,34 @@ class Tour:
                 "from noise": decoded_noise(self.args.vae, self.args.seed, range(10), "cpu")}
         if "latent" in self.models:
             rows["by the model"] = self.drawn(self.models["latent"], 10)
-        self.add("A smaller space", f"The autoencoder squeezes {x[0].numel()} pixels into {codes[0].numel()} numbers. A "
-                 "straight line between two codes passes through shapes that are hardly digits, and so does random noise "
-                 "when it is decoded: most of the space is empty. The latent model learns where it is not, at a "
-                 "twentieth of the cost of pixels.",
-                 "vae.decode(torch.lerp(vae.encode(first), vae.encode(second), share))",
+        self.add("latents",
                  {"Test digits and their way through the code; noise decoded as it is, and denoised first.":
                   rows_of_images(rows),
                   "Codes of test digits, by class.": scatter([("first two principal components",
                                                                principal_components(codes.flatten(1)),
-                                                               self.test_set.labels[:1000])])})
+                                                               self.test_set.labels[:1000])])},
+                 numbers=(x[0].numel(), codes[0].numel()))
 
     def exact(self) -> None:
         name, model = next(iter(self.pixels.items()))
-        train_images = torch.tensor(self.train_set.images)
+        train_images, held_out = torch.tensor(self.train_set.images), self.test_images[:NUM_LOOKED]
         exact = exact_of(model, train_images)
         found = {title: errors_by_time(model, exact, padded(images), ERROR_SHARES) for title, images in
-                 (("digits it was trained on", train_images[:NUM_LOOKED]), ("test digits", self.test_images[:NUM_LOOKED]))}
+                 (("digits it was trained on", train_images[:NUM_LOOKED]), ("test digits", held_out))}
         images, size = self.drawn(model, NUM_LOOKED), model.image_size
         copies = exact_samples(exact, EXACT_STEPS, 10, size, self.args.seed)
         near = {title: memorising(shown, self.train_set.images, torch.arange(10))
-                for title, shown in (("network", images), ("exact", copies), ("test digits", self.test_images[:NUM_LOOKED]))}
+                for title, shown in (("network", images), ("exact", copies), ("test digits", held_out))}
         rows = {"network": images[:10], "nearest digit": near["network"]["nearest"], "exact": copies,
                 "nearest to that": near["exact"]["nearest"]}
         table = Table("memorising", "Distance to the nearest training digit", "Median root mean square difference per "
                       "pixel, of -1 ... 1. A model that copies is at 0.", ["images", "distance"],
                       [[Cell(title), Cell(f"{value['median']:.3f}", value["median"])] for title, value in near.items()])
-        self.add("The exact answer", f"For {len(train_images):,} training digits the best possible answer can be written "
-                 "down: the average of all digits, each weighted by how well it explains the noised image. Nothing beats it "
-                 "on the training digits. But sampling with it only draws these again. On test digits the network is the "
-                 "better one near the image: it has learned what digits are like, where the exact answer knows a list.",
-                 "x_0 = softmax(-|x_t - a * digits|² / (2 s²)) @ digits",
+        self.add("exact",
                  {f"Error of the clean image predicted ({name}, no class), by share of the way to noise.":
                   curves(found, ERROR_SHARES, "share of noise", "RMS error per pixel", False),
-                  "Samples, and the training digits nearest to them.": rows_of_images(rows)}, [table])
+                  "Samples, and the training digits nearest to them.": rows_of_images(rows)}, [table],
+                 [f"{len(train_images):,}"])
 
     def scored(self) -> None:
         rows = []
@@ -298,12 +325,9 @@ class Tour:
         for name, images in damages(self.test_images.numpy(), labels).items():
             sets[f"test digits, {name}"] = self.judge.scores(images, labels)
         rows = [[Cell(name), *score_cells(scores)] for name, scores in sets.items()]
-        self.add("Are they digits?", "A small classifier looks. Accuracy: is it the digit asked for? fd_digits: do its "
-                 "features spread as those of real digits do, in percent of their variance? Diversity: do images of one "
-                 "class differ as real ones do? A score is worth something only if damage moves it, so damaged digits "
-                 "stand below.", "judge.scores(images, labels)", {},
-                 [Table("scores", "Scores of models and of damaged digits", f"{self.args.num_samples} images of each model, "
-                        f"{len(labels)} damaged digits.", ["images", *SCORES], rows)])
+        self.add("scored", {},
+                 [Table("scores", "Scores of models and of damaged digits", f"{self.args.num_samples} images of each "
+                        f"model, {len(labels)} damaged digits.", ["images", *SCORES], rows)])
 
 
 def score_cells(scores: dict) -> list[Cell]:

@@ -157,7 +157,8 @@ def decoded_noise(path, seed: int, indices, device) -> torch.Tensor:
     return cropped(to_uint8(torch.cat([vae.decode(part) for part in z.split(250)])), size).cpu()
 
 
-CONTENT = ("family", "model", "name", "process", "kind", "settings", "image_size", "channels", "vae_checkpoint", "vae_hash")
+CONTENT = ("family", "model", "name", "process", "kind", "settings", "image_size", "channels", "vae_checkpoint",
+           "vae_hash")
 
 
 def load_model(path, device="cpu", vae_checkpoint=None) -> Model:

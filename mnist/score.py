@@ -51,8 +51,9 @@ def rows_of_model(args, judge, device) -> list[dict]:
     for w in args.guidance_scales:
         before, labels = model.denoiser.num_evaluations, class_labels(args, model, args.num_samples, w)
         images = model.images(path, args.seed, range(args.num_samples), labels, w, precision=args.precision, **how)
-        rows.append({"what": model.name, "guidance_scale": w, "num_steps": len(path) - 1, **judge.scores(images, labels),
-                     "calls": (model.denoiser.num_evaluations - before) // args.num_samples})
+        rows.append({"what": model.name, "guidance_scale": w, "num_steps": len(path) - 1,
+                     "calls": (model.denoiser.num_evaluations - before) // args.num_samples,
+                     **judge.scores(images, labels)})
     return rows
 
 

@@ -19,7 +19,8 @@ def number(value, digits: str = ".3g") -> Cell:
 
 def scores_of(row: dict) -> list[Cell]:
     """Accuracy, distance, diversity; of a row without them, that it was not run."""
-    return [number(row[name], ".3f" if name == "accuracy" else ".3g") if name in row else Cell(NOT_RUN) for name in SCORES]
+    return [number(row[name], ".3f" if name == "accuracy" else ".3g") if name in row else Cell(NOT_RUN)
+            for name in SCORES]
 
 
 def quality_table(found: dict) -> Table:
@@ -32,8 +33,8 @@ def quality_table(found: dict) -> Table:
                      number(row.get("training_steps"), ".0f"), number(minutes, ".0f"), *scores_of(row), Cell(expected)])
     if found["real digits"]:
         rows.append([Cell("real digits"), *[Cell("–")] * 5, *scores_of(found["real digits"]), Cell("–")])
-    return Table("quality", "Quality of short trainings", f"{found['num_samples']:,} images each, classes balanced. Expected: "
-                 "as written down before the measurement. Minutes: of one core, which did other work too.",
+    return Table("quality", "Quality of short trainings", f"{found['num_samples']:,} images each, classes balanced. "
+                 "Expected: as written down before the measurement. Minutes: of one core, which did other work too.",
                  ["model", "seed", "sampling", "calls", "steps", "minutes", *SCORES, "expected"], rows)
 
 
@@ -50,8 +51,8 @@ def benchmark_table(found: dict) -> Table:
              Cell(f"{found['target']:g}" if what == "training" else "–")]
             for what, ratio in (("training", "ratio"), ("sampling", "sampling_ratio"))]
     return Table("mnist_step", "The documented DDPM against a plain loop", f"{found['device']}, {found['precision']}, "
-                 f"batches of {found['batch_size']}, {found['rounds']} rounds in alternation; images per second, of sampling "
-                 "and call.", ["what", "plain", "ours", "ratio", "target"], rows)
+                 f"batches of {found['batch_size']}, {found['rounds']} rounds in alternation; images per second, of "
+                 "sampling and call.", ["what", "plain", "ours", "ratio", "target"], rows)
 
 
 def first_flow_table(rows: list[dict]) -> Table:
@@ -69,8 +70,8 @@ TABLES = {"quality": ("quality.json", quality_table), "damages": ("damages.json"
 
 
 def tables_named(name: str, folder=FOLDER) -> list[Table]:
-    """The table that a marker names, none where its file is missing. Raises UnknownTable, and InputError for a file that
-    holds something else."""
+    """The table that a marker names, none where its file is missing. Raises UnknownTable, and InputError for a file
+    that holds something else."""
     if name not in TABLES:
         raise UnknownTable(f"table:{name}: found {name!r}, expected one of {', '.join(TABLES)}")
     file_name, make = TABLES[name]

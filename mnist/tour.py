@@ -13,9 +13,9 @@ from engine.errors import InputError
 from engine.files import refuse_existing, written_together, written_whole
 
 TITLE = "A tour of seven small models of digits"
-LEAD = ("Every picture below was drawn by models that were trained within minutes on a CPU. Above each stands the line of "
-        "code that makes it. The models differ in three things only: how an image becomes noise, what the network puts "
-        "out, and whether it works on pixels or on a smaller code of them.")
+LEAD = ("Every picture below was drawn by models that were trained within minutes on a CPU. Above each stands the line "
+        "of code that makes it. The models differ in three things only: how an image becomes noise, what the network "
+        "puts out, and whether it works on pixels or on a smaller code of them.")
 MOST_BYTES = 3_000_000
 
 

@@ -55,8 +55,8 @@ class VAE(nn.Module):
         if base_channels < 1 or base_channels % NUM_GROUPS:
             raise InputError(f"--base_channels: found {base_channels}, expected a multiple of {NUM_GROUPS}")
         if not halvings or any(side % factor for side in shape[1:]):
-            raise InputError(f"--channel_multipliers: found {halvings} levels with --patch_size {patch_size}, expected at "
-                             f"least one and a height and width divisible by {factor}; found {shape[1]}x{shape[2]}")
+            raise InputError(f"--channel_multipliers: found {halvings} levels with --patch_size {patch_size}, expected "
+                             f"at least one and a height and width divisible by {factor}; found {shape[1]}x{shape[2]}")
         self.settings = {"shape": list(shape), "base_channels": base_channels,
                          "channel_multipliers": list(channel_multipliers), "latent_channels": latent_channels,
                          "patch_size": patch_size}

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Do two times pay? Digits at 28 and 14 pixels by one small transformer: one scale against two, in minutes.
 
-A baseline of one scale and models of two scales, whose times are drawn independently, equal, or fused, are trained with the
-same steps, batches and sizes, several seeds each, and scored at equal calls: along equal times, and with the coarse scale
-ahead. Finished parts are not done again. Writes results/published/mnist/dual_digits.json.
+A baseline of one scale and models of two scales, whose times are drawn independently, equal, or fused, are trained with
+the same steps, batches and sizes, several seeds each, and scored at equal calls: along equal times, and with the coarse
+scale ahead. Finished parts are not done again. Writes results/published/mnist/dual_digits.json.
 """
 import json
 import shlex
@@ -17,11 +17,12 @@ from engine.errors import InputError
 
 CELLS = {"baseline": "--image_size 28", **{f"two scales, {kind}": f"--scales 28 14 --timesteps {kind}"
                                            for kind in ("independent", "diagonal", "fused")}}
-SIZES = ("--channels 1 --patch_size 7 --hidden_size 128 --depth 4 --num_heads 4 --mlp_ratio 4 --no-flip --batch_size 64 "
-         "--learning_rate 1e-3 --lr_schedule cosine --ema_decay 0.995 --sample_every 0 --no_tensorboard --num_threads 1")
+SIZES = ("--channels 1 --patch_size 7 --hidden_size 128 --depth 4 --num_heads 4 --mlp_ratio 4 --no-flip "
+         "--batch_size 64 --learning_rate 1e-3 --lr_schedule cosine --ema_decay 0.995 --sample_every 0 "
+         "--no_tensorboard --num_threads 1")
 CALLS, SHIFTS = (6, 9, 18), (1.0, 1.65)             # the second: the coarse scale leads by 1 in log SNR
-EXPECTED = ("Equal within the spread over seeds at 18 calls; independent behind the baseline in fd_digits at equal steps, "
-            "since it learns a plane of times; fused between them.")
+EXPECTED = ("Equal within the spread over seeds at 18 calls; independent behind the baseline in fd_digits at equal "
+            "steps, since it learns a plane of times; fused between them.")
 
 
 def name_of(cell: str, seed: int) -> str:

@@ -84,7 +84,8 @@ def call(args, *words) -> int:
     print("+", shlex.join(words), flush=True)
     code = subprocess.run(words).returncode
     if code and code not in STOPPED:
-        raise InputError(f"{words[len(shlex.split(args.through)) + 2]}: ended with status {code}; see its message above")
+        verb = words[len(shlex.split(args.through)) + 2]
+        raise InputError(f"{verb}: ended with status {code}; see its message above")
     return code
 
 
@@ -153,7 +154,8 @@ def write_text(args) -> None:
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--only", nargs="+", default=[], metavar="RUN:SEED", help=f"of {', '.join(RUNS)}; all if left out")
+    parser.add_argument("--only", nargs="+", default=[], metavar="RUN:SEED",
+                        help=f"of {', '.join(RUNS)}; all if left out")
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--cache_dir", default="cache")
     parser.add_argument("--num_samples", type=int, default=1000)

@@ -99,7 +99,7 @@ def page(trained, tmp_path_factory):
     output = tmp_path_factory.mktemp("tour") / "tour.html"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"REFERENCE_STEPS": 3, "CALLS": (2, 4), "SCALES": (1.0, 2.0), "FLOW_STEPS": 2,
-                            "DIFFUSION_STEPS": 2, "EXACT_STEPS": 2, "ERROR_SHARES": (0.1, 0.5, 0.9)}.items():
+                            "DIFFUSION_STEPS": 2, "EXACT_STEPS": 2, "NUM_LOOKED": 20, "ERROR_SHARES": (0.1, 0.5, 0.9)}.items():
             patch.setattr(lessons, name, value)
         patch.setattr("sys.argv", ["tour", *words, *(str(word) for name, path in models.items()
                                                      for word in (f"--{name}", path)), "--output", str(output)])
