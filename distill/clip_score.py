@@ -1,4 +1,4 @@
-"""CLIP score: how well images go with their texts, 100 times the cosine of CLIP's two embeddings (Hessel et al. 2021)."""
+"""CLIP score: how well images go with their texts, 100 times the cosine of CLIP's embeddings (Hessel et al. 2021)."""
 import torch
 
 from distill.options import USUAL_CLIP
@@ -33,7 +33,7 @@ class ClipScore:
         pixels = self.processor(images=list(images.cpu()), return_tensors="pt").pixel_values
         tokens = self.tokenizer(texts, padding=True, truncation=True,
                                 max_length=self.model.config.text_config.max_position_embeddings, return_tensors="pt")
-        found = self.model(input_ids=tokens.input_ids.to(self.device), attention_mask=tokens.attention_mask.to(self.device),
-                           pixel_values=pixels.to(self.device))
+        found = self.model(pixel_values=pixels.to(self.device), input_ids=tokens.input_ids.to(self.device),
+                           attention_mask=tokens.attention_mask.to(self.device))
         cosine = torch.nn.functional.cosine_similarity(found.image_embeds.double(), found.text_embeds.double())
         return 100 * cosine.cpu()

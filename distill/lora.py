@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al. 2022) by peft: one frozen UNet serves teacher, student and critic.
 
-The UNet has peft's adapter layers, whose own weights add nothing. A student's and a critic's adapter are put in place of
-these for the length of a call, so that no adapter is ever switched on or off between two calls of one loss.
+The UNet has peft's adapter layers, whose own weights add nothing. A student's and a critic's adapter are put in place
+of these for the length of a call, so that no adapter is ever switched on or off between two calls of one loss.
 """
 import torch
 from torch import nn
@@ -18,8 +18,10 @@ def is_target(module: str) -> bool:
 
 
 def add_adapter_layers(unet, rank: int, alpha: float):
-    """Put peft's adapter layers into a UNet, in place: W becomes W + alpha / rank B A, with B = 0. Returns peft's tuner,
-    which can merge them into W (`merge_and_unload`)."""
+    """Put peft's adapter layers into a UNet, in place: W becomes W + alpha / rank B A, with B = 0.
+
+    Returns peft's tuner, which can merge them into W (`merge_and_unload`).
+    """
     import peft
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGETS), lora_dropout=0.0)
     return peft.LoraModel(unet, config, ADAPTER)

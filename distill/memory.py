@@ -50,7 +50,8 @@ def num_parameters(folder: Path) -> int:
 
 def num_adapter_parameters(shapes: dict[str, list[int]], rank: int) -> int:
     """Of an adapter for a UNet with weights of these shapes: rank x (inputs + outputs) per adapted module."""
-    adapted = (shape for name, shape in shapes.items() if name.endswith(".weight") and is_target(name[:-len(".weight")]))
+    adapted = (shape for name, shape in shapes.items()
+               if name.endswith(".weight") and is_target(name.removesuffix(".weight")))
     return sum(rank * (math.prod(shape[1:]) + shape[0]) for shape in adapted)
 
 
@@ -74,7 +75,7 @@ def parts_of_training(num_unet: int, num_critic_more: int, *, half: bool, num_pr
 
 
 def estimate(folder: Path, args, num_processes: int) -> list[Part]:
-    """What every device will hold of a distillation, without activations. Raises InputError for a folder that is none."""
+    """What every device will hold of a distillation, without activations. Raises InputError for what is no model."""
     config, shapes = read_json(folder / "unet" / "config.json", "the UNet's configuration"), shapes_of(folder / "unet")
     vae = read_json(folder / "vae" / "config.json", "the autoencoder's configuration")
     size = config["sample_size"] if args.resolution is None else \
@@ -109,5 +110,6 @@ def check_fits(parts: list[Part], device: torch.device, say: bool = True) -> Non
         print(f"every device holds {total / GIGABYTE:.2f} GB of its {available / GIGABYTE:.1f} GB, before activations",
               flush=True)
     if total > available:
-        raise InputError(f"--model_id: training it takes {total / GIGABYTE:.1f} GB on every device before activations, but "
-                         f"{device} has {available / GIGABYTE:.1f} GB; add processes with --fsdp, or --lora, or --use_fp16")
+        raise InputError(f"--model_id: training it takes {total / GIGABYTE:.1f} GB on every device before activations, "
+                         f"but {device} has {available / GIGABYTE:.1f} GB; add processes with --fsdp, or --lora, or "
+                         "--use_fp16")

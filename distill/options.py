@@ -11,7 +11,7 @@ NUM_LEVELS = 1000
 USUAL_CLIP = "openai/clip-vit-large-patch14"            # of the CLIP score, on the hub
 OF_TEXT = ["prompts", "text_column", "resolution", "sdxl", "tiny_vae", "lora", "lora_rank", "lora_alpha",
            "gradient_checkpointing"]
-OF_OTHERS = ["teacher", "weights", "vae", "coupling", "loss_weight_32", "student_t_32"]     # not of a text-to-image teacher
+OF_OTHERS = ["weights", "vae", "coupling", "loss_weight_32", "student_t_32"]        # of all teachers but these
 OF_THE_HEAD = ["guidance_cls_loss_weight", "diffusion_gan", "diffusion_gan_max_timestep"]
 WITHOUT_EFFECT = ["learning_rate", "lr_schedule", "warmup_steps"]       # each network has a rate of its own
 
@@ -104,7 +104,7 @@ def add_text_options(parser: Parser) -> None:
     group.add_argument("--lora", action="store_true",
                        help="one frozen UNet for all three networks, an adapter each for student and critic")
     group.add_argument("--lora_rank", type=whole_number(1), default=64, metavar="RANK", help="of an adapter")
-    group.add_argument("--lora_alpha", type=real_number(0, open_below=True), default=8.0, help="alpha / rank is its weight")
+    group.add_argument("--lora_alpha", type=real_number(0, open_below=True), default=8.0, help="weighs alpha / rank")
     group.add_argument("--gradient_checkpointing", action="store_true",
                        help="activations are computed again in the backward pass: less memory, more time")
 
@@ -151,8 +151,9 @@ def parse(argv=None):
     refuse_without_effect(parser, args, WITHOUT_EFFECT, "in distillation: use --generator_lr, --guidance_lr and "
                           "--warmup_step")
     if (args.teacher is None) == (args.model_id is None):
-        raise InputError(f"--teacher, --model_id: found {'neither' if args.teacher is None else 'both'}, expected one: a "
-                         "checkpoint of this repository, or a text-to-image model in diffusers' layout")
+        found = "neither" if args.teacher is None else "both"
+        raise InputError(f"--teacher, --model_id: found {found}, expected one: a checkpoint of this repository, or a "
+                         "text-to-image model in diffusers' layout")
     if args.model_id is None:
         refuse_without_effect(parser, args, OF_TEXT, "without --model_id")
     else:

@@ -23,9 +23,10 @@ def sampler_of(args, device) -> tuple[TextSampler, dict]:
         model = TextToImage(args.model_id, device, args.resolution, tiny_vae=args.tiny_vae, half=half)
         key = {"model": model.fingerprint, "num_steps": args.num_steps, "guidance_scale": args.guidance_scale}
         return TextSampler(model, None, args.num_steps, args.guidance_scale, args.precision), key
-    model, few_steps, fingerprint = load_student(args.checkpoint, args.weights, device, args.model_id, args.tiny_vae, half)
-    return TextSampler(model, few_steps, precision=args.precision), \
-        {"model": fingerprint, "weights": args.weights, "few_steps": few_steps}
+    model, few_steps, fingerprint = load_student(args.checkpoint, args.weights, device, args.model_id, args.tiny_vae,
+                                                 half)
+    key = {"model": fingerprint, "weights": args.weights, "few_steps": few_steps}
+    return TextSampler(model, few_steps, precision=args.precision), key
 
 
 def begin_or_go_on(folder: Path, key: dict) -> None:
@@ -39,8 +40,8 @@ def begin_or_go_on(folder: Path, key: dict) -> None:
         found = json.loads(record.read_text())
     for name, value in key.items():
         if found.get(name) != value:
-            raise InputError(f"{record}: its images have {name} {str(found.get(name))[:60]}, expected {str(value)[:60]}; choose "
-                             "another --output_dir")
+            raise InputError(f"{record}: its images have {name} {str(found.get(name))[:60]}, expected "
+                             f"{str(value)[:60]}; choose another --output_dir")
 
 
 def draw_missing(sampler: TextSampler, prompts: list[str], args, group) -> int:
@@ -71,20 +72,21 @@ def batches_of(args, prompts: list[str], group):
         yield indices, torch.stack(images), [prompts[index] for index in indices]
 
 
-def find_clip(args, device) -> ClipScore | None:
+def find_clip(args, device, say: bool = True) -> ClipScore | None:
     """The CLIP model, or None, with a line, where it was not asked for and is not at hand."""
     try:
         return ClipScore(args.clip or USUAL_CLIP, device)
     except InputError as error:
         if args.clip is not None:
             raise
-        print(f"no CLIP score: {error}; fetch it, or give a folder as --clip", flush=True)
+        if say:
+            print(f"no CLIP score: {error}; fetch it, or give a folder as --clip", flush=True)
         return None
 
 
 def scores_of(args, prompts: list[str], size: int, clip: ClipScore | None, group, device) -> dict:
-    """Distances to the real images, where there are any, and the CLIP score, where there is a model. Of all processes, the
-    main one's counts."""
+    """Distances to the real images, where there are any, and the CLIP score, where there is a model: name -> (value,
+    standard error or None). Of all processes, the main one's counts."""
     scores, scorer, clip_sums = {}, None, torch.zeros(2, dtype=torch.float64, device=device)
     if args.dataset is not None:
         if not group.is_main:

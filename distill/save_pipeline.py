@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write a student as a folder that diffusers opens: python -m distill.save_pipeline --checkpoint STUDENT --output_dir FOLDER.
+"""A student as a folder that diffusers opens: python -m distill.save_pipeline --checkpoint STUDENT --output_dir FOLDER.
 
-Everything but the UNet is its teacher's; the scheduler is LCMScheduler, which predicts the clean image and noises it again
-as our own sampler does. With diffusers: DiffusionPipeline.from_pretrained(FOLDER), then the call that is printed.
+Everything but the UNet is its teacher's; the scheduler is LCMScheduler, which predicts the clean image and noises it
+again as our own sampler does. With diffusers: DiffusionPipeline.from_pretrained(FOLDER), then the call that is printed.
 """
 import os
 import shutil
@@ -26,8 +26,8 @@ def call_of(few_steps: dict) -> dict:
     """The arguments with which a diffusers pipeline calls the student at its own times. Raises InputError."""
     called = [place[0] for place in few_steps["called_at"]]
     if called != sorted(set(called), reverse=True):
-        raise InputError(f"--checkpoint: the student is called at {called}, which LCMScheduler does not do, since these "
-                         "times do not fall; distil with --conditioning_timestep 999, or sample with python -m "
+        raise InputError(f"--checkpoint: the student is called at {called}, which LCMScheduler does not do, since "
+                         "these times do not fall; distil with --conditioning_timestep 999, or sample with python -m "
                          "distill.evaluate_prompts")
     return {"timesteps": called, "num_inference_steps": len(called), "guidance_scale": 0.0}
 

@@ -1,8 +1,8 @@
 """Text-to-image teachers in diffusers' layout, Stable Diffusion and SDXL: UNet, noise, texts, autoencoder.
 
-What such a UNet is told beside image and time is one flat row of numbers per image: the embeddings of the text's tokens,
-one token after the other, and for SDXL the pooled embedding behind them. Rows pass through losses, guidance and samplers
-where other teachers have labels.
+What such a UNet is told beside image and time is one flat row of numbers per image: the embeddings of the text's
+tokens, one token after the other, and for SDXL the pooled embedding behind them. Rows pass through losses, guidance and
+samplers where other teachers have labels.
 
 diffusers and transformers (the extra `large`) take seconds to import, and most of the house needs neither.
 """
@@ -49,8 +49,8 @@ def need_large_packages() -> None:
 def local_folder(name, option: str = "--model_id", patterns=HUB_PATTERNS, cached_only: bool = False) -> Path:
     """The folder of that name, or where the hub's client keeps the model of that name, fetched if need be.
 
-    patterns: of the files that are fetched: configurations, vocabularies and safetensors weights. cached_only: nothing is
-    fetched. Raises InputError.
+    patterns: of the files that are fetched: configurations, vocabularies and safetensors weights. cached_only: nothing
+    is fetched. Raises InputError.
     """
     folder = Path(os.path.expanduser(str(name)))
     if folder.is_dir():
@@ -69,7 +69,7 @@ def local_folder(name, option: str = "--model_id", patterns=HUB_PATTERNS, cached
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a part of a model, without half-precision copies. Raises InputError if there are none."""
+    """The safetensors files of a part of a model, without half-precision copies. Raises InputError without any."""
     files = [path for path in sorted(folder.glob("*.safetensors")) if ".fp16." not in path.name
              and "non_ema" not in path.name]
     if not files:
@@ -96,7 +96,7 @@ def load_part(kind, folder: Path):
         network = kind.from_pretrained(str(folder), use_safetensors=True, torch_dtype=torch.float32)
     except Exception as error:                          # both libraries raise many unrelated types
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(f"{folder}: cannot be opened as {kind.__name__} ({reason}); restore or fetch it again") from error
+        raise InputError(f"{folder}: cannot be opened as {kind.__name__} ({reason}); fetch it again") from error
     return network.eval().requires_grad_(False)
 
 
@@ -160,8 +160,8 @@ class TextDenoiser(NetworkDenoiser):
 
 
 class TextEncoders:
-    """Texts -> rows. One encoder (Stable Diffusion: its last states), or two (SDXL: their second-last states side by side,
-    and the pooled state of the second), each with its own tokenizer: the second one of SDXL pads differently."""
+    """Texts -> rows. One encoder (Stable Diffusion: its last states), or two (SDXL: their second-last states side by
+    side, and the pooled state of the second), each with its own tokenizer: the second one of SDXL pads differently."""
 
     def __init__(self, folder: Path, is_sdxl: bool, device):
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -170,8 +170,8 @@ class TextEncoders:
         for ending, kind in kinds.items():
             part = folder / f"tokenizer{ending}"
             if not (part / "tokenizer_config.json").is_file():
-                raise InputError(f"{part}: has no tokenizer_config.json, expected a tokenizer of transformers; fetch the "
-                                 "model again")
+                raise InputError(f"{part}: has no tokenizer_config.json, expected a tokenizer of transformers; fetch "
+                                 "the model again")
             with expecting(part, "tokenizer of transformers"):
                 tokenizer = CLIPTokenizer.from_pretrained(str(part))
             self.pairs.append((tokenizer, load_part(kind, folder / f"text_encoder{ending}").to(device)))
@@ -214,9 +214,9 @@ class TinyDecoder:
 class TextToImage:
     """A model in diffusers' layout, on a device, in eval mode.
 
-    name: its folder or its name on the hub. resolution: pixels a side, a multiple of the autoencoder's factor; None: what
-    the UNet was made for. must_be_sdxl: whether another one is refused. tiny_vae: folder or name of an AutoencoderTiny,
-    "" for the usual one, None to decode with the model's own. half: weights in bfloat16, for use under autocast. Raises
+    name: its folder or its name on the hub. resolution: pixels a side, a multiple of the autoencoder's factor; None:
+    what the UNet was made for. must_be_sdxl: whether another one is refused. tiny_vae: folder or name of an
+    AutoencoderTiny, "" for the usual one, None to decode with the model's own. half: weights in bfloat16, for use under autocast. Raises
     InputError.
     """
 
@@ -286,9 +286,9 @@ def process_of(folder: Path) -> tuple[DiscreteSteps, str]:
     with expecting(folder / "scheduler_config.json", "scheduler's configuration"):
         alphas_cumprod = DDPMScheduler.from_config(config).alphas_cumprod.double()
     if kind is None or len(alphas_cumprod) != 1000 or not 0 < alphas_cumprod[-1] < alphas_cumprod[0] < 1:
-        raise InputError(f"{folder}: found prediction {config.get('prediction_type')!r}, {len(alphas_cumprod)} timesteps "
-                         f"with alphas_cumprod from {float(alphas_cumprod[0]):.4g} to {float(alphas_cumprod[-1]):.4g}; "
-                         f"expected {', '.join(KINDS)}, 1000 timesteps and values between 0 and 1")
+        found = f"alphas_cumprod from {float(alphas_cumprod[0]):.4g} to {float(alphas_cumprod[-1]):.4g}"
+        raise InputError(f"{folder}: found prediction {config.get('prediction_type')!r}, {len(alphas_cumprod)} "
+                         f"timesteps with {found}; expected {', '.join(KINDS)}, 1000 timesteps, values between 0 and 1")
     return DiscreteSteps(alphas_cumprod), kind
 
 
@@ -305,10 +305,10 @@ def load_student(path, weights: str = "ema", device="cpu", model_id=None, tiny_v
         raise InputError(f"--checkpoint: {path} is no student of a text-to-image model, expected one made by python -m "
                          "distill.train --model_id")
     with expecting(path, "checkpoint"):
-        model = TextToImage(model_id or content["model_id"], device, content["resolution"], content["is_sdxl"], tiny_vae)
+        model = TextToImage(model_id or content["model_id"], device, content["resolution"], tiny_vae=tiny_vae)
         if model.fingerprint != content["teacher"]:
-            raise InputError(f"--model_id: {model.folder} has other weights than the teacher of {path}; give the folder of "
-                             "that one")
+            raise InputError(f"--model_id: {model.folder} has other weights than the teacher of {path}; give the "
+                             "folder of that one")
         state = {**content["model_state"], **(content["ema_state"]["shadow"] if weights == "ema" else {})}
         if "lora" in content:
             lora.merge_adapter(model.network, state, **content["lora"])
@@ -348,6 +348,6 @@ class TextSampler:
         """uint8 [B, 3, S, S]. Raises InputError for latents that are not finite."""
         x = self.latents(texts, seed, indices, on_step).xs[0]
         if not x.isfinite().all():
-            raise InputError(f"{self.model.name}: an image of {min(indices)}...{max(indices)} is not finite; use an earlier "
-                             "checkpoint or --precision float32")
+            raise InputError(f"{self.model.name}: an image of {min(indices)}...{max(indices)} is not finite; use an "
+                             "earlier checkpoint or --precision float32")
         return to_uint8(self.model.decode(x))

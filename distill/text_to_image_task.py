@@ -1,4 +1,4 @@
-"""Distillation of a text-to-image model: its prompts, its latents, its memory; the losses are those of `distill.task`."""
+"""Distillation of a text-to-image model: its texts, latents and memory; the losses are those of `distill.task`."""
 import hashlib
 
 import torch
@@ -60,7 +60,8 @@ class TextToImageTask(DistillationTask):
 
     def real_images(self, step: int, picks: torch.Tensor, part: slice) -> torch.Tensor:
         """Latents of the real images, with fresh posterior noise."""
-        noise = torch.randn(len(picks), *self.model.shape, generator=seeded_generator(self.args.seed, TRAIN_BATCH, step, 1))
+        generator = seeded_generator(self.args.seed, TRAIN_BATCH, step, 1)
+        noise = torch.randn(len(picks), *self.model.shape, generator=generator)
         indices = picks[part]
         return self.posterior(indices, torch.zeros_like(indices), noise[part].to(self.device))
 
@@ -68,12 +69,12 @@ class TextToImageTask(DistillationTask):
 def check_text_options(args) -> None:
     """Raises InputError for options that a text-to-image teacher has no use for, or that exclude each other."""
     if args.prompts is None:
-        raise InputError("--model_id: found without --prompts, expected a .txt or .parquet file of prompts for the student")
+        raise InputError("--model_id: found without --prompts, expected .txt or .parquet with the student's prompts")
     if args.lora and args.fsdp:
-        raise InputError("--lora: found with --fsdp, which spreads whole networks; adapters are small, leave --fsdp out")
+        raise InputError("--lora: found with --fsdp, which spreads whole networks; adapters are small: leave it out")
     if args.lora and args.gradient_checkpointing:
-        raise InputError("--lora: found with --gradient_checkpointing, whose second pass would miss the adapters; leave one "
-                         "of the two out")
+        raise InputError("--lora: found with --gradient_checkpointing, whose second pass would miss the adapters; "
+                         "leave one of the two out")
     if args.val_every:
         raise InputError("--val_every: found with --model_id, where distances are measured by python -m "
                          "distill.evaluate_prompts; leave it out")
@@ -97,13 +98,13 @@ def make_task(args, device, group, needs_images: bool) -> TextToImageTask:
     if needs_images:
         found = load_images(args.dataset, args.split, cache_dir=args.cache_dir, size=model.resolution)
         if len(found) != len(captions):
-            raise InputError(f"--dataset: {args.dataset}: found {len(found)} images and {len(captions)} captions, expected "
-                             "as many")
+            raise InputError(f"--dataset: {args.dataset}: found {len(found)} images and {len(captions)} captions, "
+                             "expected as many; give every image a caption")
         images = model.latents.encoded(found.images, found.content_hash, False, args.cache_dir)
         content_hash = found.content_hash
     if args.tiny_vae is not None:
         model.latents = None                            # it has encoded the images, and is not needed to show others
     if group.is_main and (num_cut := model.texts.num_cut_off(prompts + captions)):
-        print(f"{num_cut} of {len(prompts) + len(captions)} texts have more than {model.texts.num_tokens} tokens and are cut "
-              "off there", flush=True)
+        print(f"{num_cut} of {len(prompts) + len(captions)} texts have more than {model.texts.num_tokens} tokens and "
+              "are cut off there", flush=True)
     return TextToImageTask(model, prompts, captions, images, args, content_hash)

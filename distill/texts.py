@@ -25,7 +25,7 @@ def read_prompts(path, column: str | None = None) -> list[str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"--prompts: {path}: no such file, expected a .txt file with a prompt on every line, or .parquet")
+        raise InputError(f"--prompts: {path}: no such file, expected .txt with a prompt on every line, or .parquet")
     if path.suffix == ".parquet":
         import pyarrow.parquet as parquet
         with expecting(path, "parquet file of prompts"):
@@ -38,7 +38,8 @@ def read_prompts(path, column: str | None = None) -> list[str]:
         raise InputError(f"--prompts: found {path}, expected .txt or .parquet; pickled prompts are never opened")
     wrong = next((text for text in found if text is not None and not isinstance(text, str)), None)
     if wrong is not None:
-        raise InputError(f"--prompts: column {column} of {path} holds {wrong!r}, expected texts; name another --text_column")
+        raise InputError(f"--prompts: column {column} of {path} holds {wrong!r}, expected texts; name another one with "
+                         "--text_column")
     prompts = [text.strip() for text in found if text and text.strip()]
     if not prompts:
         raise InputError(f"--prompts: {path}: holds no prompt, expected one at least")
@@ -81,6 +82,6 @@ def captions_of(dataset: str, split: str, column: str | None = None) -> list[str
     missing = [name for name, caption in zip(names, captions) if not caption]
     if missing:
         raise InputError(f"--dataset: {len(missing)} of {len(captions)} images of {dataset} have no caption, first "
-                         f"{missing[0]}; write one into a .txt file of the same name beside it, or into the column `text` "
-                         "of metadata.jsonl")
+                         f"{missing[0]}; write one into a .txt file of the same name beside it, or into the column "
+                         "`text` of metadata.jsonl")
     return captions if part is None else captions[data.check_slice(part, len(captions), split)]

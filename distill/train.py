@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Distil a teacher into a student of 1, 2 or 4 steps: python -m distill.train --teacher CHECKPOINT, or --model_id MODEL."""
+"""Distil a teacher into a student of few steps: python -m distill.train --teacher CHECKPOINT, or --model_id MODEL."""
 from data import load_images
 from distill.options import needs_images, parse
 from engine.command_line import run_script

@@ -1,7 +1,7 @@
 """The tensors of a training state, of which every process writes its part (torch.distributed.checkpoint).
 
-The folder lies beside the file with everything else, which comes last: without it nothing counts. Any number of processes
-can go on from it.
+The folder lies beside the file with everything else, which comes last: without it nothing counts. Any number of
+processes can go on from it.
 """
 import contextlib
 import pickle
@@ -18,8 +18,9 @@ from engine.errors import InputError
 ALLOWED = {"torch": {"Size"}, "torch.serialization": {"_get_layout"},
            "pathlib": {"PosixPath"}, "pathlib._local": {"PosixPath"},
            "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-           "torch.distributed.checkpoint.metadata": {"Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata",
-                                                     "TensorProperties", "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING"}}
+           "torch.distributed.checkpoint.metadata": {
+               "Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata", "TensorProperties",
+               "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING"}}
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -46,8 +47,8 @@ class PlainReader(dcp.FileSystemReader):
             metadata.storage_meta.load_id = self.load_id
         except (OSError, AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError,
                 pickle.UnpicklingError) as error:
-            raise InputError(f"{path}: is missing, damaged or foreign ({error}), expected the contents of a training state; "
-                             "delete the state to go on from the one before it") from error
+            raise InputError(f"{path}: is missing, damaged or foreign ({error}), expected the contents of a training "
+                             "state; delete the state to go on from the one before it") from error
         return metadata
 
 

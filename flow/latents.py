@@ -18,7 +18,7 @@ from engine.errors import InputError
 from engine.files import locked, sha256_of_file, written_whole
 from engine.sampling import from_uint8, to_device
 
-IMAGES_PER_CHUNK = 32
+PIXELS_PER_CHUNK = 32 * 256 * 256       # of the images that are encoded at once
 VERSION = 1
 
 
@@ -84,7 +84,7 @@ class Latents:
         header = {"descr": "<f2", "fortran_order": False, "shape": shape}
         with written_whole(path) as file, tqdm(total=len(images), desc="encoding", unit="image") as progress:
             np.lib.format.write_array_header_1_0(file, header)
-            for chunk in in_chunks(images, IMAGES_PER_CHUNK):
+            for chunk in in_chunks(images, max(1, min(32, PIXELS_PER_CHUNK // images.shape[-1]**2))):
                 x = from_uint8(chunk)
                 views = [torch.stack(self.moments(view), 1) for view in ([x, x.flip(3)] if flip else [x])]
                 file.write(torch.stack(views, 1).half().cpu().numpy().tobytes())

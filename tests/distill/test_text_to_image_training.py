@@ -1,4 +1,4 @@
-"""Distillation of tiny text-to-image models end to end: resumed, adapted, saved for diffusers, on two processes, refused."""
+"""Distillation of tiny text-to-image models end to end: resumed, adapted, saved for diffusers, in two processes."""
 import json
 import sys
 
@@ -79,8 +79,8 @@ def students(tiny_models, texts, tmp_path_factory):
     for name, model, more in (("one", "sdxl", ()), ("four", "sd", FOUR_STEPS),
                               ("adapted", "sdxl", (*FOUR_STEPS, "--lora", "--lora_rank", "4"))):
         folder = tmp_path_factory.mktemp(name)
-        distil(tiny_models / model, texts, folder, "--tiny_vae", str(tiny_models / "tiny_vae"), *more, "--sample_every", "1",
-               name=name)
+        distil(tiny_models / model, texts, folder, "--tiny_vae", str(tiny_models / "tiny_vae"), *more,
+               "--sample_every", "1", name=name)
         path = run_files.list_checkpoints(folder / "checkpoints", name)[-1]
         assert (folder / "results" / f"{name}_preview.png").stat().st_size > 0
         made[name] = path, torch.load(path, weights_only=True)["few_steps"]
@@ -179,8 +179,9 @@ def test_a_teacher_draws_as_its_pipeline_does(tiny_models):
 
 @pytest.mark.parametrize("more, message", [
     (("--lora", "--fsdp"), "--lora: found with --fsdp"), (("--lora", "--gradient_checkpointing"), "--lora"),
-    (("--teacher", "a.pth"), "found both"), (("--lora_rank", "3"), "without --lora"), (("--val_every", "1"), "--val_every"),
-    (("--coupling", "free"), "with --model_id"), (("--resolution", "9"), "multiple of 2"), (("--sdxl",), "one text encoder")])
+    (("--teacher", "a.pth"), "found both"), (("--lora_rank", "3"), "without --lora"),
+    (("--val_every", "1"), "--val_every"), (("--coupling", "free"), "with --model_id"),
+    (("--resolution", "9"), "multiple of 2"), (("--sdxl",), "one text encoder")])
 def test_what_cannot_be_is_one_line(tiny_models, texts, tmp_path, more, message):
     with pytest.raises(InputError, match=message) as error:
         distil(tiny_models / "sd", texts, tmp_path, *more)
@@ -195,13 +196,13 @@ def test_a_model_too_large_is_refused_before_it_is_loaded(tiny_models, texts, tm
         distil(tiny_models / "sd", texts, tmp_path)
 
 
-# --- two processes ----------------------------------------------------------------------------------------------------------
+# --- two processes ----------------------------------------------------------------------------------------------------
 
 TWO = (*FOUR_STEPS, *GAN, "--sharded_state")
 
 
 def on_two(model, texts, folder):
-    """In each of two processes: with FSDP2 from the start to step 2; then on from one process's state of step 2, to 4."""
+    """In each of two processes: with FSDP2 from the start to step 2; then on from one process's step 2 to 4."""
     distil(model, texts, folder, *TWO, "--fsdp", name="two", steps=2)
     distil(model, texts, folder, *TWO, "--fsdp", "--resume", name="one")
 

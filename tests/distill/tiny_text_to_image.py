@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 PROMPTS = ["a red house", "two cats on a mat", "the sea", "a long road with many small trees beside it"]
-WORDS = ["<|startoftext|>", "<|endoftext|>", *string.ascii_lowercase, *(f"{c}</w>" for c in string.ascii_lowercase), "!"]
+LETTERS = string.ascii_lowercase
+WORDS = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS), "!"]
 NUM_TOKENS, WIDTH, BETAS = 16, 8, {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -35,9 +36,9 @@ def save_tiny_model(folder, is_sdxl: bool = False, prediction: str = "epsilon", 
         sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, attention_head_dim=4,
         cross_attention_dim=WIDTH * (1 + is_sdxl), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **more)
-    vae = diffusers.AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                                  block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
-                                  sample_size=16, scaling_factor=0.18215)
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4, sample_size=16, scaling_factor=0.18215)
     parts = {"unet": unet, "vae": vae, "tokenizer": tiny_tokenizer("<|endoftext|>"),
              "text_encoder": tiny_text_encoder(transformers.CLIPTextModel),
              "scheduler": diffusers.DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1,
@@ -90,10 +91,9 @@ def tiny_clip(large, tmp_path_factory):
     import transformers
     folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
-    text = dict(vocab_size=len(WORDS), hidden_size=WIDTH, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-                max_position_embeddings=NUM_TOKENS, eos_token_id=1, pad_token_id=1)
-    vision = dict(hidden_size=WIDTH, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16,
-                  patch_size=8)
+    common = dict(hidden_size=WIDTH, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    text = dict(vocab_size=len(WORDS), max_position_embeddings=NUM_TOKENS, eos_token_id=1, pad_token_id=1, **common)
+    vision = dict(image_size=16, patch_size=8, **common)
     transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=4)) \
         .save_pretrained(folder)
     transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Training states of which every process writes its part: any number of processes goes on from them, whole or not at all."""
+"""Training states of which every process writes its part: any number of processes goes on from them."""
 import pickle
 import shutil
 
