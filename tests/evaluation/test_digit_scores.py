@@ -66,7 +66,7 @@ def test_each_damage_moves_the_distance_and_another_score(sets, judge):
 
 def test_without_classes_only_sure_digits_count(sets, judge):
     grey = np.full((50, 1, 28, 28), 90, np.uint8)
-    assert judge.scores(sets[2].images)["accuracy"] > 0.8
+    assert judge.scores(sets[2].images)["accuracy"] > 0.7
     mixed = np.concatenate([sets[2].images[:50], grey])
     assert judge.scores(mixed)["accuracy"] <= judge.scores(sets[2].images[:50])["accuracy"]
 

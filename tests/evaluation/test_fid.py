@@ -249,7 +249,7 @@ def test_scores_of_images_still_being_made_on_a_gpu_agree_with_the_cpu(inception
 
 
 def test_a_score_of_fewer_images_than_stated_is_none():
-    scorer = scoring.Scorer(["swd"], SimpleNamespace(inception=None, tiny=None), torch.device("cpu"))
+    scorer = scoring.Scorer(["swd"], SimpleNamespace(extractors={}), torch.device("cpu"))
     scorer.take([0, 1], torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
     with pytest.raises(ValueError, match="took in 2 images, expected 3"):
         scorer.scores(3, None, distributed.Group(0, 1))
