@@ -99,7 +99,7 @@ def images_and_seed(defaults) -> dict:
 
 def lift_fields(defaults) -> dict:
     """A path, drawn or by name."""
-    plane = gr.HTML({}, html_template=(HERE / "plane.html").read_text(), js_on_load=(HERE / "plane.js").read_text(),
+    plane = gr.HTML({}, html_template=(HERE / "plane.html").read_text(encoding="utf-8"), js_on_load=(HERE / "plane.js").read_text(encoding="utf-8"),
                     elem_id="plane")
     fields = {"plane": plane, "path_type": gr.Dropdown([DRAWN_PATH], label="Path", value=None),
               "corners": gr.Textbox(label="Corners of the drawn path: t_64,t_32 …", max_lines=3, elem_id="corners",
@@ -361,7 +361,7 @@ def launch(page: Page, host: str, port: int | None, share: bool, block: bool = T
         _, address, shared = page.blocks.launch(
             server_name=host, server_port=port, share=share, prevent_thread_lock=True, quiet=True, ssr_mode=False,
             enable_monitoring=False, run_history=False, footer_links=[], max_file_size=1, pwa=False, mcp_server=False,
-            theme=theme, css=(HERE / "style.css").read_text(),
+            theme=theme, css=(HERE / "style.css").read_text(encoding="utf-8"),
             app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)]})
     except OSError as error:
         raise InputError(f"--port: {error}; choose another, or leave it out") from error

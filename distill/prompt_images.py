@@ -37,7 +37,7 @@ def begin_or_go_on(folder: Path, key: dict) -> None:
         write_json(record, key)
         return
     with expecting(record, "record of images for prompts"):
-        found = json.loads(record.read_text())
+        found = json.loads(record.read_text(encoding="utf-8"))
     for name, value in key.items():
         if found.get(name) != value:
             raise InputError(f"{record}: its images have {name} {str(found.get(name))[:60]}, expected "

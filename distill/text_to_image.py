@@ -83,7 +83,7 @@ def read_json(path: Path, what: str) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected {what}; give a folder in diffusers' layout")
     with expecting(path, what):
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def load_part(kind, folder: Path):

@@ -85,7 +85,7 @@ def test_a_reader_that_goes_away_ends_the_work_in_one_line():
 # Names
 
 def test_dollar_signs_are_plain_text(tmp_path):
-    series = {"label": "Ba$$in, $x", "path": "diagonal", "epochs": [1, 2], "means": [1.0, 2.0], "deviations": [0.1, 0.1]}
+    series = {"label": "Ba$$in, $x", "color": None, "epochs": [1, 2], "means": [1.0, 2.0], "deviations": [0.1, 0.1]}
     fig = figures.metric_by_epoch([{"title": "1,000 images, Ba$$in, $\\frac", "series": [series]}], "FID")
     files.save_png(tmp_path / "a.png", fig)
     assert fig.axes[0].get_title(loc="left") == r"1,000 images, Ba\$\$in, \$\frac" and (tmp_path / "a.png").stat().st_size > 1000
