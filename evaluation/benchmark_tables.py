@@ -145,6 +145,8 @@ def tables_of_lite_features(found: dict) -> list[Table]:
 
     def told_apart(change: str, protocol, name: str) -> Cell:
         several = [values(which, protocol, name) for which in (change, "none")]
+        if min(map(len, several)) < 2:
+            return Cell("–")
         deviation = statistics.fmean(statistics.variance(drawn) for drawn in several)**0.5
         distance = (statistics.fmean(several[0]) - statistics.fmean(several[1])) / deviation
         return Cell(f"{distance:.1f}", distance)
