@@ -20,6 +20,7 @@ from engine.sampling import sample
 from evaluation import fid, image_detail, lite_features, sliced_wasserstein
 from evaluation.options import rows_of
 from flow import train as flow_train
+from flow import training as flow_training
 from lift import checkpoints, error_map, measurements, path_costs
 from lift.options import SOLVERS as LIFT_SOLVERS
 from lift.options import X32_MODES
@@ -107,7 +108,7 @@ def test_training_of_digits(gpu, tmp_path, monkeypatch, name, process, output, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mnist_tasks, "load_images", lambda *_, **__: pictures(28, 1, np.arange(8) % 3))
     words = ["--fast", "--batch_size", "4", "--experiments", str(tmp_path), "--precision", "float32"]
-    parser = training.parser_of("", name)
+    parser = training.parser_of("", name, {})
     training.add_unet_options(parser, "fast")
     args = training.parse(parser, [*words, "--base_channels", "8", "--channel_multipliers", "1", "2"])
     vars(args).update(process=process, output=output, time_sampling="logit_normal", label_dropout=0.1,
@@ -122,9 +123,9 @@ def test_training_of_digits(gpu, tmp_path, monkeypatch, name, process, output, m
 
 def test_training_of_the_autoencoder_of_digits(gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(mnist_tasks, "load_images", lambda *_, **__: pictures(28, 1))
-    args = training.parse(training.parser_of("", "vae"), ["--batch_size", "4", "--experiments", str(tmp_path),
+    args = training.parse(training.parser_of("", "vae", {}), ["--batch_size", "4", "--experiments", str(tmp_path),
                                                           "--precision", "float32"])
-    vars(args).update(base_channels=8, channel_multipliers=[1, 2], latent_channels=2, kl_weight=1e-6)
+    vars(args).update(base_channels=8, channel_multipliers=[1, 2], latent_channels=2, patch_size=1, kl_weight=1e-6)
     check_training(train_vae.vae_task(args, gpu, Group(0, 1)), args, gpu)
 
 
@@ -133,7 +134,7 @@ def test_training_of_a_flow(gpu, words):
     args = flow_train.parse_args(["--preset", "debug", "--batch_size", "4", "--val_every", "1", "--precision", "float32",
                                   *words])
     images = pictures(16, 3, np.arange(8) % 3)
-    check_training(flow_train.flow_task(args, images, images, gpu), args, gpu)
+    check_training(flow_training.flow_task(args, images, images, gpu), args, gpu)
 
 
 @pytest.fixture
