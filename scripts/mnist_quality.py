@@ -134,9 +134,10 @@ def collect(args) -> None:
                 if path.is_file():
                     found = json.loads(path.read_text())
                     measured, floor = found["rows"]  # the model, and as many real digits
-                    row |= {"training": record["command"], "training_steps": record["step"],
+                    row |= {"training": f"mnist.{run.verb} --fast {run.options}", "training_steps": record["step"],
                             "training_seconds": record["seconds"], "precision": found["options"]["precision"],
-                            "training_processor": record["processor"], "scoring": found["command"], **measured}
+                            "training_processor": record["processor"], "scoring": f"mnist.score {options}".strip(),
+                            **measured}
                 rows.append(row)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.output, {"num_samples": args.num_samples, "processor": devices.processor_name(),
