@@ -8,7 +8,7 @@ from distill import memory
 from distill.few_steps import student_times
 from distill.lora import AdaptedNetwork, add_adapter_layers
 from distill.student import few_steps_of
-from distill.task import NUM_LEVELS, DistillationTask
+from distill.task import DistillationTask
 from distill.text_to_image import TextToImage, local_folder, need_large_packages
 from distill.texts import captions_of, read_prompts
 from engine import devices
