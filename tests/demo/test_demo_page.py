@@ -1,6 +1,5 @@
 """The demo's page in headless Chromium at two widths, and who can reach its server."""
 import http.client
-import importlib.util
 import socket
 import sys
 
@@ -122,8 +121,7 @@ def test_work_is_cancelled_and_the_next_one_runs(tab):
 def test_a_model_that_cannot_be_opened_is_one_line(tab):
     tab.run("[...document.querySelectorAll('input[type=radio]')].find(e => e.value === 'text_to_image').click()")
     tab.wait_for("document.querySelector('#state [role=alert]')")
-    is_there = importlib.util.find_spec("distill.text_to_image")
-    assert ("such file" if is_there else "text to image: its models are not in this version") in tab.run(STATE)
+    assert "empty/" in (said := tab.run(STATE)) or "pip install" in said             # its parts, or the extra, are missing
 
 
 def test_no_error_nothing_from_outside_and_no_sideways_scroll(tab, served):
