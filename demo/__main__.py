@@ -13,7 +13,8 @@ def main(family: str | None = None, argv=None):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--checkpoints, --heatmaps: {folder} is a file, expected a folder; a file goes to "
                              "--checkpoint")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"            # read when gradio is imported
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"            # these two are read at the import of gradio and of the
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")                # hub's client: a click on a page fetches no model
     try:
         import gradio  # noqa: F401
     except ImportError as error:

@@ -4,7 +4,6 @@ Controls are dataclasses, one per family, whose values are as a form gives them;
 """
 import argparse
 import functools
-import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -96,8 +95,6 @@ class Opened:
 
 def open_checkpoint(chosen: Found, weights: str, device, heatmap_folders=()) -> Opened:
     """The checkpoint, loaded once as long as its file stays as it is. Raises InputError."""
-    if chosen.family == TEXT_TO_IMAGE and importlib.util.find_spec("distill.text_to_image") is None:
-        raise InputError("text to image: its models are not in this version of the repository; choose another family")
     try:
         age = chosen.path.stat().st_mtime_ns
     except OSError as error:

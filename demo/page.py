@@ -76,7 +76,7 @@ class Shelf:
 
     def one(self, name: str | None, family: str) -> Found:
         """The checkpoint of that name. Raises InputError where none is chosen."""
-        if name not in self.by_name:
+        if name not in self.by_name or self.by_name[name].family != family:
             folders = ", ".join(map(str, self.settings.folders))
             raise InputError(f"checkpoint: none of {FAMILIES[family]} is chosen; train one, or name its folder with "
                              f"--checkpoints (looked in {folders})")

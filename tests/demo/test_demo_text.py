@@ -2,16 +2,14 @@
 import pytest
 import torch
 
-pytest.importorskip("distill.text_to_image", reason="text-to-image models are not in this version")
-
-from demo import found  # noqa: E402
-from demo.generation import TextControls, draw, open_checkpoint  # noqa: E402
-from distill.student import few_steps_of  # noqa: E402
-from distill.text_to_image import TextSampler, TextToImage, TinyDecoder  # noqa: E402
-from engine.errors import InputError  # noqa: E402
-from engine.files import save_torch  # noqa: E402
-from engine.sampling import to_uint8  # noqa: E402
-from tiny_text_to_image import large, tiny_models  # noqa: E402, F401
+from demo import found
+from demo.generation import TextControls, draw, open_checkpoint
+from distill.student import few_steps_of
+from distill.text_to_image import TextSampler, TextToImage, TinyDecoder
+from engine.errors import InputError
+from engine.files import save_torch
+from engine.sampling import to_uint8
+from tiny_text_to_image import large, tiny_models                          # noqa: F401
 
 PROMPT = "a red house"
 
