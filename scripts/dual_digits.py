@@ -35,7 +35,7 @@ def train(args, cell: str, seed: int) -> Path:
     name = name_of(cell, seed)
     folder = args.experiments / name
     record = folder / f"{name}_run.json"
-    if not (record.is_file() and json.loads(record.read_text()).get("is_finished")):
+    if not (record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("is_finished")):
         words = [*shlex.split(args.through), sys.executable, "-m", "flow.train", *shlex.split(SIZES),
                  *shlex.split(CELLS[cell]), "--dataset", args.dataset, "--cache_dir", args.cache_dir, "--max_steps",
                  str(args.steps), "--seed", str(seed), "--name", name, "--checkpoint_dir", str(folder), "--output_dir",
@@ -91,7 +91,7 @@ def main():
     args = parser.parse_args()
     from mnist.options import judge_of
     judge = judge_of(args)[0]
-    rows = json.loads(args.output.read_text())["rows"] if args.output.is_file() else []
+    rows = json.loads(args.output.read_text(encoding="utf-8"))["rows"] if args.output.is_file() else []
     for seed in args.seeds:
         for cell in args.cells:
             if any((row["cell"], row["seed"]) == (cell, seed) for row in rows):

@@ -70,7 +70,7 @@ def title_of(name: str, seed: int) -> str:
 def record_of(folder: Path | None, name: str, seed: int) -> dict:
     """The run record of a training, {} where there is none yet."""
     path = folder / f"{title_of(name, seed)}_run.json" if folder else None
-    return json.loads(path.read_text()) if path and path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
 
 
 def checkpoint_of(folder: Path) -> Path:
@@ -132,7 +132,7 @@ def collect(args) -> None:
                 row = {"model": name, "seed": seed, "sampling": title, "expected": expected}
                 path = score_file(args, name, seed, title).with_suffix(".json")
                 if path.is_file():
-                    found = json.loads(path.read_text())
+                    found = json.loads(path.read_text(encoding="utf-8"))
                     measured, floor = found["rows"]  # the model, and as many real digits
                     row |= {"training": f"mnist.{run.verb} --fast {run.options}", "training_steps": record["step"],
                             "training_seconds": record["seconds"], "precision": found["options"]["precision"],

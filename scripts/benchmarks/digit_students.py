@@ -117,7 +117,7 @@ def main():
     results = {"settings": settings, "real digits": judge.noise_floor(train_set, args.num_samples, 1)[0], "rows": []}
     if path.exists():
         with expecting(path, "JSON file of an earlier call"):
-            earlier = json.loads(path.read_text())
+            earlier = json.loads(path.read_text(encoding="utf-8"))
             if earlier["settings"] != settings:
                 raise InputError(f"{path}: made with {earlier['settings']}, found {settings}; choose another --output")
             results["rows"] = earlier["rows"]

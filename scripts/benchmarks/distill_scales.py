@@ -57,7 +57,7 @@ def main():
     results = {"iterations": args.iterations, "references": None, "rows": {}}
     if path.exists():
         with expecting(path, "JSON file of an earlier call"):
-            results = json.loads(path.read_text())
+            results = json.loads(path.read_text(encoding="utf-8"))
             earlier = results["iterations"]
         if earlier != args.iterations:
             raise InputError(f"{path}: made with --iterations {earlier}, found {args.iterations}; choose another "

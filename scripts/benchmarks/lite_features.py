@@ -37,7 +37,7 @@ def earlier_results(path: Path, protocol: dict) -> dict:
     if not path.exists():
         return {}
     with expecting(path, "JSON file of an earlier call", "choose another --output"):
-        earlier = json.loads(path.read_text())
+        earlier = json.loads(path.read_text(encoding="utf-8"))
         if {key: earlier[key] for key in protocol} != protocol:
             raise InputError(f"{path}: is of other images or of another reference; choose another --output")
     return earlier
