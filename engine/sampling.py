@@ -145,8 +145,9 @@ class Walk:
         self.xs = list(starts)
         self.device, self.dtype = starts[0].device, starts[0].dtype
         self.times = to_device(path, self.device)                                               # [N + 1, scales]
-        self.levels = [tuple(to_device(level, self.device) for level in process.levels(path[:, s], self.dtype))
-                       for s, process in enumerate(denoiser.processes)]
+        levels = [process.levels(path[:, s], self.dtype) for s, process in enumerate(denoiser.processes)]
+        self.is_noisy = [(sigma > 0).tolist() for _, sigma in levels]       # told here, where no device is waited for
+        self.levels = [tuple(to_device(level, self.device) for level in pair) for pair in levels]
         self.lengths = self.step_lengths()
         self.previous = [None] * len(starts)
 
@@ -180,7 +181,7 @@ class Walk:
         targets = []
         for s, (x, x_0, process) in enumerate(zip(self.xs, x_0s, self.denoiser.processes)):
             a, sigma = self.levels_at(k, s)
-            by_velocity = process.extrapolates == "velocity" and sigma > 0
+            by_velocity = process.extrapolates == "velocity" and self.is_noisy[s][k]
             value = (x_0 - x) / sigma if by_velocity else x_0            # of the linear path, a + s = 1
             target = value if self.previous[s] is None else extrapolate(value, self.previous[s], self.lengths[k + 1],
                                                                         self.lengths[k])

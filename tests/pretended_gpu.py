@@ -27,7 +27,9 @@ class Fakes(FakeTensorMode):
 
 
 class PretendedGPU(TorchDispatchMode):
-    """Within it, tensors on `GPU` are fake."""
+    """Within it, tensors on `GPU` are fake. waits: how often a program has waited for the GPU, to see a value of it."""
+
+    waits = 0
 
     def __init__(self):
         super().__init__()
@@ -40,9 +42,12 @@ class PretendedGPU(TorchDispatchMode):
                    for leaf in leaves):
             return operation(*arguments, **named)
         if operation is torch.ops.aten._local_scalar_dense.default:
+            PretendedGPU.waits += 1
             return made_up(arguments[0]).item()
         with self.fakes:
             result = operation(*arguments, **named)
+        back = [leaf for leaf in tree_leaves(result) if isinstance(leaf, FakeTensor) and leaf.device.type != "cuda"]
+        PretendedGPU.waits += len(back)
         return tree_map_only(FakeTensor, lambda t: t if t.device.type == "cuda" else made_up(t), result)
 
 

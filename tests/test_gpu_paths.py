@@ -31,7 +31,7 @@ from mnist import train_vae, training
 from networks.adm import EDMNetwork
 from networks.dit import DiT
 from networks.vae import VAE
-from pretended_gpu import GPU, pretended_gpu
+from pretended_gpu import GPU, PretendedGPU, pretended_gpu
 from scheduler import CosineSteps, LinearFlow, Sigma
 
 
@@ -176,12 +176,14 @@ def test_every_solver_guided_or_not(gpu, process):
     denoiser = denoisers()[process]
     denoiser.network.to(gpu).eval()
     path, labels = denoiser.process.uniform_path(3), torch.tensor([0, 1], device=gpu)
+    waits = PretendedGPU.waits
     for solver, guided in itertools.product(SOLVERS, (False, True)):
         asked = Guided(denoiser, 2.0) if guided else denoiser
         samples = sample(asked, path, 0, [0, 1], labels=labels, solver=solver, device=gpu, precision="bf16")
         assert samples.xs[0].device == GPU and samples.xs[0].shape == (2, 3, 8, 8)
     noisy = sample(denoiser, path, 0, [0, 1], labels=labels, eta=1.0, device=gpu)
     assert noisy.xs[0].device == GPU
+    assert PretendedGPU.waits == waits                          # no step asks the GPU for a number
 
 
 @pytest.mark.parametrize("x32_mode", X32_MODES)
