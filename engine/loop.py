@@ -540,6 +540,7 @@ def prepare_start(loop: Loop) -> None:
     if main:
         for pattern in ("[0-9]*ep.pth", "step[0-9]*.state.pth"):     # not those of a run whose name begins alike
             remove_leftovers(args.checkpoint_dir, f"{args.name}_{pattern}")
+        run_files.remove_orphaned_tensors(args.checkpoint_dir, args.name)
         for kind in REPORTS:
             remove_leftovers(args.output_dir, f"{args.name}_{kind}")
         if args.overwrite:                      # validation reports too: the new run may write none

@@ -54,6 +54,14 @@ def remove(path) -> None:
     shutil.rmtree(tensors_folder(path), ignore_errors=True)
 
 
+def remove_orphaned_tensors(folder, name: str) -> None:
+    """Remove tensors whose state's file is not there, since the process that wrote them was killed before it."""
+    for path in Path(folder).glob(f"{escape(name)}_step*.state.tensors"):
+        if re.fullmatch(re.escape(name) + r"_step\d{8,}\.state\.tensors", path.name) and \
+                not path.with_suffix(".pth").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def check_tensor_files(path, state: dict) -> None:
     """Raises InputError if a file beside the state is missing or has another size than when it was written."""
     with expecting(path, "training state", "delete it"):

@@ -36,7 +36,10 @@ def test_one_process_resumes_bit_for_bit(straight, tmp_path):
     run(tmp_path, *SHARDED, stop_after=5)
     state = run_files.list_states(tmp_path / "checkpoints", "mine")[-1]
     assert "model_state" not in load_torch(state) and run_files.tensors_folder(state).is_dir()
+    orphan = run_files.tensors_folder(run_files.state_path(tmp_path / "checkpoints", "mine", 7))
+    orphan.mkdir()                              # as a kill leaves it that comes before the state's file
     run(tmp_path, "--resume", *SHARDED)
+    assert not orphan.exists()
     assert_equal(checkpoint_of(tmp_path), checkpoint_of(straight))
     assert losses_of(tmp_path) == losses_of(straight)
     kept = run_files.list_states(tmp_path / "checkpoints", "mine")
