@@ -106,8 +106,8 @@ def markdown_table(results: dict) -> str:
 def main():
     args = parse_args()
     import torch
-    from mnist.digit_scores import load_judge
-    from mnist.grids import grid
+    from evaluation.digit_scores import load_judge
+    from evaluation.small_images import grid
     device = start_device(args)
     train_set, test_set = (load_images(args.dataset, split, cache_dir=args.cache_dir, size=28, channels=1)
                            for split in ("train", "test"))
