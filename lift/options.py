@@ -8,7 +8,7 @@ from networks.presets import DEFAULT_HIDDEN_DIMS, PARAMETRIZATIONS
 
 DEFAULT_NAMES = {"baseline": "baseline", "lift": "lift_dual_timestep"}      # of runs, by the kind of model
 WEIGHTS = ("ema", "raw")
-TIMESTEP_KINDS = ("independent", "diagonal", "band")
+TIMESTEP_KINDS = ("independent", "diagonal", "band", "fused")
 LOSS_SCALES = ("both", "64")
 LOSS_TARGETS = ("eps", "v")
 SOLVERS = ("ddim", "multistep")         # one call a step
