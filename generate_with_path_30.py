@@ -4,6 +4,7 @@
 Image k depends on --seed and k alone: not on --batch_size, nor on the number of processes (torchrun).
 """
 import contextlib
+import functools
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from engine.command_line import (Parser, add_device_options, refuse_without_effe
 from engine.errors import InputError
 from engine.files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
 from engine.image_folder import publish, refuse_images
-from lift.options import DEFAULT_PATHS, PATH_NAMES, add_generation_options
+from lift.options import DEFAULT_PATHS, PATH_NAMES, add_generation_options, refuse_unguided
 
 
 def parse_options():
@@ -42,6 +43,7 @@ def parse_options():
     args = parser.parse_args()
     if args.checkpoint:
         refuse_without_effect(parser, args, ["epochs", "name", "checkpoint_dir"], "beside --checkpoint")
+    refuse_unguided(functools.partial(refuse_without_effect, parser, args), args)
     return args
 
 
@@ -55,6 +57,7 @@ def main():
     loaded = checkpoints.load_model(file, None, args.weights, device)
     args.path = args.path or DEFAULT_PATHS[loaded.model_type][0]
     generation.check_options(args, loaded.model_type)
+    guide = generation.load_guide(loaded, args, device)
     path = generation.find_path(loaded, args.path, args)
     label = f"{file.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}"
     args.output_dir = args.output_dir or Path("generated") / label
@@ -74,11 +77,11 @@ def main():
     with scratch_folder(made, f"--output_dir: another process is generating into {args.output_dir}; wait for it, or "
                         "choose another folder") if group.is_main else contextlib.nullcontext():
         group.wait()                            # the others write into the folder once it is there
-        make_images(args, loaded, path, group, made, device)
+        make_images(args, loaded, guide, path, group, made, device)
     distributed.leave()
 
 
-def make_images(args, loaded, path, group, made: Path, device) -> None:
+def make_images(args, loaded, guide, path, group, made: Path, device) -> None:
     """Generate into the folder `made`, then move the images to --output_dir and write grid and records."""
     import torch
     from PIL import Image
@@ -92,7 +95,8 @@ def make_images(args, loaded, path, group, made: Path, device) -> None:
     start, num_broken, num_model_calls = time.perf_counter(), 0, len(path) - 1
     kept, kept_indices = [torch.empty(0, 3, 64, 64, dtype=torch.uint8, device=device)], []
     for indices, images, broken, num_model_calls in generation.generate_uint8(
-            generation.network_of(loaded, args), path, args.seed, args.num_images, args, group, "generating"):
+            generation.network_of(loaded, args), path, args.seed, args.num_images, args, group, "generating",
+            guide and generation.network_of(guide, args)):
         num_broken = num_broken + broken
         for index, image in zip(indices, images.permute(0, 2, 3, 1).cpu().numpy()):
             save_png(made / f"{index:05d}.png", Image.fromarray(image))
@@ -108,7 +112,7 @@ def make_images(args, loaded, path, group, made: Path, device) -> None:
         generation.check_finite(num_broken, args.num_images, f"{loaded.path}, path {args.path}")
         results = {"num_model_calls": num_model_calls, "images_per_second": args.num_images / seconds,
                    "timesteps": path.tolist(), "path_hash": generation.path_hash(path),
-                   "checkpoint_hash": loaded.fingerprint}
+                   "checkpoint_hash": loaded.fingerprint, "solver_name": generation.solver_name(args, guide)}
         write_run_record(made / "run.json", args, device, **results)
         grid = make_grid(in_grid, nrow=8, padding=2, pad_value=255)
         with written_together(args.overwrite):

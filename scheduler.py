@@ -106,12 +106,16 @@ class DiscreteSteps(NoiseProcess):
         t[-1] = CLEAN
         return t
 
+    def log_snrs_on(self, device) -> torch.Tensor:
+        """`log_snrs` on a device, which is copied there once."""
+        if device not in self._log_snrs:
+            self._log_snrs[device] = self.log_snrs.to(device)
+        return self._log_snrs[device]
+
     def log_snr_at(self, t: torch.Tensor) -> torch.Tensor:
         """log SNR at timesteps t (any shape and device, 0...999, fractions are interpolated linearly) -> float64, same
         shape and device, differentiable in t."""
-        if t.device not in self._log_snrs:
-            self._log_snrs[t.device] = self.log_snrs.to(t.device)
-        table = self._log_snrs[t.device]
+        table = self.log_snrs_on(t.device)
         t = t.double().clamp(0, self.num_timesteps - 1)
         below = t.detach().floor().long().clamp(max=self.num_timesteps - 2)
         return torch.lerp(table[below], table[below + 1], t - below)
@@ -130,7 +134,7 @@ class DiscreteSteps(NoiseProcess):
         Inverse of `log_snr_at`: log SNR falls strictly with t, so the interpolation can be turned round.
         """
         log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
-        rising = self.log_snrs.to(log_snr.device).flip(0)
+        rising = self.log_snrs_on(log_snr.device).flip(0)
         log_snr = log_snr.clamp(rising[0], rising[-1])
         above = torch.searchsorted(rising, log_snr.contiguous()).clamp(1, self.num_timesteps - 1)
         share = (log_snr - rising[above - 1]) / (rising[above] - rising[above - 1])

@@ -12,13 +12,16 @@ def parse_args(argv=None):
     add_training_options(parser, "lift")
     group = parser.add_argument_group("LIFT")
     group.add_argument("--timesteps", choices=TIMESTEP_KINDS, default="independent",
-                       help="how t_64 and t_32 are drawn; band: the 32 scale leads in log SNR")
+                       help="how t_64 and t_32 are drawn; band: the 32 scale leads in log SNR; fused: it leads, and both "
+                            "scales say together of the 2x2 mean what one says at a uniform timestep")
     group.add_argument("--band_lead", type=real_number(-20, 20), nargs=2, default=[0.0, 5.0], metavar=("LOW", "HIGH"),
                        help="range of the lead, uniform, for --timesteps band")
     group.add_argument("--band_noise_share", type=real_number(0, 1), default=0.15, metavar="SHARE",
                        help="share of images with t_32 = 999 in the band")
     group.add_argument("--band_independent_share", type=real_number(0, 1), default=0.15, metavar="SHARE",
                        help="share of images with independent timesteps in the band")
+    group.add_argument("--fused_lead", type=real_number(-20, 20), nargs=2, default=[0.0, 2.0], metavar=("LOW", "HIGH"),
+                       help="range of the lead, uniform, for --timesteps fused")
     group.add_argument("--loss_scales", choices=LOSS_SCALES, default="both", help="which scales' errors count")
     group.add_argument("--loss_weight_32", type=real_number(0), default=1.0, help="weight of the 32 scale's error")
     group.add_argument("--native_32", action="store_true",
@@ -34,6 +37,8 @@ def refuse_unused(parser, args) -> None:
     if args.timesteps != "band":
         refuse_without_effect(parser, args, ["band_lead", "band_noise_share", "band_independent_share"],
                               "without --timesteps band")
+    if args.timesteps != "fused":
+        refuse_without_effect(parser, args, ["fused_lead"], "without --timesteps fused")
     if args.loss_scales == "64":
         refuse_without_effect(parser, args, ["loss_weight_32"], "with --loss_scales 64")
         if args.native_32:

@@ -18,11 +18,12 @@ from flow.grids import check_grid, find_path
 from flow.options import GRIDS, interval_in_log_snr
 from lift import generation
 from lift.coupling import times_of_timesteps
-from lift.options import PATH_TYPES
+from lift.options import CORRECTION_AND_GUIDANCE, PATH_TYPES
 from scheduler import CosineSteps, LinearFlow
 
 FEW_STEPS = "few_steps"                 # the path of a student
-OF_S1 = ["model_type", "x32", "heatmap", "heatmap_dir", "grid", "allow_mismatch", "step_size", "max_jump", "compile"]
+OF_S1 = ["model_type", "x32", "heatmap", "heatmap_dir", "grid", "allow_mismatch", "step_size", "max_jump", "compile",
+         *CORRECTION_AND_GUIDANCE]
 OF_PLANES = OF_S1[2:8]                  # of these, what a path through the plane of two times reads
 OF_SAMPLERS = ["num_steps", "solver", "eta", "guidance_scale", "guidance_interval", "shift", "coarse_shift"]
 

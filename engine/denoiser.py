@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from scheduler import NoiseProcess, clean_image
+from scheduler import NoiseProcess, clean_image, noise_in, per_image
 
 
 class Denoiser:
@@ -80,7 +80,82 @@ class NetworkDenoiser(OutputDenoiser):
         return [network(x, self.network_time(t), labels)]
 
 
-class Guided(Denoiser):
+class Wrapped(Denoiser):
+    """A denoiser around another one of the same scales, whose evaluations it counts."""
+
+    def __init__(self, denoiser: Denoiser):
+        self.denoiser = denoiser
+        self.shapes, self.processes, self.held = denoiser.shapes, denoiser.processes, denoiser.held
+
+    @property
+    def num_evaluations(self) -> int:
+        """Those of the denoiser inside."""
+        return self.denoiser.num_evaluations
+
+
+class Corrected(Wrapped):
+    """A correction of exposure bias: on its way a sampler's image gets other errors than noise, which the network was
+    never shown, and seems noisier than its level says.
+
+    eps_scale: what the predicted noise is multiplied with, below 1 as a rule (Ning et al. 2023, section 5, divide by a
+    number above 1). told_log_snr: how much lower a log SNR the network is told than the image's, at every scale; the
+    noise that it then predicts is kept, and the clean image follows from that noise at the image's own level. No call is
+    added. Where a = 0 a noise says nothing of the clean image, which stays as predicted.
+    """
+
+    def __init__(self, denoiser: Denoiser, eps_scale: float = 1.0, told_log_snr: float = 0.0):
+        super().__init__(denoiser)
+        self.eps_scale, self.told_log_snr = eps_scale, told_log_snr
+
+    def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
+        """As in `Denoiser`."""
+        told = ts if self.told_log_snr == 0 else [process.t_at(process.log_snr(t) - self.told_log_snr)
+                                                  for process, t in zip(self.processes, ts)]
+        return [self.corrected(*scale) for scale in zip(xs, self.denoiser.clean(xs, told, labels), ts, told,
+                                                        self.processes)]
+
+    def corrected(self, x, x_0, t, told, process: NoiseProcess) -> torch.Tensor:
+        """The clean image at time t after the network, told another time, has predicted x_0."""
+        a, s = process.levels(t, x.dtype)
+        eps = self.eps_scale * noise_in(x, x_0, *process.levels(told, x.dtype))
+        # No finite noise level is told to a scale that has arrived: there its image is the clean one.
+        eps = torch.where(per_image(s, x) == 0, 0, eps)
+        return torch.where(per_image(a, x) == 0, x_0, clean_image("eps", eps, x, a, s))
+
+
+def acts_at(interval: tuple[float, float] | None, process: NoiseProcess, t) -> bool:
+    """Whether guidance with that interval in log SNR, both ends included, acts at a time; None: always."""
+    return interval is None or interval[0] <= float(process.log_snr(torch.as_tensor(t))) <= interval[1]
+
+
+class Autoguided(Wrapped):
+    """Guidance by a weaker denoiser of the same images: weak + scale (denoiser - weak), in clean images (Karras et al.
+    2024, eq. 3; there the weaker one is smaller and trained for less).
+
+    weak: counts its own evaluations, so it must not be `denoiser` itself; it is asked where guidance acts, and not at
+    scale 1. A scale of which it returns None is left as it is. interval: as in `Guided`, of the first scale's log SNR;
+    outside it the prediction is the denoiser's alone.
+    """
+
+    def __init__(self, denoiser: Denoiser, weak: Denoiser, scale: float, interval: tuple[float, float] | None = None):
+        super().__init__(denoiser)
+        self.weak, self.scale, self.interval = weak, scale, interval
+
+    @property
+    def num_evaluations(self) -> int:
+        """Those of both."""
+        return self.denoiser.num_evaluations + self.weak.num_evaluations
+
+    def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
+        """As in `Denoiser`."""
+        x_0s = self.denoiser.clean(xs, ts, labels)
+        if self.scale == 1 or not acts_at(self.interval, self.processes[0], ts[0][0]):
+            return x_0s
+        return [x_0 if weak is None else weak + self.scale * (x_0 - weak)
+                for x_0, weak in zip(x_0s, self.weak.clean(xs, ts, labels))]
+
+
+class Guided(Wrapped):
     """Classifier-free guidance: unconditional + scale (conditional - unconditional), in clean images (Ho and Salimans
     2022, eq. 6). Both halves go through the network in one batch; scales 1 and 0 need one half alone.
 
@@ -89,29 +164,17 @@ class Guided(Denoiser):
     """
 
     def __init__(self, denoiser: NetworkDenoiser, scale: float, interval: tuple[float, float] | None = None):
-        self.denoiser, self.scale, self.interval = denoiser, scale, interval
-        self.shapes, self.processes, self.held = denoiser.shapes, denoiser.processes, denoiser.held
-
-    @property
-    def num_evaluations(self) -> int:
-        """Those of the denoiser inside."""
-        return self.denoiser.num_evaluations
+        super().__init__(denoiser)
+        self.scale, self.interval = scale, interval
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
         """As in `Denoiser`. Without labels there is nothing to guide towards: the unconditional prediction."""
         if labels is None or self.scale == 0:
             return self.denoiser.clean(xs, ts)
-        if self.scale == 1 or not self.acts_at(ts[0]):
+        if self.scale == 1 or not acts_at(self.interval, self.processes[0], ts[0][0]):
             return self.denoiser.clean(xs, ts, labels)
         null = self.denoiser.null_labels(len(labels), labels.device)
         both = self.denoiser.clean([torch.cat([x, x]) for x in xs], [torch.cat([t, t]) for t in ts],
                                    torch.cat([labels, null]))
         return [unconditional + self.scale * (conditional - unconditional)
                 for conditional, unconditional in (x_0.chunk(2) for x_0 in both)]
-
-    def acts_at(self, t: torch.Tensor) -> bool:
-        """Whether guidance acts at these times."""
-        if self.interval is None:
-            return True
-        low, high = self.interval
-        return low <= float(self.processes[0].log_snr(t[0])) <= high

@@ -2,7 +2,7 @@
 from engine.errors import InputError
 from engine.files import printable
 from lift import checkpoints, generation
-from lift.options import DEFAULT_PATHS, SOLVERS
+from lift.options import DEFAULT_PATHS, SOLVERS, refuse_unguided
 
 OF_OTHERS = ["guidance_scale", "guidance_interval", "shift", "coarse_shift", "vae"]      # options without effect here
 
@@ -21,10 +21,12 @@ class Candidates:
         self.args, self.say = args, say
         self.loaded = checkpoints.load_model(file, args.model_type, args.weights, device)
         self.options = self.loaded.options
+        refuse_unguided(refuse, args)
         generation.check_options(args, self.loaded.model_type)
+        self.guide = generation.load_guide(self.loaded, args, device)
         self.paths = {name: generation.find_path(self.loaded, name, args, say=say)
                       for name in args.paths or DEFAULT_PATHS[self.loaded.model_type]}
-        self.network = None                         # not compiled for rows that are all finished
+        self.network = self.weak = None             # not compiled for rows that are all finished
 
     def key(self, name: str) -> dict:
         """The identifying columns of a path's rows that tell of the model and of how it is sampled."""
@@ -34,12 +36,13 @@ class Candidates:
                 "path": generation.path_name(loaded, name, args),
                 "path_hash": generation.path_hash(path),
                 "step_size": args.step_size if generation.reads_step_size(name) else "",
-                "solver": generation.solver_name(args), "x32_mode": args.x32, "precision": args.precision,
-                "num_steps": args.num_steps, "num_model_calls": len(path) - 1}
+                "solver": generation.solver_name(args, self.guide), "x32_mode": args.x32, "precision": args.precision,
+                "num_steps": args.num_steps, "num_model_calls": generation.num_calls(path, args)}
 
     def batches(self, name: str, seed: int, group, progress: str):
         """Yields (image numbers, uint8 [B, 3, 64, 64], number that are not finite, network calls per image)."""
         if self.network is None:
             self.network = generation.network_of(self.loaded, self.args, say=self.say)
+            self.weak = self.guide and generation.network_of(self.guide, self.args, say=self.say)
         return generation.generate_uint8(self.network, self.paths[name], seed, self.args.num_images, self.args, group,
-                                         progress)
+                                         progress, self.weak)

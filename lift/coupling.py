@@ -1,11 +1,13 @@
 """S1's models as denoisers, denoisers of two scales as S1's models, and what a 32 branch can be made to do while the
 sampler knows nothing of it."""
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
-from engine.denoiser import Denoiser, OutputDenoiser
+from engine.denoiser import Autoguided, Corrected, Denoiser, OutputDenoiser, Wrapped, acts_at
 from networks.scales import downsample_to_32, reconcile
-from scheduler import CLEAN, CosineSteps, NoiseProcess, noise_in, per_image, predict_x_0
+from scheduler import CLEAN, CosineSteps, NoiseProcess, noise_in, per_image
 
 NOISIEST_SHAPES = [(3, 64, 64), (3, 32, 32)]
 
@@ -30,11 +32,7 @@ class TimestepDenoiser(OutputDenoiser):
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
         """As in `Denoiser`; in the precision of xs."""
-        self.num_evaluations += len(xs[0])
-        ts = [t.clamp(min=0) for t in ts]
-        noises = self.outputs(self.network, xs, ts)
-        return [predict_x_0(x, eps.to(x.dtype), self.process.alpha_cumprod(t, x.dtype), clip=False)
-                for x, eps, t in zip(xs, noises, ts)]
+        return super().clean(xs, [t.clamp(min=0) for t in ts])
 
 
 class TimestepModel(nn.Module):
@@ -80,21 +78,66 @@ def times_of_timesteps(path, processes: list[NoiseProcess]) -> torch.Tensor:
     return torch.stack(columns, dim=1)
 
 
-class Coupled(Denoiser):
+@dataclass(frozen=True)
+class Guidance:
+    """Guidance by a weaker prediction (`engine.denoiser.Autoguided`), two calls a step where it acts.
+
+    model: the weaker model, or None for the same one that sees pure noise as x_32 (`NoisyCoarse`). scale, interval: as
+    in `Autoguided`, the interval in log SNR of the 64 scale.
+    """
+
+    scale: float
+    interval: tuple[float, float] | None = None
+    model: nn.Module | None = None
+
+    def num_calls(self, path) -> int:
+        """Network calls of the weaker prediction along a path of timesteps [N + 1, 2] (t_64, t_32)."""
+        return 0 if self.scale == 1 else sum(acts_at(self.interval, CosineSteps(), CLEAN if t_64 == 0 else int(t_64))
+                                             for t_64 in path[:-1, 0])
+
+
+def denoiser_of(model, shapes, eps_scale: float = 1.0, told_log_snr: float = 0.0, guidance: Guidance | None = None,
+                step_noise=None) -> Denoiser:
+    """A baseline or LIFT model as a denoiser, with what is done to its predictions (`Corrected`, `Autoguided`).
+
+    shapes: [C, H, W] per scale. step_noise(x): noise like x, for a guidance by pure noise.
+    """
+    def corrected(network) -> Denoiser:
+        denoiser = TimestepDenoiser(network, len(shapes), shapes)
+        is_plain = eps_scale == 1 and told_log_snr == 0
+        return denoiser if is_plain else Corrected(denoiser, eps_scale, told_log_snr)
+
+    denoiser = corrected(model)
+    if guidance is None:
+        return denoiser
+    weak = NoisyCoarse(corrected(model), step_noise) if guidance.model is None else corrected(guidance.model)
+    return Autoguided(denoiser, weak, guidance.scale, guidance.interval)
+
+
+class NoisyCoarse(Wrapped):
+    """What a denoiser of two scales says of the finer one while it sees pure noise at the coarser, drawn anew in every
+    call, at the noisiest time. Of the coarser scale it says nothing (None)."""
+
+    def __init__(self, denoiser: Denoiser, step_noise):
+        super().__init__(denoiser)
+        self.step_noise = step_noise
+
+    def clean(self, xs, ts, labels=None) -> list[torch.Tensor | None]:
+        """As in `Denoiser`; xs[1] and ts[1] are not looked at."""
+        noisiest = torch.full_like(ts[1], self.processes[1].noisiest)
+        return [self.denoiser.clean([xs[0], self.step_noise(xs[1])], [ts[0], noisiest], labels)[0], None]
+
+
+class Coupled(Wrapped):
     """A denoiser of two scales whose predictions of the clean image are made to agree.
 
     from_64: the 32 prediction becomes the 2x2 mean of the 64 prediction. reconciled: both become what `reconcile` makes
     of them. An exact network's predictions agree already. clip: whether predictions are clipped to [-1, 1] before.
     """
 
-    def __init__(self, denoiser: TimestepDenoiser, mode: str, clip: bool):
-        self.denoiser, self.mode, self.clip = denoiser, mode, clip
-        self.shapes, self.processes = denoiser.shapes, denoiser.processes
-
-    @property
-    def num_evaluations(self) -> int:
-        """Those of the denoiser inside."""
-        return self.denoiser.num_evaluations
+    def __init__(self, denoiser: Denoiser, mode: str, clip: bool):
+        super().__init__(denoiser)
+        self.mode, self.clip = mode, clip
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
         """As in `Denoiser`."""
@@ -105,21 +148,15 @@ class Coupled(Denoiser):
         return list(reconcile(x_0_64, x_0_32, *abars))
 
 
-class HeldBranch(Denoiser):
+class HeldBranch(Wrapped):
     """The 32-branch experiment: what the model sees at 32 is its start throughout (fixed), or noise drawn anew in every
     call but the first (random). The sampler leaves that scale as it is."""
 
-    held = frozenset({1})
-
-    def __init__(self, denoiser: TimestepDenoiser, mode: str, x_32: torch.Tensor, step_noise):
-        self.denoiser, self.mode, self.step_noise = denoiser, mode, step_noise
-        self.shapes, self.processes = denoiser.shapes, denoiser.processes
+    def __init__(self, denoiser: Denoiser, mode: str, x_32: torch.Tensor, step_noise):
+        super().__init__(denoiser)
+        self.held = frozenset({1})
+        self.mode, self.step_noise = mode, step_noise
         self.x_32, self.is_first = x_32, True
-
-    @property
-    def num_evaluations(self) -> int:
-        """Those of the denoiser inside."""
-        return self.denoiser.num_evaluations
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
         """As in `Denoiser`; xs[1] is not looked at."""

@@ -12,7 +12,9 @@ from engine.devices import naming_compiler_errors
 from engine.drawing import in_batches
 from engine.errors import InputError
 from engine.files import expecting, load_torch
+from engine.options import NOT_DECISIVE
 from engine.sampling import check_solver, to_uint8
+from lift.coupling import Guidance
 from lift.options import PATH_NAMES
 from lift.sampling import check_path, generate, uniform_diagonal
 from networks.unet import compiled
@@ -24,7 +26,43 @@ def check_options(args, model_type: str) -> None:
     """Raises InputError for options of `add_generation_options` that this model or the solver does not have."""
     if model_type == "baseline" and args.x32 != "joint":
         raise InputError(f"--x32: found {args.x32} for a baseline, which has no 32 branch; leave it out")
+    if args.guide_noisy_32 and (model_type == "baseline" or args.x32 in ("random", "fixed")):
+        found = "for a baseline, without a 32 branch" if model_type == "baseline" else f"with --x32 {args.x32}"
+        raise InputError(f"--guide_noisy_32: found {found}; leave it out")
+    if args.guide and args.guide_noisy_32:
+        raise InputError("--guide and --guide_noisy_32: found both, expected one of the two")
+    if args.guide_interval and args.guide_interval[0] > args.guide_interval[1]:
+        low, high = args.guide_interval
+        raise InputError(f"--guide_interval: found {low:g} {high:g}, expected the smaller number first")
     check_solver(args.solver, args.eta)
+
+
+def load_guide(loaded: checkpoints.LoadedModel, args, device) -> checkpoints.LoadedModel | None:
+    """The checkpoint of --guide, None without. Raises InputError unless it is an earlier one of the same run."""
+    if args.guide is None:
+        return None
+    guide = checkpoints.load_model(args.guide, loaded.model_type, args.weights, device)
+    for option in sorted((loaded.options.keys() & guide.options.keys()) - NOT_DECISIVE):
+        if loaded.options[option] != guide.options[option]:
+            raise InputError(f"--guide: {guide.path} was trained with --{option} {guide.options[option]}, {loaded.path} "
+                             f"with {loaded.options[option]}; expected an earlier checkpoint of the same run")
+    if guide.epochs >= loaded.epochs:
+        raise InputError(f"--guide: {guide.path} is of epoch {guide.epochs}, {loaded.path} of epoch {loaded.epochs}; "
+                         "expected an earlier checkpoint of the same run")
+    return guide
+
+
+def guidance_of(args, guide=None) -> Guidance | None:
+    """The guidance that the options ask for. guide: what is called in the place of --guide's model."""
+    if not (args.guide or args.guide_noisy_32):
+        return None
+    return Guidance(args.guide_scale, tuple(args.guide_interval) if args.guide_interval else None, guide)
+
+
+def num_calls(path: np.ndarray, args) -> int:
+    """Network calls per image along a path: one a step, and one more where guidance acts."""
+    guidance = guidance_of(args)
+    return len(path) - 1 + (guidance.num_calls(path) if guidance else 0)
 
 
 def name_of(path) -> str:
@@ -134,9 +172,15 @@ def reads_step_size(path_type: str) -> bool:
     return path_type.endswith(("_64", "_total"))
 
 
-def solver_name(args) -> str:
-    """The solver as the table of results names it; eta is part of it where it is not 0."""
-    return args.solver if args.eta == 0 else f"{args.solver}_eta{args.eta:g}"
+def solver_name(args, guide: checkpoints.LoadedModel | None = None) -> str:
+    """The solver as the table of results names it, with all else that decides an image: eta, the correction of exposure
+    bias, guidance, each where it is not left out. guide: the checkpoint of --guide."""
+    parts = [args.solver] + [f"eta{args.eta:g}"] * (args.eta != 0) + [f"eps{args.eps_scale:g}"] * (args.eps_scale != 1)
+    parts += [f"told{args.told_log_snr:g}"] * (args.told_log_snr != 0)
+    if args.guide or args.guide_noisy_32:
+        parts += [f"guide{args.guide_scale:g}", f"{guide.epochs}ep_{guide.fingerprint}" if guide else "noisy32"]
+        parts += ["from{:g}to{:g}".format(*args.guide_interval)] if args.guide_interval else []
+    return "_".join(parts)
 
 
 def network_of(loaded: checkpoints.LoadedModel, args, say: bool = True):
@@ -148,8 +192,10 @@ def network_of(loaded: checkpoints.LoadedModel, args, say: bool = True):
     return compiled(loaded.model)
 
 
-def generate_uint8(model, path: np.ndarray, seed: int, num_images: int, args, group=None, progress: str | None = None):
-    """This process's share of images 0...num_images - 1, batch by batch, on the model's device.
+def generate_uint8(model, path: np.ndarray, seed: int, num_images: int, args, group=None, progress: str | None = None,
+                   guide=None):
+    """This process's share of images 0...num_images - 1, batch by batch, on the model's device. guide: what is
+    called in the place of --guide's model.
 
     Nothing waits for the device within a batch; the noise of the next one is copied there once it has been drawn.
     With --compile a last batch that is not full is filled up, for another size would be compiled anew, and cut again.
@@ -161,7 +207,8 @@ def generate_uint8(model, path: np.ndarray, seed: int, num_images: int, args, gr
         filling = indices[-1:] * (args.batch_size - len(indices)) if args.compile else []
         with naming_compiler_errors():
             samples = generate(model, path, seed, indices + filling, solver=args.solver, eta=args.eta,
-                               x32_mode=args.x32, precision=args.precision)
+                               x32_mode=args.x32, precision=args.precision, eps_scale=args.eps_scale,
+                               told_log_snr=args.told_log_snr, guidance=guidance_of(args, guide))
         x_64 = samples.x_64[:len(indices)]
         return to_uint8(x_64), (~x_64.flatten(1).isfinite().all(1)).sum(), samples.num_model_calls
 

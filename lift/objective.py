@@ -23,7 +23,8 @@ class TimestepRule:
 
     independent: each uniform on 0...999. diagonal: t_32 = t_64. band: t_64 uniform, and the 32 scale leads by `lead`
     in log SNR, uniform on [lead_min, lead_max]; a share `noise_share` of the images gets t_32 = 999 instead, and a
-    share `independent_share` gets independent pairs.
+    share `independent_share` gets independent pairs. fused: pairs with such a lead that say together of the coarse
+    image what one view says at a uniform timestep (`fused_log_snrs`).
     """
     kind: str = "independent"
     lead_min: float = 0.0
@@ -36,13 +37,29 @@ def timestep_rule(args) -> TimestepRule:
     """The rule that LIFT's options name; for the baseline only t_64 is used."""
     if not hasattr(args, "timesteps"):
         return TimestepRule()
-    low, high = args.band_lead
+    lead = "fused_lead" if args.timesteps == "fused" else "band_lead"
+    low, high = getattr(args, lead)
     if low > high:
-        raise InputError(f"--band_lead: found {low:g} {high:g}, expected the smaller number first")
+        raise InputError(f"--{lead}: found {low:g} {high:g}, expected the smaller number first")
     if args.band_noise_share + args.band_independent_share > 1:
         raise InputError(f"--band_noise_share and --band_independent_share: found {args.band_noise_share:g} and "
                          f"{args.band_independent_share:g}, expected a sum of at most 1")
     return TimestepRule(args.timesteps, low, high, args.band_noise_share, args.band_independent_share)
+
+
+def fused_log_snrs(log_snr: torch.Tensor, lead: torch.Tensor, lowest: float, highest: float):
+    """log SNR of the two views that say together of the coarse image, the 2x2 mean, what one view of the 64 scale says.
+
+    log_snr: of that one view, float64 of any shape, from `lowest` to `highest`; lead: of the 32 scale over the 64,
+    same shape. Returns log_snr_64 and log_snr_32, same shape. Precisions of a coarse pixel add up,
+    4 SNR_64 + SNR_32 = 4 SNR, so that log_snr_64 = log_snr - ln(1 + e^lead / 4) and log_snr_32 = log_snr_64 + lead.
+    Where one of the two would lie beyond an end it is put there, and the other makes up the sum with another lead.
+    Nothing can do so where 4 SNR is less than two views at `lowest` say: both are at `lowest` there.
+    """
+    log_snr_64 = (log_snr - (lead.exp() / 4).log1p()).clamp(min=lowest)
+    log_snr_32 = (4 * (log_snr.exp() - log_snr_64.exp())).clamp(min=0).log().clamp(lowest, highest)
+    log_snr_64 = (log_snr.exp() - log_snr_32.exp() / 4).clamp(min=0).log().clamp(lowest, highest)
+    return log_snr_64, log_snr_32
 
 
 def draw_timesteps(rule: TimestepRule, batch_size: int, generator: torch.Generator, schedule: CosineSteps):
@@ -50,6 +67,11 @@ def draw_timesteps(rule: TimestepRule, batch_size: int, generator: torch.Generat
     t_64 = torch.randint(NUM_TIMESTEPS, (batch_size,), generator=generator)
     if rule.kind == "diagonal":
         return t_64, t_64.clone()
+    if rule.kind == "fused":
+        lead = torch.empty(batch_size, dtype=torch.float64).uniform_(rule.lead_min, rule.lead_max, generator=generator)
+        ends = schedule.log_snrs[-1].item(), schedule.log_snrs[0].item()
+        return tuple(schedule.t_at(log_snr).round().long()
+                     for log_snr in fused_log_snrs(schedule.t_to_log_snr(t_64), lead, *ends))
     t_32 = torch.randint(NUM_TIMESTEPS, (batch_size,), generator=generator)
     if rule.kind == "band":
         share = torch.rand(batch_size, generator=generator)

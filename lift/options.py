@@ -8,7 +8,7 @@ from networks.presets import DEFAULT_HIDDEN_DIMS, PARAMETRIZATIONS
 
 DEFAULT_NAMES = {"baseline": "baseline", "lift": "lift_dual_timestep"}      # of runs, by the kind of model
 WEIGHTS = ("ema", "raw")
-TIMESTEP_KINDS = ("independent", "diagonal", "band")
+TIMESTEP_KINDS = ("independent", "diagonal", "band", "fused")
 LOSS_SCALES = ("both", "64")
 LOSS_TARGETS = ("eps", "v")
 SOLVERS = ("ddim", "multistep")         # one call a step
@@ -73,6 +73,20 @@ def add_generation_options(parser, solvers=SOLVERS) -> None:
                        help="images generated at once; does not change them")
     group.add_argument("--compile", action="store_true",
                        help="torch.compile the model: minutes at the start, for many images on a GPU")
+    group = parser.add_argument_group("correction and guidance")
+    group.add_argument("--eps_scale", type=real_number(0, open_below=True), default=1.0, metavar="SCALE",
+                       help="the predicted noise is multiplied with it; below 1 against exposure bias")
+    group.add_argument("--told_log_snr", type=real_number(-20, 20), default=0.0, metavar="LESS",
+                       help="the network is told a log SNR lower by so much")
+    group.add_argument("--guide", type=Path, default=None, metavar="FILE",
+                       help="an earlier checkpoint of the same run, which images are guided away from; a second call in "
+                            "every step where that acts")
+    group.add_argument("--guide_noisy_32", action="store_true",
+                       help="LIFT is guided by itself with pure noise as x_32; a second call likewise")
+    group.add_argument("--guide_scale", type=real_number(0, 1000), default=2.0, metavar="SCALE",
+                       help="of either: 1 is no guidance, 0 the guide alone")
+    group.add_argument("--guide_interval", type=real_number(-20, 20), nargs=2, default=None, metavar=("LOW", "HIGH"),
+                       help="log SNR of the 64 scale between which guidance acts; left out: always")
     group = parser.add_argument_group("path")
     group.add_argument("--heatmap", type=Path, default=None, metavar="FILE",
                        help="error map for the dp paths; left out: the one of this checkpoint in --heatmap_dir")
@@ -83,6 +97,16 @@ def add_generation_options(parser, solvers=SOLVERS) -> None:
                        help="what the error maps are weighted with along a path")
     group.add_argument("--max_jump", type=whole_number(1, 99), default=5, metavar="CELLS",
                        help="how far one step may go in each direction")
+
+
+CORRECTION_AND_GUIDANCE = ["eps_scale", "told_log_snr", "guide", "guide_noisy_32", "guide_scale", "guide_interval"]
+
+
+def refuse_unguided(refuse, args) -> None:
+    """Raises InputError for options of a guidance that is not asked for. refuse(options, where): `refuse_without_effect`
+    of the command line."""
+    if not (args.guide or args.guide_noisy_32):
+        refuse(["guide_scale", "guide_interval"], "without --guide or --guide_noisy_32")
 
 
 def add_path_options(parser) -> None:

@@ -12,7 +12,7 @@ import torch
 from engine import sampling
 from engine.errors import InputError
 from engine.sampling import StepNoise, start_noise, to_device
-from lift.coupling import NOISIEST_SHAPES, Coupled, HeldBranch, TimestepDenoiser
+from lift.coupling import NOISIEST_SHAPES, Coupled, Guidance, HeldBranch, denoiser_of
 from scheduler import CLEAN, NUM_TIMESTEPS
 
 
@@ -51,12 +51,12 @@ def uniform_diagonal(num_steps: int) -> np.ndarray:
 @torch.inference_mode()
 def generate(model, path, seed: int, indices, *, x32_mode: str = "joint", x_32_start: torch.Tensor | None = None,
              **options) -> Samples:
-    """Denoise images `indices` of `seed` along `path`, with N network calls for a path of N steps.
+    """Denoise images `indices` of `seed` along `path`, with N network calls for a path of N steps, two where a step is
+    guided.
 
     model: BaselineModel or LIFTDualTimestepModel on its device, in eval mode. path: [N + 1, 2] timesteps.
     x32_mode: joint, each scale by its own prediction; the others as in `lift.coupling`. x_32_start: [B, 3, 32, 32] in
-    place of noise; a path that keeps t_32 at 0 then holds it as a clean image. options: solver, eta, clip, precision
-    and on_step of `denoise_along`.
+    place of noise; a path that keeps t_32 at 0 then holds it as a clean image. options: those of `denoise_along`.
     """
     device = next(model.parameters()).device
     starts = start_noise(NOISIEST_SHAPES, seed, indices, device)[:1 + (model.model_type == "lift")]
@@ -67,15 +67,17 @@ def generate(model, path, seed: int, indices, *, x32_mode: str = "joint", x_32_s
 
 @torch.inference_mode()
 def denoise_along(model, path, starts, *, x32_mode: str = "joint", solver: str = "ddim", eta: float = 0.0,
-                  clip: bool = True, step_noise=None, on_step=None, **options) -> Samples:
+                  clip: bool = True, step_noise=None, on_step=None, eps_scale: float = 1.0, told_log_snr: float = 0.0,
+                  guidance: Guidance | None = None, **options) -> Samples:
     """The loop of `generate` for start noise of any size: [x_64, x_32], or [x_64] for a single-scale model.
 
-    on_step(step, t_64, t_32, x_64, x_32) is called before every step and once at the end with step = N. The rest as in
-    `engine.sampling.denoise_along`.
+    on_step(step, t_64, t_32, x_64, x_32) is called before every step and once at the end with step = N. eps_scale and
+    told_log_snr: as in `engine.denoiser.Corrected`. The rest as in `engine.sampling.denoise_along`.
     """
     path = check_path(path)
     sampling.check_solver(solver, eta)
-    denoiser = TimestepDenoiser(model, len(starts), [tuple(start.shape[1:]) for start in starts])
+    denoiser = denoiser_of(model, [tuple(start.shape[1:]) for start in starts], eps_scale, told_log_snr, guidance,
+                           step_noise)
     if len(starts) == 2 and x32_mode in ("from_64", "reconciled"):
         denoiser = Coupled(denoiser, x32_mode, clip)
     elif len(starts) == 2 and x32_mode in ("random", "fixed"):

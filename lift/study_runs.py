@@ -42,6 +42,8 @@ RUNS = {
                                      f"--timesteps band --native_32 {RESIDUAL}"),
     "lift_native_near_residual": Run("LIFT, 32 at its own level, leads 0 to 2 alone, residual",
                                      f"{NEAR} --native_32 {RESIDUAL}"),
+    "lift_native_fused_residual": Run("LIFT, 32 at its own level, fused leads 0 to 2, residual",
+                                      f"--timesteps fused --native_32 {RESIDUAL}"),
 }
 LABELS = {name: run.label for name, run in RUNS.items()}
 

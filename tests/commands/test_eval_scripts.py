@@ -38,12 +38,12 @@ COMMON = ["--device", "cpu", "--num_threads", "1", "--precision", "float32", "--
 EVAL = [*COMMON, "--num_images", "5", "--dataset", "synthetic:12", "--batch_size", "4"]
 
 
-def write_checkpoint(path, model_type, seed=0):
+def write_checkpoint(path, model_type, seed=0, epochs=3):
     torch.manual_seed(seed)
     model = build_model(model_type, [8, 16])
     state = model.state_dict()
     save_torch(path, {"model_state": {name: value + 0.01 for name, value in state.items()},
-                      "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 16], "epochs": 3,
+                      "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 16], "epochs": epochs,
                       "model_type": model_type, "step": 1, "losses": [], "options": {}})
     return path
 
@@ -527,3 +527,27 @@ def test_help_shows_every_default(monkeypatch, capsys, script):
     assert run(monkeypatch, script, "--help") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "(default: 18)" in printed and "(default: joint)" in printed and "(default: False)" in printed
+
+
+# Correction of exposure bias, and guidance
+
+def test_a_row_names_its_correction_and_guidance_and_counts_both_calls(work, monkeypatch):
+    """Three steps, of which the first lies below log SNR -3."""
+    guide = write_checkpoint("checkpoints/baseline_2ep.pth", "baseline", 1, epochs=2)
+    arguments = [*EVAL, "--checkpoints", "checkpoints/baseline_3ep.pth", "--metrics", "swd"]
+    assert run(monkeypatch, eval_fid_batch, *arguments, "--eps_scale", 0.98, "--told_log_snr", 0.1) == 0
+    assert run(monkeypatch, eval_fid_batch, *arguments, "--guide", guide, "--guide_interval", -3, 30) == 0
+    found = {(row["solver"], row["num_model_calls"]) for row in table()}
+    assert found == {("ddim_eps0.98_told0.1", 3), (f"ddim_guide2_2ep_{load_model(guide).fingerprint}_from-3to30", 5)}
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--guide_scale", 3], "--guide_scale: found 3, which has no effect without --guide or --guide_noisy_32"),
+    (["--guide_noisy_32"], "--guide_noisy_32: found for a baseline, without a 32 branch"),
+    (["--guide", "checkpoints/baseline_3ep.pth"], "expected an earlier checkpoint of the same run"),
+    (["--guide", "checkpoints/lift_dual_timestep_3ep.pth"], "is a lift checkpoint, expected a baseline checkpoint"),
+    (["--guide", "checkpoints/baseline_2ep.pth", "--guide_interval", 2, 1], "--guide_interval: found 2 1")])
+def test_guidance_that_does_not_fit_is_refused(work, monkeypatch, capsys, options, message):
+    write_checkpoint("checkpoints/baseline_2ep.pth", "baseline", 1, epochs=2)
+    for script, more in ((eval_fid_batch, [*EVAL, "--metrics", "swd"]), (generate_with_path_30, COMMON)):
+        assert message in fails(monkeypatch, capsys, script, *more, "--checkpoint", "checkpoints/baseline_3ep.pth", *options)

@@ -165,7 +165,7 @@ def test_gradient_accumulation_changes_nothing_but_rounding(run):
 
 
 @pytest.mark.parametrize("options", [["--timesteps", "diagonal"], ["--timesteps", "band"], ["--loss_scales", "64"],
-                                     ["--loss_weight_32", 0.5], ["--flip"], ["--seed", 1], ["--ema_decay", 0.05],
+                                     ["--timesteps", "fused"], ["--loss_weight_32", 0.5], ["--flip"], ["--seed", 1], ["--ema_decay", 0.05],
                                      ["--lr_schedule", "constant"], ["--warmup_steps", 1], ["--learning_rate", 1e-3]])
 def test_every_switch_reaches_the_training(run, options):
     plain = final_weights(run("lift", "--max_steps", 2, to="plain"))
@@ -271,6 +271,18 @@ def test_a_native_32_scale_comes_back_from_its_checkpoint_and_only_with_both_los
         run("lift", "--max_steps", 3, "--resume")
     with pytest.raises(InputError, match="--native_32: found with --loss_scales 64"):
         run("lift", "--max_steps", 3, "--native_32", "--loss_scales", 64, to="alone")
+
+
+def test_fused_timesteps_come_back_after_a_stop_and_with_their_own_leads_alone(run):
+    options = ("--timesteps", "fused", "--fused_lead", 0, 1, "--max_steps", 3, "--state_every", 1)
+    folder = run("lift", *options)
+    straight = final_weights(folder)
+    run_files.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")[-1].unlink()
+    run_files.list_states(folder / "checkpoints", "lift_dual_timestep")[-1].unlink()
+    with pytest.raises(InputError, match=r"--fused_lead: found \[0.0, 2.0\], but .* was trained with \[0.0, 1.0\]"):
+        run("lift", *options[:2], *options[5:], "--resume")
+    run("lift", *options, "--resume")
+    assert_same_weights(straight, final_weights(folder))
 
 
 def test_existing_checkpoints_are_not_touched_unless_told(run, tmp_path):
@@ -407,6 +419,9 @@ def test_a_full_disk_ends_the_events_and_not_the_training(run, tmp_path, monkeyp
     (["--epochs", 3, "--save_epochs", 2, 4], "--save_epochs: found 4, expected at most 3"),
     (["--val_images", 9], "--val_images: found 9, which has no effect without --val_every"),
     (["--band_lead", 1, 2], "--band_lead: found 1 2, which has no effect without --timesteps band"),
+    (["--fused_lead", 1, 2], "--fused_lead: found 1 2, which has no effect without --timesteps fused"),
+    (["--timesteps", "fused", "--fused_lead", 2, 1], "--fused_lead: found 2 1, expected the smaller number first"),
+    (["--timesteps", "fused", "--band_lead", 1, 2], "--band_lead: found 1 2, which has no effect"),
     (["--loss_scales", "64", "--loss_weight_32", 0.5], "--loss_weight_32: found 0.5, which has no effect")])
 def test_options_without_sense_are_refused_before_any_work(run, tmp_path, options, message):
     with pytest.raises(InputError, match=message):

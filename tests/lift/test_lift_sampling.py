@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.denoiser import Corrected, NetworkDenoiser
 from lift import exact_mixture
 from lift import paths
 from lift.options import PATH_TYPES
@@ -11,9 +12,9 @@ from conftest import blank_v_model
 from engine.errors import InputError
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8, start_noise, to_uint8
-from lift.coupling import NOISIEST_SHAPES
+from lift.coupling import NOISIEST_SHAPES, Guidance, denoiser_of
 from lift.sampling import check_path, denoise_along, generate, uniform_diagonal
-from scheduler import CosineSteps, per_image
+from scheduler import CosineSteps, LinearFlow, per_image
 
 SCHEDULE = CosineSteps()
 OFF_DIAGONAL = np.array([[999, 999], [999, 700], [600, 700], [600, 100], [200, 0], [0, 0]])
@@ -223,6 +224,87 @@ def test_from_64_takes_nothing_from_the_32_output():
     assert torch.equal(derived.x_64, derived_shifted.x_64) and torch.equal(derived.x_32, derived_shifted.x_32)
     assert not torch.allclose(joint.x_64, joint_shifted.x_64, atol=1e-3)
     assert not torch.allclose(joint.x_64, derived.x_64, atol=1e-3)
+
+
+# Correction of exposure bias, and guidance
+
+@pytest.mark.parametrize("model_type", ["baseline", "lift"])
+def test_no_correction_and_no_guidance_are_the_same_images_bit_for_bit(model_type):
+    model, guide = tiny_model(model_type), oracle(2, 1 + (model_type == "lift"))
+    plain = generate(model, uniform_diagonal(3), 0, range(2))
+    for options in ({"eps_scale": 1.0, "told_log_snr": 0.0}, {"guidance": Guidance(1.0, model=guide)},
+                    {"guidance": Guidance(3.0, (30.0, 40.0), guide)}):
+        other = generate(model, uniform_diagonal(3), 0, range(2), **options)
+        assert torch.equal(plain.x_64, other.x_64) and other.num_model_calls == 3
+    assert not guide.calls
+
+
+def test_a_scaled_noise_moves_the_clean_image_by_its_closed_form():
+    """x_0' = c x_0 + (1 - c) x / a, at each scale of its own level; no call is added."""
+    model, t = oracle(2), [torch.full((2,), 400), torch.full((2,), 700)]
+    xs = start_noise(NOISIEST_SHAPES, 0, range(2))
+    denoiser = denoiser_of(model, NOISIEST_SHAPES, eps_scale=0.9)
+    for x_0, x, clean, time in zip(denoiser.clean(xs, t), xs, model.x_0, t):
+        torch.testing.assert_close(x_0, 0.9 * clean + 0.1 * x / SCHEDULE.levels(time)[0][0], rtol=1e-4, atol=1e-4)
+    assert denoiser.num_evaluations == 2 and len(model.calls) == 1
+
+
+@pytest.mark.parametrize("told", [0.3, -0.3])
+def test_the_network_is_told_another_level_and_its_noise_is_kept(told):
+    """Of the best linear denoiser, whose noise at any level is known."""
+    class Fractional(torch.nn.Module):
+        def forward(self, x, t):
+            a, s = (per_image(level, x) for level in SCHEDULE.levels(t, x.dtype))
+            return s / (a**2 * 0.3 + s**2) * x
+
+    [x], t = start_noise([(3, 8, 8)], 0, range(2)), torch.full((2,), 400)
+    [found] = denoiser_of(Fractional(), [(3, 8, 8)], told_log_snr=told).clean([x], [t])
+    abar = (SCHEDULE.t_to_log_snr(t[0]) - told).sigmoid()
+    eps = (1 - abar).sqrt() / (abar * 0.3 + 1 - abar) * x.double()
+    a, s = SCHEDULE.levels(t[0], torch.float64)
+    torch.testing.assert_close(found.double(), (x.double() - s * eps) / a, rtol=1e-4, atol=1e-5)
+
+
+def test_pure_noise_of_a_flow_is_not_corrected_and_later_times_are():
+    flow = NetworkDenoiser(lambda x, t: torch.full_like(x, 0.5) - x, LinearFlow(), "velocity", (3, 8, 8))
+    [x] = start_noise([(3, 8, 8)], 0, range(2))
+    plain, corrected = (lambda t, d=d: d.clean([x], [torch.full((2,), t)])[0] for d in (flow, Corrected(flow, 0.9)))
+    assert torch.equal(plain(0.0), corrected(0.0))
+    torch.testing.assert_close(corrected(0.5), 0.9 * plain(0.5) + 0.1 * x / 0.5)
+
+
+@pytest.mark.parametrize("scales", [1, 2])
+@pytest.mark.parametrize("interval, num_guided", [(None, 4), ((-100.0, 0.0), 3)])
+def test_autoguidance_is_the_closed_form_and_counts_both_networks(scales, interval, num_guided):
+    """At the clean image's last step both predictions are known: weak + scale (strong - weak)."""
+    strong, weak = oracle(2, scales), oracle(2, scales)
+    weak.x_0 = tuple(x_0 * 0.9 for x_0 in strong.x_0)
+    guidance, path = Guidance(1.5, interval, weak), uniform_diagonal(4)
+    made = generate(strong, path, 0, range(2), guidance=guidance, clip=False)
+    assert (len(strong.calls), len(weak.calls)) == (4, num_guided) and made.num_model_calls == 4 + num_guided
+    assert guidance.num_calls(path) == num_guided
+    expected = 1.05 if interval is None else 1.0            # the last step is outside the interval
+    torch.testing.assert_close(made.x_64, expected * strong.x_0[0], rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_by_scale_shows_pure_noise_at_32_and_leaves_the_32_scale_alone():
+    class KnowsMoreWithThe32Scale(Oracle):
+        def forward(self, x_64, x_32, t_64, t_32):
+            self.seen = [*getattr(self, "seen", []), x_32]
+            clean, x_0 = self.x_0, self.x_0[0] * (1.0 if t_32[0] < 999 else 0.5)
+            self.x_0 = (x_0, clean[1])
+            try:
+                return super().forward(x_64, x_32, t_64, t_32)
+            finally:
+                self.x_0 = clean
+
+    model = KnowsMoreWithThe32Scale(*oracle(2).x_0)
+    made = generate(model, uniform_diagonal(3), 0, range(2), guidance=Guidance(2.0), clip=False)
+    assert made.num_model_calls == 6 and [t_32 for _, t_32 in model.calls] == [999, 999, 666, 999, 333, 999]
+    torch.testing.assert_close(made.x_64, 1.5 * model.x_0[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(made.x_32, model.x_0[1], rtol=1e-4, atol=1e-4)
+    noises = torch.stack(model.seen[1::2]).flatten(1)
+    assert torch.corrcoef(noises)[0, 1].abs() < 0.05 and float(noises.std()) == pytest.approx(1, abs=0.05)
 
 
 # Seeds

@@ -1,13 +1,17 @@
 """Timesteps, batches and losses: distributions, shares between processes, and closed forms."""
+import math
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from engine.errors import InputError
 from engine.task import epoch_order
 from lift import objective
 from lift.checkpoints import build_model
-from lift.objective import TimestepRule, draw_timesteps
+from lift.objective import TimestepRule, draw_timesteps, fused_log_snrs
 from scheduler import CosineSteps
 from engine.seeds import seeded_generator
 
@@ -47,6 +51,67 @@ def test_band_shares():
     assert abs((t_32 == 999).double().mean() - 0.15) < 0.01
     behind = (t_32 > t_64 + 2) & (t_32 < 999)                        # only independent pairs can lag
     assert abs(behind.double().mean() - 0.075) < 0.01
+
+
+def variance_given(log_snr_64, log_snr_32=None, prior=0.3):
+    """Variance of the 2x2 mean of a Gaussian block of pixels given one noised view of it or two, from the joint
+    covariance of four pixels of variance `prior`, correlated by 0.2, and the views x + sigma eps."""
+    block = torch.full((4, 4), 0.2 * prior, dtype=torch.float64) + 0.8 * prior * torch.eye(4, dtype=torch.float64)
+    mean = torch.full((1, 4), 0.25, dtype=torch.float64)
+    views, noise = [torch.eye(4, dtype=torch.float64)], [torch.full((4,), float((-log_snr_64).exp()))]
+    if log_snr_32 is not None:
+        views, noise = [*views, mean], [*noise, torch.full((1,), float((-log_snr_32).exp()))]
+    views, noise = torch.cat(views), torch.diag(torch.cat(noise).double())
+    gain = mean @ block @ views.T @ torch.linalg.inv(views @ block @ views.T + noise)
+    return float(mean @ block @ mean.T - gain @ views @ block @ mean.T)
+
+
+@pytest.mark.parametrize("lead", [-3.0, 0.0, 0.7, 2.0, 5.0, 20.0])
+@pytest.mark.parametrize("t", [0, 3, 40, 500, 900, 985])
+def test_fused_views_leave_the_coarse_image_as_uncertain_as_one_view(t, lead):
+    """The 2x2 mean of pixels that are exchangeable is one of the block's own axes, so precisions add up on it whatever
+    the correlation of the pixels; at the ends of the schedule another lead makes up the sum."""
+    one = schedule.t_to_log_snr(torch.tensor([t]))
+    low, high = schedule.log_snrs[-1].item(), schedule.log_snrs[0].item()
+    log_snr_64, log_snr_32 = fused_log_snrs(one, torch.tensor([lead], dtype=torch.float64), low, high)
+    assert variance_given(log_snr_64, log_snr_32) == pytest.approx(variance_given(one), rel=1e-7)
+    assert low <= log_snr_64 <= high and low <= log_snr_32 <= high
+    if low + 1e-6 < log_snr_64 and low < log_snr_32 < high:
+        assert float(log_snr_32 - log_snr_64) == pytest.approx(lead, abs=1e-6)
+
+
+def test_fused_views_at_the_noisy_end_are_both_pure_noise():
+    """Where even two views of pure noise say more than was asked: by at most 5/4, four pixels and one over four."""
+    low, high = schedule.log_snrs[-1].item(), schedule.log_snrs[0].item()
+    one = torch.tensor([low, low + 0.2, low + math.log(1.25) + 0.01], dtype=torch.float64)
+    log_snr_64, log_snr_32 = fused_log_snrs(one, torch.full((3,), 2.0, dtype=torch.float64), low, high)
+    torch.testing.assert_close(log_snr_64, torch.full_like(one, low))
+    assert log_snr_32[:2].tolist() == [low, low] and log_snr_32[2] > low
+
+
+def test_fused_timesteps_say_together_what_a_uniform_one_says():
+    rule = TimestepRule("fused", 0.0, 2.0)
+    t_64, t_32 = draw(rule)
+    assert t_64.dtype == t_32.dtype == torch.int64 and min(t_64.min(), t_32.min()) >= 0
+    snr = schedule.snr(t_64) + schedule.snr(t_32) / 4
+    single = torch.randint(1000, (20_000,), generator=seeded_generator(1))       # the first draw, as of the baseline
+    assert (schedule.snr_to_t(snr) - single)[single < 970].abs().max() < 1.01
+    lead = schedule.t_to_log_snr(t_32) - schedule.t_to_log_snr(t_64)
+    middle = (single > 300) & (single < 800)
+    assert abs(lead[middle].mean() - 1) < 0.03 and abs(lead[middle].std() - 2 / 12**0.5) < 0.02
+    assert -0.02 < lead[middle].min() and lead[middle].max() < 2.02
+
+
+def test_the_rule_of_a_checkpoint_without_the_newer_option():
+    """Runs from before --fused_lead keep their rule; a lead that is turned round is refused by its own name."""
+    args = SimpleNamespace(timesteps="band", band_lead=[0.0, 5.0], band_noise_share=0.1, band_independent_share=0.2)
+    assert objective.timestep_rule(args) == TimestepRule("band", 0.0, 5.0, 0.1, 0.2)
+    args.timesteps, args.fused_lead = "fused", [0.5, 1.5]
+    rule = objective.timestep_rule(args)
+    assert (rule.kind, rule.lead_min, rule.lead_max) == ("fused", 0.5, 1.5)
+    args.fused_lead = [2.0, 1.0]
+    with pytest.raises(InputError, match="--fused_lead: found 2 1"):
+        objective.timestep_rule(args)
 
 
 def test_an_epoch_visits_every_image_once_in_its_own_order():
