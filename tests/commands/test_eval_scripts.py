@@ -536,9 +536,9 @@ def test_a_row_names_its_correction_and_guidance_and_counts_both_calls(work, mon
     guide = write_checkpoint("checkpoints/baseline_2ep.pth", "baseline", 1, epochs=2)
     arguments = [*EVAL, "--checkpoints", "checkpoints/baseline_3ep.pth", "--metrics", "swd"]
     assert run(monkeypatch, eval_fid_batch, *arguments, "--eps_scale", 0.98, "--told_log_snr", 0.1) == 0
-    assert run(monkeypatch, eval_fid_batch, *arguments, "--guide", guide, "--guide_interval", -3, 30) == 0
+    assert run(monkeypatch, eval_fid_batch, *arguments, "--guide", guide, "--guide_interval", -3, 20) == 0
     found = {(row["solver"], row["num_model_calls"]) for row in table()}
-    assert found == {("ddim_eps0.98_told0.1", 3), (f"ddim_guide2_2ep_{load_model(guide).fingerprint}_from-3to30", 5)}
+    assert found == {("ddim_eps0.98_told0.1", 3), (f"ddim_guide2_2ep_{load_model(guide).fingerprint}_from-3to20", 5)}
 
 
 @pytest.mark.parametrize("options, message", [
