@@ -93,7 +93,7 @@ def with_labels(names: list[str]) -> list[tuple[str, str]]:
 def images_and_seed(defaults) -> dict:
     """What all families have."""
     with gr.Row():
-        return {"num_images": gr.Number(defaults.num_images, label="Images", min_width=100),
+        return {"num_images": gr.Number(defaults.num_images, label="Images", min_width=100, elem_classes="images"),
                 "seed": gr.Number(defaults.seed, label="Seed", min_width=100)}
 
 
@@ -181,7 +181,7 @@ class Page:
                 with gr.Column(scale=4, min_width=320):
                     self.add_controls()
                 with gr.Column(scale=7, min_width=320):
-                    self.state = gr.HTML(view.line_html("Ready."), elem_id="state")
+                    self.state = gr.HTML(view.progress_html(0, 0, "opening the page"), elem_id="state")
                     self.output = gr.HTML("", elem_id="output")
             self.connect()
 
@@ -246,15 +246,17 @@ class Page:
         self.shelf.look()
         return self.show_family(family)
 
+    def ready(self, family: str) -> str:
+        """The line that says so, with what was found and what was passed over."""
+        passed_over = self.shelf.passed_over
+        more = f"; {len(passed_over)} files passed over, first: {passed_over[0]}" if passed_over else ""
+        return view.line_html(f"Ready. {FAMILIES[family]}: {len(self.shelf.names(family))} checkpoints{more}")
+
     def show_family(self, family: str) -> dict:
         """The fields and checkpoints of a family."""
         names = self.shelf.names(family)
-        passed_over = self.shelf.passed_over
-        words = f"{len(names)} checkpoints of {FAMILIES[family]}"
-        if passed_over:
-            words += f"; {len(passed_over)} files passed over, first: {passed_over[0]}"
         return {self.checkpoint: gr.Dropdown(with_labels(names), value=names[0] if names else None),
-                self.state: view.line_html(words),
+                self.state: view.progress_html(0, 0, "opening the checkpoint"),
                 **{group: gr.Column(visible=key == family) for key, group in self.groups.items()}}
 
     def open(self, data: dict) -> dict:
@@ -263,7 +265,7 @@ class Page:
             opened = self.opened(data)
         except InputError as error:
             return {self.state: view.line_html(str(error), True), self.plane: {}}
-        family, updates = data[self.family], {}
+        family, updates = data[self.family], {self.state: self.ready(data[self.family])}
         if family == "lift":
             types = generation.path_types(opened)
             path_type = data[self.fields["lift"]["path_type"]]
@@ -274,10 +276,11 @@ class Page:
         names, fields = opened.class_names, self.fields[family]
         if family == "text_to_image":
             few_steps = opened.few_steps
-            return {fields["num_steps"]: gr.Number(len(few_steps["places"]) if few_steps else 50),
-                    fields["conditioning_timestep"]: gr.Number(few_steps["called_at"][0][0] if few_steps else None,
-                                                               visible=few_steps is not None),
-                    fields["guidance_scale"]: gr.Number(visible=few_steps is None)}
+            return updates | {
+                fields["num_steps"]: gr.Number(len(few_steps["places"]) if few_steps else 50),
+                fields["conditioning_timestep"]: gr.Number(few_steps["called_at"][0][0] if few_steps else None,
+                                                           visible=few_steps is not None),
+                fields["guidance_scale"]: gr.Number(visible=few_steps is None)}
         updates[fields["class_name"]] = gr.Dropdown([ALL_CLASSES, *(names or [])], value=ALL_CLASSES,
                                                     visible=names is not None)
         updates[fields["guidance_scale"]] = gr.Number(visible=names is not None,
@@ -297,7 +300,7 @@ class Page:
             path = generation.lift_path_of(opened, controls)
         except InputError as error:
             return {self.plane: self.plane_value(opened, None), self.state: view.line_html(str(error), True)}
-        return {self.plane: self.plane_value(opened, path), self.state: view.line_html("Ready.")}
+        return {self.plane: self.plane_value(opened, path), self.state: self.ready("lift")}
 
     def plane_value(self, opened, path) -> gr.HTML:
         """What plane.js draws; a model of one scale has no plane."""
