@@ -203,9 +203,11 @@ def test_a_job_tells_its_progress_and_hands_on_what_comes_of_it():
 
 
 def test_a_cancelled_job_stops_at_its_next_step_and_the_next_one_runs(shelf):
-    taken = []
+    taken, is_named = [], threading.Event()
 
     def work(report):
+        is_named.wait()                         # the thread may run before the name `job` is bound
+
         def slow(step, num_steps):
             taken.append(step)
             if step == 2:
@@ -214,6 +216,7 @@ def test_a_cancelled_job_stops_at_its_next_step_and_the_next_one_runs(shelf):
         return draw(shelf["plain"], MnistControls(num_steps=50, num_images=1), slow)
 
     job = Job(work)
+    is_named.set()
     with pytest.raises(Cancelled):
         list(job.progress())
     assert taken == [0, 1, 2] and job.result is None
