@@ -220,7 +220,7 @@ class Page:
                          **hidden)
         self.generate.click(self.run, everything, [self.state, self.output, self.plane, self.generate, self.cancel],
                             concurrency_limit=4, **hidden)
-        self.cancel.click(self.stop, None, self.state, concurrency_limit=None, **hidden)
+        self.cancel.click(self.stop, None, self.cancel, concurrency_limit=None, **hidden)
         self.blocks.unload(self.left)
 
     def controls(self, data: dict):
@@ -348,12 +348,10 @@ class Page:
         if request.session_hash in self.jobs:
             self.jobs[request.session_hash].cancel()
 
-    def stop(self, request: gr.Request) -> str:
-        """Cancel."""
-        if request.session_hash not in self.jobs:
-            return view.line_html("Nothing is running.")
+    def stop(self, request: gr.Request) -> gr.Button:
+        """Cancel. The state's line is left to `run`, which may have said already that it stopped."""
         self.left(request)
-        return view.progress_html(0, 0, "stopping after this step")
+        return gr.Button(interactive=False)
 
 
 def launch(page: Page, host: str, port: int | None, share: bool, block: bool = True) -> str:
