@@ -1,10 +1,12 @@
 """Work in a thread of its own, that tells how far it is and can be stopped."""
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from demo.generation import Cancelled
 
+LEAST_INTERVAL_S = 0.1                  # between two events: a page need not draw a thousand steps one by one
 ONE_AT_A_TIME = threading.Lock()        # models count their calls, and a device has one memory
 
 
@@ -45,5 +47,6 @@ class Job:
                     break
                 event = newer
             yield event
+            time.sleep(LEAST_INTERVAL_S)
         if self.error is not None:
             raise self.error
