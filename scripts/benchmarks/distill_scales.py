@@ -4,13 +4,12 @@
 Every run is written to {output}.json as soon as it is done; a call with the same iterations goes on where an earlier
 one stopped. Distances are whitened ones to the true law, of averaged and of raw weights.
 """
-import json
 import statistics
 from pathlib import Path
 
 from engine.command_line import Parser, run_script, seed_number, whole_number
-from engine.errors import InputError
-from engine.files import expecting, write_json
+from engine.files import write_json
+from scripts.benchmarks.earlier_results import earlier_results
 
 TWO = ("--denoising", "--num_denoising_step", "2", "--backward_simulation")
 PUBLISHED = (*TWO, "--no_critic_step", "--no_level_schedule")
@@ -54,14 +53,8 @@ def main():
     from distill.known_scales import distil, references
     torch.set_num_threads(1)
     path = Path(f"{args.output}.json")
-    results = {"iterations": args.iterations, "references": None, "rows": {}}
-    if path.exists():
-        with expecting(path, "JSON file of an earlier call"):
-            results = json.loads(path.read_text(encoding="utf-8"))
-            earlier = results["iterations"]
-        if earlier != args.iterations:
-            raise InputError(f"{path}: made with --iterations {earlier}, found {args.iterations}; choose another "
-                             "--output")
+    settings = {"iterations": args.iterations}
+    results = earlier_results(path, settings) or {**settings, "references": None, "rows": {}}
     results["references"] = results["references"] or references()
     for seed in args.seeds:
         for name in args.rows:

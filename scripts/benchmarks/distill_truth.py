@@ -6,14 +6,13 @@ same iterations goes on where an earlier one stopped. {output}.png shows samples
 iterations.
 """
 import dataclasses
-import json
 import statistics
 import time
 from pathlib import Path
 
 from engine.command_line import Parser, run_script, whole_number
-from engine.errors import InputError
-from engine.files import expecting, write_json
+from engine.files import write_json
+from scripts.benchmarks.earlier_results import earlier_results
 
 FOUR_STEPS = {"num_steps": 4}
 # name -> settings, and a figure of the row to compare with, of an earlier implementation (mean, deviation over seeds)
@@ -135,14 +134,8 @@ def main():
     torch.set_num_threads(1)
 
     path = Path(f"{args.output}.json")
-    results = {"iterations": args.iterations, "references": None, "rows": {}}
-    if path.exists():
-        with expecting(path, "JSON file of an earlier call"):
-            results = json.loads(path.read_text(encoding="utf-8"))
-            earlier = results["iterations"]
-        if earlier != args.iterations:
-            raise InputError(f"{path}: made with --iterations {earlier}, found {args.iterations}; choose another "
-                             "--output")
+    settings = {"iterations": args.iterations}
+    results = earlier_results(path, settings) or {**settings, "references": None, "rows": {}}
     results["references"] = results["references"] or references()
     for name in args.rows:
         if name not in results["rows"]:

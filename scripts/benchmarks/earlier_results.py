@@ -1,0 +1,19 @@
+"""What a benchmark that can be stopped has measured so far: its JSON file."""
+import json
+from pathlib import Path
+
+from engine.errors import InputError
+from engine.files import expecting
+
+
+def earlier_results(path: Path, settings: dict) -> dict | None:
+    """What an earlier call wrote to `path`, None without one. Raises InputError if it was made with other settings."""
+    if not path.exists():
+        return None
+    with expecting(path, "JSON file of an earlier call"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        earlier = {key: found[key] for key in settings}
+    for key, value in settings.items():
+        if earlier[key] != value:
+            raise InputError(f"{path}: made with --{key} {earlier[key]}, found {value}; choose another --output")
+    return found
