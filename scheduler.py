@@ -86,7 +86,7 @@ class DiscreteSteps(NoiseProcess):
         key = (t.device, dtype)
         if key not in self._tables:
             self._tables[key] = self._tables[torch.device("cpu"), torch.float64].to(t.device, dtype)
-        return self._tables[key][t.long() + 1]
+        return self._tables[key].take(t.long() + 1)         # an index of no dimension would be fetched from a GPU
 
     def levels(self, t: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
         """a and s at timesteps t; CLEAN and whole timesteps of an integer type by table, fractions interpolated."""

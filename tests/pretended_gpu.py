@@ -1,9 +1,11 @@
 """A GPU that is not there: what would run on it runs on fake tensors, which have shapes and devices and no values.
 
 Operations on CPU tensors alone run as ever. One that mixes devices raises, as on a GPU, and so does a copy of a fake
-tensor into a file. What comes back to the CPU is zeros, or True, of the right shape and kind. Backward passes cannot run.
+tensor into a file. What comes back to the CPU is zeros, or True, of the right shape and kind. Backward passes cannot run,
+nor forward-mode derivatives of fused operations.
 """
 import contextlib
+import weakref
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -35,15 +37,21 @@ class PretendedGPU(TorchDispatchMode):
         super().__init__()
         self.fakes = Fakes(allow_non_fake_inputs=True)
 
+    def faked(self, tensor: torch.Tensor) -> FakeTensor:
+        """A fake of a tensor, or the fake that it is."""
+        return tensor if isinstance(tensor, FakeTensor) else self.fakes.from_tensor(tensor)
+
     def __torch_dispatch__(self, operation, types, arguments=(), named=None):
         named = named or {}
         leaves = tree_leaves((arguments, named))
         if not any(isinstance(leaf, FakeTensor) or isinstance(leaf, torch.device) and leaf.type == "cuda"
                    for leaf in leaves):
             return operation(*arguments, **named)
-        if operation is torch.ops.aten._local_scalar_dense.default:
+        if operation.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.item):
             PretendedGPU.waits += 1
             return made_up(arguments[0]).item()
+        if operation.overloadpacket is torch.ops.aten.to:       # as it comes in inference mode: of a fake, nothing is tried
+            arguments = tree_map_only(torch.Tensor, self.faked, arguments)
         with self.fakes:
             result = operation(*arguments, **named)
         back = [leaf for leaf in tree_leaves(result) if isinstance(leaf, FakeTensor) and leaf.device.type != "cuda"]
@@ -79,5 +87,11 @@ def pretended_gpu(monkeypatch):
                         "current_stream": NoStream, "stream": lambda _: contextlib.nullcontext()}.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    with PretendedGPU():
-        yield GPU
+    monkeypatch.setattr(weakref, "getweakrefs", lambda _: [])          # those of fakes keep no module from moving
+    lifts_cpu_alone = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)               # torch.tensor(..., device=GPU) comes by way of the CPU
+    try:
+        with PretendedGPU():
+            yield GPU
+    finally:
+        torch._C._set_only_lift_cpu_tensors(lifts_cpu_alone)
