@@ -102,9 +102,9 @@ def find_browser() -> str:
 
 def wait_until(condition) -> None:
     """Return once `condition()` is true; fails after a minute."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not condition():
-        assert time.monotonic() < deadline, "waited for a minute in vain"
+        assert time.monotonic() < deadline, "waited for three minutes in vain"
         time.sleep(0.02)
 
 

@@ -784,7 +784,7 @@ def test_ctrl_c_with_two_processes_saves_one_state(tmp_path, cache):
     log = folder / "results/lift_dual_timestep_training.csv"
     wait_until(lambda: process.poll() is not None or log.exists())
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=180)[0]
     assert process.returncode != 0 and len(re.findall(r"stopped by SIG\w+ after step \d+ of", output)) == 1, output
     [state] = run_files.list_states(folder / "checkpoints", "lift_dual_timestep")
     step = load_torch(state)["step"]
