@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.command_line import Parser, run_script, seed_number, whole_number
 from engine.files import write_json
-from scripts.benchmarks.earlier_results import earlier_results
+from scripts.benchmarks.earlier_results import results_of_rows
 
 TWO = ("--denoising", "--num_denoising_step", "2", "--backward_simulation")
 PUBLISHED = (*TWO, "--no_critic_step", "--no_level_schedule")
@@ -53,9 +53,7 @@ def main():
     from distill.known_scales import distil, references
     torch.set_num_threads(1)
     path = Path(f"{args.output}.json")
-    settings = {"iterations": args.iterations}
-    results = earlier_results(path, settings) or {**settings, "references": None, "rows": {}}
-    results["references"] = results["references"] or references()
+    results = results_of_rows(path, {"iterations": args.iterations}, references)
     for seed in args.seeds:
         for name in args.rows:
             num_scales, given, _ = ROWS[name]

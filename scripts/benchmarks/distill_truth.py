@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.command_line import Parser, run_script, whole_number
 from engine.files import write_json
-from scripts.benchmarks.earlier_results import earlier_results
+from scripts.benchmarks.earlier_results import results_of_rows
 
 FOUR_STEPS = {"num_steps": 4}
 # name -> settings, and a figure of the row to compare with, of an earlier implementation (mean, deviation over seeds)
@@ -134,9 +134,7 @@ def main():
     torch.set_num_threads(1)
 
     path = Path(f"{args.output}.json")
-    settings = {"iterations": args.iterations}
-    results = earlier_results(path, settings) or {**settings, "references": None, "rows": {}}
-    results["references"] = results["references"] or references()
+    results = results_of_rows(path, {"iterations": args.iterations}, references)
     for name in args.rows:
         if name not in results["rows"]:
             results["rows"][name] = measure(name, args.iterations)

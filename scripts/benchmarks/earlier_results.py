@@ -17,3 +17,10 @@ def earlier_results(path: Path, settings: dict) -> dict | None:
         if earlier[key] != value:
             raise InputError(f"{path}: made with --{key} {earlier[key]}, found {value}; choose another --output")
     return found
+
+
+def results_of_rows(path: Path, settings: dict, references) -> dict:
+    """Settings, references and rows of a table so far. references(): measures them, where no earlier call did."""
+    results = earlier_results(path, settings) or {**settings, "references": None, "rows": {}}
+    results["references"] = results["references"] or references()
+    return results
