@@ -162,10 +162,10 @@ def test_the_readmes_table_of_memory_is_what_memory_says():
     rows = {row[0]: row[1:] for line in (ROOT / "distill" / "README.md").read_text().splitlines()
             if len(row := [cell.strip() for cell in line.strip("| ").split("|")]) == 4 and row[0] in PUBLISHED}
     assert rows.keys() == PUBLISHED.keys()
-    for name, (unet, texts, vae, channels, side) in PUBLISHED.items():
+    for name, (unet, encoders, vae, channels, side) in PUBLISHED.items():
         levels = {"Stable Diffusion 1.5": 4, "SDXL": 3}[name]
         head = memory.num_head_parameters({"block_out_channels": [0] * (levels - 1) + [channels]}, side)
-        rest = 2 * texts + 4 * vae
+        rest = 2 * encoders + 4 * vae
         alone = memory.parts_of_training(unet, 0, half=True, num_processes=1, fsdp=False, average=False)
         spread = memory.parts_of_training(unet, head, half=True, num_processes=64, fsdp=True, average=True)
         found = [f"{unet:,}", f"{sum(part.bytes for part in alone) / 1e9:.1f}",
