@@ -1,13 +1,13 @@
 """Estimate the error map of LIFT, or of a flow of two scales, over (t_64, t_32), find its paths, and draw both."""
 from pathlib import Path
 
-from engine import run_files
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                           whole_number, write_run_record)
 from data import add_data_options, load_images
 from engine.errors import InputError
 from engine.files import refuse_existing, save_png, save_torch, written_together
-from lift.options import CHAIN_RULES, GRID_SPACES, NORMALIZATIONS, PREDICTIONS, WEIGHTS, add_path_options
+from lift.options import (CHAIN_RULES, GRID_SPACES, NORMALIZATIONS, PREDICTIONS, WEIGHTS, add_checkpoint_option,
+                          add_path_options)
 
 EDGE_COSTS = ("directional", "step_doubling", "step_doubling_diagonal")
 
@@ -15,12 +15,7 @@ EDGE_COSTS = ("directional", "step_doubling", "step_doubling_diagonal")
 def parse_args(argv=None):
     parser = Parser(__doc__)
     group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", type=Path, default=None, metavar="FILE",
-                       help="of LIFT or a flow trained with --scales 64 32; left out: found by --checkpoint_dir, --name and --epochs")
-    group.add_argument("--epochs", type=whole_number(0), default=None, metavar="E", help="epoch of the checkpoint")
-    group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER",
-                       help="where checkpoints lie")
-    group.add_argument("--name", default="lift_dual_timestep", help="first part of the checkpoint's file name")
+    add_checkpoint_option(group, "of LIFT, or of a flow trained with --scales 64 32")
     group.add_argument("--weights", choices=WEIGHTS, default="ema", help="which of its weights")
     add_data_options(parser)
     parser.add_argument("--split", default="train", help="part of the data set, perhaps sliced: train[:500]")
@@ -57,12 +52,7 @@ def parse_args(argv=None):
     parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where outputs go")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     add_device_options(parser)
-    args = parser.parse_args(argv)
-    if args.checkpoint is None:
-        if args.epochs is None:
-            parser.error("--checkpoint: found none, expected --checkpoint FILE or --epochs E")
-        args.checkpoint = run_files.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
-    return args
+    return parser.parse_args(argv)
 
 
 def choose_precision(args, was_auto: bool, loaded, images, timesteps) -> dict:

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import data
-from engine import run_files
 from evaluation import results_table
 from evaluation.options import METRICS, add_metric_options
 from engine.command_line import (Parser, add_device_options, git_revision, refuse_without_effect, run_script, seed_number,
@@ -19,21 +18,15 @@ from engine.errors import InputError
 from engine.files import check_can_be_written
 from engine.options import SOLVERS as ALL_SOLVERS
 from flow.options import GRIDS, add_guidance_options
-from lift.options import DEFAULT_NAMES, PATH_NAMES, add_generation_options
+from lift.options import DEFAULT_NAMES, PATH_NAMES, add_checkpoint_option, add_generation_options
 
 
 def parse_options():
     parser = Parser(__doc__)
     group = parser.add_argument_group("what is evaluated")
+    add_checkpoint_option(group, "checkpoints of any family, students among them: checkpoints/*_100ep.pth", several=True)
     group.add_argument("--model_type", choices=list(DEFAULT_NAMES), default=None,
-                       help="kind of S1's checkpoints; left out: lift by --name, beside --checkpoints what they are")
-    group.add_argument("--epochs", type=whole_number(0), nargs="+", action="each_once", default=None, metavar="EPOCH",
-                       help="epochs of --name; left out with --checkpoints too: all there are in --checkpoint_dir")
-    group.add_argument("--checkpoints", "--checkpoint", nargs="+", action="each_once", default=None, metavar="FILE",
-                       help="checkpoint files of any family, students among them")
-    group.add_argument("--name", default=None, help="name of the checkpoints; left out: the default of --model_type")
-    group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER",
-                       help="their folder")
+                       help="what the checkpoints must be; left out: each is taken for what it is")
     group.add_argument("--paths", nargs="+", action="each_once", default=None, metavar="PATH",
                        help=f"LIFT: {', '.join(PATH_NAMES['lift'])}; baseline: uniform, dp, lead; flows: "
                             f"{', '.join(GRIDS)}; left out: diagonal dp_64 dp_total, or uniform, or a student's own")
@@ -55,27 +48,7 @@ def parse_options():
     add_device_options(parser)
     parser.set_defaults(dataset=None)
     args = parser.parse_args()
-    if args.checkpoints:
-        refuse_without_effect(parser, args, ["name", "checkpoint_dir"], "beside --checkpoints")
-    elif args.model_type is None:
-        args.model_type = "lift"
     return args, functools.partial(refuse_without_effect, parser, args)
-
-
-def find_checkpoints(args) -> list[Path]:
-    """The checkpoint files asked for. Raises InputError where there are none."""
-    if args.checkpoints and args.epochs:
-        raise InputError("--epochs: found together with --checkpoints, expected one of the two")
-    if args.checkpoints:
-        return [Path(file) for file in args.checkpoints]
-    name = args.name or DEFAULT_NAMES[args.model_type]
-    if args.epochs:
-        return [run_files.checkpoint_path(args.checkpoint_dir, name, epoch) for epoch in args.epochs]
-    found = run_files.list_checkpoints(args.checkpoint_dir, name)
-    if not found:
-        raise InputError(f"--checkpoint_dir: found no {name}_*ep.pth in {args.checkpoint_dir}; train first, or give "
-                         "--checkpoints")
-    return found
 
 
 def say_what_differs(rows: list[dict], key: dict) -> None:
@@ -208,7 +181,7 @@ def main():
         raise InputError(f"--num_images: found {args.num_images}, expected at least one for each of the {group.size} "
                          "processes")
     check_can_be_written(args.results)
-    files = find_checkpoints(args)
+    files = [Path(file) for file in args.checkpoints]
     metrics, weights_file = scoring.choose_metrics(args)
     group.check_same([metric in metrics for metric in METRICS],
                      "--metrics: the processes do not all have Inception weights at hand; give --metrics, or "

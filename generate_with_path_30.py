@@ -8,23 +8,18 @@ import functools
 import time
 from pathlib import Path
 
-from engine import run_files
 from engine.command_line import (Parser, add_device_options, refuse_without_effect, run_script, seed_number, start_device,
                           whole_number, write_run_record)
 from engine.errors import InputError
 from engine.files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
 from engine.image_folder import publish, refuse_images
-from lift.options import DEFAULT_PATHS, PATH_NAMES, add_generation_options, refuse_unguided
+from lift.options import DEFAULT_PATHS, PATH_NAMES, add_checkpoint_option, add_generation_options, refuse_unguided
 
 
 def parse_options():
     parser = Parser(__doc__)
     group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", type=Path, default=None, metavar="FILE",
-                       help="checkpoint; left out: the one of --epochs and --name in --checkpoint_dir")
-    group.add_argument("--epochs", type=whole_number(0), default=100, help="epoch of the checkpoint")
-    group.add_argument("--name", default="lift_dual_timestep", help="name of the checkpoint")
-    group.add_argument("--checkpoint_dir", type=Path, default=Path("checkpoints"), metavar="FOLDER", help="its folder")
+    add_checkpoint_option(group, "of LIFT or of the baseline")
     add_generation_options(parser)
     parser.add_argument("--path", default=None, metavar="PATH",
                         choices=sorted({name for names in PATH_NAMES.values() for name in names}),
@@ -41,8 +36,6 @@ def parse_options():
     group.add_argument("--overwrite", action="store_true", help="replace images that are there")
     add_device_options(parser)
     args = parser.parse_args()
-    if args.checkpoint:
-        refuse_without_effect(parser, args, ["epochs", "name", "checkpoint_dir"], "beside --checkpoint")
     refuse_unguided(functools.partial(refuse_without_effect, parser, args), args)
     return args
 
@@ -53,13 +46,12 @@ def main():
     from lift import checkpoints, generation
     args.device = distributed.local_gpu(args.device)
     device = start_device(args)
-    file = args.checkpoint or run_files.checkpoint_path(args.checkpoint_dir, args.name, args.epochs)
-    loaded = checkpoints.load_model(file, None, args.weights, device)
+    loaded = checkpoints.load_model(args.checkpoint, None, args.weights, device)
     args.path = args.path or DEFAULT_PATHS[loaded.model_type][0]
     generation.check_options(args, loaded.model_type)
     guide = generation.load_guide(loaded, args, device)
     path = generation.find_path(loaded, args.path, args)
-    label = f"{file.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}"
+    label = f"{args.checkpoint.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}"
     args.output_dir = args.output_dir or Path("generated") / label
     args.grid_png = args.grid_png or Path("results") / f"samples_{label}.png"
 

@@ -24,12 +24,13 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "datasets", "pytorch-fid")
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows every default in --help and answers a wrong option in one line; knows the action `each_once`."""
+    """Shows every default in --help and answers a wrong option in one line. Knows the actions `each_once` and `gone`."""
 
     def __init__(self, description: str):
         super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
                          allow_abbrev=False)
         self.register("action", "each_once", EachOnce)
+        self.register("action", "gone", Gone)
 
     def error(self, message: str):
         print(f"error: {message.removeprefix('argument ')} (see {self.prog} --help)", file=sys.stderr)
@@ -44,6 +45,18 @@ class EachOnce(argparse.Action):
         if repeated is not None:
             raise argparse.ArgumentError(self, f"found {repeated} more than once, expected each value once")
         setattr(namespace, self.dest, values)
+
+
+class Gone(argparse.Action):
+    """For an option of earlier versions: any use of it is answered with `const`, what is said in its place. --help does
+    not show it."""
+
+    def __init__(self, option_strings, dest, const):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs="*", const=const, help=argparse.SUPPRESS,
+                         default=argparse.SUPPRESS)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        raise argparse.ArgumentError(self, f"found {' '.join(values)}, an option that is gone; expected {self.const}")
 
 
 def run_script(main) -> None:

@@ -56,6 +56,19 @@ def parse_training_options(parser, argv=None):
     return args
 
 
+def add_checkpoint_option(group, help: str, several: bool = False) -> None:
+    """--checkpoint FILE, or --checkpoints FILE... where there may be `several`. Options of earlier versions that named a
+    checkpoint by its parts are answered in one line."""
+    if several:
+        group.add_argument("--checkpoints", "--checkpoint", nargs="+", action="each_once", required=True, metavar="FILE",
+                           help=help)
+    else:
+        group.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=help)
+    for option in ("--epochs", "--name", "--checkpoint_dir"):
+        group.add_argument(option, action="gone", const="the file itself, such as "
+                           f"--checkpoint checkpoints/{DEFAULT_NAMES['lift']}_100ep.pth")
+
+
 def add_generation_options(parser, solvers=SOLVERS) -> None:
     """How images are generated: --weights, --num_steps, --solver, --heatmap and the like. solvers: what it may be."""
     group = parser.add_argument_group("generation")

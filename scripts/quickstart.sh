@@ -52,13 +52,13 @@ else
 fi
 
 stage "3/5 generation along each path, and scores"
-evaluate() {
-    run "$PYTHON" eval_fid_batch.py "${data[@]}" --epochs "$EPOCHS" --checkpoint_dir "$CHECKPOINTS" \
+evaluate() {    # CHECKPOINT OPTIONS...
+    run "$PYTHON" eval_fid_batch.py "${data[@]}" --checkpoint "$CHECKPOINTS/$1_${EPOCHS}ep.pth" \
         --results "$OUTPUT/fid_results.csv" --num_images "$NUM_IMAGES" --num_steps "$NUM_STEPS" \
-        --seeds "${seeds[@]}" "${metrics[@]}" "${device[@]}" "$@"
+        --seeds "${seeds[@]}" "${metrics[@]}" "${device[@]}" "${@:2}"
 }
-evaluate --model_type baseline
-evaluate --model_type lift --paths diagonal dp_64 dp_total --heatmap "$heatmap" --grid "$GRID"
+evaluate baseline
+evaluate lift_dual_timestep --paths diagonal dp_64 dp_total --heatmap "$heatmap" --grid "$GRID"
 
 stage "4/5 sample grids"
 generate() {    # CHECKPOINT PATH OPTIONS...

@@ -8,23 +8,26 @@ NUM_IMAGES="${NUM_IMAGES:-1000}"
 read -r -a epochs <<< "${EPOCHS:-10}"
 read -r -a seeds <<< "${SEEDS:-42 43 44}"
 read -r -a where <<< "${DEVICE:+--device $DEVICE}"
-last="${epochs[-1]}"
-lift="checkpoints/lift_dual_timestep_${last}ep.pth"
-baseline="checkpoints/baseline_${last}ep.pth"
+lifts=() baselines=()
+for epoch in "${epochs[@]}"; do
+    lifts+=("checkpoints/lift_dual_timestep_${epoch}ep.pth") baselines+=("checkpoints/baseline_${epoch}ep.pth")
+done
+lift="${lifts[-1]}" baseline="${baselines[-1]}"
 common=(--dataset "$DATASET" "${where[@]}")
 
 is_up_to_date() { [ "$1" -nt "$2" ]; }      # FILE CHECKPOINT: made after it
 evaluate() { "$PYTHON" eval_fid_batch.py "${common[@]}" --num_images "$NUM_IMAGES" "$@"; }
-evaluate --model_type baseline --epochs "${epochs[@]}" --seeds "${seeds[0]}"
-evaluate --model_type baseline --epochs "$last" --seeds "${seeds[@]}"
+evaluate --checkpoints "${baselines[@]}" --seeds "${seeds[0]}"
+evaluate --checkpoint "$baseline" --seeds "${seeds[@]}"
 if [ "${1:-}" = baseline ]; then exit 0; fi     # while LIFT is still training
 
 for epoch in "${epochs[@]}"; do
-    is_up_to_date "results/heatmap_30_${epoch}ep.pth" "checkpoints/lift_dual_timestep_${epoch}ep.pth" || \
-        "$PYTHON" compute_heatmap_30.py "${common[@]}" --epochs "$epoch" --K 1 --batch_size 8 --target_error 0 --overwrite
+    checkpoint="checkpoints/lift_dual_timestep_${epoch}ep.pth"
+    is_up_to_date "results/heatmap_30_${epoch}ep.pth" "$checkpoint" || "$PYTHON" compute_heatmap_30.py \
+        "${common[@]}" --checkpoint "$checkpoint" --K 1 --batch_size 8 --target_error 0 --overwrite
 done
-evaluate --model_type lift --epochs "${epochs[@]}" --seeds "${seeds[0]}"
-evaluate --model_type lift --epochs "$last" --seeds "${seeds[@]}"
+evaluate --checkpoints "${lifts[@]}" --seeds "${seeds[0]}"
+evaluate --checkpoint "$lift" --seeds "${seeds[@]}"
 
 is_up_to_date results/mse.csv "$lift" || "$PYTHON" -m lift.eval_mse "${common[@]}" --checkpoint "$lift" --overwrite
 is_up_to_date results/model_error.csv "$lift" || "$PYTHON" -m lift.eval_mse "${common[@]}" --checkpoint "$lift" \

@@ -38,6 +38,10 @@ COMMON = ["--device", "cpu", "--num_threads", "1", "--precision", "float32", "--
 EVAL = [*COMMON, "--num_images", "5", "--dataset", "synthetic:12", "--batch_size", "4"]
 
 
+LIFT = ["--checkpoint", "checkpoints/lift_dual_timestep_3ep.pth"]
+BASELINE = ["--checkpoint", "checkpoints/baseline_3ep.pth"]
+
+
 def write_checkpoint(path, model_type, seed=0, epochs=3):
     torch.manual_seed(seed)
     model = build_model(model_type, [8, 16])
@@ -105,7 +109,7 @@ def table():
 # Generating
 
 def test_images_grid_and_record(work, monkeypatch, capsys):
-    assert run(monkeypatch, generate_with_path_30, *COMMON, "--epochs", 3, "--num_images", 5, "--batch_size", 2) == 0
+    assert run(monkeypatch, generate_with_path_30, *COMMON, *LIFT, "--num_images", 5, "--batch_size", 2) == 0
     label = "lift_dual_timestep_3ep_diagonal_3steps_seed42"
     folder = work / "generated" / label
     assert sorted(p.name for p in folder.glob("*.png")) == [f"{k:05d}.png" for k in range(5)]
@@ -124,20 +128,20 @@ def test_images_grid_and_record(work, monkeypatch, capsys):
 
 
 def test_existing_images_are_refused_or_replaced(work, monkeypatch, capsys):
-    arguments = [*COMMON, "--epochs", 3, "--num_images", 3]
+    arguments = [*COMMON, *LIFT, "--num_images", 3]
     assert run(monkeypatch, generate_with_path_30, *arguments, "--output_dir", "out", "--grid_png", "a.png") == 0
     before = {p.name: p.read_bytes() for p in (work / "out").iterdir()}
     message = fails(monkeypatch, capsys, generate_with_path_30, *arguments, "--output_dir", "out",
                     "--grid_png", "b.png")
     assert "out: holds 3 PNG files" in message and "--overwrite" in message and not (work / "b.png").exists()
     assert {p.name: p.read_bytes() for p in (work / "out").iterdir()} == before
-    assert run(monkeypatch, generate_with_path_30, *COMMON, "--epochs", 3, "--num_images", 2, "--output_dir", "out",
+    assert run(monkeypatch, generate_with_path_30, *COMMON, *LIFT, "--num_images", 2, "--output_dir", "out",
                "--grid_png", "a.png", "--overwrite") == 0
     assert len(list((work / "out").glob("*.png"))) == 2
 
 
 def test_a_run_that_is_stopped_leaves_the_earlier_images(work, monkeypatch, capsys):
-    arguments = [*COMMON, "--epochs", 3, "--num_images", 4, "--batch_size", 2, "--output_dir", "out",
+    arguments = [*COMMON, *LIFT, "--num_images", 4, "--batch_size", 2, "--output_dir", "out",
                  "--grid_png", "a.png"]
     assert run(monkeypatch, generate_with_path_30, *arguments) == 0
     before = {p.name: p.read_bytes() for p in (work / "out").iterdir()}
@@ -154,7 +158,7 @@ def test_a_run_that_is_stopped_leaves_the_earlier_images(work, monkeypatch, caps
 
 @pytest.mark.parametrize("full", ["a.png", "a.json"])
 def test_a_grid_that_does_not_fit_on_the_disk_leaves_the_earlier_images_too(work, monkeypatch, capsys, full):
-    arguments = [*COMMON, "--epochs", 3, "--num_images", 2, "--output_dir", "out", "--grid_png", "grids/a.png"]
+    arguments = [*COMMON, *LIFT, "--num_images", 2, "--output_dir", "out", "--grid_png", "grids/a.png"]
     assert run(monkeypatch, generate_with_path_30, *arguments) == 0
     before = {p: p.read_bytes() for p in work.rglob("*") if p.is_file()}
 
@@ -181,7 +185,7 @@ def generate_slowly(arguments):
 
 
 def test_two_runs_into_one_folder_and_a_run_that_is_killed(work, monkeypatch, capsys):
-    arguments = [*COMMON, "--epochs", 3, "--num_images", 60, "--batch_size", 1, "--output_dir", "out", "--grid_png",
+    arguments = [*COMMON, *LIFT, "--num_images", 60, "--batch_size", 1, "--output_dir", "out", "--grid_png",
                  "a.png"]
     slow = multiprocessing.get_context("fork").Process(target=generate_slowly, args=(arguments,))
     slow.start()
@@ -200,7 +204,7 @@ def test_a_grid_that_cannot_be_written_is_refused_before_any_work(work, monkeypa
     (work / "file").write_text("")
     (work / "beside.json").write_text("another's")      # where the grid's record would go
     monkeypatch.setattr(generation, "generate", lambda *_, **__: pytest.fail("work was done"))
-    message = fails(monkeypatch, capsys, generate_with_path_30, *COMMON, "--epochs", 3, "--output_dir", "out",
+    message = fails(monkeypatch, capsys, generate_with_path_30, *COMMON, *LIFT, "--output_dir", "out",
                     "--grid_png", grid)
     assert ("beside.json: exists already" if grid == "beside.png" else "grid") in message
     assert not (work / "out").exists()
@@ -211,14 +215,14 @@ def test_weights_x32_solver_and_seed_make_other_images(work, monkeypatch):
                 "random": ["--x32", "random"], "multistep": ["--solver", "multistep"], "eta": ["--eta", 1]}
     images = {}
     for name, options in variants.items():
-        assert run(monkeypatch, generate_with_path_30, *COMMON, "--epochs", 3, "--num_images", 1, "--output_dir", name,
+        assert run(monkeypatch, generate_with_path_30, *COMMON, *LIFT, "--num_images", 1, "--output_dir", name,
                    "--grid_png", f"{name}.png", *options) == 0
         images[name] = (work / name / "00000.png").read_bytes()
     assert len(set(images.values())) == len(variants)
 
 
 def test_two_processes_give_the_same_images(work, monkeypatch):
-    arguments = [*COMMON, "--epochs", "3", "--num_images", "5", "--batch_size", 1]
+    arguments = [*COMMON, *LIFT, "--num_images", "5", "--batch_size", 1]
     assert run(monkeypatch, generate_with_path_30, *arguments, "--output_dir", "alone", "--grid_png", "alone.png") == 0
     run_divided(generate_with_path_30, *arguments, "--output_dir", "together", "--grid_png", "together.png")
     for name in [f"alone/{k:05d}.png" for k in range(5)] + ["alone.png"]:
@@ -229,7 +233,7 @@ def test_compiled_once_for_full_and_broken_batches_and_all_checkpoints(work, mon
     write_checkpoint(work / "checkpoints" / "lift_dual_timestep_4ep.pth", "lift", seed=1)
     counter = CompileCounter()                          # counts what is compiled, and runs it as it was
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
-    arguments = [*EVAL, "--epochs", 3, 4, "--paths", "diagonal", "lead_2", "--metrics", "swd"]
+    arguments = [*EVAL, *LIFT, "checkpoints/lift_dual_timestep_4ep.pth", "--paths", "diagonal", "lead_2", "--metrics", "swd"]
     assert run(monkeypatch, eval_fid_batch, *arguments) == 0
     assert counter.frame_count == 0
     assert run(monkeypatch, eval_fid_batch, *arguments, "--compile", "--results", "compiled.csv") == 0
@@ -249,7 +253,7 @@ def test_what_cannot_be_compiled_is_one_line(work, monkeypatch, capsys):
         raise OSError("no C++ compiler here")
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
-    message = fails(monkeypatch, capsys, generate_with_path_30, *COMMON, "--epochs", 3, "--num_images", 2, "--compile",
+    message = fails(monkeypatch, capsys, generate_with_path_30, *COMMON, *LIFT, "--num_images", 2, "--compile",
                     "--output_dir", "out")
     assert "--compile: the model could not be compiled" in message and "no C++ compiler here" in message
     assert not (work / "out").exists()
@@ -276,7 +280,7 @@ def any_heatmap(monkeypatch):
 def test_heatmap_of_this_checkpoint_is_found_and_another_refused(work, monkeypatch, capsys, any_heatmap):
     loaded = load_model("checkpoints/lift_dual_timestep_3ep.pth")
     save_torch(heatmap_file.heatmap_path("results", 30, "lift_dual_timestep", 3, "ema"), fake_heatmap(loaded))
-    arguments = [*COMMON, "--epochs", 3, "--num_images", 1, "--path", "dp_64"]
+    arguments = [*COMMON, *LIFT, "--num_images", 1, "--path", "dp_64"]
     assert run(monkeypatch, generate_with_path_30, *arguments) == 0
     found = json.loads((work / "results/samples_lift_dual_timestep_3ep_dp_64_3steps_seed42.json").read_text())
     expected = paths.path_from_heatmap(fake_heatmap(loaded), "dp_64", 3)
@@ -309,7 +313,7 @@ def test_baseline_takes_an_optimised_schedule(work, monkeypatch):
 # Evaluating
 
 def test_rows_are_added_skipped_and_replaced(work, monkeypatch, capsys):
-    arguments = [*EVAL, "--paths", "diagonal", "--epochs", 3, "--metrics", "swd"]
+    arguments = [*EVAL, *LIFT, "--paths", "diagonal", "--metrics", "swd"]
     assert run(monkeypatch, eval_fid_batch, *arguments, "--seeds", 1, 2) == 0
     rows = table()
     assert [(row["metric"], row["seed"]) for row in rows] == [
@@ -334,7 +338,7 @@ def test_rows_are_added_skipped_and_replaced(work, monkeypatch, capsys):
 def test_value_is_that_of_the_images_themselves(work, monkeypatch):
     import data
     from evaluation import sliced_wasserstein
-    assert run(monkeypatch, eval_fid_batch, *EVAL, "--model_type", "baseline", "--metrics", "swd") == 0
+    assert run(monkeypatch, eval_fid_batch, *EVAL, *BASELINE, "--metrics", "swd") == 0
     loaded = load_model("checkpoints/baseline_3ep.pth")
     images = to_uint8(sampling.generate(loaded.model, sampling.uniform_diagonal(3), 42, range(5)).x_64)
     expected = sliced_wasserstein.sliced_wasserstein(images, np.array(data.load_images("synthetic:12").images))
@@ -346,7 +350,7 @@ def test_all_metrics_from_one_generation(work, monkeypatch, capsys, accept_stand
     calls = []
     original = generation.generate
     monkeypatch.setattr(generation, "generate", lambda *a, **k: calls.append(1) or original(*a, **k))
-    arguments = [*EVAL, "--model_type", "baseline", "--dataset", "synthetic:8", "--batch_size", 3]
+    arguments = [*EVAL, *BASELINE, "--dataset", "synthetic:8", "--batch_size", 3]
     assert run(monkeypatch, eval_fid_batch, *arguments, "--metrics", *METRICS) == 0
     assert len(calls) == 2                                          # 5 images in batches of 3
     rows = {row["metric"]: row for row in table()}
@@ -370,7 +374,7 @@ def test_a_number_of_calls_that_does_not_fit_is_no_row(work, monkeypatch, capsys
         return dataclasses.replace(original(*arguments, **options), num_model_calls=4)
     monkeypatch.setattr(generation, "generate", one_call_more)
     assert "4 network calls were counted, expected 3" in fails(
-        monkeypatch, capsys, eval_fid_batch, *EVAL, "--model_type", "baseline", "--metrics", "swd")
+        monkeypatch, capsys, eval_fid_batch, *EVAL, *BASELINE, "--metrics", "swd")
     assert not Path("results/fid_results.csv").exists()
 
 
@@ -381,18 +385,18 @@ def without_weights(monkeypatch, folder):
 
 def test_without_inception_weights_nothing_is_called_fid(work, monkeypatch, capsys):
     without_weights(monkeypatch, work / "home")
-    assert run(monkeypatch, eval_fid_batch, *EVAL, "--model_type", "baseline") == 0
+    assert run(monkeypatch, eval_fid_batch, *EVAL, *BASELINE) == 0
     printed = capsys.readouterr().out
     assert fid.WEIGHTS_NAME in printed and str(work / "home" / "hub" / "checkpoints") in printed
     assert "scoring with fd_lite0, kd_lite0, swd" in printed
     assert {row["metric"] for row in table()} == {"fd_lite0", "kd_lite0", "swd", "swd_64", "swd_32", "swd_16"}
-    assert fid.WEIGHTS_NAME in fails(monkeypatch, capsys, eval_fid_batch, *EVAL, "--model_type", "baseline",
+    assert fid.WEIGHTS_NAME in fails(monkeypatch, capsys, eval_fid_batch, *EVAL, *BASELINE,
                                      "--metrics",
                                      "fid")
 
 
 def test_a_changed_checkpoint_and_other_real_images_are_told(work, monkeypatch, capsys):
-    arguments = [*EVAL, "--model_type", "baseline", "--metrics", "swd"]
+    arguments = [*EVAL, *BASELINE, "--metrics", "swd"]
     assert run(monkeypatch, eval_fid_batch, *arguments) == 0
     capsys.readouterr()
     write_checkpoint(work / "checkpoints" / "baseline_3ep.pth", "baseline", seed=1)
@@ -409,7 +413,7 @@ def test_a_changed_checkpoint_and_other_real_images_are_told(work, monkeypatch, 
 
 
 def test_a_kill_between_two_rows_loses_neither(work, monkeypatch):
-    arguments = [*EVAL, "--model_type", "baseline", "--metrics", "swd", "--seeds", 1, 2, 3]
+    arguments = [*EVAL, *BASELINE, "--metrics", "swd", "--seeds", 1, 2, 3]
     original, jobs = generation.generate, []
 
     def dies_in_the_third(model, path, seed, *rest, **options):
@@ -436,7 +440,7 @@ def test_a_kill_between_two_rows_loses_neither(work, monkeypatch):
 
 
 def test_two_processes_give_the_same_rows(work, monkeypatch, accept_stand_in):              # noqa: F811
-    arguments = [*EVAL, "--checkpoints", "checkpoints/baseline_3ep.pth", "--model_type", "baseline", "--metrics", "swd",
+    arguments = [*EVAL, *BASELINE, "--model_type", "baseline", "--metrics", "swd",
                  "fid", "kid", *FEATURE_METRICS["lite0"], "--dataset", "synthetic:8", "--num_images", 4, "--batch_size", 1]
     assert run(monkeypatch, eval_fid_batch, *arguments) == 0
     run_divided(eval_fid_batch, *arguments, "--results", "two.csv")
@@ -450,7 +454,7 @@ def test_two_processes_give_the_same_rows(work, monkeypatch, accept_stand_in):  
 
 
 def test_detail_of_the_generated_images(work, monkeypatch):
-    assert run(monkeypatch, eval_fid_batch, *EVAL, "--epochs", 3, "--paths", "diagonal", "--metrics", "detail") == 0
+    assert run(monkeypatch, eval_fid_batch, *EVAL, *LIFT, "--paths", "diagonal", "--metrics", "detail") == 0
     images = to_uint8(sampling.generate(load_model("checkpoints/lift_dual_timestep_3ep.pth").model,
                                                  sampling.uniform_diagonal(3), 42, range(5)).x_64)
     expected = image_detail.statistics_of(images)
@@ -463,38 +467,38 @@ def test_detail_of_the_generated_images(work, monkeypatch):
 
 @pytest.mark.parametrize("script, arguments, expected", [
     (generate_with_path_30, ["--checkpoint", "none.pth"], "none.pth: no such checkpoint"),
-    (generate_with_path_30, ["--epochs", "3", "--path", "uniform"], "expected one of diagonal"),
-    (generate_with_path_30, ["--epochs", "3", "--path", "dp_64"], "heatmap_30_3ep.pth: no such heatmap"),
-    (generate_with_path_30, ["--checkpoint", "checkpoints/baseline_3ep.pth", "--name", "other"],
-     "--name: found other, which has no effect beside --checkpoint"),
-    (eval_fid_batch, ["--checkpoints", "checkpoints/lift_dual_timestep_3ep.pth", "--name", "other"],
-     "--name: found other, which has no effect beside --checkpoints"),
-    (eval_fid_batch, ["--paths", "dp_64", "--epochs", "3", "--grid", "31", "--heatmap_dir", "maps"],
+    (generate_with_path_30, [*LIFT, "--path", "uniform"], "expected one of diagonal"),
+    (generate_with_path_30, [*LIFT, "--path", "dp_64"], "heatmap_30_3ep.pth: no such heatmap"),
+    (generate_with_path_30, [], "the following arguments are required: --checkpoint"),
+    (generate_with_path_30, ["--epochs", "3"], "--epochs: found 3, an option that is gone; expected the file itself, such as "
+     "--checkpoint checkpoints/lift_dual_timestep_100ep.pth"),
+    (eval_fid_batch, [*LIFT, "--name", "other"], "--name: found other, an option that is gone"),
+    (eval_fid_batch, ["--model_type", "lift", "--epochs", "3", "4"], "--epochs: found 3 4, an option that is gone"),
+    (eval_fid_batch, ["--model_type", "baseline"], "the following arguments are required: --checkpoints"),
+    (eval_fid_batch, [*LIFT, "--paths", "dp_64", "--grid", "31", "--heatmap_dir", "maps"],
      "--grid 31 --output_dir maps"),
-    (generate_with_path_30, ["--epochs", "3", "--path", "nonsense"], "invalid choice"),
-    (generate_with_path_30, ["--epochs", "3", "--num_images", "0"], "--num_images"),
-    (generate_with_path_30, ["--epochs", "3", "--num_images", "9" * 23], "--num_images"),
-    (generate_with_path_30, ["--epochs", "3", "--output_dir", "."], "--output_dir: found ., expected a folder with a"),
-    (generate_with_path_30, ["--epochs", "3", "--path", "dp_step"], "--edge_costs step_doubling, or give one with"),
-    (generate_with_path_30, ["--epochs", "3", "--num_steps", "1000"], "--num_steps"),
-    (generate_with_path_30, ["--epochs", "3", "--eta", "0.5", "--solver", "multistep"], "--eta"),
-    (generate_with_path_30, ["--epochs", "3", "--device", "cuda:99"], "--device"),
+    (generate_with_path_30, [*LIFT, "--path", "nonsense"], "invalid choice"),
+    (generate_with_path_30, [*LIFT, "--num_images", "0"], "--num_images"),
+    (generate_with_path_30, [*LIFT, "--num_images", "9" * 23], "--num_images"),
+    (generate_with_path_30, [*LIFT, "--output_dir", "."], "--output_dir: found ., expected a folder with a"),
+    (generate_with_path_30, [*LIFT, "--path", "dp_step"], "--edge_costs step_doubling, or give one with"),
+    (generate_with_path_30, [*LIFT, "--num_steps", "1000"], "--num_steps"),
+    (generate_with_path_30, [*LIFT, "--eta", "0.5", "--solver", "multistep"], "--eta"),
+    (generate_with_path_30, [*LIFT, "--device", "cuda:99"], "--device"),
     (eval_fid_batch, ["--model_type", "lift", "--checkpoints", "checkpoints/baseline_3ep.pth"],
      "is a baseline checkpoint"),
-    (eval_fid_batch, ["--model_type", "baseline", "--paths", "dp_64"], "expected one of uniform, dp"),
-    (eval_fid_batch, ["--model_type", "baseline", "--x32", "random"], "--x32: found random for a baseline"),
+    (eval_fid_batch, [*BASELINE, "--paths", "dp_64"], "expected one of uniform, dp"),
+    (eval_fid_batch, [*BASELINE, "--x32", "random"], "--x32: found random for a baseline"),
     (generate_with_path_30, ["--checkpoint", "checkpoints/baseline_3ep.pth", "--x32", "random"],
      "--x32: found random for a baseline"),
-    (eval_fid_batch, ["--metrics", "swd", "--inception", "a.pth"], "--inception: found a.pth, which has no effect"),
-    (eval_fid_batch, ["--paths", "dp_64", "--epochs", "3"], "no such heatmap"),
-    (eval_fid_batch, ["--epochs", "9"], "lift_dual_timestep_9ep.pth: no such checkpoint"),
-    (eval_fid_batch, ["--name", "none"], "found no none_*ep.pth"),
-    (eval_fid_batch, ["--epochs", "3", "--checkpoints", "x.pth"], "--epochs: found together with --checkpoints"),
-    (eval_fid_batch, ["--paths", "diagonal", "--reference_split", "nonsense"], "nonsense"),
-    (eval_fid_batch, ["--paths", "diagonal", "--num_images", "1"], "--num_images"),
-    (eval_fid_batch, ["--metrics", "swd", "swd"], "--metrics: found swd more than once, expected each value once"),
-    (eval_fid_batch, ["--epochs", "3", "3", "--seeds", "1"], "--epochs: found 3 more than once"),
-    (eval_fid_batch, ["--paths", "diagonal", "--metrics", "fid", "--inception", "none.pth"],
+    (eval_fid_batch, [*LIFT, "--metrics", "swd", "--inception", "a.pth"], "--inception: found a.pth, which has no effect"),
+    (eval_fid_batch, [*LIFT, "--paths", "dp_64"], "no such heatmap"),
+    (eval_fid_batch, ["--checkpoint", "lift_9ep.pth"], "lift_9ep.pth: no such checkpoint"),
+    (eval_fid_batch, [*LIFT, "--paths", "diagonal", "--reference_split", "nonsense"], "nonsense"),
+    (eval_fid_batch, [*LIFT, "--paths", "diagonal", "--num_images", "1"], "--num_images"),
+    (eval_fid_batch, [*LIFT, "--metrics", "swd", "swd"], "--metrics: found swd more than once, expected each value once"),
+    (eval_fid_batch, ["--checkpoints", "a.pth", "a.pth"], "--checkpoint: found a.pth more than once"),
+    (eval_fid_batch, [*LIFT, "--paths", "diagonal", "--metrics", "fid", "--inception", "none.pth"],
      "--inception: found no file"),
 ])
 def test_wrong_input_is_one_line_and_leaves_nothing(work, monkeypatch, capsys, script, arguments, expected):
@@ -506,7 +510,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(work, monkeypatch, capsys, s
 def test_foreign_table_is_refused_before_any_work(work, monkeypatch, capsys):
     (work / "mine.csv").write_text("a,b\n")
     monkeypatch.setattr(generation, "generate", lambda *_, **__: pytest.fail("work was done"))
-    assert "mine.csv: line 1" in fails(monkeypatch, capsys, eval_fid_batch, *EVAL, "--paths", "diagonal", "--metrics",
+    assert "mine.csv: line 1" in fails(monkeypatch, capsys, eval_fid_batch, *EVAL, *LIFT, "--paths", "diagonal", "--metrics",
                                        "swd", "--results", "mine.csv")
 
 
@@ -518,7 +522,7 @@ def test_images_that_are_not_finite_are_no_result(work, monkeypatch, capsys):
         samples.x_64 = torch.where(torch.arange(len(samples.x_64))[:, None, None, None] == 0, torch.nan, samples.x_64)
         return samples
     monkeypatch.setattr(generation, "generate", broken)
-    message = fails(monkeypatch, capsys, eval_fid_batch, *EVAL, "--paths", "diagonal", "--metrics", "swd")
+    message = fails(monkeypatch, capsys, eval_fid_batch, *EVAL, *LIFT, "--paths", "diagonal", "--metrics", "swd")
     assert "2 of 5 generated images are not finite" in message and not (work / "results/fid_results.csv").exists()
 
 

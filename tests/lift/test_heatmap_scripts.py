@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 def options(folder, *more):
-    return ["--checkpoint_dir", str(folder), "--epochs", "2", "--dataset", "synthetic:8", "--cache_dir",
+    return ["--checkpoint", str(folder / "lift_dual_timestep_2ep.pth"), "--dataset", "synthetic:8", "--cache_dir",
             str(folder / "cache"), *GRID_OPTIONS, "--K", "1", "--batch_size", "2", "--target_error", "0",
             "--num_resamples", "3", "--num_threads", "1", "--device", "cpu", "--precision", "float32",
             "--output_dir", str(folder / "out"), *more]
@@ -114,7 +114,7 @@ def failure(main, arguments, capsys) -> str:
 @pytest.mark.parametrize("more, message", [
     (("--checkpoint", "missing_3ep.pth"), "missing_3ep.pth: no such checkpoint"),
     (("--checkpoint", "{folder}/baseline_2ep.pth"), "is a baseline checkpoint, expected a lift checkpoint"),
-    (("--epochs", "7"), "lift_dual_timestep_7ep.pth: no such checkpoint"),
+    (("--epochs", "7"), "--epochs: found 7, an option that is gone; expected the file itself"),
     (("--num_steps", "30"), "--num_steps: found 30"),
     (("--num_steps", "1"), "--num_steps: found 1"),
     (("--grid", "1"), "--grid: found '1'"),
