@@ -10,7 +10,8 @@ from pathlib import Path
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number, write_run_record)
 from engine.errors import InputError
-from engine.files import refuse_existing, save_png
+from engine.files import save_png
+from engine.image_folder import filled_whole
 
 GRID_COLUMNS = 8
 
@@ -72,13 +73,23 @@ def guided_teacher(args, device):
 
 def main():
     args = parse()
+    device = start_device(args)
+    with filled_whole(args.output_dir, args.overwrite) as made:
+        num_model_calls, images_per_second = make_images(args, made, device)
+    print(f"{args.num_images} images in {args.output_dir}: {num_model_calls} model calls per image, "
+          f"{images_per_second:.2f} images/s")
+
+
+def make_images(args, made: Path, device) -> tuple[int, float]:
+    """Images, grid and record into the folder `made`: network calls per image, and images per second.
+
+    Raises InputError for checkpoints that cannot serve, and for an image that is not finite.
+    """
     import torch
     from PIL import Image
     from torchvision.utils import make_grid
     import families
     from engine.sampling import sample
-    refuse_existing(args.output_dir / "run.json", args.overwrite)
-    device = start_device(args)
     loaded = families.load(args.checkpoint, args.weights, device, vae=args.vae)
     student, path = student_of(loaded)
     teacher = guided_teacher(args, device)
@@ -88,12 +99,12 @@ def main():
         indices = list(range(first, min(first + args.batch_size, args.num_images)))
         options = {"labels": labels_of(loaded.denoiser, indices, device), "precision": args.precision, "device": device}
         samples = sample(student, path, args.seed, indices, solver="renoise", clip=False, **options)
-        images = loaded.images_of(samples.xs[0])
         if not samples.xs[0].isfinite().all():
             raise InputError(f"{args.checkpoint}: an image of {first}...{indices[-1]} is not finite; use an earlier "
                              "checkpoint or --precision float32")
+        images = loaded.images_of(samples.xs[0])
         for index, image in zip(indices, images.permute(0, 2, 3, 1).cpu().numpy()):
-            save_png(args.output_dir / f"{index:05d}.png", Image.fromarray(image.squeeze()))
+            save_png(made / f"{index:05d}.png", Image.fromarray(image.squeeze()))
         shown = indices[:max(0, 2 * GRID_COLUMNS - first)]
         if shown:
             rows.append(images[:len(shown)])
@@ -101,13 +112,11 @@ def main():
                 beside = {**options, "labels": None if options["labels"] is None else options["labels"][:len(shown)]}
                 rows.append(loaded.images_of(sample(teacher, path, args.seed, shown, clip=in_pixels, **beside).xs[0]))
     grid = make_grid(torch.cat(rows), nrow=GRID_COLUMNS, padding=2, pad_value=255)
-    save_png(args.output_dir / "grid.png", Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
-    seconds = time.perf_counter() - start
-    write_run_record(args.output_dir / "run.json", args, device, num_model_calls=samples.num_model_calls,
-                     timesteps=path.tolist(), checkpoint_hash=loaded.fingerprint,
-                     images_per_second=args.num_images / seconds)
-    print(f"{args.num_images} images in {args.output_dir}: {samples.num_model_calls} model calls per image, "
-          f"{args.num_images / seconds:.2f} images/s")
+    save_png(made / "grid.png", Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
+    images_per_second = args.num_images / (time.perf_counter() - start)
+    write_run_record(made / "run.json", args, device, num_model_calls=samples.num_model_calls,
+                     timesteps=path.tolist(), checkpoint_hash=loaded.fingerprint, images_per_second=images_per_second)
+    return samples.num_model_calls, images_per_second
 
 
 if __name__ == "__main__":

@@ -21,12 +21,19 @@ def make_task(args, device, group):
 
 
 def task_of_checkpoint(args, device):
-    """The task of a teacher that this repository has trained, or of EDM's network. Raises InputError."""
+    """The task of a teacher that this repository has trained, or of EDM's network.
+
+    Raises InputError, before anything is put on a device, for a teacher, options and images that do not fit.
+    """
     import numpy as np
     import torch
     import families
     from distill.task import DistillationTask, check_labels, check_options
-    loaded = families.load(args.teacher, args.weights, device, "--teacher", args.vae)
+
+    def teacher_on(place):
+        return families.load(args.teacher, args.weights, place, "--teacher", args.vae)
+
+    loaded = teacher_on("cpu")
     channels, side = loaded.image_shape[0], loaded.image_shape[-1]
     check_options(args, loaded.denoiser, True, loaded.is_guidable)      # before images are looked at
 
@@ -37,11 +44,15 @@ def task_of_checkpoint(args, device):
     content_hash = "none"
     if needs_images(args):
         found = images_of(args.split)
-        images, content_hash = loaded.inputs_of(torch.from_numpy(np.array(found.images)), device), found.content_hash
+        images, content_hash = torch.from_numpy(np.array(found.images)), found.content_hash
         labels = None if found.labels is None else torch.as_tensor(found.labels)
         check_labels(args, loaded.denoiser, labels)
     if args.val_every:
         held_out = torch.from_numpy(np.array(images_of(args.val_split).images[:args.val_images]))
+    if torch.device(device).type != "cpu":
+        loaded = teacher_on(device)
+    if images is not None:
+        images = loaded.inputs_of(images, device)
     return DistillationTask(loaded.denoiser, images, labels, args, loaded, content_hash, device, held_out)
 
 

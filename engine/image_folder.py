@@ -1,8 +1,11 @@
 """A folder of numbered PNG files, which appears when all of its images are there; and many images as one picture."""
+import contextlib
 import re
+import shutil
 from pathlib import Path
 
 from engine.errors import InputError
+from engine.files import check_can_be_written, scratch_folder
 
 MARGIN = 2                              # white pixels around every image of a picture
 
@@ -28,11 +31,30 @@ def refuse_images(folder: Path, overwrite: bool) -> list[Path]:
     return old
 
 
+@contextlib.contextmanager
+def filled_whole(folder: Path, overwrite: bool):
+    """A scratch folder to write images into, whose content appears in `folder` at the block's end. Nothing does, and
+    earlier images stay, if anything goes wrong before. Raises InputError as `refuse_images`, before the block and at its
+    end; and where another process fills the same folder."""
+    if folder.name in ("", ".."):
+        raise InputError(f"--output_dir: found {folder}, expected a folder with a name of its own")
+    refuse_images(folder, overwrite)
+    check_can_be_written(folder / "run.json")
+    with scratch_folder(folder.with_name(f".{folder.name}.tmp"), f"--output_dir: another process is generating into "
+                        f"{folder}; wait for it, or choose another folder") as made:
+        yield made
+        publish(made, folder, overwrite)
+
+
 def publish(made: Path, folder: Path, overwrite: bool) -> None:
-    """Move all files of `made` into `folder`, in place of the numbered images there. Raises InputError as above."""
-    for path in refuse_images(folder, overwrite):
+    """Move all that is in `made` into `folder`, in place of the numbered images and sample folders there. Raises
+    InputError as above."""
+    refuse_images(folder, overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
         if re.fullmatch(r"\d{5,}\.png", path.name):
             path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
+        elif re.fullmatch(r"sample_\d{4,}", path.name) and path.is_dir():
+            shutil.rmtree(path)
     for path in sorted(made.iterdir()):
         path.replace(folder / path.name)

@@ -8,7 +8,8 @@ from pathlib import Path
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number, write_run_record)
 from engine.errors import InputError
-from engine.files import load_torch, refuse_existing, save_png
+from engine.files import load_torch, save_png
+from engine.image_folder import filled_whole
 from mnist.options import add_sampling_options, class_labels, sampling_of
 
 
@@ -30,32 +31,29 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def save_picture(args, name: str, picture) -> None:
-    """As PNG, and as PDF if asked for."""
-    path = args.output_dir / f"{name}.png"
+def save_picture(path: Path, picture, pdf: bool) -> None:
+    """As PNG, and as PDF if asked for. path: without ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_png(path, picture)
-    if args.pdf:
-        picture.save(path.with_suffix(".pdf"))
+    save_png(path.with_name(f"{path.name}.png"), picture)
+    if pdf:
+        picture.save(path.with_name(f"{path.name}.pdf"))
 
 
-def save_samples(args, images, shown, strips) -> None:
-    """The grid, and of the first samples a folder each. strips: uint8 [points, samples, C, S, S]."""
+def save_samples(args, made: Path, images, shown, strips) -> None:
+    """The grid, and of the first samples a folder each, into `made`. strips: uint8 [points, samples, C, S, S]."""
     from evaluation.small_images import grid
-    save_picture(args, "grid", grid(images, args.nrow))
+    save_picture(made / "grid", grid(images, args.nrow), args.pdf)
     for k in range(strips.shape[1]):
-        folder = f"sample_{k:04d}"
-        save_picture(args, f"{folder}/image", grid(images[k:k + 1], 1))
-        save_picture(args, f"{folder}/strip", grid(strips[:, k], len(strips)))
+        folder = made / f"sample_{k:04d}"
+        save_picture(folder / "image", grid(images[k:k + 1], 1), args.pdf)
+        save_picture(folder / "strip", grid(strips[:, k], len(strips)), args.pdf)
         for step, image in zip(shown, strips[:, k]):
-            save_picture(args, f"{folder}/steps/{step:04d}", grid(image[None], 1))
+            save_picture(folder / f"steps/{step:04d}", grid(image[None], 1), args.pdf)
 
 
-def main():
-    args = parse_args()
+def make_samples(args, made: Path, device) -> int:
+    """Grid, folders of samples and record into the folder `made`: the number of steps. Raises InputError."""
     from mnist.models import decoded_noise, kind_of, load_model
-    refuse_existing(args.output_dir / "grid.png", args.overwrite)
-    device = start_device(args)
     count = min(args.strips, args.num_samples)
     if kind_of(load_torch(args.checkpoint, "checkpoint")) == "vae":
         if args.class_label is not None or args.guidance_scale != 1:
@@ -71,8 +69,16 @@ def main():
         images = model.images(path, args.seed, range(args.num_samples), labels, args.guidance_scale, **how)
         shown, strips = model.strip(path, args.seed, range(count), None if labels is None else labels[:count],
                                     args.guidance_scale, **how) if count else ([], images[None, :0])
-    save_samples(args, images, shown, strips)
-    write_run_record(args.output_dir / "run.json", args, device, num_steps=num_steps)
+    save_samples(args, made, images, shown, strips)
+    write_run_record(made / "run.json", args, device, num_steps=num_steps)
+    return num_steps
+
+
+def main():
+    args = parse_args()
+    device = start_device(args)
+    with filled_whole(args.output_dir, args.overwrite) as made:
+        num_steps = make_samples(args, made, device)
     print(f"{args.num_samples} images, {num_steps} steps: {args.output_dir / 'grid.png'}")
 
 

@@ -45,8 +45,7 @@ def test_every_command_that_refuses_existing_outputs_keeps_them_at_its_end_too()
             if 'if __name__ == "__main__"' in (text := path.read_text()) and
             ("refuse_existing(" in text or "outputs_beside(" in text)}
     assert len(asks) > 8
-    # Images of these go into a folder of their own, or into a file that is there already.
-    others = {"mnist/generate.py", "distill/generate.py", "lift/search_lead.py"}
+    others = {"lift/search_lead.py"}                    # it writes into a file that is there already
     assert {path.relative_to(ROOT).as_posix() for path in asks
             if "written_together(args.overwrite)" not in path.read_text()} <= others
 

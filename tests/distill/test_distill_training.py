@@ -248,6 +248,66 @@ def test_a_flag_that_cannot_be_is_one_line(teachers, tmp_path, more, message):
     assert not list(tmp_path.glob("checkpoints/*.pth"))
 
 
+class Pickled:
+    """A class of this test, which a pickle would name."""
+
+
+@pytest.mark.parametrize("more, message", [
+    (("--real_guidance_scale", "2"), "teacher without classes, expected 1"),
+    ((*GAN, "--dataset", "./nowhere"), "nowhere"), (("--student_t_32", "999"), "teacher of one scale"),
+    (("--denoising", "--num_denoising_step", "501"), "expected 1...500"), (("--teacher", "PICKLE"), "pickled object")])
+def test_what_cannot_be_is_refused_before_anything_is_on_a_device(teachers, tmp_path, monkeypatch, more, message):
+    """The device asked for is one that takes no data at all; not even the teacher is put there."""
+    torch.save({"model_state": Pickled()}, tmp_path / "pickle.pth")
+    more = [str(tmp_path / "pickle.pth") if word == "PICKLE" else word for word in more]
+    original, places = families.load, []
+
+    def load(path, weights, device, *given):
+        places.append(str(device))
+        return original(path, weights, device, *given)
+
+    monkeypatch.setattr(families, "load", load)
+    with pytest.raises(InputError, match=message) as error:
+        make_task(options.parse(words(teachers["baseline"], tmp_path, *more)), torch.device("meta"), Group(0, 1))
+    assert "\n" not in str(error.value) and set(places) <= {"cpu"}
+
+
+@pytest.mark.parametrize("ending", ["fails", pytest.param("killed", marks=pytest.mark.slow)])
+def test_images_that_do_not_come_to_their_end_leave_the_folder_as_it_was(teachers, tmp_path, monkeypatch, ending):
+    """The grid comes last: where it fails, or where the process dies, no image is there; a later call is whole."""
+    distil(teachers["v"], tmp_path, steps=1)
+    student, out = next((tmp_path / "checkpoints").glob("student_*ep.pth")), tmp_path / "out"
+    out.mkdir()
+    for name in ("00000.png", "00007.png"):
+        (out / name).write_bytes(b"earlier")
+    call = ["generate", "--checkpoint", str(student), "--num_images", "2", "--device", "cpu", "--num_threads", "1",
+            "--precision", "float32", "--output_dir", str(out), "--overwrite"]
+    monkeypatch.setattr(sys, "argv", call)
+    with monkeypatch.context() as patch:
+        if ending == "fails":
+            patch.setattr("torchvision.utils.make_grid", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                generate.main()
+            assert not (tmp_path / ".out.tmp").exists()
+        else:
+            child = forks().Process(target=generate_until_killed, args=(call,))
+            child.start()
+            child.join()
+            assert child.exitcode == -signal.SIGKILL
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == dict.fromkeys(("00000.png", "00007.png"), b"earlier")
+    generate.main()
+    assert {path.name for path in out.iterdir()} == {"00000.png", "00001.png", "grid.png", "run.json"}
+    assert not (tmp_path / ".out.tmp").exists()
+
+
+def generate_until_killed(call):
+    """Generate in this process, which dies where the grid would be made."""
+    import torchvision
+    sys.argv = call
+    torchvision.utils.make_grid = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    generate.main()
+
+
 def test_a_checkpoint_that_is_no_student_is_not_generated_from(teachers):
     with pytest.raises(InputError, match="names no few steps"):
         generate.student_of(families.load(teachers["baseline"]))

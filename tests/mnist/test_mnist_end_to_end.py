@@ -54,6 +54,19 @@ def test_pixels_end_to_end(place, module, words, how, tmp_path):
           "--output_dir", tmp_path / "out", "--pdf", *how)
     for name in ("grid.png", "grid.pdf", "run.json", "sample_0000/strip.png", "sample_0000/steps/0000.png"):
         assert (tmp_path / "out" / name).is_file(), name
+    again = (generate, "--checkpoint", newest(folder, 1), "--num_samples", "2", "--strips", "2", "--num_threads", "1",
+             "--output_dir", tmp_path / "out", *how)
+    with pytest.raises(InputError, match="holds 1 PNG files already; add --overwrite"):
+        place(*again)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.MonkeyPatch.context() as patch:             # what fails at its last file changes nothing
+        patch.setattr(generate, "write_run_record", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            place(*again, "--overwrite")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    assert not (tmp_path / ".out.tmp").exists()
+    place(*again, "--overwrite")
+    assert sorted(path.name for path in (tmp_path / "out").glob("sample_*")) == ["sample_0000", "sample_0001"]
 
 
 def test_latents_end_to_end(place, tmp_path):
