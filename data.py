@@ -21,10 +21,13 @@ is meant by ./mnist.
 
 Images are made into one form and kept as engine/image_files.py says. The cache is keyed by the source (for a folder:
 its path and every file's name, size and time of change), split and preprocessing, so that a changed folder gets a new
-key and a folder that is gone is an error. A hub name is its own key: delete the cache to fetch again.
+key and a folder that is gone is an error. A hub name is its own key: delete the cache to fetch again. A hub data set is
+streamed into this cache: neither its files nor its decoded images are kept anywhere else.
 """
+import contextlib
 import gzip
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -269,7 +272,8 @@ def find_drawn(dataset: str, form: Form):
         return square(Image.fromarray(image.transpose(1, 2, 0).squeeze()), form)
 
     return identity, list(indices), lambda split, work_folder: Source(
-        len(indices[split]), module.labels_of(indices[split]), lambda start, stop: indices[split][start:stop], drawn)
+        len(indices[split]), lambda: (module.labels_of(indices[split]), None),
+        lambda start, stop: indices[split][start:stop], drawn)
 
 
 def check_no_namesake(dataset: str) -> None:
@@ -363,8 +367,8 @@ def find_folder(dataset: str, form: Form, columns: dict):
             print(f"{printable(dataset)}: {passed_over.total()} files are passed over ("
                   f"{', '.join(f'{suffix}: {number}' for suffix, number in sorted(passed_over.items()))})", flush=True)
         labels = names and np.array([names.index(*class_of[file]) for file in splits[split]], np.int64)
-        return Source(len(splits[split]), labels, lambda start, stop: splits[split][start:stop],
-                      lambda file: decode(file, str(file), form), names)
+        return Source(len(splits[split]), lambda: (labels, names), lambda start, stop: splits[split][start:stop],
+                      lambda file: decode(file, str(file), form))
     return identity, list(splits), open_source
 
 
@@ -408,15 +412,15 @@ def open_idx(files: dict, prefix: str, form: Form) -> Source:
             raise InputError(f"{files[prefix, 'labels']}: holds {len(labels)} labels, but "
                              f"{files[prefix, 'images'].name} {len(images)} images; fetch both again")
         names = [str(label) for label in range(max(10, labels.max(initial=0) + 1))]
-    return Source(len(images), labels, lambda start, stop: images[start:stop],
-                  lambda image: square(Image.fromarray(image), form), names)
+    return Source(len(images), lambda: (labels, names), lambda start, stop: images[start:stop],
+                  lambda image: square(Image.fromarray(image), form))
 
 
 def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expected=(), **what) -> Source:
-    """A split through `datasets.load_dataset(**what)`. Raises InputError without a usable image column.
+    """A split as a stream of rows, by `datasets.load_dataset(streaming=True, **what)`. Images stay encoded until they are
+    decoded one by one, and no part of the data set is written to a disk.
 
-    dataset: the name for messages. A local folder is converted in a `cache_dir` of ours, thrown away afterwards; a hub
-    data set stays in the cache of `datasets`.
+    dataset: the name for messages. Raises InputError without a usable image column.
     """
     import datasets                     # takes a second to import, and most runs find their cache
     datasets.logging.set_verbosity_error()
@@ -424,35 +428,57 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expe
     is_local = "cache_dir" in what
     if not is_local:                    # without an answer the hub's client goes on trying for half a minute
         print(f"opening {dataset} on the Hugging Face hub", flush=True)
-    try:
-        tables = datasets.load_dataset(**what)
-    except Exception as error:          # `datasets` and the hub's client raise many unrelated types
-        raise InputError(explain(error, dataset, is_local)) from error
+    with explained(dataset, is_local):
+        tables = datasets.load_dataset(**what, streaming=True)
     if expected:
-        check_all_read(dataset, tables, expected, **what)
+        with explained(dataset, is_local):
+            check_all_read(dataset, tables, expected, **what)
     if split not in tables:
         raise unknown_split(dataset, split, tables)
-    table = tables[split]
-    image_column = chosen_column(table, columns.get("image_column"), IMAGE_COLUMNS, "--image_column", dataset, split)
+    with explained(dataset, is_local):
+        features = features_of(tables[split])
+    image_column = chosen_column(features, columns.get("image_column"), IMAGE_COLUMNS, "--image_column", dataset, split)
     if image_column is None:
         raise InputError(f"--dataset: {dataset}: split {split} has no column `image`, only "
-                         f"{', '.join(table.column_names)}; name the column that holds the images with --image_column, "
+                         f"{', '.join(features)}; name the column that holds the images with --image_column, "
                          "or rename it")
-    label_column = chosen_column(table, columns.get("label_column"), LABEL_COLUMNS, "--label_column", dataset, split)
-    labels, label_names = labels_of(tables, split, label_column, dataset)
-    if labels is None and "label_column" in columns:
-        raise InputError(f"--label_column: {dataset}: column {label_column} of split {split} holds neither whole "
-                         "numbers nor texts alone; name another column")
-    holds = table.features[image_column]
+    label_column = chosen_column(features, columns.get("label_column"), LABEL_COLUMNS, "--label_column", dataset, split)
+    no_labels = InputError(f"--label_column: {dataset}: column {label_column} of split {split} holds neither whole "
+                           "numbers nor texts alone; name another column")
+    if label_column and not re.match("u?int|bool|(large_)?string|null", getattr(features[label_column], "dtype", "")):
+        if "label_column" in columns:
+            raise no_labels
+        label_column = None
+    holds = features[image_column]
     if not isinstance(getattr(holds, "feature", None) or {}, dict) and \
             not hasattr(holds.feature, "feature") and not isinstance(holds, datasets.Image):
         raise InputError(f"--dataset: {dataset}: column `{image_column}` of split {split} holds rows of numbers, "
                          "expected images; a row of numbers has no height and width, so write them as images")
-    try:
-        table = table.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    try:                                # a stream says only at its first row that it cannot be cast: a table without rows
+        datasets.Dataset.from_dict({image_column: []}, datasets.Features({image_column: holds})).cast_column(
+            image_column, datasets.Image(decode=False))
     except Exception as error:
-        raise InputError(f"--dataset: {dataset}: column `{image_column}` of split {split} holds "
-                         f"{table.features[image_column]}, expected images") from error
+        raise InputError(f"--dataset: {dataset}: column `{image_column}` of split {split} holds {holds}, expected "
+                         "images") from error
+    wanted = [image_column, *([label_column] if label_column else [])]
+    rows = enumerate(undecoded(tables[split].select_columns(wanted), image_column))
+    values = []                         # of the column of labels, as far as it has been read
+
+    def read(start, stop):
+        with explained(dataset, is_local):
+            part = list(itertools.islice(rows, stop - start))
+        values.extend(example[label_column] for _, example in part if label_column)
+        return [(row, example[image_column]) for row, example in part]
+
+    def labels():
+        if label_column is None:
+            return None, None
+        with explained(dataset, is_local):
+            found = labels_of(values, getattr(features[label_column], "names", None),
+                              lambda: others_of(tables, split, label_column), f"{printable(dataset)} {split}")
+        if found[0] is None and "label_column" in columns:
+            raise no_labels
+        return found
 
     def decode_row(item):
         row, stored = item
@@ -464,8 +490,38 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expe
                              "images into the table, or use a folder of images with metadata.csv")
         where += f" ({stored['path']})" if stored["path"] else ""
         return decode(stored["path"] if stored["bytes"] is None else stored["bytes"], where, form)
-    return Source(len(table), labels, lambda start, stop: list(enumerate(table[start:stop][image_column], start)),
-                  decode_row, label_names)
+    told = (tables[split].info.splits or {}).get(split)
+    return Source(told and told.num_examples, labels, read, decode_row)
+
+
+@contextlib.contextmanager
+def explained(dataset: str, is_local: bool):
+    """Raises InputError for whatever goes wrong within: `datasets` and the hub's client raise many unrelated types."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(explain(error, dataset, is_local)) from error
+
+
+def features_of(table) -> dict:
+    """Column -> what it holds, of a streamed table. Where its format does not say, the first row does."""
+    import datasets
+    return table.features or datasets.Dataset.from_list(list(table.take(1))).features
+
+
+def undecoded(table, image_column: str):
+    """A streamed table whose images come as they are stored: {"bytes": ..., "path": ...}."""
+    import datasets
+    return table.cast_column(image_column, datasets.Image(decode=False))
+
+
+def others_of(tables, split: str, column: str):
+    """The values of a column in all splits but one, streamed too. Yields them."""
+    for name, table in tables.items():
+        if name != split and column in features_of(table):
+            yield from (example[column] for example in table.select_columns([column]))
 
 
 def check_all_read(dataset: str, tables, expected, **what) -> None:
@@ -477,12 +533,14 @@ def check_all_read(dataset: str, tables, expected, **what) -> None:
     files = datasets.load_dataset_builder(**what).config.data_files or {}
     read = {os.path.realpath(file) for part in files.values() for file in part}
     left_out = [file for file in expected if os.path.realpath(file) not in read]
-    num_rows = sum(len(table) for table in tables.values())
     if left_out:
         raise InputError(f"--dataset: {dataset}: {len(left_out)} of {len(expected)} files would not be read "
                          f"({', '.join(file.name for file in left_out[:5])}), since `datasets` takes words such as "
                          "train or test in file names for splits; rename the files, or give each split a folder")
-    if what["path"] == "imagefolder" and num_rows != len(expected):
+    if what["path"] != "imagefolder":
+        return
+    num_rows = sum(1 for table in tables.values() for _ in undecoded(table, "image"))
+    if num_rows != len(expected):
         raise InputError(f"--dataset: {dataset}: its metadata lists {num_rows} of {len(expected)} images; list all, or "
                          "move the others away")
 
@@ -501,34 +559,30 @@ def explain(error: Exception, dataset: str, is_local: bool) -> str:
     return f"--dataset: {dataset}: is no folder here, and the Hugging Face hub does not give it ({reason}); {todo}"
 
 
-def chosen_column(table, given: str | None, usual, option: str, dataset: str, split: str) -> str | None:
+def chosen_column(features: dict, given: str | None, usual, option: str, dataset: str, split: str) -> str | None:
     """The column that was given, or the first of the usual names there is. Raises InputError if it is missing."""
-    if given is not None and given not in table.column_names:
+    if given is not None and given not in features:
         raise InputError(f"{option}: found {given}, but {dataset} has in split {split} only "
-                         f"{', '.join(table.column_names)}; name one of them")
-    return given or next((name for name in usual if name in table.column_names), None)
+                         f"{', '.join(features)}; name one of them")
+    return given or next((name for name in usual if name in features), None)
 
 
-def labels_of(tables, split: str, column: str | None, dataset: str) -> tuple[np.ndarray | None, list[str] | None]:
-    """Labels of a split as int64 [N] and the names of the classes; (None, None) if they are absent or anything else.
+def labels_of(values: list, names: list[str] | None, others, what: str) -> tuple[np.ndarray | None, list[str] | None]:
+    """Labels of a split as int64 [N] and the names of the classes; (None, None) if some are missing, or are anything else.
 
-    tables: split -> table. Numbers stay as they are, named where the data set names them. Texts are numbered in natural
-    order, once for all splits. Some missing labels (empty, or -1 among named classes) make all of them useless.
+    values: of the column of labels. names: those that the data set gives its numbers. others(): the values in the other
+    splits. what: the split, for the line about missing labels. Numbers stay as they are. Texts are numbered in natural
+    order, once for all splits. A label is missing where it is empty, or -1 although classes have names.
     """
-    if column is None:
-        return None, None
-    values, names = tables[split][column][:], getattr(tables[split].features[column], "names", None)
     num_missing = sum(value is None or names is not None and value == -1 for value in values)
     if num_missing:
         if num_missing < len(values):
-            print(f"{printable(dataset)} {split}: {num_missing} of {len(values)} labels are missing, so none is used",
-                  flush=True)
+            print(f"{what}: {num_missing} of {len(values)} labels are missing, so none is used", flush=True)
         return None, None
     if all(isinstance(value, int) for value in values):
         return np.array(values, np.int64), list(names) if names else None
     if all(isinstance(value, str) for value in values):
-        names = natural_order({value for table in tables.values() if column in table.column_names
-                               for value in table[column][:] if isinstance(value, str)})
+        names = natural_order({*values, *(value for value in others() if isinstance(value, str))})
         number_of = {name: number for number, name in enumerate(names)}
         return np.array([number_of[value] for value in values], np.int64), names
     return None, None

@@ -51,12 +51,11 @@ class Form:
 
 @dataclass
 class Source:
-    """A split that can be decoded: its size, its labels and a function to read part of it."""
-    count: int
-    labels: np.ndarray | None       # int64 [count]
-    read: object                    # read(start, stop) -> items for `decode`
+    """A split that can be decoded: a function to read it part by part, and its labels."""
+    count: int | None               # how many images there are; None: known once all are read
+    labels: object                  # labels() -> (int64 [N] or None, names of classes or None), once all images are read
+    read: object                    # read(start, stop) -> items for `decode`, none behind the end; each part once, in order
     decode: object                  # decode(item) -> uint8 [C, S, S]; called in several threads
-    label_names: list[str] | None = None
 
 
 def decode(file, where: str, form: Form = Form()) -> np.ndarray:
@@ -152,17 +151,25 @@ def image_or_error(decode_item, item):
         return error
 
 
+def write_header(file, form: Form, count: int) -> None:
+    """The .npy header for uint8 [count, C, S, S] at the file's beginning. It is as long for every count, since numpy leaves
+    room for the first number to grow, so it can be written again once the count is known."""
+    file.seek(0)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False,
+                                                "shape": (count, form.channels, form.size, form.size)})
+
+
 def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form) -> None:
-    """Decode a source into the three cache files, the record last: without it the others do not count."""
-    if source.count == 0:
-        raise InputError(f"--dataset: {dataset}: split {split} has no images; expected at least one")
-    digest, bad = hashlib.sha256(), []
-    header = {"descr": "|u1", "fortran_order": False, "shape": (source.count, form.channels, form.size, form.size)}
+    """Decode a source into the three cache files, the record last: without it the others do not count.
+
+    At most WINDOW images are in memory at once. Raises InputError for images that cannot be used, and where there is none.
+    """
+    digest, bad, count = hashlib.sha256(), [], 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, written_whole(path) as file, \
             tqdm(total=source.count, desc=f"{dataset} {split}", unit="image") as progress:
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, source.count, WINDOW):
-            items = source.read(start, min(start + WINDOW, source.count))
+        write_header(file, form, 0)
+        while len(items := source.read(count, count + WINDOW)):
+            count += len(items)
             for image in pool.map(lambda item: image_or_error(source.decode, item), items):
                 progress.update()
                 if isinstance(image, InputError):
@@ -171,21 +178,25 @@ def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form
                 data = image.tobytes()
                 digest.update(data)
                 file.write(data)
+        if count == 0:
+            raise InputError(f"--dataset: {dataset}: split {split} has no images; expected at least one")
         if len(bad) == 1:
             raise bad[0]
         if bad:
-            raise InputError(f"{len(bad)} of {source.count} images cannot be used: " + " | ".join(map(str, bad[:20]))
+            raise InputError(f"{len(bad)} of {count} images cannot be used: " + " | ".join(map(str, bad[:20]))
                              + (" | ..." if len(bad) > 20 else "")) from bad[0]
+        labels, label_names = source.labels()
+        write_header(file, form, count)
     for note, number in sorted(form.notes.items()):
-        print(f"{dataset} {split}: {number} of {source.count} images {note}", flush=True)
+        print(f"{dataset} {split}: {number} of {count} images {note}", flush=True)
     labels_hash = None
-    if source.labels is not None:
+    if labels is not None:
         with written_whole(side_path(path, ".labels.npy")) as file:
-            np.save(file, source.labels, allow_pickle=False)
-        labels_hash = content_hash_of(source.labels)
+            np.save(file, labels, allow_pickle=False)
+        labels_hash = content_hash_of(labels)
     write_json(side_path(path, ".json"), {
-        "dataset": dataset, "split": split, "preprocessing": form.preprocessing, "count": source.count,
-        "content_hash": digest.hexdigest()[:16], "labels_hash": labels_hash, "label_names": source.label_names,
+        "dataset": dataset, "split": split, "preprocessing": form.preprocessing, "count": count,
+        "content_hash": digest.hexdigest()[:16], "labels_hash": labels_hash, "label_names": label_names,
         "images_file": state_of(path)})
 
 

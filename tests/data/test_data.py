@@ -77,6 +77,15 @@ def make_parquet(folder: Path, split: str, **columns) -> Path:
     return folder
 
 
+def streamed(**columns):
+    """What `datasets.load_dataset(name, streaming=True)` gives of a hub data set whose one split is `train`."""
+    import datasets
+    features = {name: datasets.Image() if isinstance(values[0], Image.Image) else datasets.ClassLabel(names=["a", "b"])
+                for name, values in columns.items()}
+    table = datasets.Dataset.from_dict(columns, datasets.Features(features))
+    return datasets.IterableDatasetDict(train=table.to_iterable_dataset())
+
+
 def cache_file(tmp_path, suffix: str = ".npy") -> Path:
     """The one image file (or label file, or record) in the cache."""
     found = [path for path in (tmp_path / "cache" / "images").glob(f"*{suffix}")
@@ -333,12 +342,9 @@ def test_other_columns(tmp_path):
 def test_short_names_of_hub_data_sets(load, monkeypatch, alias, name, image_column, label_column):
     import datasets
 
-    def load_dataset(path):
-        assert path == name
-        features = datasets.Features({image_column: datasets.Image(),
-                                      label_column: datasets.ClassLabel(names=["a", "b"])})
-        return datasets.DatasetDict(train=datasets.Dataset.from_dict({image_column: [random_image(0)],
-                                                                      label_column: [1]}, features))
+    def load_dataset(path, streaming):
+        assert path == name and streaming
+        return streamed(**{image_column: [random_image(0)], label_column: [1]})
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     found = load(alias)
     assert np.array_equal(found.images[0], pixels(random_image(0)))
@@ -463,8 +469,7 @@ def test_slices_that_cannot_be_read(load, split):
 def test_keys_of_64x64_colour_caches_stay(tmp_path, load, monkeypatch):
     """The names of cache files of the first published version: a cache made then is still found."""
     import datasets
-    table = datasets.Dataset.from_dict({"image": [random_image(0)]}, datasets.Features({"image": datasets.Image()}))
-    monkeypatch.setattr(datasets, "load_dataset", lambda path: datasets.DatasetDict(train=table))
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, streaming: streamed(image=[random_image(0)]))
     load("huggan/AFHQv2")
     assert cache_file(tmp_path).name == "huggan_AFHQv2_train_c289966f119d9d27.npy"
 
@@ -756,10 +761,9 @@ def test_a_hub_data_set_is_fetched_once(load, monkeypatch):
     import datasets
     calls = []
 
-    def load_dataset(path):
+    def load_dataset(path, streaming):
         calls.append(path)
-        table = datasets.Dataset.from_dict({"image": [random_image(0)]}, datasets.Features({"image": datasets.Image()}))
-        return datasets.DatasetDict(train=table)
+        return streamed(image=[random_image(0)])
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     first, second = load("huggan/AFHQv2"), load("huggan/AFHQv2")
     assert calls == ["huggan/AFHQv2"] and np.array_equal(first.images[0], pixels(random_image(0)))

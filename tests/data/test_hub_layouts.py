@@ -1,4 +1,4 @@
-"""The three hub data sets of classes, from small local files in their hub layout."""
+"""Hub data sets, from small local files in their hub layout: the three of classes, and how they are streamed."""
 import io
 
 import datasets
@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import data
 from data import load_images
+from engine import image_files
 from engine.errors import InputError
 
 WORDNET = ["n01443537", "n01629819", "n01641577", "n02085620"]
@@ -80,3 +82,61 @@ def test_aliases_open_their_layouts(hub):
         load_images("cifar10", "train", cache, size=32, label_column="breed")
     with pytest.raises(InputError, match="--label_column: found with --dataset synthetic:8, which has no columns"):
         load_images("synthetic:8", "train", cache, label_column="breed")
+
+
+def test_a_hub_data_set_is_never_whole_in_memory_nor_decoded_by_others(hub, monkeypatch):
+    """At most a window of encoded images lives at any time, no PIL image is made but ours, and nothing but the cache is
+    written. The cache has the bytes that numpy would write."""
+    monkeypatch.setattr(image_files, "WINDOW", 8)
+    monkeypatch.setattr(datasets.Image, "decode_example", lambda *_, **__: pytest.fail("decoded by `datasets`"))
+    alive, most, decode = set(), [], image_files.decode
+
+    class Encoded(bytes):
+        def __init__(self, _):
+            alive.add(id(self))
+
+        def __del__(self):
+            alive.discard(id(self))
+    undecoded = data.undecoded
+
+    def noted(table, column):
+        for row in undecoded(table, column):
+            row[column]["bytes"] = Encoded(row[column]["bytes"])
+            yield row
+    monkeypatch.setattr(data, "undecoded", noted)
+    monkeypatch.setattr(data, "decode", lambda file, *rest: most.append(len(alive)) or decode(file, *rest))
+    folder, _ = hub
+    found = load_images("cifar10", "train", folder / "cache", size=32)
+    assert len(most) == 40 and 1 <= max(most) <= 2 * 8          # a window, and the next before the last is let go
+    assert not (folder / "hub").exists() or not [path for path in (folder / "hub").rglob("*.arrow")]
+    [file] = [path for path in (folder / "cache/images").glob("cifar10_train_*.npy") if ".labels" not in path.name]
+    np.save(folder / "numpy.npy", np.array(found.images))
+    assert file.read_bytes() == (folder / "numpy.npy").read_bytes()
+
+
+def test_a_stream_that_breaks_off_is_one_line_and_leaves_no_cache(hub, monkeypatch):
+    folder, asked = hub
+    undecoded = data.undecoded
+
+    def broken(table, column):
+        for number, row in enumerate(undecoded(table, column)):
+            if number == 11:
+                raise ConnectionError("Connection reset\nby peer")
+            yield row
+    monkeypatch.setattr(data, "undecoded", broken)
+    with pytest.raises(InputError, match="^--dataset: uoft-cs/cifar10: .*cannot be reached .Connection reset by peer") as error:
+        load_images("cifar10", "train", folder / "cache", size=32)
+    assert "\n" not in str(error.value) and not [path for path in (folder / "cache").rglob("*") if path.is_file()]
+
+
+def test_labels_that_are_texts_are_numbered_over_all_streamed_splits(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for split, labels in (("train", ["owl", "cat", "owl"]), ("test", ["ant", "cat"])):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+        datasets.Dataset.from_dict({"image": [png(rng, 8) for _ in labels], "label": labels}, features).to_parquet(
+            tmp_path / f"{split}.parquet")
+    load_dataset = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, **how: load_dataset(
+        "parquet", data_files={split: str(tmp_path / f"{split}.parquet") for split in ("train", "test")}, **how))
+    found = load_images("somebody/birds", "train", tmp_path / "cache", size=8)
+    assert found.label_names == ["ant", "cat", "owl"] and found.labels.tolist() == [2, 1, 2]
