@@ -1,10 +1,14 @@
 """Shared ground of the tests: modules importable from the repository root, one thread, the reference weights."""
 import json
 import multiprocessing
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import zlib
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +17,10 @@ import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from engine import files, loop, run_files
+from engine.command_line import run_script
 from lift import checkpoints
 from lift.options import DEFAULT_NAMES
+from scripts.benchmarks import resume_after_kills
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
@@ -101,7 +107,7 @@ def find_browser() -> str:
 
 
 def wait_until(condition) -> None:
-    """Return once `condition()` is true; fails after a minute."""
+    """Return once `condition()` is true; fails after three minutes."""
     deadline = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < deadline, "waited for three minutes in vain"
@@ -109,11 +115,43 @@ def wait_until(condition) -> None:
 
 
 def forks():
-    """For processes that train: they are forked from a server that has torch loaded already. The process of the tests
-    itself cannot be forked for that, since its own backward passes may have started threads."""
+    """For processes that train: they are forked from a server that has everything loaded already, and draw no loss curves.
+    The process of the tests itself cannot be forked for that, since its own backward passes may have started threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "train_lift", "engine.loop", "lift.tasks", "distill.task", "families"])
+    context.set_forkserver_preload(["preloaded"])
+    with pytest.MonkeyPatch.context() as patch:         # a server that is started elsewhere would find no module
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
+        forkserver.ensure_running()
     return context
+
+
+def run_as_command(main, words, streams, prepare) -> None:
+    """What `command_in_a_fork` does there."""
+    for descriptor, path in enumerate(streams, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    sys.argv = [str(word) for word in words]
+    if prepare is not None:
+        prepare()
+    run_script(main)
+
+
+def command_in_a_fork(main, words, folder, prepare=None) -> subprocess.CompletedProcess:
+    """A command's main, called with these words in a process of `forks`; what it says passes through files in `folder`.
+
+    prepare: a function that is called there first.
+    """
+    streams = [folder / "stdout.txt", folder / "stderr.txt"]
+    child = forks().Process(target=run_as_command, args=(main, words, streams, prepare))
+    child.start()
+    child.join()
+    return subprocess.CompletedProcess(words, child.exitcode, *(path.read_text() for path in streams))
+
+
+def killed_and_resumed(folder, *options) -> dict:
+    """The verdict of the benchmark that kills trainings: {"ok", "num_kills", ...}."""
+    done = command_in_a_fork(resume_after_kills.main, ["resume_after_kills", *options], folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def in_two_processes(function, *arguments) -> list:

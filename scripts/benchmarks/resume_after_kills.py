@@ -19,7 +19,7 @@ import train_lift
 from engine.command_line import Parser, real_number, run_script, whole_number
 from engine.errors import InputError
 from flow import train as train_flow
-from scripts.benchmarks.training_runs import PROGRAMS, final_weights, train, train_command
+from scripts.benchmarks.training_runs import PROGRAMS, final_weights, train_command
 
 MAINS = {"lift": train_lift.main, "flow": train_flow.main}
 SYNCS_UP_TO = 13        # a kill during writing hits one of the first so many files that a run writes
@@ -48,9 +48,20 @@ def run_forked(main, command: list[str], nth_file: int | None) -> int:
         if nth_file is not None:
             die_while_writing(nth_file)
         sys.argv = command
-        main()
-        os._exit(0)
+        status = 1
+        try:
+            main()
+            status = 0
+        finally:                                        # whatever happens, the child never goes on as its parent would
+            os._exit(status)
     return child
+
+
+def run_to_its_end(folder: Path, main, command: list[str]) -> None:
+    """A training in a fork, left alone. Raises InputError if it fails."""
+    _, status = os.waitpid(run_forked(main, command, None), 0)
+    if status:
+        raise InputError(f"{folder}: training failed with status {os.waitstatus_to_exitcode(status)}")
 
 
 def kill_and_resume(folder: Path, main, command: list[str], num_kills: int, longest: float,
@@ -85,7 +96,8 @@ def main():
     parser.add_argument("--seed", type=whole_number(0), default=0, help="decides the moments")
     args = parser.parse_args()
     import torch
-    for name in ("engine.loop", "lift.tasks"):          # before the forks, which then need not
+    # Before the forks, which then need not; the first optimizer of a process loads torch._dynamo.
+    for name in ("torch._dynamo", "engine.loop", "lift.tasks" if args.family == "lift" else "flow.training"):
         importlib.import_module(name)
     torch.set_num_threads(1)
     if args.vae is not None and args.family != "flow":
@@ -96,11 +108,15 @@ def main():
         straight, killed = Path(temporary) / "straight", Path(temporary) / "killed"
         options = ("--max_steps", args.max_steps, "--epochs", args.max_steps, "--save_every", 1, "--state_every", 2)
         options += () if args.vae is None else ("--vae", args.vae.absolute())
-        train(straight, *options, family=args.family)
-        command = train_command(killed, *options, "--resume", family=args.family)
-        words = [args.family, *command[len(PROGRAMS[args.family]):]]
-        kills, half_written = kill_and_resume(killed, MAINS[args.family], words, args.kills, args.longest, args.seed)
-        train(killed, *options, "--resume", family=args.family)
+        main_of_family = MAINS[args.family]
+
+        def words(folder, *more):
+            return [args.family, *train_command(folder, *options, *more, family=args.family)[len(PROGRAMS[args.family]):]]
+
+        run_to_its_end(straight, main_of_family, words(straight))
+        kills, half_written = kill_and_resume(killed, main_of_family, words(killed, "--resume"), args.kills, args.longest,
+                                              args.seed)
+        run_to_its_end(killed, main_of_family, words(killed, "--resume"))
         expected, found = final_weights(straight, args.family), final_weights(killed, args.family)
         different = [name for name in expected if not torch.equal(expected[name], found[name])]
         leftovers = len(list((killed / "checkpoints").glob("*.tmp*")))

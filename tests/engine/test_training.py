@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import train_baseline
 import train_lift
 from engine import distributed, loop, optimization, run_files
 from lift import checkpoints, objective
-from conftest import ROOT, forks, wait_until
+from conftest import ROOT, command_in_a_fork, forks, in_two_processes, killed_and_resumed, wait_until
 from data import load_images
 from engine.errors import InputError
 from engine.files import load_torch, save_torch, sha256_of_file
@@ -198,23 +199,15 @@ def test_stopped_by_a_signal_and_resumed_equals_straight(run, monkeypatch, capsy
     assert losses[0] == losses[1]
 
 
-def kill_and_compare(*options):
-    """The benchmark's verdict: {"ok", "num_kills", ...}."""
-    done = subprocess.run([sys.executable, "-m", "scripts.benchmarks.resume_after_kills", *map(str, options)],
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_killed_at_random_moments_and_while_saving_and_resumed_equals_straight():
-    verdict = kill_and_compare("--kills", 5, "--max_steps", 20, "--longest", 1.2)
+def test_killed_at_random_moments_and_while_saving_and_resumed_equals_straight(tmp_path):
+    verdict = killed_and_resumed(tmp_path, "--kills", 5, "--max_steps", 20, "--longest", 0.8)
     assert verdict["num_kills"] >= 4 and verdict["num_half_written"] >= 1, verdict
     assert verdict["num_different_tensors"] == 0 and verdict["ok"], verdict
 
 
 @pytest.mark.slow
-def test_many_kills():
-    verdict = kill_and_compare("--kills", 40, "--max_steps", 200)
+def test_many_kills(tmp_path):
+    verdict = killed_and_resumed(tmp_path, "--kills", 40, "--max_steps", 200)
     assert verdict["num_kills"] == 40 and verdict["ok"], verdict
 
 
@@ -587,11 +580,16 @@ def test_a_checkpoint_older_than_the_state_is_that_of_the_run_replaced(run):
     assert_same_weights(mine, final_weights(folder))
 
 
+def train_lift_with(command):
+    """Train LIFT in this process."""
+    sys.argv = command
+    train_lift.main()
+
+
 def train_until_the_first_checkpoint(command):
     """Train LIFT in this process, which is killed where its first checkpoint would be written."""
     loop.Loop.save_checkpoint = lambda trainer: os.kill(os.getpid(), signal.SIGKILL)
-    sys.argv = command
-    train_lift.main()
+    train_lift_with(command)
 
 
 def test_killed_between_a_state_and_its_checkpoint_a_run_gets_that_checkpoint_on_resuming(run, cache, tmp_path, capsys):
@@ -682,20 +680,17 @@ def test_two_runs_of_one_name_do_not_mix(run, tmp_path):
     run("lift", "--max_steps", 1)
 
 
-def script(model_type, folder, cache, *options, launcher=(), **environment):
-    command = command_of(model_type, folder, cache, options)
-    return subprocess.run([sys.executable, *launcher, str(ROOT / command[0]), *command[1:]], capture_output=True,
-                          text=True, env={**os.environ, **environment})
+def limit_files():
+    """From now on in this process no file grows beyond 200 kB."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
 
 def test_full_disk_is_one_clear_line_and_leaves_the_earlier_files(run, tmp_path, cache):
     folder = run("lift", "--max_steps", 6, "--state_every", 2, "--epochs", 1)
     before = {p.name: p.read_bytes() for p in (folder / "checkpoints").iterdir()}
-    limited = ("import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-               "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); sys.argv = sys.argv[1:]; "
-               f"sys.path.insert(0, {str(ROOT)!r}); runpy.run_path(sys.argv[0], run_name='__main__')")
-    done = script("lift", folder, cache, "--max_steps", 12, "--lr_schedule", "constant", "--name", "other",
-                  launcher=("-c", limited))
+    command = command_of("lift", folder, cache, ("--max_steps", 12, "--lr_schedule", "constant", "--name", "other"))
+    done = command_in_a_fork(train_lift.main, command, tmp_path, limit_files)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert re.search(r"/12 \[[\d:]+<[\d:]+, .*, loss [\d.]+, rate [\d.e+-]+, \d+ images/s\]", done.stderr)
     assert re.search(r"^error: .*other_step\d+\S*: could not be written \(.*\); what was there", done.stderr, re.M)
@@ -748,8 +743,7 @@ def test_two_processes_equal_one_and_resume_across_their_number(run, tmp_path, c
     start = final_weights(run("lift", "--max_steps", 1, "--learning_rate", 1e-12, "--lr_schedule", "constant", to="start"))
 
     def in_two(folder, *more):
-        done = script("lift", folder, cache, *options, *more, launcher=TWO, OMP_NUM_THREADS="1")
-        assert done.returncode == 0, done.stderr[-2000:]
+        in_two_processes(train_lift_with, command_of("lift", folder, cache, (*options, *more)))
 
     def forget_the_end(folder):
         run_files.list_states(folder / "checkpoints", "lift_dual_timestep")[-1].unlink()

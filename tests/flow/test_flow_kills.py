@@ -1,14 +1,11 @@
 """A flow that is killed, some of the times in the middle of a save, and resumed ends as one that was not; in pixels and
 in latents. Two processes agree with one."""
-import json
-import os
-import subprocess
 import sys
 
 import pytest
 import torch
 
-from conftest import in_two_processes
+from conftest import in_two_processes, killed_and_resumed
 from engine.files import load_torch
 from engine.run_files import list_checkpoints, list_states
 from flow import train
@@ -16,31 +13,23 @@ from scripts.benchmarks.training_runs import SMALL_FLOW
 from test_latents import save_tiny_vae
 
 
-def killed_and_resumed(*options) -> dict:
-    """The benchmark's verdict: {"ok", "num_kills", ...}."""
-    done = subprocess.run([sys.executable, "-m", "scripts.benchmarks.resume_after_kills", "--family", "flow",
-                           *map(str, options)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def check(verdict: dict, num_kills: int) -> None:
     assert verdict["ok"] and verdict["num_different_tensors"] == 0 and verdict["num_tensors"] > 20
     assert verdict["num_kills"] == num_kills and verdict["num_half_written"] >= 1
 
 
-def test_four_kills_in_pixels():
-    check(killed_and_resumed("--kills", 4, "--max_steps", 40, "--longest", 0.8), 4)
+def test_four_kills_in_pixels(tmp_path):
+    check(killed_and_resumed(tmp_path, "--family", "flow", "--kills", 4, "--max_steps", 100, "--longest", 0.5), 4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("in_latents", [False, True])
 def test_twenty_kills(tmp_path, in_latents):
-    options = ["--kills", 20, "--max_steps", 400, "--longest", 2.0]
+    options = ["--family", "flow", "--kills", 20, "--max_steps", 400, "--longest", 2.0]
     if in_latents:
         save_tiny_vae(tmp_path / "vae")
         options += ["--vae", tmp_path / "vae"]
-    check(killed_and_resumed(*options), 20)
+    check(killed_and_resumed(tmp_path, *options), 20)
 
 
 def run_flow(folder, words) -> str:

@@ -1,8 +1,5 @@
 """compute_heatmap_30.py and lift.plot_heatmap as commands: outputs, reproduction, and wrong inputs in one line."""
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,7 @@ from lift.options import PATH_TYPES
 from lift import figures
 from baseline_model import BaselineModel
 from engine.command_line import run_script
-from conftest import ROOT, with_reference_weights
+from conftest import command_in_a_fork, with_reference_weights
 from model import LIFTDualTimestepModel
 
 GRID_OPTIONS = ["--grid", "5", "--num_steps", "5", "--max_jump", "3"]
@@ -182,17 +179,12 @@ def test_checkpoint_given_as_heatmap(folder, capsys):
     assert "has no" in failure(plot_heatmap.main, [folder / "lift_dual_timestep_2ep.pth"], capsys)
 
 
-def run(*command, **options):
-    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, cwd=ROOT,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, **options)
-
-
-def test_as_commands(folder, computed):
-    """A real process each: one line on the standard error and status 2, no traceback."""
-    for command in (["compute_heatmap_30.py", *options(folder, "--checkpoint", folder / "baseline_2ep.pth",
-                                                       "--output_dir", folder / "wrong")],
-                    ["-m", "lift.plot_heatmap", folder / "baseline_2ep.pth"]):
-        done = run(*command)
+def test_as_commands(folder, computed, tmp_path):
+    """A process each: one line on the standard error and status 2, no traceback."""
+    for main, words in ((compute_heatmap_30.main, options(folder, "--checkpoint", folder / "baseline_2ep.pth",
+                                                          "--output_dir", folder / "wrong")),
+                        (plot_heatmap.main, [folder / "baseline_2ep.pth"])):
+        done = command_in_a_fork(main, ["command", *words], tmp_path)
         assert done.returncode == 2
         assert [line for line in done.stderr.splitlines() if line.strip()] == [done.stderr.strip()]
         assert done.stderr.startswith("error: ")
