@@ -19,8 +19,7 @@ from flow.train import parse_args
 from flow.training import flow_task
 from mnist.models import FAMILY, build_denoiser
 from scheduler import LinearFlow
-from test_eval_scripts import fails, run
-from test_fid import accept_stand_in, stand_in_weights         # noqa: F401  fixtures
+from test_eval_scripts import fails, run, tiny_inception        # noqa: F401  the last is a fixture
 import data
 
 COMMON = ["--device", "cpu", "--num_threads", "1", "--precision", "float32", "--num_images", "6", "--batch_size", "4"]
@@ -123,7 +122,7 @@ def test_rows_are_keyed_by_all_that_decides_an_image(work, monkeypatch):
     assert len({row["path_hash"] for row in rows}) == 3
 
 
-def test_two_scales_digits_and_students(work, monkeypatch, accept_stand_in, seen):              # noqa: F811
+def test_two_scales_digits_and_students(work, monkeypatch, tiny_inception, seen):                # noqa: F811
     rows = rows_of(monkeypatch, work, "--checkpoint", "dual.pth", "--num_steps", 4, "--coarse_shift", 2, "--metrics", "swd")
     assert rows[0]["num_model_calls"] == 4 and torch.cat(seen).shape == (6, 3, 64, 64)
     seen.clear()

@@ -32,7 +32,6 @@ from engine.command_line import run_script
 from conftest import wait_until
 from engine.errors import InputError
 from engine.files import save_torch
-from test_fid import accept_stand_in, stand_in_weights         # noqa: F401  fixtures
 
 COMMON = ["--device", "cpu", "--num_threads", "1", "--precision", "float32", "--num_steps", "3"]
 EVAL = [*COMMON, "--num_images", "5", "--dataset", "synthetic:12", "--batch_size", "4"]
@@ -59,6 +58,28 @@ def work(tmp_path, monkeypatch):
     write_checkpoint(tmp_path / "checkpoints" / "lift_dual_timestep_3ep.pth", "lift")
     write_checkpoint(tmp_path / "checkpoints" / "baseline_3ep.pth", "baseline")
     return tmp_path
+
+
+class TinyInception(torch.nn.Module):
+    """One convolution in Inception's place, of which one image takes a quarter of a second."""
+
+    num_features = 24
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = torch.nn.Conv2d(3, self.num_features, 8, 8)
+
+    def forward(self, x):
+        return [self.convolution(x).relu().mean((2, 3), keepdim=True)]
+
+
+@pytest.fixture
+def tiny_inception(monkeypatch):
+    """Let it pass for pytorch-fid's network."""
+    monkeypatch.setattr(fid, "find_weights", lambda file=None: Path("tiny.pth"))
+    monkeypatch.setattr(fid, "load_inception", lambda path, device="cpu": fid.Inception(
+        TinyInception().to(device), "tiny", TinyInception.num_features))
 
 
 def run(monkeypatch, script, *arguments):
@@ -346,7 +367,7 @@ def test_value_is_that_of_the_images_themselves(work, monkeypatch):
                                                                 for name, value in expected.items()}
 
 
-def test_all_metrics_from_one_generation(work, monkeypatch, capsys, accept_stand_in):       # noqa: F811
+def test_all_metrics_from_one_generation(work, monkeypatch, capsys, tiny_inception):
     calls = []
     original = generation.generate
     monkeypatch.setattr(generation, "generate", lambda *a, **k: calls.append(1) or original(*a, **k))
@@ -439,7 +460,7 @@ def test_a_kill_between_two_rows_loses_neither(work, monkeypatch):
     assert [row["seed"] for row in table()] == [1] * 4 + [2] * 4 + [3] * 4 and set(jobs) == {3}
 
 
-def test_two_processes_give_the_same_rows(work, monkeypatch, accept_stand_in):              # noqa: F811
+def test_two_processes_give_the_same_rows(work, monkeypatch, tiny_inception):
     arguments = [*EVAL, *BASELINE, "--model_type", "baseline", "--metrics", "swd",
                  "fid", "kid", *FEATURE_METRICS["lite0"], "--dataset", "synthetic:8", "--num_images", 4, "--batch_size", 1]
     assert run(monkeypatch, eval_fid_batch, *arguments) == 0

@@ -49,6 +49,12 @@ def computed(folder):
     return folder / "out" / "heatmap_5_2ep.pth"
 
 
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """For maps whose numbers are looked at alone: three pictures take longer than a tiny map."""
+    monkeypatch.setattr(compute_heatmap_30, "save_png", lambda *_: None)
+
+
 def test_outputs(computed):
     heatmap = heatmap_file.load_heatmap(computed, expect_grid=5)
     assert heatmap["timesteps"].tolist() == paths.timestep_grid(5).tolist()
@@ -68,7 +74,7 @@ def test_outputs(computed):
     assert not list(computed.parent.glob("*.tmp*"))
 
 
-def test_same_seed_gives_the_same_map_and_another_another(folder, computed):
+def test_same_seed_gives_the_same_map_and_another_another(folder, computed, without_pictures):
     compute_heatmap_30.main(options(folder, "--output_dir", str(folder / "again")))
     compute_heatmap_30.main(options(folder, "--output_dir", str(folder / "other"), "--seed", "1"))
     first, again, other = (heatmap_file.load_heatmap(path) for path in (
@@ -77,7 +83,7 @@ def test_same_seed_gives_the_same_map_and_another_another(folder, computed):
     assert not torch.equal(first["frobenius"], other["frobenius"])
 
 
-def test_log_snr_grid_starts_at_999_and_ends_at_0(folder):
+def test_log_snr_grid_starts_at_999_and_ends_at_0(folder, without_pictures):
     compute_heatmap_30.main(options(folder, "--grid_space", "logsnr", "--output_dir", str(folder / "logsnr"),
                                     "--weights", "raw"))
     path = folder / "logsnr/heatmap_5_2ep_raw.pth"
@@ -205,7 +211,7 @@ def test_figures_draw_any_number_of_paths():
     assert len(blocks.axes) == 12
 
 
-def test_a_map_made_anew_keeps_its_lead(folder, computed, tmp_path):
+def test_a_map_made_anew_keeps_its_lead(folder, computed, tmp_path, without_pictures):
     options_here = options(folder, "--output_dir", str(tmp_path), "--overwrite")
     files.save_torch(tmp_path / computed.name, {**heatmap_file.load_heatmap(computed), "lead": {"rho": 3.0},
                                                   "lead_num_steps": 9})
