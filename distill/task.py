@@ -21,6 +21,7 @@ from engine.seeds import TRAIN_BATCH, TRAIN_NOISE, seeded_generator
 from engine.task import Task, Update
 from evaluation.sliced_wasserstein import distance_of_images
 from networks.adm import EDMNetwork
+from networks.bands import BandDenoiser
 from networks.dit import DiT
 from networks.dual_dit import DualDiT
 from networks.scales import downsample_to_32
@@ -35,6 +36,8 @@ VALIDATION_BATCH = 100
 def check_options(args, teacher: Denoiser, has_images: bool, is_guidable: bool = True) -> None:
     """`check_flags`, and what depends on the teacher and the images. Raises InputError."""
     check_flags(args)
+    if isinstance(teacher, BandDenoiser):
+        raise InputError("--teacher: found a model of two bands, expected one of one scale, or of an image at two sizes")
     if args.cls_on_clean_image and not has_images:
         raise InputError("--cls_on_clean_image: found without real images, which it needs; give --dataset")
     if args.student_t_32 is not None and len(teacher.processes) == 1:

@@ -26,6 +26,14 @@ class Denoiser:
         [B] or None."""
         raise NotImplementedError
 
+    def image(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """The image, or latent, that a sampler's xs stand for: [B, *shapes[0]]. That of the first scale."""
+        return xs[0]
+
+    def clipped(self, x_0s: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Clean images with every pixel in [-1, 1]."""
+        return [x_0.clamp(-1, 1) for x_0 in x_0s]
+
     def null_labels(self, num: int, device) -> torch.Tensor:
         """What images without a class are told: the number behind the last class, int64 [num]."""
         return torch.full((num,), self.num_classes, device=device)
@@ -91,6 +99,14 @@ class Wrapped(Denoiser):
     def num_evaluations(self) -> int:
         """Those of the denoiser inside."""
         return self.denoiser.num_evaluations
+
+    def image(self, xs) -> torch.Tensor:
+        """As in `Denoiser`."""
+        return self.denoiser.image(xs)
+
+    def clipped(self, x_0s) -> list[torch.Tensor]:
+        """As in `Denoiser`."""
+        return self.denoiser.clipped(x_0s)
 
 
 class Corrected(Wrapped):

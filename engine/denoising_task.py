@@ -141,6 +141,10 @@ class DenoisingTask(ImageTask):
         """The clean images of every scale, of those of the first."""
         return [x_0]
 
+    def noises(self, normal) -> list[torch.Tensor]:
+        """The noise of every scale; normal(shape) draws some of [C, H, W] for each image."""
+        return [normal(shape) for shape in self.denoiser.shapes]
+
     def batch(self, step: int, part: slice) -> Batch:
         """The share `part` of the step's global batch."""
         args, count = self.args, self.args.batch_size
@@ -153,7 +157,7 @@ class DenoisingTask(ImageTask):
         def normal(shape):
             return torch.randn(count, *shape, generator=noise, device=self.device)[part]
 
-        noises = [normal(shape) for shape in self.denoiser.shapes]
+        noises = self.noises(normal)
         of_posterior = normal(self.denoiser.shapes[0]) if self.clean_images.has_noise else None
         indices = self.indices(step)[part]
         labels = None

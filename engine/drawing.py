@@ -14,7 +14,7 @@ class Drawing:
     """Image k of a seed is the same for any batch size and any number of processes.
 
     path: [N + 1, scales]. classes: the numbers of the classes that take turns, image k of class classes[k modulo their
-    count]; None for a model without classes. decode: from what the sampler holds at the first scale, [B, C, H, W], to
+    count]; None for a model without classes. decode: from the denoiser's image of what the sampler holds, [B, C, H, W], to
     images in [-1, 1]; finish: from these as uint8 to the images asked for. how: options of `engine.sampling.sample`
     (solver, eta, clip, precision).
     """
@@ -37,7 +37,7 @@ class Drawing:
         """(uint8 images [B, C, H, W] on the device, how many of them are not finite [], network calls per image)."""
         samples = sample(self.denoiser, self.path, seed, indices, labels=self.labels(indices), device=self.device,
                          **self.how)
-        x = self.decode(samples.xs[0])
+        x = self.decode(self.denoiser.image(samples.xs))
         return self.finish(to_uint8(x)), (~x.flatten(1).isfinite().all(1)).sum(), samples.num_model_calls
 
 

@@ -7,7 +7,7 @@ from engine.errors import InputError
 
 LEARNING_RATE_MIN = 1e-6
 SOLVERS = ("ddim", "heun", "midpoint", "multistep", "renoise")      # of `engine.sampling`
-PAIRINGS = ("independent", "diagonal", "fused")         # of the times of two scales
+PAIRINGS = ("independent", "diagonal", "near", "fused", "clock")         # of the times of two scales
 TIME_SAMPLINGS = ("logit_normal", "uniform", "mixture")                        # of `engine.denoising_task`
 
 # Every option decides a run's numbers, but for these: where it runs and writes, how much it says, how long it is (the

@@ -165,7 +165,7 @@ class Walk:
         ts = [self.times[k, s] for s in range(len(xs))] if ts is None else ts
         with devices.autocast(self.device, self.precision):
             x_0s = self.denoiser.clean(xs, [t.expand(len(xs[0])) for t in ts], self.labels)
-        return [x_0.clamp(-1, 1) if self.clip else x_0 for x_0 in x_0s]
+        return self.denoiser.clipped(x_0s) if self.clip else x_0s
 
     def step_lengths(self) -> list[float]:
         """Length of every step, 0 before the first, summed over the scales: in log SNR, or in time where the velocity is

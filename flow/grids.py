@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from engine.denoiser import Denoiser
+from engine.denoiser import Denoiser, Wrapped
 from engine.drawing import Drawing
 from engine.errors import InputError
 from flow.options import ORDERS
@@ -19,18 +19,13 @@ def shifted(t: torch.Tensor, shift: float) -> torch.Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
-class VelocityRecorder(Denoiser):
+class VelocityRecorder(Wrapped):
     """Passes a denoiser's clean images on and keeps the velocities they mean: `velocities`, a [B, D] a call, with the
     numbers of all scales in a row."""
 
     def __init__(self, denoiser: Denoiser):
-        self.denoiser, self.velocities = denoiser, []
-        self.shapes, self.processes = denoiser.shapes, denoiser.processes
-
-    @property
-    def num_evaluations(self) -> int:
-        """Those of the denoiser inside."""
-        return self.denoiser.num_evaluations
+        super().__init__(denoiser)
+        self.velocities = []
 
     def clean(self, xs, ts, labels=None):
         """As in `Denoiser`."""
@@ -97,7 +92,7 @@ def find_path(denoiser: Denoiser, grid: str, num_steps: int, solver: str, *, shi
               coarse_shift: float = 1.0, **options) -> torch.Tensor:
     """The times of the steps at every scale: float64 [num_steps + 1, scales].
 
-    grid: of GRIDS. coarse_shift: how the times of a second scale are shifted from those of the first: above 1 it leads,
+    grid: of GRIDS. coarse_shift: how the times of a second scale, or band, are shifted from those of the first: above 1 it leads,
     by 2 log(coarse_shift) in log SNR. options: those of `optimised_grid`.
     """
     times = (optimised_grid(denoiser, num_steps, solver, **options) if grid == "optimised" else

@@ -9,6 +9,7 @@ from engine.denoiser import NetworkDenoiser, OutputDenoiser
 from engine.errors import InputError
 from engine.files import expecting, load_torch
 from engine.flops import gflop_of
+from networks.band_dit import BandDiT, BandFlowDenoiser
 from networks.dit import DiT, least_error
 from networks.dual_dit import DualDiT, DualFlowDenoiser
 from scheduler import LinearFlow
@@ -18,6 +19,8 @@ FAMILY = "flow"
 
 def build_network(config: dict) -> DiT | DualDiT:
     """The network of a checkpoint's sizes."""
+    if config.get("bands"):
+        return BandDiT(**config)
     return DualDiT(**config) if "image_sizes" in config else DiT(**config)
 
 
@@ -25,6 +28,8 @@ def denoiser_of(network: DiT | DualDiT) -> OutputDenoiser:
     """The network as the engine's sampler and trainer know it: a velocity on straight paths, with its classes."""
     if isinstance(network, DualDiT):
         return DualFlowDenoiser(network)
+    if isinstance(network, BandDiT):
+        return BandFlowDenoiser(network)
     config = network.config
     shape = (config["channels"], config["image_size"], config["image_size"])
     return NetworkDenoiser(network, LinearFlow(), "velocity", shape, config["num_classes"])
@@ -36,7 +41,8 @@ def gflop_of_forward(config: dict) -> float:
         network = build_network(config)
         sides, t = config.get("image_sizes"), torch.zeros(1)
         xs = [torch.zeros(1, config["channels"], side, side) for side in sides or [config["image_size"]]]
-        network(*((xs, [t] * len(xs)) if sides else (xs[0], t)), torch.zeros(1, dtype=torch.int64))
+        inputs = (xs, [t, t]) if sides else (xs[0], [t, t] if config.get("bands") else t)
+        network(*inputs, torch.zeros(1, dtype=torch.int64))
     return gflop_of(call)
 
 

@@ -5,7 +5,7 @@ from engine.options import SOLVERS
 from networks.presets import OUTPUTS, PRESETS, TIME_SCALE
 
 WEIGHTS = ("ema", "raw")
-FUSED_LEAD_MAX = 2.0            # of the coarse scale in log SNR, in training with --timesteps fused
+LEAD_MAX = 2.0                  # of the coarse scale in log SNR, in training with --timesteps near, fused or clock
 GRIDS = ("uniform", "shift", "optimised")
 ORDERS = {"ddim": 1, "heun": 2, "midpoint": 2, "multistep": 2}         # of the solvers
 PRESET_FLAGS = ("hidden_size", "depth", "num_heads", "mlp_ratio", "patch_size")
@@ -45,13 +45,23 @@ def add_network_options(parser) -> None:
     group.add_argument("--scales", type=whole_number(2, 4096), nargs=2, default=None, metavar=("FINE", "COARSE"),
                        help="two scales in one network, each with a time of its own: sides in pixels, as in 64 32; left "
                             "out: one")
+    group.add_argument("--bands", action="store_true",
+                       help="one image in two parts, its 2x2 mean and the rest, each with a time of its own: the network "
+                            "has the inputs and outputs of one scale")
     group.add_argument("--output", choices=OUTPUTS, default="velocity",
                        help="what the last layer puts out: the velocity, the clean image, or what the best affine "
                             "velocity leaves")
 
 
 def check_scales(args, default_size: int) -> None:
-    """Two scales decide the size of the images. Raises InputError for sides that do not fit, or another --image_size."""
+    """Two scales decide the size of the images. Raises InputError for sides that do not fit, another --image_size, and
+    what two bands do not go with."""
+    if args.bands:
+        found = {"--scales": args.scales is not None, "--output residual": args.output == "residual",
+                 "--timesteps fused": args.timesteps == "fused"}
+        for option, is_found in found.items():
+            if is_found:
+                raise InputError(f"--bands: found with {option}, expected it without")
     if args.scales is None:
         return
     fine, coarse = args.scales
@@ -87,7 +97,7 @@ def add_guidance_options(group, scale: float) -> None:
     group.add_argument("--shift", type=real_number(0, open_below=True), default=1.0,
                        help="of --grid shift; below 1: more steps near the noise")
     group.add_argument("--coarse_shift", type=real_number(0, open_below=True), default=1.0, metavar="SHIFT",
-                       help="of a model of two scales: above 1 the coarse one leads, by 2 log(SHIFT) in log SNR")
+                       help="of a model of two scales or bands: above 1 the coarse one leads, by 2 log(SHIFT) in log SNR")
     group.add_argument("--guidance_scale", type=real_number(0, 1000), default=scale,
                        help="classifier-free guidance; 1: the class alone, 0: no class")
     group.add_argument("--guidance_interval", type=real_number(0, 1), nargs=2, default=None, metavar=("LOW", "HIGH"),

@@ -18,7 +18,8 @@ from engine.seeds import seeded_generator
 from flow.grids import find_path
 from flow.latents import Latents, decoder_of
 from flow.model import FAMILY, denoiser_of
-from flow.options import FUSED_LEAD_MAX
+from flow.options import LEAD_MAX
+from networks.bands import BandDenoiser, split
 from networks.scales import downsample_to_32
 from scheduler import fused_log_snrs
 
@@ -45,6 +46,7 @@ class FlowTask(DenoisingTask):
         self.fitted_to, self.held_out, self.latents, self.facts = fitted_to, held_out, latents, dict(facts or {})
         self.frozen_hashes = {} if latents is None else {"vae": latents.fingerprint}
         self.scale_columns = [f"loss_{shape[-1]}" for shape in self.denoiser.shapes] * (len(self.denoiser.shapes) > 1)
+        self.has_bands = isinstance(self.denoiser, BandDenoiser)
         self.columns = ("loss", *self.scale_columns, *(f"error_tenth_{k}" for k in range(NUM_TENTHS)))
 
     @property
@@ -63,16 +65,23 @@ class FlowTask(DenoisingTask):
             self.networks["model"].fit(images if len(self.denoiser.shapes) == 1 else [images, half_size(images)])
 
     def times(self, generator: torch.Generator) -> list[torch.Tensor]:
-        """As in `DenoisingTask`; --timesteps says how the times of two scales belong together."""
-        ts = super().times(generator)
-        if len(ts) == 1 or self.args.timesteps == "independent":
+        """As in `DenoisingTask`; --timesteps says how the times of two scales, or bands, belong together."""
+        ts, pairing = super().times(generator), self.args.timesteps
+        if len(ts) == 1 or pairing == "independent":
             return ts
-        if self.args.timesteps == "diagonal":
+        if pairing == "diagonal":
             return [ts[0], ts[0].clone()]
-        lead = FUSED_LEAD_MAX * torch.rand(len(ts[0]), generator=generator, dtype=torch.float64)
-        processes = self.denoiser.processes
-        return [process.t_at(log_snr).float() for process, log_snr in
-                zip(processes, fused_log_snrs(processes[0].log_snr(ts[0]), lead))]
+        lead = LEAD_MAX * torch.rand(len(ts[0]), generator=generator, dtype=torch.float64)
+        fine, coarse = self.denoiser.processes
+        if pairing == "fused":
+            pair = fused_log_snrs(fine.log_snr(ts[0]), lead)
+            return [process.t_at(log_snr).float() for process, log_snr in zip((fine, coarse), pair)]
+        ahead = coarse.t_at(fine.log_snr(ts[0]) + lead).float()
+        if pairing == "near":
+            return [ts[0], ahead]
+        behind = fine.t_at(coarse.log_snr(ts[1]) - lead).float()
+        is_ahead = torch.arange(len(lead)) % 2 == 0
+        return [torch.where(is_ahead, ts[0], behind), torch.where(is_ahead, ahead, ts[1])]
 
     def shares(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Flow times: float32 [count]."""
@@ -80,8 +89,19 @@ class FlowTask(DenoisingTask):
         return draw_times(args.time_distribution, count, generator, args.time_mean, args.time_deviation)
 
     def pyramid(self, x_0: torch.Tensor) -> list[torch.Tensor]:
-        """The second scale is the 2x2 mean of the first."""
+        """The second scale is the 2x2 mean of the first; or the two are orthogonal parts of one image."""
+        if self.has_bands:
+            return split(x_0)
         return [x_0] if len(self.denoiser.shapes) == 1 else [x_0, downsample_to_32(x_0)]
+
+    def noises(self, normal) -> list[torch.Tensor]:
+        """As in `DenoisingTask`; bands are the parts of one noise, that of a model of one scale."""
+        return split(normal(self.denoiser.shapes[0])) if self.has_bands else super().noises(normal)
+
+    def total(self, means):
+        """The loss, of the mean squared error per scale: their mean. Of bands, the mean over the image's pixels, a
+        quarter as many of which the coarse part has."""
+        return means[0] + means[1] / 4 if self.has_bands else sum(means) / len(means)
 
     def losses(self, networks, batch: Batch) -> dict[str, torch.Tensor]:
         """The mean over the batch; and for each tenth of t, of the first scale, the share of the images in it and what
@@ -91,7 +111,7 @@ class FlowTask(DenoisingTask):
         of_images, place = squares[0].detach().mean((1, 2, 3)), tenth_of(batch.ts[0])
         tenths = torch.zeros(2, NUM_TENTHS, device=place.device)
         tenths.index_add_(1, place, torch.stack([of_images, torch.ones_like(of_images)]) / len(place))
-        return {"loss": torch.stack(means).mean(), **dict(zip(self.scale_columns, means)),
+        return {"loss": self.total(means), **dict(zip(self.scale_columns, means)),
                 **{f"part_{k}": value for k, value in enumerate(tenths[0].unbind())},
                 **{f"share_{k}": value for k, value in enumerate(tenths[1].unbind())}}
 
@@ -104,7 +124,7 @@ class FlowTask(DenoisingTask):
         """Held-out error, per scale, and its mean over each tenth of t of the first scale."""
         errors, t = self.held_out_errors(networks)
         place = tenth_of(t)
-        return {"loss": errors.mean().item(), **dict(zip(self.scale_columns, errors.mean(1).tolist())),
+        return {"loss": self.total(errors.mean(1)).item(), **dict(zip(self.scale_columns, errors.mean(1).tolist())),
                 **{f"error_tenth_{k}": errors[0, place == k].mean().item() for k in range(NUM_TENTHS)
                    if (place == k).any()}}
 
@@ -129,7 +149,7 @@ class FlowTask(DenoisingTask):
     def validation_draws(self, k: int, distribution: str) -> tuple[list, list, torch.Tensor]:
         """Times and noises per scale of draw k, and the noise of its posterior sample. distribution: of the first scale's
         time; tenths: in tenth k mod 10, else one that training knows, with mean 0 and deviation 1. The second scale's
-        time is uniform."""
+        time is uniform; that of a second band is the first one's, so that the loss compares with one scale's."""
         generator = seeded_generator(VALIDATION_SEED, seeds.VALIDATION, k)
         if distribution == "tenths":
             ts = [(k % NUM_TENTHS + torch.rand((), generator=generator)) / NUM_TENTHS]
@@ -137,6 +157,8 @@ class FlowTask(DenoisingTask):
             ts = [draw_times(distribution, 1, generator)[0]]
         first, *others = self.denoiser.shapes
         noise, of_posterior = torch.randn(2, *first, generator=generator)
+        if self.has_bands:
+            return [ts[0], ts[0]], [part[0] for part in split(noise[None])], of_posterior
         noises = [noise]
         for shape in others:
             ts.append(torch.rand((), generator=generator))

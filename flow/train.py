@@ -7,7 +7,7 @@ from data import add_data_options
 from engine.command_line import Parser, real_number, refuse_without_effect, run_script, whole_number
 from engine.errors import InputError
 from engine.options import PAIRINGS, TIME_SAMPLINGS, add_training_options
-from flow.options import FUSED_LEAD_MAX, add_network_options, check_scales, fill_preset, refuse_older_names
+from flow.options import LEAD_MAX, add_network_options, check_scales, fill_preset, refuse_older_names
 
 LABEL_DROPOUT = 0.1
 IMAGE_SIZE = 32
@@ -32,8 +32,10 @@ def parse_args(argv=None):
     group.add_argument("--time_deviation", type=real_number(0, 10, open_below=True), default=1.0,
                        help="of the normal behind logit_normal")
     group.add_argument("--timesteps", choices=PAIRINGS, default="independent",
-                       help="times of two scales: free of each other; equal; or apart by a lead in log SNR up to "
-                            f"{FUSED_LEAD_MAX:g}, both views together saying of the coarse scale what one would say")
+                       help="times of two scales or bands: independent; diagonal: equal; the others: the coarse one "
+                            f"leads by 0 to {LEAD_MAX:g} in log SNR. near: ahead of the fine one's drawn time; fused: "
+                            "both views say together of the coarse scale what one would say at a drawn time; clock: "
+                            "half of a batch near, half with the fine one behind the coarse one's drawn time")
     group.add_argument("--label_dropout", type=real_number(0, 1), default=LABEL_DROPOUT,
                        help="share of labels that become the null class, which guidance needs")
     group.add_argument("--unconditional", action="store_true", help="one class for all images, labels or not")
@@ -48,8 +50,8 @@ def parse_args(argv=None):
         refuse_without_effect(parser, args, ["val_split", "val_images"], "without --val_every")
     if args.time_distribution == "uniform":
         refuse_without_effect(parser, args, ["time_mean", "time_deviation"], "with --time_distribution uniform")
-    if args.scales is None:
-        refuse_without_effect(parser, args, ["timesteps"], "without --scales")
+    if args.scales is None and not args.bands:
+        refuse_without_effect(parser, args, ["timesteps"], "without --scales or --bands")
     if args.vae is not None and args.output == "residual":
         raise InputError("--output: found residual with --vae, expected it without (its affine predictor is one of "
                          "pixels); use velocity or clean")

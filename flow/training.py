@@ -10,6 +10,7 @@ from engine.loop import Loop
 from flow.latents import Latents, PosteriorSamples
 from flow.model import build_network, rank_warning
 from flow.task import FlowTask
+from networks.bands import check_side
 from networks.dit import check_options
 
 
@@ -24,7 +25,8 @@ def network_of(args, side: int, channels: int, num_classes: int):
     sizes = {name: getattr(args, name) for name in ("patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio",
                                                     "qk_norm", "time_scale", "output")}
     where = {"image_sizes": sides} if len(sides) > 1 else {"image_size": side}
-    return build_network({**where, "channels": channels, "num_classes": num_classes, **sizes})
+    bands = {"bands": True} if args.bands else {}
+    return build_network({**where, "channels": channels, "num_classes": num_classes, **sizes, **bands})
 
 
 def labels_and_names(args, images, split: str) -> tuple[torch.Tensor, list[str] | None]:
@@ -71,6 +73,8 @@ def make_task(args, device, group: Group) -> FlowTask:
     latents = Latents(args.vae, device) if args.vae else None
     side = args.image_size if latents is None else latents.side_of(args.image_size)
     check_options(sides_of(args, side), args.patch_size, args.hidden_size, args.num_heads, args.output)
+    if args.bands:
+        check_side(side, "--image_size" if latents is None else "--vae: side of the latents")
     how = dict(cache_dir=args.cache_dir, size=args.image_size, channels=args.channels, image_column=args.image_column,
                label_column=args.label_column)
     images = load_images(args.dataset, args.split, **how)

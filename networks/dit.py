@@ -252,14 +252,18 @@ class DiT(nn.Module):
     def forward(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """The velocity x_0 - eps. x_t: [B, C, S, S]; t: [B], 0 noise ... 1 image; labels: int [B], 0...K, or None for
         the null class K -> [B, C, S, S], float32 under autocast too."""
+        return velocity_of(self.output, self.last_layer(x_t, self.t_embedder(t), labels), x_t, t, self.affine)
+
+    def last_layer(self, x_t: torch.Tensor, of_time: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """What the last layer puts out: [B, C, S, S]. of_time: the embedding of the time, [B, D]; labels: as in
+        `forward`."""
         if labels is None:
             labels = torch.full((len(x_t),), self.num_classes, device=x_t.device)
         x = self.x_embedder(x_t) + self.pos_embed                                          # [B, T, D]
-        condition = self.t_embedder(t) + self.y_embedder(labels)                           # [B, D]
+        condition = of_time + self.y_embedder(labels)                                      # [B, D]
         for block in self.blocks:
             x = block(x, condition)
-        output = unpatchify(self.final_layer(x, condition), self.patch_size, self.channels)
-        return velocity_of(self.output, output.to(x_t.dtype), x_t, t, self.affine)
+        return unpatchify(self.final_layer(x, condition), self.patch_size, self.channels).to(x_t.dtype)
 
 
 def least_error(model) -> float:

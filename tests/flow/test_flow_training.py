@@ -15,6 +15,7 @@ from flow.model import check_guidance, load_checkpoint
 from flow.options import OLDER_NAMES, PRESET_FLAGS
 from flow.train import parse_args
 from flow.training import flow_task
+from networks.bands import joined
 from networks.presets import PRESETS
 
 ALONE = Group(0, 1)
@@ -235,8 +236,40 @@ def test_times_of_two_scales_belong_together_as_asked(tmp_path):
     torch.testing.assert_close(4 * snr[1] + snr[2], 4 * snr[0], rtol=1e-3, atol=1e-6)
     lead = (snr[2] / snr[1]).log()
     assert float(lead.min()) > -1e-3 and 1.9 < float(lead.max()) < 2.001 and abs(float(lead.mean()) - 1) < 0.1
-    with pytest.raises(InputError, match="--timesteps: found fused, which has no effect without --scales"):
+    with pytest.raises(InputError, match="--timesteps: found fused, which has no effect without --scales or --bands"):
         options(tmp_path, "--timesteps", "fused")
+    uniform, (fine, coarse) = times("independent"), times("near")
+    assert torch.equal(fine, uniform[0])
+    lead = 2 * (torch.logit(coarse.double()) - torch.logit(fine.double()))
+    assert float(lead.min()) > -1e-3 and 1.9 < float(lead.max()) < 2.001 and abs(float(lead.mean()) - 1) < 0.1
+    fine, coarse = times("clock")
+    assert torch.equal(fine[::2], uniform[0][::2]) and torch.equal(coarse[1::2], uniform[1][1::2])
+    assert torch.allclose(2 * (torch.logit(coarse.double()) - torch.logit(fine.double())), lead, atol=1e-3)
+
+
+def test_two_bands_are_one_image(tmp_path):
+    """The images and noise of one scale with the same seed; at equal times its loss too, and in validation."""
+    def task(*words):
+        return flow_task(options(tmp_path, "--no-flip", "--val_every", 1, *words), image_set(), image_set(30), CPU)
+    single, double = task(), task("--bands", "--timesteps", "diagonal")
+    one, parts = (t.batch(0, slice(0, 8)) for t in (single, double))
+    for whole, halves in ((one.x_0s, parts.x_0s), (one.noises, parts.noises)):
+        assert torch.allclose(joined(*halves), whole[0], atol=1e-6)
+    assert all(torch.equal(t, one.ts[0]) for t in parts.ts)
+
+    def output(x, ts, labels):
+        return (2 * x).sin()
+    for found in (t.losses({"model": output}, batch) for t, batch in ((single, one), (double, parts))):
+        assert found["loss"].item() == pytest.approx(single.losses({"model": output}, one)["loss"].item(), rel=1e-6)
+    results = [t.validate({"model": output}) for t in (single, double)]
+    assert results[1]["loss"] == pytest.approx(results[0]["loss"], rel=1e-6)
+    assert results[1]["loss"] == pytest.approx(results[1]["loss_8"] + results[1]["loss_4"] / 4)
+    assert double.preview(double.networks).shape == (NUM_CLASSES * 8, 3, 8, 8)
+    for words in (["--timesteps", "fused"], ["--scales", 8, 4], ["--output", "residual"]):
+        with pytest.raises(InputError, match=f"--bands: found with {words[0]}"):
+            options(tmp_path, "--bands", *words)
+    with pytest.raises(InputError, match="--image_size: found 9 with --bands, expected an even side"):
+        training.make_task(options(tmp_path, "--bands", "--image_size", 9, "--patch_size", 3), CPU, ALONE)
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
@@ -253,7 +286,8 @@ def weights(loop) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("words", [(), ("--output", "residual"), ("--output", "clean", "--qk_norm", "--grad_accum", 2),
-                                   ("--scales", 8, 4), ("--scales", 8, 4, "--output", "residual")])
+                                   ("--scales", 8, 4), ("--scales", 8, 4, "--output", "residual"),
+                                   ("--bands", "--timesteps", "clock")])
 def test_an_interrupted_run_is_the_run(tmp_path, words):
     straight = loop_for(tmp_path, *words)
     straight.task.begin()
