@@ -70,8 +70,6 @@ def check_text_options(args) -> None:
     """Raises InputError for options that a text-to-image teacher has no use for, or that exclude each other."""
     if args.prompts is None:
         raise InputError("--model_id: found without --prompts, expected .txt or .parquet with the student's prompts")
-    if args.lora and args.fsdp:
-        raise InputError("--lora: found with --fsdp, which spreads whole networks; adapters are small: leave it out")
     if args.lora and args.gradient_checkpointing:
         raise InputError("--lora: found with --gradient_checkpointing, whose second pass would miss the adapters; "
                          "leave one of the two out")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Students of digits beside their teacher: accuracy, fd_digits and diversity of each, at every number of calls.
 
-A student is sampled in its few steps; the teacher by Euler's steps with guidance, each of which calls the network
-twice. Images are balanced over the classes. Every row is written to {output}.json as soon as it is there, and a later
+A student is sampled in its few steps; a teacher by Euler's steps with guidance, each of which calls the network
+twice. Teachers and students of two scales are judged by their finer images. Images are balanced over the classes. Every row is written to {output}.json as soon as it is there, and a later
 call goes on. {output}.png shows twenty digits of each row, from the same noise.
 """
 import json
@@ -28,7 +28,8 @@ def parse_args(argv=None):
     """The command line."""
     parser = Parser(__doc__)
     add_data_options(parser)
-    parser.add_argument("--teacher", type=Path, required=True, metavar="FILE", help="a checkpoint of the mnist family")
+    parser.add_argument("--teacher", type=Path, required=True, nargs="+", metavar="FILE",
+                        help="of digits, with classes: a checkpoint of the mnist family, or of flow.train")
     parser.add_argument("--students", type=Path, nargs="*", default=[], metavar="FILE", help="of distill.train")
     parser.add_argument("--teacher_steps", type=whole_number(1, 1000), nargs="+", default=[1, 2, 4, 10, 20],
                         metavar="STEPS", action="each_once", help="Euler's steps of the teacher, a row each")
@@ -57,17 +58,20 @@ def digits_of(denoiser, path, loaded, solver: str, args, device, count: int):
 
 def rows_to_measure(args, device):
     """(name and settings of a row, denoiser, path, loaded, solver) of every row. Raises InputError."""
+    import torch
     import families
     from engine.denoiser import Guided
-    teacher = families.load(args.teacher, device=device, option="--teacher")
-    if teacher.image_shape != (1, 28, 28) or teacher.denoiser.num_classes is None:
-        raise InputError(f"--teacher: {args.teacher} draws images {list(teacher.image_shape)} of "
-                         f"{teacher.denoiser.num_classes or 'no'} classes, expected digits [1, 28, 28] with classes")
-    guided = Guided(teacher.denoiser, args.guidance_scale)
-    for steps in args.teacher_steps:
-        path = teacher.denoiser.processes[0].uniform_path(steps)
-        yield ({"model": TEACHER, "num_steps": steps, "checkpoint_hash": teacher.fingerprint,
-                "guidance_scale": args.guidance_scale}, guided, path, teacher, "ddim")
+    for file in args.teacher:
+        teacher = families.load(file, device=device, option="--teacher")
+        if teacher.image_shape != (1, 28, 28) or teacher.denoiser.num_classes is None:
+            raise InputError(f"--teacher: {file} draws images {list(teacher.image_shape)} of "
+                             f"{teacher.denoiser.num_classes or 'no'} classes, expected digits [1, 28, 28] with classes")
+        guided = Guided(teacher.denoiser, args.guidance_scale)
+        name = TEACHER if len(args.teacher) == 1 else f"{TEACHER} {Path(file).name}"
+        for steps in args.teacher_steps:
+            path = torch.stack([process.uniform_path(steps) for process in teacher.denoiser.processes], dim=1)
+            yield ({"model": name, "num_steps": steps, "checkpoint_hash": teacher.fingerprint,
+                    "guidance_scale": args.guidance_scale}, guided, path, teacher, "ddim")
     for file in args.students:
         loaded = families.load(file, device=device, option="--students")
         student, path = student_of(loaded)
@@ -85,8 +89,8 @@ def measured(known: list[dict], row: dict) -> dict | None:
 
 def markdown_table(results: dict) -> str:
     """A line for each run and number of steps, in the order of measuring; of several trainings the mean, and each."""
-    lines = ["| model | steps | calls | accuracy | fd_digits, % | diversity |",
-             "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    lines = ["| model | parameters | steps | calls | accuracy | fd_digits, % | diversity |",
+             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     groups = {}
     for row in results["rows"]:
         groups.setdefault((row["model"], row["num_steps"]), []).append(row)
@@ -96,10 +100,11 @@ def markdown_table(results: dict) -> str:
             values = [row[name] for row in rows]
             one = f"{statistics.mean(values):.{digits}f}"
             cells.append(one if len(values) == 1 else f"{one} ({', '.join(f'{value:.{digits}f}' for value in values)})")
-        lines.append(f"| {model} | {steps} | {rows[0]['num_model_calls']} | {' | '.join(cells)} |")
+        lines.append(f"| {model} | {rows[0]['num_parameters']:,} | {steps} | {rows[0]['num_model_calls']} | "
+                     f"{' | '.join(cells)} |")
     real = results["real digits"]
     cells = (f"{real[name]:.{digits}f}" for name, digits in DIGITS_OF.items())
-    lines.append(f"| real digits | – | – | {' | '.join(cells)} |")
+    lines.append(f"| real digits | – | – | – | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -127,8 +132,9 @@ def main():
         if found is None:
             start = time.perf_counter()
             images, labels, calls = digits_of(denoiser, way, loaded, solver, args, device, args.num_samples)
-            found = {**row, "num_model_calls": calls, **judge.scores(images, labels),
-                     "seconds": time.perf_counter() - start}
+            found = {**row, "num_model_calls": calls,
+                     "num_parameters": sum(p.numel() for p in loaded.network.parameters()),
+                     **judge.scores(images, labels), "seconds": time.perf_counter() - start}
             results["rows"].append(found)
             write_json(path, results)
         shown.append(digits_of(denoiser, way, loaded, solver, args, device, NUM_SHOWN)[0])

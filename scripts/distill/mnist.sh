@@ -10,18 +10,22 @@
 #   GAN          options of the GAN; empty for none
 #   SIMULATION   options of students of several steps (--backward_simulation)
 #   OUTPUT       JSON, table and picture, without ending (results/distill_digits)
-# Students that are finished are not trained again, and scores that are there not measured again.
+# Students that are finished are not trained again, and scores that are there not measured again. After each student, the
+# minutes that the others will take are printed.
 set -uo pipefail
 [ $# -ge 2 ] || { echo "mnist.sh: found $# arguments, expected TEACHER MNIST_FOLDER" >&2; exit 2; }
 teacher=$(realpath -- "$1") dataset=$(realpath -- "$2")
 shift 2
+source "$(dirname "$0")/pace.sh" || exit
 source "$(dirname "$0")/../environment.sh" || exit
 gan="${GAN---cls_on_clean_image --gen_cls_loss --gen_cls_loss_weight 1e-2 --shared_critic_pass}"
-students=()
-for steps in ${STEPS:-1 2 4}; do
+students=() steps_of=(${STEPS:-1 2 4}) seeds_of=(${SEEDS:-0 1})
+NUM_TRAININGS="${NUM_TRAININGS:-$((${#steps_of[@]} * ${#seeds_of[@]}))}"
+for steps in "${steps_of[@]}"; do
     several=()
     [ "$steps" = 1 ] || several=(--denoising --num_denoising_step "$steps" ${SIMULATION---backward_simulation})
-    for seed in ${SEEDS:-0 1}; do
+    for seed in "${seeds_of[@]}"; do
+        start=$SECONDS
         name="${NAME:-digits}_${steps}_calls_seed$seed"
         if ! compgen -G "checkpoints/${name}_*ep.pth" > /dev/null; then
             run "$PYTHON" -m distill.train --name "$name" --teacher "$teacher" --dataset "$dataset" --seed "$seed" \
@@ -30,6 +34,7 @@ for steps in ${STEPS:-1 2 4}; do
                 --max_steps "${ITERATIONS:-1500}" --epochs 100 --epoch_steps 500 \
                 --state_every 250 --save_every 100 --no_tensorboard --resume "${several[@]}" "$@" || exit
         fi
+        trained "$start"
         students+=(checkpoints/"${name}"_*ep.pth)
     done
 done

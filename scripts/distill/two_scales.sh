@@ -6,24 +6,32 @@
 # second with --scales. DATASET: what they were trained on; with classes, --real_guidance_scale may follow.
 #   STEPS, SEEDS   of the students (1 2 4; 0 1)
 #   ITERATIONS     updates of the critic of each (2000)
-# Students that are finished are not trained again. Score them, and their teachers at 18 calls, by eval_fid_batch.py.
+#   PREFIX         of the students' names (none)
+# Students that are finished are not trained again, and after each the minutes for the others are printed. Score them, and
+# their teachers at 18 calls, by eval_fid_batch.py; digit_scales.sh does all of it for digits.
 set -uo pipefail
 [ $# -ge 3 ] || { echo "two_scales.sh: found $# arguments, expected BASELINE LIFT DATASET" >&2; exit 2; }
 baseline=$(realpath -- "$1") lift=$(realpath -- "$2") dataset=$3
 [ ! -e "$dataset" ] || dataset=$(realpath -- "$dataset")
 shift 3
+source "$(dirname "$0")/pace.sh" || exit
 source "$(dirname "$0")/../environment.sh" || exit
 declare -A ahead=([1]="999" [2]="999 249" [4]="999 499 249 99")         # t_32 of the steps, where it leads
 distil() {      # NAME TEACHER more options
-    local name=$1 teacher=$2
+    local name="${PREFIX:-}$1" teacher=$2 start=$SECONDS
     shift 2
     compgen -G "checkpoints/${name}_*ep.pth" > /dev/null || run "$PYTHON" -m distill.train --name "$name" \
         --teacher "$teacher" --dataset "$dataset" --cls_on_clean_image --gen_cls_loss --shared_critic_pass \
         --generator_lr 5e-5 --guidance_lr 5e-5 --warmup_step 20 --batch_size 16 --max_steps "${ITERATIONS:-2000}" \
-        --epochs 1000 --epoch_steps 500 --state_every 250 --save_every 1000 --no_tensorboard --resume "$@"
+        --epochs 1000 --epoch_steps 500 --state_every 250 --save_every 1000 --no_tensorboard --resume "$@" || return
+    trained "$start"
 }
-for seed in ${SEEDS:-0 1}; do
-    for steps in ${STEPS:-1 2 4}; do
+steps_of=(${STEPS:-1 2 4}) seeds_of=(${SEEDS:-0 1}) NUM_TRAININGS=0
+for steps in "${steps_of[@]}"; do
+    NUM_TRAININGS=$((NUM_TRAININGS + ${#seeds_of[@]} * (steps == 1 ? 2 : 3)))
+done
+for seed in "${seeds_of[@]}"; do
+    for steps in "${steps_of[@]}"; do
         several=()
         [ "$steps" = 1 ] || several=(--denoising --num_denoising_step "$steps" --backward_simulation)
         distil "single_${steps}_calls_seed$seed" "$baseline" --seed "$seed" "${several[@]}" "$@" || exit

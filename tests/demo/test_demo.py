@@ -5,17 +5,22 @@ import numpy as np
 import pytest
 import torch
 
+import families
 from demo import found, generation, view
 from demo.generation import (ALL_CLASSES, Cancelled, DistilledControls, FlowControls, LiftControls, MnistControls,
                              corners_of, draw, open_checkpoint, path_types)
 from demo.guard import MOST_BYTES, Guard
 from demo.job import Job
 from demo.options import FAMILIES
+from distill.generate import student_of
+from distill.student import few_steps_of
+from engine import files
 from engine.denoiser import Guided
 from engine.errors import InputError
 from engine.sampling import sample, to_uint8
 from lift import paths
 from lift.sampling import check_path, generate, uniform_diagonal
+from networks.adm import EDMNetwork
 from scheduler import LinearFlow
 from tiny_shelf import shelf_folder
 
@@ -122,6 +127,30 @@ def test_a_student_stands_beside_its_teacher(shelf):
     along = generate(teacher.model.model, uniform_diagonal(5), 42, range(2))
     assert torch.equal(other.images["32×32"], to_uint8(along.x_32))
     assert len(draw(opened, DistilledControls(num_images=1)).walks) == 1
+
+
+def test_a_student_of_edms_network_stands_beside_its_teacher(tmp_path):
+    """From sigma 80 in one call, and the teacher from the same noise in four; a class of three."""
+    torch.manual_seed(0)
+    network = EDMNetwork(16, 16, (1, 2), 1, (), 3)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.05) if p.ndim > 1 else None
+    state, config = network.state_dict(), dict(network.config)
+    files.save_torch(tmp_path / "edm.pth", state)
+    files.save_torch(tmp_path / "student_1ep.pth", {
+        "family": "edm", "config": config, "few_steps": few_steps_of([[999]], [[999]], "free"), "epochs": 1,
+        "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}})
+    [one], [passed_over] = found.find_checkpoints([tmp_path])
+    assert (one.family, one.base) == ("distilled", "edm") and "edm that is no student" in passed_over
+    opened = open_checkpoint(one, "ema", "cpu")
+    teacher = found.Found(tmp_path / "edm.pth", "edm", "edm")
+    student, other = draw(opened, DistilledControls(teacher=teacher, teacher_steps=4, class_name=opened.class_names[2],
+                                                    num_images=2, seed=3)).walks
+    assert (student.num_model_calls, other.num_model_calls) == (1, 4) and len(opened.class_names) == 3
+    assert torch.equal(student.strip["16×16"][0], other.strip["16×16"][0])
+    loaded = families.load(tmp_path / "student_1ep.pth")
+    expected = sample(*student_of(loaded), 3, range(2), labels=torch.tensor([2, 2]), solver="renoise", clip=False)
+    assert torch.equal(student.images["16×16"], to_uint8(expected.xs[0]))
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 """The demo's page in headless Chromium at two widths, and who can reach its server."""
+import contextlib
 import http.client
 import socket
 import sys
@@ -12,6 +13,7 @@ from demo.__main__ import main
 from demo.options import parse_args
 from engine.errors import InputError
 from tiny_shelf import shelf_folder
+from tiny_text_to_image import large, tiny_models                          # noqa: F401
 
 STATE = "document.querySelector('#state').innerText"
 LOOPBACK = ("127.", "localhost", "::1")
@@ -22,12 +24,11 @@ def gradio():
     return pytest.importorskip("gradio", reason="gradio is not installed (pip install '.[demo]'): no page was opened")
 
 
-@pytest.fixture(scope="module")
-def served(gradio):
+@contextlib.contextmanager
+def serving(folders, checkpoint=None, **more):
     """(address of the page, its Page, what this process connected to outside meanwhile)."""
     from demo.page import Page, Settings, launch
-    folder, outside = shelf_folder(), []
-    connect = socket.socket.connect
+    outside, connect = [], socket.socket.connect
 
     def noting(self, address):
         if isinstance(address, tuple) and not str(address[0]).startswith(LOOPBACK):
@@ -35,11 +36,19 @@ def served(gradio):
         return connect(self, address)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", noting)
-        page = Page(Settings([folder / name for name in ("checkpoints", "experiments")],
-                             [folder / "results"], None, folder / "checkpoints/lift_dual_timestep_1ep.pth",
-                             torch.device("cpu"), "float32"))
+        page = Page(Settings(folders, [folder.parent / "results" for folder in folders[:1]], None, checkpoint,
+                             torch.device("cpu"), "float32", **more))
         yield launch(page, "127.0.0.1", None, False, block=False), page, outside
         page.blocks.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def served(gradio):
+    """A page of the tiny shelf, LIFT first."""
+    folder = shelf_folder()
+    with serving([folder / name for name in ("checkpoints", "experiments")],
+                 folder / "checkpoints/lift_dual_timestep_1ep.pth") as page:
+        yield page
 
 
 def choose(tab, family: str) -> None:
@@ -138,6 +147,36 @@ def test_the_page(served, tmp_path, width, steps):
         assert {each[:len(address)] for each in tab.addresses if not each.startswith(("data:", "blob:"))} == {address}
     finally:
         tab.close()
+
+
+@pytest.mark.slow
+def test_text_to_image_on_the_page(gradio, tiny_models, tmp_path):                        # noqa: F811
+    """A prompt, three steps of a tiny Stable Diffusion, with its own autoencoder and with the tiny one."""
+    tab, field = None, "#fields_text_to_image"
+    with serving([tiny_models / "sd"], tiny_vae=str(tiny_models / "tiny_vae")) as (address, _, outside):
+        try:
+            tab = Browser(find_browser(), tmp_path, 1280)
+            tab.open(address)
+            tab.wait_for(f"document.querySelector('{field}')?.offsetParent && {STATE}.startsWith('Ready.')")
+            press(tab, "generate")
+            tab.wait_for("document.querySelector('#state [role=alert]')")
+            assert tab.run(STATE).strip().startswith("prompt: found nothing, expected a text")
+            tab.write("#prompt textarea", "a red house")
+            tab.write(f"{field} .steps input", "3")
+            pictures = []
+            for tiny in (False, True):
+                if tiny:
+                    tab.run(f"document.querySelector('{field} input[type=checkbox]').click()")
+                generate(tab)
+                tab.wait_for("document.querySelector('#output .tiles img')?.naturalWidth === 16")
+                pictures.append(tab.run("document.querySelector('#output .tiles img').src"))
+                text = tab.run("document.querySelector('#output').innerText")
+                assert "a red house" in text and "network calls per image" in text
+                assert tab.run("document.querySelectorAll('#output .strip figure').length") == 4
+            assert pictures[0] != pictures[1] and tab.problems == [] and outside == []
+        finally:
+            if tab:
+                tab.close()
 
 
 def test_the_server_answers_on_localhost_alone_and_takes_no_files(served):

@@ -7,7 +7,7 @@ import torch
 from engine.errors import InputError
 from engine.files import load_torch, save_torch
 from scripts.benchmarks import digit_students
-from test_distill_training import write_flow_teacher, write_mnist_teacher
+from test_distill_training import write_dual_flow_teacher, write_flow_teacher, write_mnist_teacher
 
 
 def test_rows_are_measured_once_and_shown_together(tmp_path, monkeypatch, capsys):
@@ -35,8 +35,27 @@ def test_rows_are_measured_once_and_shown_together(tmp_path, monkeypatch, capsys
     assert all(0 <= row["accuracy"] <= 1 and row["fd_digits"] > 0 for row in found["rows"])
     table = capsys.readouterr().out.strip().split("\n")[-6:]
     mean = sum(row["accuracy"] for row in found["rows"][1::2]) / 2
-    assert table[3].startswith(f"| student | 2 | 2 | {mean:.3f} (") and table[5].startswith("| real digits | – | – |")
+    size = found["rows"][1]["num_parameters"]
+    assert size == sum(value.numel() for value in content["model_state"].values())
+    assert table[3].startswith(f"| student | {size:,} | 2 | 2 | {mean:.3f} (")
+    assert table[5].startswith("| real digits | – | – | – |")
     assert (tmp_path / "out.png").is_file()
+
+
+def test_students_of_two_scales_are_judged_by_their_finer_images(tmp_path, monkeypatch):
+    write_dual_flow_teacher(tmp_path / "dual_1ep.pth", sides=(28, 14), patch_size=7)
+    content = load_torch(tmp_path / "dual_1ep.pth")
+    save_torch(tmp_path / "student_1ep.pth", {
+        **content, "few_steps": {"places": [[999, 999], [499, 249]], "called_at": [[999, 999], [499, 249]],
+                                 "coupling": "tied"},
+        "options": {"name": "student", "seed": 0, "real_guidance_scale": 2.0, "max_steps": 5}})
+    monkeypatch.setattr("sys.argv", ["digit_students", "--teacher", str(tmp_path / "dual_1ep.pth"), "--students",
+                                     str(tmp_path / "student_1ep.pth"), "--teacher_steps", "2"])
+    args = digit_students.parse_args()
+    device = torch.device("cpu")
+    for (_, *how), calls in zip(digit_students.rows_to_measure(args, device), (4, 2), strict=True):
+        images, labels, num_calls = digit_students.digits_of(*how, args, device, 12)
+        assert images.shape == (12, 1, 28, 28) and labels.tolist() == [*range(10), 0, 1] and num_calls == calls
 
 
 def test_a_teacher_of_other_images_is_one_line(tmp_path, monkeypatch):

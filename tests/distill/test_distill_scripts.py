@@ -1,6 +1,7 @@
 """The recipes are command lines that distill.train takes, with the published numbers in them."""
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from data import without_slash
 
 from conftest import ROOT
 from distill import options
+from flow import train as flow_train
 
 NOTES = '#!/usr/bin/env bash\nprintf "%s\\n" "$@" ";" >> "$NOTES"\n'
 
@@ -67,6 +69,7 @@ def test_students_of_digits_are_trained_and_scored(commands, tmp_path):
 def test_the_ablation_leaves_out_one_part_at_a_time(commands, tmp_path):
     done, found = commands("ablation.sh", "teacher.pth", tmp_path, SEEDS="0", ITERATIONS="7")
     assert done.returncode == 0, done.stderr
+    assert "training 5 of 5 took" in done.stdout and "for the 4 others" in done.stdout
     made = {args.name: args for args in map(parsed, found[::2])}
     assert {command[command.index("--output") + 1] for command in found[1::2]} == {"results/distill_ablation"}
     full = made.pop("full_4_calls_seed0")
@@ -90,7 +93,31 @@ def test_single_and_dual_scale_students_have_equal_trainings(commands, tmp_path)
         assert {key for key, value in vars(single).items() if getattr(tied, key) != value} == {"name", "teacher"}
 
 
-@pytest.mark.parametrize("name, given", [("imagenet.sh", 1), ("imagenet_resumed.sh", 2), ("mnist.sh", 1),
+def test_digits_of_one_scale_and_two_are_distilled_and_scored_alike(commands, tmp_path):
+    """Teachers that are there are not trained; else both have equal sizes and steps."""
+    done, found = commands("digit_scales.sh", tmp_path, SINGLE="single.pth", DUAL="dual.pth", SEEDS="0 1", STEPS="1 2",
+                           ITERATIONS="9", OUTPUT="out")
+    assert done.returncode == 0, done.stderr
+    *trainings, scores = found
+    made = {args.name: args for args in map(parsed, trainings)}
+    assert list(made)[:5] == [f"digit_{name}_calls_seed0"
+                              for name in ("single_1", "tied_1", "single_2", "tied_2", "ahead_2")]
+    assert len(made) == 10 and {args.max_steps for args in made.values()} == {9}
+    assert "training 10 of 10 took" in done.stdout and "for the 9 others" in done.stdout
+    for steps in (1, 2):
+        single, tied = (made[f"digit_{kind}_{steps}_calls_seed1"] for kind in ("single", "tied"))
+        assert {key for key, value in vars(single).items() if getattr(tied, key) != value} == {"name", "teacher"}
+    assert scores[1] == "scripts.benchmarks.digit_students" and scores[scores.index("--output") + 1] == "out"
+    students = scores[scores.index("--students") + 1:scores.index("--dataset")]
+    assert len(students) == 10 and [Path(name).name for name in scores[3:5]] == ["single.pth", "dual.pth"]
+
+    done, [*_, single] = commands("digit_scales.sh", tmp_path, TEACHER_STEPS="7")
+    assert done.returncode == 1 and "digit_scales_single: no checkpoint after its training" in done.stderr
+    args = flow_train.parse_args(single[2:])
+    assert (args.image_size, args.channels, args.max_steps, args.flip) == (28, 1, 7, False)
+
+
+@pytest.mark.parametrize("name, given", [("imagenet.sh", 1), ("digit_scales.sh", 0), ("imagenet_resumed.sh", 2), ("mnist.sh", 1),
                                          ("two_scales.sh", 2)])
 def test_a_missing_argument_is_one_line(commands, name, given):
     done, found = commands(name, *["x"] * given)

@@ -323,9 +323,9 @@ def write_flow_teacher(path):
                       "ema_state": {"shadow": state, "decay": 0.9}, "epochs": 1, "options": {"label_dropout": 0.1}})
 
 
-def write_dual_flow_teacher(path):
-    """A DiT of two scales, 16 and 8, with ten classes, at random weights."""
-    network = DualDiT([16, 8], channels=1, patch_size=2, hidden_size=32, depth=2, num_heads=2, mlp_ratio=1, num_classes=10)
+def write_dual_flow_teacher(path, sides=(16, 8), patch_size=2):
+    """A DiT of two scales with ten classes, at random weights."""
+    network = DualDiT([*sides], channels=1, patch_size=patch_size, hidden_size=32, depth=2, num_heads=2, mlp_ratio=1, num_classes=10)
     for layer in network.final_layers:
         torch.nn.init.normal_(layer.linear.weight, std=0.1)
     state = network.state_dict()

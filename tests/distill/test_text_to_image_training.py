@@ -178,7 +178,7 @@ def test_a_teacher_draws_as_its_pipeline_does(tiny_models):
 
 
 @pytest.mark.parametrize("more, message", [
-    (("--lora", "--fsdp"), "--lora: found with --fsdp"), (("--lora", "--gradient_checkpointing"), "--lora"),
+    (("--lora", "--gradient_checkpointing"), "--lora"),
     (("--teacher", "a.pth"), "found both"), (("--lora_rank", "3"), "without --lora"),
     (("--val_every", "1"), "--val_every"), (("--coupling", "free"), "with --model_id"),
     (("--resolution", "9"), "multiple of 2"), (("--sdxl",), "one text encoder")])
@@ -201,26 +201,58 @@ def test_a_model_too_large_is_refused_before_it_is_loaded(tiny_models, texts, tm
 TWO = (*FOUR_STEPS, *GAN, "--sharded_state")
 
 
-def on_two(model, texts, folder):
+def on_two(model, texts, folder, more):
     """In each of two processes: with FSDP2 from the start to step 2; then on from one process's step 2 to 4."""
-    distil(model, texts, folder, *TWO, "--fsdp", name="two", steps=2)
-    distil(model, texts, folder, *TWO, "--fsdp", "--resume", name="one")
+    distil(model, texts, folder, *TWO, *more, "--fsdp", name="two", steps=2)
+    distil(model, texts, folder, *TWO, *more, "--fsdp", "--resume", name="one")
 
 
 @pytest.mark.slow
-def test_fsdp_states_go_on_at_any_number_of_processes(tiny_models, texts, tmp_path):
+@pytest.mark.parametrize("more", [(), ("--lora", "--lora_rank", "4")], ids=["whole", "adapters"])
+def test_fsdp_states_go_on_at_any_number_of_processes(tiny_models, texts, tmp_path, more):
     where = tiny_models / "sdxl", texts, tmp_path
-    distil(*where, *TWO, name="straight")
-    distil(*where, *TWO, name="one", steps=2)
-    in_two_processes(on_two, *where)
-    distil(*where, *TWO, "--resume", name="two")
+    distil(*where, *TWO, *more, name="straight")
+    distil(*where, *TWO, *more, name="one", steps=2)
+    in_two_processes(on_two, *where, more)
+    distil(*where, *TWO, *more, "--resume", name="two")
     straight, one, two = (checkpoint(tmp_path, name) for name in ("straight", "one", "two"))
     for other in (one, two):
         assert other["step"] == 4
         assert largest_difference(straight["model_state"], other["model_state"]) < 1e-4
         assert largest_difference(straight["ema_state"]["shadow"], other["ema_state"]["shadow"]) < 1e-4
+    assert all("lora_" in name for name in straight["model_state"]) == ("--lora" in more)
     folder = run_files.tensors_folder(run_files.state_path(tmp_path / "checkpoints", "one", 4))
     assert len(list(folder.glob("__*_0.distcp"))) == 2               # each process wrote its part
+
+
+def evaluate_in_a_process(given):
+    """In each of two processes."""
+    sys.argv = ["evaluate", "--device", "cpu", "--num_threads", "1", "--precision", "float32", *given]
+    evaluate_prompts.main()
+
+
+@pytest.mark.slow
+def test_two_processes_draw_and_score_as_one_does(students, texts, tiny_clip, tmp_path, monkeypatch):
+    """Each its share of the prompts, one of which was there; images to the bit, distance and CLIP score to rounding."""
+    def call(folder):
+        return ("--checkpoint", str(students["four"][0]), "--prompts", str(texts / "prompts.txt"), "--batch_size", "2",
+                "--dataset", str(texts / "images"), "--metrics", "swd", "--cache_dir", str(tmp_path / "cache"),
+                "--clip", str(tiny_clip), "--output_dir", str(tmp_path / folder))
+    evaluate(monkeypatch, *call("one"))
+    evaluate(monkeypatch, *call("two"))
+    removed = [tmp_path / "two" / f"{index:05d}.png" for index in (0, 1, 3)]
+    for path in removed:
+        path.unlink()
+    before = (tmp_path / "two" / "00002.png").stat().st_mtime_ns
+    in_two_processes(evaluate_in_a_process, call("two"))
+    assert all(path.is_file() for path in removed) and (tmp_path / "two" / "00002.png").stat().st_mtime_ns == before
+    images = [{path.name: path.read_bytes() for path in (tmp_path / folder).glob("*.png")} for folder in ("one", "two")]
+    assert len(images[0]) == 4 and images[0] == images[1]
+    one, two = (json.loads((tmp_path / folder / "scores.json").read_text())["scores"] for folder in ("one", "two"))
+    assert one.keys() == two.keys() == {"swd", "clip_score"}
+    for name in one:
+        assert one[name]["value"] == pytest.approx(two[name]["value"], rel=1e-6)
+        assert one[name]["standard_error"] == pytest.approx(two[name]["standard_error"], rel=1e-4)
 
 
 def test_a_damaged_folder_of_tensors_is_passed_over_or_refused(tiny_models, texts, tmp_path, capsys):
