@@ -2,8 +2,8 @@
 """Students of digits beside their teacher: accuracy, fd_digits and diversity of each, at every number of calls.
 
 A student is sampled in its few steps; a teacher by Euler's steps with guidance, each of which calls the network
-twice. Teachers and students of two scales are judged by their finer images. Images are balanced over the classes. Every row is written to {output}.json as soon as it is there, and a later
-call goes on. {output}.png shows twenty digits of each row, from the same noise.
+twice. Teachers and students of two scales are judged by their finer images. Images are balanced over the classes. Every
+row is written to {output}.json as soon as it is there, and a later call goes on. {output}.png shows twenty digits of each row, from the same noise.
 """
 import json
 import re

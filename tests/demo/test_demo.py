@@ -20,7 +20,7 @@ from engine.errors import InputError
 from engine.sampling import sample, to_uint8
 from lift import paths
 from lift.sampling import check_path, generate, uniform_diagonal
-from networks.adm import EDMNetwork
+from networks.adm import EDMNetwork, config_of
 from scheduler import LinearFlow
 from tiny_shelf import shelf_folder
 
@@ -135,10 +135,10 @@ def test_a_student_of_edms_network_stands_beside_its_teacher(tmp_path):
     network = EDMNetwork(16, 16, (1, 2), 1, (), 3)
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.05) if p.ndim > 1 else None
-    state, config = network.state_dict(), dict(network.config)
+    state = network.state_dict()
     files.save_torch(tmp_path / "edm.pth", state)
     files.save_torch(tmp_path / "student_1ep.pth", {
-        "family": "edm", "config": config, "few_steps": few_steps_of([[999]], [[999]], "free"), "epochs": 1,
+        "family": "edm", "config": config_of(state, "edm.pth"), "few_steps": few_steps_of([[999]], [[999]], "free"), "epochs": 1,
         "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}})
     [one], [passed_over] = found.find_checkpoints([tmp_path])
     assert (one.family, one.base) == ("distilled", "edm") and "edm that is no student" in passed_over

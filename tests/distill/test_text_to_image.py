@@ -133,6 +133,8 @@ def test_bytes_of_the_published_models():
     assert [part.bytes for part in parts] == [1000 * 20 / 4, 1010 * 16 / 4, 1000 * 2]
     parts = parts_of_training(1000, 10, half=False, num_processes=4, fsdp=False, average=True)
     assert [part.bytes for part in parts] == [1000 * 24, 1010 * 20, 1000 * 4]
+    parts = parts_of_training(1000, 10, half=True, num_processes=4, fsdp=True, average=True, num_adapter=100)
+    assert [part.bytes for part in parts] == [100 * 20 / 4, 110 * 16 / 4, 1000 * 2]
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl"])

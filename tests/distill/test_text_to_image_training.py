@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from conftest import in_two_processes
-from distill import evaluate_prompts, options, save_pipeline
+from distill import evaluate_prompts, memory, options, save_pipeline
 from distill.train import make_task
 from engine import run_files
+from engine.distributed import Group
 from engine.errors import InputError
-from engine.loop import train
+from engine.loop import Loop, train
 from engine.sampling import StepNoise, start_noise
 from tiny_text_to_image import large, texts, tiny_clip, tiny_models       # noqa: F401
 
@@ -188,8 +189,39 @@ def test_what_cannot_be_is_one_line(tiny_models, texts, tmp_path, more, message)
     assert "\n" not in str(error.value) and not list(tmp_path.glob("checkpoints/*.pth"))
 
 
+@pytest.mark.parametrize("model, more", [("sd", GAN), ("sdxl", (*GAN, "--lora", "--lora_rank", "4"))])
+def test_a_device_holds_the_bytes_that_were_estimated(tiny_models, texts, tmp_path, model, more):
+    """After both updates of a step: weights, gradients, moments and average of every network, by their tensors."""
+    args = options.parse(words(tiny_models / model, texts, tmp_path, *more))
+    args.precision = "float32"
+    device = torch.device("cpu")
+    loop = Loop(make_task(args, device, Group(0, 1)), args, Group(0, 1), device)
+    kept = {}
+    loop.optimizers["critic"].register_step_post_hook(
+        lambda *_: kept.update(gradients=[p.grad for p in loop.plain["critic"].parameters()]))
+    loop.optimizers["generator"].register_step_post_hook(
+        lambda *_: kept.update(student=[p.grad for p in loop.plain["generator"].parameters()]))
+    loop.run_step()
+
+    def size(tensors) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def trained(name, gradients) -> int:
+        moments = [value for state in loop.optimizers[name].state.values() for key, value in state.items() if key != "step"]
+        return size(loop.plain[name].parameters()) + size(gradients) + size(moments)
+
+    network, text_to_image = loop.task.frozen["teacher"], loop.task.model
+    base = network.shared[0] if "--lora" in more else network
+    adapters = [p for name, p in base.named_parameters() if ".lora_" in name]        # not counted: they stay as they began
+    found = [trained("generator", kept["student"]) + size(loop.averages["generator"].shadow.values()),
+             trained("critic", kept["gradients"]), size(base.parameters()) - size(adapters),
+             size(p for _, encoder in text_to_image.texts.pairs for p in encoder.parameters()),
+             size(text_to_image.latents.vae.parameters())]
+    assert found == [part.bytes for part in memory.estimate(tiny_models / model, args, 1)]
+
+
 def test_a_model_too_large_is_refused_before_it_is_loaded(tiny_models, texts, tmp_path, monkeypatch):
-    from distill import memory, text_to_image_task
+    from distill import text_to_image_task
     monkeypatch.setattr(memory, "device_bytes", lambda device: 10_000)
     monkeypatch.setattr(text_to_image_task, "TextToImage", None)
     with pytest.raises(InputError, match="GB on every device before activations"):
