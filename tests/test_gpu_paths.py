@@ -1,6 +1,4 @@
 """Every stage's way on a GPU, without one: its tensors are fake there, and an operation that mixes devices raises."""
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -63,14 +61,12 @@ def check_training(task, args, device, has_preview: bool = True) -> None:
     """The loop on the GPU: batches, every update's losses, validation and preview."""
     loop = Loop(task, args, Group(0, 1), device)
     assert {p.device for network in loop.plain.values() for p in network.parameters()} == {GPU}
-    trained = set()
-    for step in range(2):
-        batch = task.batch(step, slice(0, args.batch_size))
-        for update in task.updates(step):
-            with loop.only_trained(update.trains) as networks, torch.no_grad():
-                losses = update.loss(networks, batch)
-            assert {loss.device for loss in losses.values()} == {GPU} and {loss.shape for loss in losses.values()} == {()}
-            trained.add(update.trains)
+    trained, batch = set(), task.batch(0, slice(0, args.batch_size))
+    for update in task.updates(0):
+        with loop.only_trained(update.trains) as networks, torch.no_grad():
+            losses = update.loss(networks, batch)
+        assert {loss.device for loss in losses.values()} == {GPU} and {loss.shape for loss in losses.values()} == {()}
+        trained.add(update.trains)
     assert trained == set(task.networks)
     if task.has_validation:
         assert task.validate(loop.plain)
@@ -168,7 +164,7 @@ def test_distillation(gpu, teacher, monkeypatch, model_type, words):
 def denoisers() -> dict:
     """A small denoiser with classes for every noise process."""
     flow = NetworkDenoiser(DiT(8, 3, 2, 16, 1, 2, 1, 3), LinearFlow(), "velocity", (3, 8, 8), 3)
-    edm = NetworkDenoiser(EDMNetwork(8, 32, (1, 2), 1, (4,), 3), Sigma(), "x_0", (3, 8, 8), 3)
+    edm = NetworkDenoiser(EDMNetwork(8, 32, (1,), 1, (8,), 3), Sigma(), "x_0", (3, 8, 8), 3)
     steps = NetworkDenoiser(DiT(8, 3, 2, 16, 1, 2, 1, 3), CosineSteps(), "v", (3, 8, 8), 3)
     return {"linear": flow, "sigma": edm, "steps": steps}
 
@@ -179,7 +175,7 @@ def test_every_solver_guided_or_not(gpu, process):
     denoiser.network.to(gpu).eval()
     path, labels = denoiser.process.uniform_path(2), torch.tensor([0, 1], device=gpu)
     waits = PretendedGPU.waits
-    for solver, guided in itertools.product(SOLVERS, (False, True)):
+    for solver, guided in [(SOLVERS[0], False), *((solver, True) for solver in SOLVERS)]:
         asked = Guided(denoiser, 2.0) if guided else denoiser
         samples = sample(asked, path, 0, [0, 1], labels=labels, solver=solver, device=gpu, precision="bf16")
         assert samples.xs[0].device == GPU and samples.xs[0].shape == (2, 3, 8, 8)
@@ -193,10 +189,10 @@ def test_every_way_to_sample_two_scales(gpu, x32_mode):
     model = checkpoints.build_model("lift", [8, 16]).to(gpu).eval()
     for solver in LIFT_SOLVERS:
         waits = PretendedGPU.waits
-        samples = generate(model, uniform_diagonal(3), 0, [0, 1], x32_mode=x32_mode, solver=solver)
+        samples = generate(model, uniform_diagonal(2), 0, [0, 1], x32_mode=x32_mode, solver=solver)
         assert PretendedGPU.waits == waits
         assert {samples.x_64.device, samples.x_32.device} == {GPU}
-    assert generate(model, uniform_diagonal(3), 0, [0, 1], x32_mode=x32_mode, eta=0.5).x_64.device == GPU
+    assert generate(model, uniform_diagonal(1), 0, [0, 1], x32_mode=x32_mode, eta=0.5).x_64.device == GPU
 
 
 def test_sampling_of_one_scale_and_of_a_given_half_size_image(gpu):
