@@ -13,29 +13,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from engine import files, loop, run_files
+# Torch is loaded where it is used: the process that hands tests to two workers loads this file too, and waits for it.
 from engine.command_line import run_script
-from lift import checkpoints
 from lift.options import DEFAULT_NAMES
-from scripts.benchmarks import resume_after_kills
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
 
-torch.set_num_threads(1)
-
-
 # Names in a module of tests that fork from the server below, or load diffusers or gradio: ten seconds each for a worker.
 DEAR_TO_START = {"forks", "in_two_processes", "command_in_a_fork", "killed_and_resumed", "tiny_models", "save_tiny_vae",
-                 "save_autoencoder", "shelf_folder"}
+                 "save_autoencoder", "diffusers", "shelf_folder"}
 
 
 def pytest_collection_modifyitems(items):
     """What is dear to start comes first: of two workers, who begin with a half each, one alone pays for it. Where there is
     no GPU, the tests marked gpu are skipped."""
+    import torch
     items.sort(key=lambda item: DEAR_TO_START.isdisjoint(vars(item.module)))
     if not torch.cuda.is_available():
         for item in items:
@@ -51,8 +45,9 @@ def reference_value(name: str, shape) -> np.ndarray:
     return 0.02 * r if name.endswith("bias") else r / np.sqrt(np.prod(shape[1:]))
 
 
-def with_reference_weights(model: torch.nn.Module) -> torch.nn.Module:
+def with_reference_weights(model):
     """Fill a model with the weights that the golden outputs were made with; eval mode."""
+    import torch
     weights = {name: torch.from_numpy(reference_value(name, tuple(value.shape)).astype(np.float32))
                for name, value in model.named_parameters()}
     model.load_state_dict({**model.state_dict(), **weights})
@@ -61,6 +56,9 @@ def with_reference_weights(model: torch.nn.Module) -> torch.nn.Module:
 
 def write_tiny_checkpoints(folder: Path) -> Path:
     """A baseline and a LIFT checkpoint of tiny random models, as after one epoch, in `folder`."""
+    import torch
+    from engine import files, run_files
+    from lift import checkpoints
     torch.manual_seed(0)
     for model_type, name in DEFAULT_NAMES.items():
         state = checkpoints.build_model(model_type, [8, 8, 8]).state_dict()
@@ -71,8 +69,11 @@ def write_tiny_checkpoints(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def without_loss_curves():
+def one_thread_and_no_loss_curves():
     """Drawing one takes longer than a tiny run; tests marked `draws` have them."""
+    import torch
+    from engine import loop
+    torch.set_num_threads(1)
     loop.Loop.draws_curves = False
 
 
@@ -80,7 +81,7 @@ def without_loss_curves():
 def with_loss_curves(request, monkeypatch):
     """What the mark `draws` asks for."""
     if request.node.get_closest_marker("draws"):
-        monkeypatch.setattr(loop.Loop, "draws_curves", True)
+        monkeypatch.setattr("engine.loop.Loop.draws_curves", True)
 
 
 @pytest.fixture(scope="session")
@@ -97,8 +98,10 @@ def reference_shapes():
             for model_type in ("baseline", "lift")}
 
 
-def blank_v_model(model_type: str) -> torch.nn.Module:
+def blank_v_model(model_type: str):
     """Puts out v = 0: noise sqrt(1 - abar) x_t, clean image sqrt(abar) x_t."""
+    import torch
+    from lift import checkpoints
     model = checkpoints.build_model(model_type, [8, 16], "v").eval()
     torch.nn.init.zeros_(model.final_conv[-1].weight)
     torch.nn.init.zeros_(model.final_conv[-1].bias)
@@ -156,6 +159,7 @@ def command_in_a_fork(main, words, folder, prepare=None) -> subprocess.Completed
 
 def killed_and_resumed(folder, *options) -> dict:
     """The verdict of the benchmark that kills trainings: {"ok", "num_kills", ...}."""
+    from scripts.benchmarks import resume_after_kills
     done = command_in_a_fork(resume_after_kills.main, ["resume_after_kills", *options], folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -163,6 +167,7 @@ def killed_and_resumed(folder, *options) -> dict:
 
 def in_two_processes(function, *arguments) -> list:
     """What a function of a module returns in each of two processes, started as by torchrun, but by `forks`."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
     forks()
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0",

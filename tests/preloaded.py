@@ -8,6 +8,7 @@ import torch
 import torch._dynamo                                    # noqa: F401
 import torch.distributed.checkpoint.state_dict          # noqa: F401
 import torch.distributed.fsdp                           # noqa: F401
+import torch.distributed.launcher.api                   # noqa: F401
 
 import conftest                                         # noqa: F401
 import data                                             # noqa: F401
@@ -15,6 +16,7 @@ import distill.task                                     # noqa: F401
 import families                                         # noqa: F401
 import flow.training                                    # noqa: F401
 import lift.tasks                                       # noqa: F401
+import scripts.benchmarks.resume_after_kills            # noqa: F401
 from engine import loop
 
 torch.set_num_threads(1)

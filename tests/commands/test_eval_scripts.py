@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch._dynamo.testing import CompileCounter
 
 import eval_fid_batch
 from evaluation import fid
@@ -252,6 +251,7 @@ def test_two_processes_give_the_same_images(work, monkeypatch):
 
 def test_compiled_once_for_full_and_broken_batches_and_all_checkpoints(work, monkeypatch, capsys):
     write_checkpoint(work / "checkpoints" / "lift_dual_timestep_4ep.pth", "lift", seed=1)
+    from torch._dynamo.testing import CompileCounter    # as long to load as torch
     counter = CompileCounter()                          # counts what is compiled, and runs it as it was
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
     arguments = [*EVAL, *LIFT, "checkpoints/lift_dual_timestep_4ep.pth", "--paths", "diagonal", "lead_2", "--metrics", "swd"]

@@ -1,7 +1,6 @@
 """Hub data sets, from small local files in their hub layout: the three of classes, and how they are streamed."""
 import io
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,6 +22,7 @@ def png(rng, size: int, mode: str = "RGB") -> dict:
 
 def write(folder, split: str, image_column: str, size: int, columns: dict, names: dict, grey_every: int = 0):
     """A parquet file of that layout. columns: label numbers by column; names: of their classes."""
+    import datasets
     rng = np.random.default_rng(0)
     count = len(next(iter(columns.values())))
     pictures = [png(rng, size, "L" if grey_every and k % grey_every == 0 else "RGB") for k in range(count)]
@@ -35,6 +35,7 @@ def write(folder, split: str, image_column: str, size: int, columns: dict, names
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """The three data sets in folders, which stand for their names on the hub."""
+    import datasets
     ten, hundred = [f"class {k}" for k in range(10)], [f"fine {k}" for k in range(100)]
     for split, count in (("train", 40), ("test", 20)):
         labels = [7 * k % 10 for k in range(count)]
@@ -87,6 +88,7 @@ def test_aliases_open_their_layouts(hub):
 def test_a_hub_data_set_is_never_whole_in_memory_nor_decoded_by_others(hub, monkeypatch):
     """At most a window of encoded images lives at any time, no PIL image is made but ours, and nothing but the cache is
     written. The cache has the bytes that numpy would write."""
+    import datasets
     monkeypatch.setattr(image_files, "WINDOW", 8)
     monkeypatch.setattr(datasets.Image, "decode_example", lambda *_, **__: pytest.fail("decoded by `datasets`"))
     alive, most, decode = set(), [], image_files.decode
@@ -130,6 +132,7 @@ def test_a_stream_that_breaks_off_is_one_line_and_leaves_no_cache(hub, monkeypat
 
 
 def test_labels_that_are_texts_are_numbered_over_all_streamed_splits(tmp_path, monkeypatch):
+    import datasets
     rng = np.random.default_rng(0)
     for split, labels in (("train", ["owl", "cat", "owl"]), ("test", ["ant", "cat"])):
         features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})

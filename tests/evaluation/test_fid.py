@@ -10,11 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import pytorch_fid.inception
 import torch
-import torchvision
 from PIL import Image
-from pytorch_fid.fid_score import calculate_frechet_distance
 
 from engine import devices
 from engine import distributed
@@ -37,6 +34,8 @@ def random_images(count, seed):
 @pytest.fixture(scope="session")
 def stand_in_weights(tmp_path_factory):
     """A file with random weights for pytorch_fid's own architecture, at the place where it looks for the real ones."""
+    import pytorch_fid.inception                        # with torchvision, takes as long to load as torch
+    import torchvision
     built = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pytorch_fid.inception, "load_state_dict_from_url", lambda *_, **__: {})
@@ -113,6 +112,7 @@ def test_square_root_of_regular_and_singular_covariances(rank):
 @pytest.mark.parametrize("size, rank_a, rank_b", [(200, None, None), (200, 60, None), (200, None, 60), (200, 60, 45),
                                                   (3, None, None)])
 def test_frechet_distance_agrees_with_pytorch_fid(size, rank_a, rank_b):
+    from pytorch_fid.fid_score import calculate_frechet_distance
     a, b = random_covariance(size, 0, rank_a), 1.7 * random_covariance(size, 1, rank_b)
     mean_a, mean_b = np.random.default_rng(2).standard_normal((2, size))
     expected = calculate_frechet_distance(mean_a, a, mean_b, b)
@@ -270,6 +270,7 @@ def test_fid_equals_pytorch_fid(inception, stand_in_weights, tmp_path):
 # Weights
 
 def test_weights_are_found_in_the_hub_cache(accept_stand_in):
+    import pytorch_fid.inception
     assert fid.find_weights() == accept_stand_in
     assert fid.find_weights(accept_stand_in) == accept_stand_in
     assert fid.WEIGHTS_NAME == "pt_inception-2015-12-05-6726825d.pth"

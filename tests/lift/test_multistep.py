@@ -12,10 +12,13 @@ from lift.coupling import NOISIEST_SHAPES
 from lift.sampling import check_path, denoise_along, uniform_diagonal
 from scheduler import CosineSteps, extrapolate
 
-diffusers = pytest.importorskip("diffusers", reason="needs diffusers, a test-only dependency")
+
+@pytest.fixture(scope="module")
+def diffusers():
+    return pytest.importorskip("diffusers", reason="needs diffusers, a test-only dependency")
 
 
-def solve_with_diffusers(model, timesteps: np.ndarray, x: torch.Tensor) -> torch.Tensor:
+def solve_with_diffusers(diffusers, model, timesteps: np.ndarray, x: torch.Tensor) -> torch.Tensor:
     """DPM-Solver++(2M), midpoint, on our noise schedule and timesteps [N + 1], its last step to the clean image."""
     abar = CosineSteps().alphas_cumprod
     betas = 1 - abar / torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
@@ -37,26 +40,26 @@ def schedules():
 
 
 @pytest.mark.parametrize("name", schedules())
-def test_same_samples_as_diffusers(name):
+def test_same_samples_as_diffusers(diffusers, name):
     """An exact denoiser, without clipping."""
     timesteps = schedules()[name]
     mixture = exact_mixture.random_mixture(1)
     denoiser = exact_mixture.ExactDenoiser(mixture, single_scale=True)
     x = exact_mixture.start_noise(mixture, 8, 0)[0]
     ours = exact_mixture.sample_along(denoiser, np.stack([timesteps] * 2, axis=1), [x], "multistep").x_64
-    theirs = solve_with_diffusers(denoiser, timesteps, x)
+    theirs = solve_with_diffusers(diffusers, denoiser, timesteps, x)
     assert (ours - theirs).abs().max() < 1e-4
     ddim = exact_mixture.sample_along(denoiser, np.stack([timesteps] * 2, axis=1), [x], "ddim").x_64
     assert len(timesteps) == 3 or (ours - ddim).abs().max() > 1e-2     # so the comparison can tell the two apart
 
 
-def test_same_samples_as_diffusers_with_a_network():
+def test_same_samples_as_diffusers_with_a_network(diffusers):
     model = with_reference_weights(BaselineModel([8, 16]))
     x, _ = start_noise(NOISIEST_SHAPES, 0, range(2))
     path = np.stack([schedules()["rho, 18 steps"]] * 2, axis=1)
     ours = denoise_along(model, path, [x], solver="multistep", clip=False).x_64
     with torch.no_grad():
-        theirs = solve_with_diffusers(model, path[:, 0], x)
+        theirs = solve_with_diffusers(diffusers, model, path[:, 0], x)
     assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max().clamp(min=1)
 
 
