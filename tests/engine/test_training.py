@@ -7,6 +7,7 @@ import math
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +52,16 @@ def run(tmp_path, cache, monkeypatch):
         SCRIPTS[model_type].main()
         return folder
     return train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    """The folder of a finished run of LIFT of three steps, which tests only read."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command_of("lift", folder, cache, ("--max_steps", 3)))
+        train_lift.main()
+    return folder
 
 
 def command_of(model_type, folder, cache, options):
@@ -168,9 +179,8 @@ def test_gradient_accumulation_changes_nothing_but_rounding(run):
 @pytest.mark.parametrize("options", [["--timesteps", "diagonal"], ["--timesteps", "band"], ["--loss_scales", "64"],
                                      ["--timesteps", "fused"], ["--loss_weight_32", 0.5], ["--flip"], ["--seed", 1], ["--ema_decay", 0.05],
                                      ["--lr_schedule", "constant"], ["--warmup_steps", 1], ["--learning_rate", 1e-3]])
-def test_every_switch_reaches_the_training(run, options):
-    plain = final_weights(run("lift", "--max_steps", 2, to="plain"))
-    switched = final_weights(run("lift", "--max_steps", 2, *options, to="switched"))
+def test_every_switch_reaches_the_training(finished, run, options):
+    plain, switched = final_weights(finished), final_weights(run("lift", "--max_steps", 3, *options))
     assert any(not torch.equal(plain[name], switched[name]) for name in plain)
 
 
@@ -319,10 +329,11 @@ def test_resume_refuses_the_other_model(run, saved, resumed):
     (["--native_32"], "--native_32: found True, but .* was trained with False"),
     (["--dataset", "synthetic:40"], "--dataset: the images in synthetic:40 are not the ones .*state.pth was trained on"),
     (["--max_steps", 9], "--epochs: found a run of 9")])
-def test_resume_refuses_another_run(run, options, message):
-    run("lift", "--max_steps", 3)
+def test_resume_refuses_another_run(finished, run, options, message):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=message):
-        run("lift", "--max_steps", 3, *options, "--resume")
+        run("lift", "--max_steps", 3, *options, "--resume", to=finished)
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
 def test_the_log_of_another_run_is_not_overwritten(run, tmp_path):
@@ -425,8 +436,8 @@ def test_options_without_sense_are_refused_before_any_work(run, tmp_path, option
     lambda state: state.pop("num_steps"), lambda state: state.pop("random_states"),
     lambda state: state.update(step="3"),
     lambda state: state.update(optimizer_state={}), lambda state: state.pop("options")])
-def test_a_state_with_foreign_content_is_named(run, change):
-    folder = run("lift", "--max_steps", 3)
+def test_a_state_with_foreign_content_is_named(finished, run, tmp_path, change):
+    folder = shutil.copytree(finished, tmp_path / "run")
     [state_file] = run_files.list_states(folder / "checkpoints", "lift_dual_timestep")
     state = load_torch(state_file)
     change(state)
@@ -785,6 +796,7 @@ def test_ctrl_c_with_two_processes_saves_one_state(tmp_path, cache):
     assert step >= 1 and f"after step {step} of 100000" in output
 
 
+@pytest.mark.slow                                       # three starts; what the script does is seen in test_shell_scripts.py
 def test_train_script_trains_both_and_reports_a_failure(tmp_path, cache):
     environment = {**os.environ, "VENV": "none", "PYTHON": sys.executable, "DEVICE": "cpu",
                    "LIFT_OPTIONS": "--hidden_dims 12"}
