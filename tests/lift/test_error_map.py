@@ -71,14 +71,14 @@ class BlockGaussian(Denoiser):
         return {"eps": {k: v * blocks for k, v in eps.items()}, "x0": {k: v * blocks for k, v in x0.items()}}
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_jacobians_of_a_v_model(precision):
-    """Both scales' own blocks in closed form, 3 (1 - abar) and 3 abar, in float32 and with the network in bf16."""
-    heatmap = error_map.estimate(blank_v_model("lift"), some_images(2), [999, 500, 0], K=1, batch_size=2,
-                                 chain_rule="none",
+@pytest.mark.parametrize("precision, timesteps", [("float32", [999, 500, 0]), ("bf16", [500, 0])])
+def test_jacobians_of_a_v_model(precision, timesteps):
+    """Both scales' own blocks in closed form, 3 (1 - abar) and 3 abar, in float32 and with the network in bf16, which is
+    slow on processors that do not know it."""
+    heatmap = error_map.estimate(blank_v_model("lift"), some_images(2), timesteps, K=1, batch_size=2, chain_rule="none",
                                  precision=precision)
-    abar = SCHEDULE.alphas_cumprod[[999, 500, 0]]
-    for block, values in (("64<-64", abar[:, None].expand(3, 3)), ("32<-32", abar[None].expand(3, 3))):
+    abar, n = SCHEDULE.alphas_cumprod[timesteps], len(timesteps)
+    for block, values in (("64<-64", abar[:, None].expand(n, n)), ("32<-32", abar[None].expand(n, n))):
         torch.testing.assert_close(heatmap["blocks"]["eps"][block], 3 * (1 - values), rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(heatmap["blocks"]["x0"][block], 3 * values, rtol=1e-3, atol=1e-6)
     for block in ("64<-32", "32<-64"):
@@ -259,7 +259,7 @@ def test_bf16_is_close_to_float32(parametrization):
     model = with_reference_weights(LIFTDualTimestepModel((8, 8), parametrization=parametrization, native_32=True))
     if parametrization == "residual":
         model.linear_denoiser.fit(images)
-    bias = error_map.precision_bias(model, images, paths.timestep_grid(4), prediction="eps", seed=1, num_images=2)
+    bias = error_map.precision_bias(model, images, paths.timestep_grid(3), prediction="eps", seed=1, num_images=2)
     assert 0 < bias < 0.02
 
 
