@@ -135,10 +135,15 @@ def forks():
     return context
 
 
+def say_into(*streams) -> None:
+    """From now on this process writes its standard output, and its standard error, into these files."""
+    for descriptor, path in enumerate(streams, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+
+
 def run_as_command(main, words, streams, prepare) -> None:
     """What `command_in_a_fork` does there."""
-    for descriptor, path in enumerate(streams, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    say_into(*streams)
     sys.argv = [str(word) for word in words]
     if prepare is not None:
         prepare()
@@ -151,6 +156,8 @@ def command_in_a_fork(main, words, folder, prepare=None) -> subprocess.Completed
     prepare: a function that is called there first.
     """
     streams = [folder / "stdout.txt", folder / "stderr.txt"]
+    for path in streams:
+        path.unlink(missing_ok=True)
     child = forks().Process(target=run_as_command, args=(main, words, streams, prepare))
     child.start()
     child.join()
@@ -165,13 +172,17 @@ def killed_and_resumed(folder, *options) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def in_two_processes(function, *arguments) -> list:
-    """What a function of a module returns in each of two processes, started as by torchrun, but by `forks`."""
+def in_two_processes(function, *arguments, start_method: str = "forkserver") -> list:
+    """What a function of a module returns in each of two processes, started as by torchrun, but by `forks`.
+
+    start_method: "fork" in a process that itself comes from `forks`.
+    """
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-    forks()
+    if start_method == "forkserver":
+        forks()
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-                          run_id="tests", max_restarts=0, monitor_interval=0.1, start_method="forkserver")
+                          run_id="tests", max_restarts=0, monitor_interval=0.1, start_method=start_method)
     returned = elastic_launch(config, function)(*arguments)
     for number, handler in handlers.items():                # the launcher leaves its own behind
         if signal.getsignal(number) != handler:

@@ -70,6 +70,12 @@ def test_train_keeps_both_on_the_device_that_is_named(box):
     assert done.returncode == 0 and notes == ["train_baseline.py --device 1", "train_lift.py --device 1"]
 
 
+def test_train_stopped_ends_its_training_and_starts_no_other(box):
+    done, notes = box("train.sh", stop_at="train_baseline.py", DEVICE="cpu")
+    assert done.returncode == 143 and notes == ["stopped: train_baseline.py", "train_baseline.py --device cpu"]
+    assert "train.sh: train_baseline.py failed with status 143" in done.stderr
+
+
 FILES = "c/baseline_1ep.pth c/lift_dual_timestep_1ep.pth c/lift_dual_timestep_2ep.pth"
 
 

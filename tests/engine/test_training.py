@@ -22,7 +22,7 @@ import train_baseline
 import train_lift
 from engine import distributed, loop, optimization, run_files
 from lift import checkpoints, objective
-from conftest import ROOT, command_in_a_fork, forks, in_two_processes, killed_and_resumed, wait_until
+from conftest import ROOT, command_in_a_fork, forks, in_two_processes, killed_and_resumed, say_into, wait_until
 from data import load_images
 from engine.errors import InputError
 from engine.files import load_torch, save_torch, sha256_of_file
@@ -781,16 +781,28 @@ def test_one_gpu_named_for_several_processes_is_refused(monkeypatch):
     assert distributed.local_gpu("0") == "0"
 
 
-def test_ctrl_c_with_two_processes_saves_one_state(tmp_path, cache):
-    folder = tmp_path / "two"
+def launch_two(command, output):
+    """Train LIFT in two processes that this one starts and waits for, as torchrun does."""
+    say_into(output, output)
+    in_two_processes(train_lift_with, command, start_method="fork")
+
+
+@pytest.mark.parametrize("launcher", ["fork", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_ctrl_c_with_two_processes_saves_one_state(tmp_path, cache, launcher):
+    folder, said = tmp_path / "two", tmp_path / "said.txt"
     command = command_of("lift", folder, cache, ["--max_steps", 100_000, "--epochs", 100_000])
-    process = subprocess.Popen([sys.executable, *TWO, str(ROOT / command[0]), *command[1:]], stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    log = folder / "results/lift_dual_timestep_training.csv"
-    wait_until(lambda: process.poll() is not None or log.exists())
-    process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=180)[0]
-    assert process.returncode != 0 and len(re.findall(r"stopped by SIG\w+ after step \d+ of", output)) == 1, output
+    if launcher == "fork":
+        process = forks().Process(target=launch_two, args=(command, said))
+        process.start()
+    else:
+        process = subprocess.Popen([sys.executable, *TWO, str(ROOT / command[0]), *command[1:]], stdout=said.open("w"),
+                                   stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    is_alive = process.is_alive if launcher == "fork" else (lambda: process.poll() is None)
+    wait_until(lambda: not is_alive() or said.exists() and " loss " in said.read_text())    # steps have been taken
+    os.kill(process.pid, signal.SIGINT)
+    status = process.wait(180) if launcher == "torchrun" else (process.join(180), process.exitcode)[1]
+    output = said.read_text()
+    assert status and len(re.findall(r"stopped by SIG\w+ after step \d+ of", output)) == 1, output
     [state] = run_files.list_states(folder / "checkpoints", "lift_dual_timestep")
     step = load_torch(state)["step"]
     assert step >= 1 and f"after step {step} of 100000" in output
@@ -807,6 +819,7 @@ def test_train_script_trains_both_and_reports_a_failure(tmp_path, cache):
     assert [p.name for p in (tmp_path / "checkpoints").glob("*ep.pth")] == ["baseline_1ep.pth"]
 
 
+@pytest.mark.slow                                       # so is a stop
 def test_train_script_stopped_saves_the_state_and_leaves_no_training_behind(tmp_path, cache):
     environment = {**os.environ, "VENV": "none", "PYTHON": sys.executable, "DEVICE": "cpu"}
     options = [word for word in command_of("lift", tmp_path, cache, ["--max_steps", "100000", "--epochs", "100000"])[1:]
