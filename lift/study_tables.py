@@ -486,11 +486,11 @@ def validation_tables(folder) -> list[Table]:
 
 def validation_table(folder, num_epochs: int) -> list[Table]:
     """The table of the runs of so many epochs."""
-    found = []                                          # (match, epoch -> [loss_64, loss_32])
+    found = []                                          # (match, epoch -> [loss_64, loss_32 or None])
     for match, path in files_of_runs(folder, VALIDATION_FILE, ".csv"):
         with expecting(path, "table of a training's validation", "train again"):
-            found.append((match, {float(row["epoch"]): [float(row[column]) if row[column] else None
-                                                        for column in ("loss_64", "loss_32")]
+            found.append((match, {float(row["epoch"]): [float(row["loss_64"]),
+                                                        float(row["loss_32"]) if row.get("loss_32") else None]
                                   for row in read_csv(path) if row["weights"] == "ema"}))
     epochs = sorted({epoch for _, losses in found for epoch in losses})
     if not epochs:
