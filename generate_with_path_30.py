@@ -3,16 +3,14 @@
 
 Image k depends on --seed and k alone: not on --batch_size, nor on the number of processes (torchrun).
 """
-import contextlib
 import functools
 import time
 from pathlib import Path
 
 from engine.command_line import (Parser, add_device_options, refuse_without_effect, run_script, seed_number, start_device,
-                          whole_number, write_run_record)
-from engine.errors import InputError
-from engine.files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
-from engine.image_folder import publish, refuse_images
+                                 whole_number)
+from engine.files import save_png
+from engine.image_folder import check_outputs, publish_with_grid, shared_scratch
 from lift.options import DEFAULT_PATHS, PATH_NAMES, add_checkpoint_option, add_generation_options, refuse_unguided
 
 
@@ -54,21 +52,10 @@ def main():
     label = f"{args.checkpoint.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}"
     args.output_dir = args.output_dir or Path("generated") / label
     args.grid_png = args.grid_png or Path("results") / f"samples_{label}.png"
-
-    if args.output_dir.name in ("", ".."):
-        raise InputError(f"--output_dir: found {args.output_dir}, expected a folder with a name of its own")
-    if args.grid_png.suffix != ".png":
-        raise InputError(f"--grid_png: found {args.grid_png}, expected a name that ends in .png")
-    for file_beside in (args.grid_png, args.grid_png.with_suffix(".json")):
-        refuse_existing(file_beside, args.overwrite)
-    refuse_images(args.output_dir, args.overwrite)
-    check_can_be_written(args.output_dir / "run.json")
+    check_outputs(args)
 
     group = distributed.join(device)
-    made = args.output_dir.with_name(f".{args.output_dir.name}.tmp")        # until all images are there
-    with scratch_folder(made, f"--output_dir: another process is generating into {args.output_dir}; wait for it, or "
-                        "choose another folder") if group.is_main else contextlib.nullcontext():
-        group.wait()                            # the others write into the folder once it is there
+    with shared_scratch(args, group) as made:
         make_images(args, loaded, guide, path, group, made, device)
     distributed.leave()
 
@@ -102,17 +89,10 @@ def make_images(args, loaded, guide, path, group, made: Path, device) -> None:
     group.wait()
     if group.is_main:
         generation.check_finite(num_broken, args.num_images, f"{loaded.path}, path {args.path}")
-        results = {"num_model_calls": num_model_calls, "images_per_second": args.num_images / seconds,
-                   "timesteps": path.tolist(), "path_hash": generation.path_hash(path),
-                   "checkpoint_hash": loaded.fingerprint, "solver_name": generation.solver_name(args, guide)}
-        write_run_record(made / "run.json", args, device, **results)
         grid = make_grid(in_grid, nrow=8, padding=2, pad_value=255)
-        with written_together(args.overwrite):
-            save_png(args.grid_png, Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
-            write_run_record(args.grid_png.with_suffix(".json"), args, device, **results)
-            publish(made, args.output_dir, args.overwrite)      # once the grid is sure to be there too
-        print(f"{args.num_images} images in {args.output_dir}, grid in {args.grid_png}: {num_model_calls} model calls "
-              f"per image, {args.num_images / seconds:.2f} images/s")
+        publish_with_grid(args, made, Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()), device, num_model_calls,
+                          seconds, timesteps=path.tolist(), path_hash=generation.path_hash(path),
+                          checkpoint_hash=loaded.fingerprint, solver_name=generation.solver_name(args, guide))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ import re
 import shutil
 from pathlib import Path
 
+from engine.command_line import write_run_record
 from engine.errors import InputError
-from engine.files import check_can_be_written, scratch_folder
+from engine.files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
 
 MARGIN = 2                              # white pixels around every image of a picture
 
@@ -29,6 +30,44 @@ def refuse_images(folder: Path, overwrite: bool) -> list[Path]:
         raise InputError(f"{folder}: holds {len(old)} PNG files already; add --overwrite to replace them, or choose "
                          "another --output_dir")
     return old
+
+
+def check_outputs(args) -> None:
+    """Raises InputError, before any work, if images cannot go to --output_dir or their grid to --grid_png: a name that is
+    none, something there already without --overwrite, or a place that cannot be written to."""
+    if args.output_dir.name in ("", ".."):
+        raise InputError(f"--output_dir: found {args.output_dir}, expected a folder with a name of its own")
+    if args.grid_png.suffix != ".png":
+        raise InputError(f"--grid_png: found {args.grid_png}, expected a name that ends in .png")
+    for file in (args.grid_png, args.grid_png.with_suffix(".json")):
+        refuse_existing(file, args.overwrite)
+    refuse_images(args.output_dir, args.overwrite)
+    check_can_be_written(args.output_dir / "run.json")
+
+
+@contextlib.contextmanager
+def shared_scratch(args, group):
+    """A scratch folder beside --output_dir that all processes of `group` write images into, for `publish_with_grid`. The
+    main process makes it and removes it."""
+    made = args.output_dir.with_name(f".{args.output_dir.name}.tmp")
+    with scratch_folder(made, f"--output_dir: another process is generating into {args.output_dir}; wait for it, or "
+                        "choose another folder") if group.is_main else contextlib.nullcontext():
+        group.wait()                            # the others write into the folder once it is there
+        yield made
+
+
+def publish_with_grid(args, made: Path, grid, device, num_model_calls: int, seconds: float, **results) -> None:
+    """Move the images in `made` to --output_dir and write `grid`, a picture of PIL, to --grid_png, each with the record of
+    the run, all or nothing. seconds: that generating took. results: further entries of the record."""
+    rate = args.num_images / seconds
+    results = {"num_model_calls": num_model_calls, "images_per_second": rate, **results}
+    write_run_record(made / "run.json", args, device, **results)
+    with written_together(args.overwrite):
+        save_png(args.grid_png, grid)
+        write_run_record(args.grid_png.with_suffix(".json"), args, device, **results)
+        publish(made, args.output_dir, args.overwrite)      # once the grid is sure to be there too
+    print(f"{args.num_images} images in {args.output_dir}, grid in {args.grid_png}: {num_model_calls} network calls "
+          f"per image, {rate:.2f} images/s")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
 """Tables of what the benchmarks measured: the last line of each, as `scripts/bench.sh` keeps it."""
+import contextlib
 import json
 import statistics
 from pathlib import Path
@@ -27,6 +28,15 @@ BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", 
                      "compiled_over_uncompiled", "memory_ratio", "minutes_100_epochs", "seconds", "seconds_30", "num_kills",
                      "num_half_written", "max_steps", "relative_difference", "plain_images_per_second",
                      "ours_images_per_second", "compiled_images_per_second", "mean_difference_in_grey_levels")
+
+
+@contextlib.contextmanager
+def written_by(path, script: str):
+    """Turns what foreign content leads to into an InputError: `path` is not what `script` writes."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is not what {script} writes ({error}); run it again") from error
 
 
 def benchmark_rows(folder, row_of, names=tuple(BENCHMARKS)) -> list[list[Cell]]:
@@ -95,16 +105,13 @@ def handicap_tables(folder) -> list[Table]:
     path = Path(folder) / "benchmarks" / "train_step_handicaps.json"
     if not path.exists():
         return []
-    try:
+    with written_by(path, "scripts/benchmarks/train_step.py --handicaps"):
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = [[Cell(row["removed"]), *(Cell(f"{row[key]:.2f}", row[key]) for key in ("images_per_second", "ratio"))]
                 for row in found["handicaps"]]
         note = (f"LIFT, hidden dims {', '.join(map(str, found['hidden_dims']))}, batches of {found['batch_size']}, "
                 f"{found['precision']}, {found['device']}; each row without the handicaps above it too. Claimed is the ratio "
                 f"to the fastest: {found['ratio']:.2f}.")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: is not what scripts/benchmarks/train_step.py --handicaps writes ({error}); run it "
-                         "again") from error
     return [Table("handicaps", "Our training step beside the plain one without its handicaps", note,
                   ["taken away", "images/s", "ours over it"], rows)]
 
@@ -114,12 +121,8 @@ def lite_features_tables(folder) -> list[Table]:
     path = Path(folder) / "lite_features.json"
     if not path.exists():
         return []
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return tables_of_lite_features(found)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: is not what scripts/benchmarks/lite_features.py writes ({error}); run it "
-                         "again") from error
+    with written_by(path, "scripts/benchmarks/lite_features.py"):
+        return tables_of_lite_features(json.loads(path.read_text(encoding="utf-8")))
 
 
 def tables_of_lite_features(found: dict) -> list[Table]:

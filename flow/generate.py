@@ -4,16 +4,14 @@
 Image k is of class k modulo the number of classes, unless --labels names others. It depends on --seed and k alone: not
 on --batch_size, nor on the number of processes (torchrun).
 """
-import contextlib
 import sys
 import time
 from pathlib import Path
 
-from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
-                                 write_run_record)
+from engine.command_line import Parser, add_device_options, run_script, seed_number, start_device, whole_number
 from engine.errors import InputError
-from engine.files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
-from engine.image_folder import publish, refuse_images
+from engine.files import save_png
+from engine.image_folder import check_outputs, image_grid, publish_with_grid, shared_scratch
 from flow.options import WEIGHTS, add_sampling_options, refuse_older_names
 
 GRID_COLUMNS = 8                            # images of each class in the grid
@@ -59,19 +57,11 @@ def main():
     label = f"{args.checkpoint.stem}_{args.solver}_{args.num_steps}steps_seed{args.seed}"
     args.output_dir = args.output_dir or Path("generated") / label
     args.grid_png = args.grid_png or Path("results") / f"samples_{label}.png"
-    if args.output_dir.name in ("", ".."):
-        raise InputError(f"--output_dir: found {args.output_dir}, expected a folder with a name of its own")
-    for beside in (args.grid_png, args.grid_png.with_suffix(".json")):
-        refuse_existing(beside, args.overwrite)
-    refuse_images(args.output_dir, args.overwrite)
-    check_can_be_written(args.output_dir / "run.json")
+    check_outputs(args)
     draw = drawing_of(loaded, args, device)
 
     group = distributed.join(device)
-    made = args.output_dir.with_name(f".{args.output_dir.name}.tmp")        # until all images are there
-    with scratch_folder(made, f"--output_dir: another process is generating into {args.output_dir}; wait for it, or "
-                        "choose another folder") if group.is_main else contextlib.nullcontext():
-        group.wait()                            # the others write into the folder once it is there
+    with shared_scratch(args, group) as made:
         make_images(args, draw, loaded, group, made, device)
     distributed.leave()
 
@@ -91,7 +81,6 @@ def make_images(args, draw, loaded, group, made: Path, device) -> None:
     import torch
     from PIL import Image
     from engine.drawing import in_batches
-    from engine.image_folder import image_grid
     start = time.perf_counter()
     for indices, (images, num_model_calls) in in_batches(lambda part: images_of(args, draw, part), args.num_images,
                                                          args.batch_size, group, "generating"):
@@ -101,18 +90,11 @@ def make_images(args, draw, loaded, group, made: Path, device) -> None:
     if not group.is_main:
         return
     seconds = time.perf_counter() - start
-    results = {"num_model_calls": num_model_calls, "images_per_second": args.num_images / seconds,
-               "times": draw.path.tolist(), "classes": list(draw.classes), "checkpoint_hash": loaded.fingerprint}
-    write_run_record(made / "run.json", args, device, **results)
     count = len(draw.classes)
     rows = [images_of(args, draw, [column * count + row for column in range(GRID_COLUMNS)])[0]
             for row in range(min(count, GRID_ROWS))]
-    with written_together(args.overwrite):
-        save_png(args.grid_png, image_grid(torch.cat(rows), GRID_COLUMNS))
-        write_run_record(args.grid_png.with_suffix(".json"), args, device, **results)
-        publish(made, args.output_dir, args.overwrite)      # once the grid is sure to be there too
-    print(f"{args.num_images} images in {args.output_dir}, grid in {args.grid_png}: {num_model_calls} network calls per "
-          f"image, {args.num_images / seconds:.2f} images/s")
+    publish_with_grid(args, made, image_grid(torch.cat(rows), GRID_COLUMNS), device, num_model_calls, seconds,
+                      times=draw.path.tolist(), classes=list(draw.classes), checkpoint_hash=loaded.fingerprint)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,15 @@ class Measurement:
             groups.append(order[first:])
         return tqdm(groups, desc=what, unit="batch", disable=not self.progress, leave=False)
 
+    def moves(self, starts: np.ndarray, ends: np.ndarray, what: str):
+        """The edges [E, S] that begin before the 64 scale is clean, block by block: their rows, starts, ends, the cells they
+        start at, each once, and the cell of each edge. what: the name of the progress bar."""
+        before = np.flatnonzero(starts[:, 0] != len(self.timesteps) - 1)
+        for block in self.blocks(starts[before], what):
+            chosen = before[block]
+            cells, cell_of = np.unique(starts[chosen], axis=0, return_inverse=True)
+            yield chosen, starts[chosen], ends[chosen], cells, cell_of.ravel()
+
     def rows_of(self, indices: np.ndarray) -> torch.Tensor:
         """The images of several states, as indices into [E * M]: int64 [len(indices) * M]."""
         rows = torch.as_tensor(np.asarray(indices).reshape(-1, 1)) * self.num_images + torch.arange(self.num_images)
@@ -202,11 +211,7 @@ def step_doubling_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray) -
     """
     last = len(at.timesteps) - 1
     costs = np.zeros(len(starts))
-    rows = np.flatnonzero(starts[:, 0] != last)
-    for block in at.blocks(starts[rows], "step doubling"):
-        chosen = rows[block]
-        start, end = starts[chosen], ends[chosen]
-        cells, cell_of = np.unique(start, axis=0, return_inverse=True)
+    for chosen, start, end, cells, cell_of in at.moves(starts, ends, "step doubling"):
         states = at.noised(cells)
         x_0 = at.predictions(states, at.log_snr[cells])
         images = at.rows_of(cell_of)
@@ -357,12 +362,7 @@ def directional_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray, cro
     pairs = [(s, axis) for s in range(num_scales if cross_terms else 1) for axis in range(s, num_scales)
              if used[axis][s]]
     costs = np.zeros(len(starts))
-    rows = np.flatnonzero(starts[:, 0] != last)
-    for block in at.blocks(starts[rows], "directional"):
-        chosen = rows[block]
-        start, end = starts[chosen], ends[chosen]
-        cells, cell_of = np.unique(start, axis=0, return_inverse=True)
-        cell_of = cell_of.ravel()
+    for chosen, start, end, cells, cell_of in at.moves(starts, ends, "directional"):
         derivatives = flow_derivatives(at, cells)[2]
         steps = at.log_snr[end] - at.log_snr[start]                                     # [E, S]
         costs[chosen] = form_of_gram(at, [derivatives[axis][0] for axis in axes], steps[:, axes] * steps[:, :1] / 4,

@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 
 from engine.errors import InputError
+from evaluation.benchmark_tables import written_by
 from evaluation.tables import Cell, Table, grouped, mark_best, read_csv
 
 
@@ -55,11 +56,11 @@ SIDE_TABLES = {"mse": mse_table, "super_resolution": super_resolution_table}
 
 
 def path_cost_tables(folder) -> list[Table]:
-    """What benchmarks/path_costs.py found: how well costs predict the error, and the error of the named paths."""
+    """What scripts/benchmarks/path_costs.py found: how well costs predict the error, and the error of the named paths."""
     path = Path(folder) / "path_costs.json"
     if not path.exists():
         return []
-    try:
+    with written_by(path, "scripts/benchmarks/path_costs.py"):
         found = json.loads(path.read_text(encoding="utf-8"))
         num_mixtures = found["options"]["num_mixtures"]
         over = f"Mean over {num_mixtures} random mixtures, in brackets the least and the greatest."
@@ -75,8 +76,6 @@ def path_cost_tables(folder) -> list[Table]:
             kinds = ", ".join(dict.fromkeys(row["kind"] for row in rows if row["kind"]))
             distances.rows.append([Cell(name), *(range_cell([row[norm] for row in rows], 4)
                                                  for norm in ("raw", "whitened")), Cell(kinds or "–")])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: is not what benchmarks/path_costs.py writes ({error}); run it again") from error
     return [correlations, distances]
 
 

@@ -5,7 +5,6 @@ A student is sampled in its few steps; a teacher by Euler's steps with guidance,
 twice. Teachers and students of two scales are judged by their finer images. Images are balanced over the classes. Every
 row is written to {output}.json as soon as it is there, and a later call goes on. {output}.png shows twenty digits of each row, from the same noise.
 """
-import json
 import re
 import statistics
 import time
@@ -16,7 +15,8 @@ from distill.generate import labels_of, student_of
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number)
 from engine.errors import InputError
-from engine.files import expecting, load_torch, save_png, write_json
+from engine.files import load_torch, save_png, write_json
+from scripts.benchmarks.earlier_results import earlier_results
 
 NUM_SHOWN = 20
 TEACHER = "teacher"
@@ -120,12 +120,8 @@ def main():
     path = Path(f"{args.output}.json")
     settings = {"num_samples": args.num_samples, "seed": args.seed, "reference_hash": test_set.content_hash}
     results = {"settings": settings, "real digits": judge.noise_floor(train_set, args.num_samples, 1)[0], "rows": []}
-    if path.exists():
-        with expecting(path, "JSON file of an earlier call"):
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-            if earlier["settings"] != settings:
-                raise InputError(f"{path}: made with {earlier['settings']}, found {settings}; choose another --output")
-            results["rows"] = earlier["rows"]
+    if earlier := earlier_results(path, {"settings": settings}):
+        results["rows"] = earlier["rows"]
     shown = []
     for row, denoiser, way, loaded, solver in rows_to_measure(args, device):
         found = measured(results["rows"], row)

@@ -7,7 +7,6 @@ teacher on the same images, with five updates of the critic for one of the stude
 of its own; ours is the iteration of `python -m distill.train`, as it is and with --shared_critic_pass, whose ratio is
 the one claimed. The last line is JSON.
 """
-import contextlib
 import json
 import statistics
 
@@ -26,10 +25,9 @@ def main():
     add_device_options(parser, precision="float32")
     args = parser.parse_args()
     import torch
-    from tqdm import tqdm
     from engine import devices
     from scripts.benchmarks.distill_sides import OurStep, PublishedStep
-    from scripts.benchmarks.own_process import OwnProcess
+    from scripts.benchmarks.own_process import median_ratio, opened, seconds_in_turn, warmed_up
     device = start_device(args, tf32=True)
     on_gpu = device.type == "cuda"
     rounds, batch_size = args.rounds or (10 if on_gpu else 5), args.batch_size or (64 if on_gpu else 4)
@@ -37,19 +35,14 @@ def main():
     shared = (hidden_dims, batch_size, device, torch.get_num_threads())
     builds = {"published": (PublishedStep, *shared), "ours": (OurStep, *shared, args.precision),
               "shared_pass": (OurStep, *shared, args.precision, "--shared_critic_pass")}
-    seconds = {name: [] for name in builds}
-    with contextlib.ExitStack() as stack:
-        sides = {name: stack.enter_context(OwnProcess(*build)) for name, build in builds.items()}
-        for side in sides.values():
-            side.call("warm_up")
-        for _ in tqdm(range(rounds), unit="round", desc="distill_step"):
-            for name, side in sides.items():
-                seconds[name].append(side.call("seconds_per_step", 1) / RATIO)
+    with opened(builds) as sides:
+        of_cycles = seconds_in_turn(warmed_up(sides), rounds, "distill_step", "seconds_per_step", 1)
         peak_memory = {name: side.call("peak_megabytes") for name, side in sides.items()}
 
+    seconds = {name: [cycle / RATIO for cycle in cycles] for name, cycles in of_cycles.items()}
+
     def ratio(name: str) -> float:
-        """Median over the rounds of the published time over another's."""
-        return statistics.median(published / ours for published, ours in zip(seconds["published"], seconds[name]))
+        return median_ratio(seconds["published"], seconds[name])
 
     memory_ratio = peak_memory["shared_pass"] / peak_memory["published"]
     for name in builds:

@@ -7,15 +7,18 @@ from engine.files import expecting
 
 
 def earlier_results(path: Path, settings: dict) -> dict | None:
-    """What an earlier call wrote to `path`, None without one. Raises InputError if it was made with other settings."""
+    """What an earlier call wrote to `path`, a JSON object; None without one. settings: entries that must be the same.
+
+    Raises InputError if it was made with other settings.
+    """
     if not path.exists():
         return None
-    with expecting(path, "JSON file of an earlier call"):
+    with expecting(path, "JSON file of an earlier call", "choose another --output"):
         found = json.loads(path.read_text(encoding="utf-8"))
         earlier = {key: found[key] for key in settings}
     for key, value in settings.items():
         if earlier[key] != value:
-            raise InputError(f"{path}: made with --{key} {earlier[key]}, found {value}; choose another --output")
+            raise InputError(f"{path}: made with {key} {earlier[key]}, found {value}; choose another --output")
     return found
 
 

@@ -7,7 +7,6 @@ every step. Both train the same DiT on the same images, in alternation, each in 
 of `python -m flow.train`; with --compile a third process trains it compiled, and its ratio is the one claimed. With
 --sampling guided sampling is timed too: both halves in one batch against a loop of two calls. The last line is JSON.
 """
-import contextlib
 import json
 import statistics
 
@@ -37,11 +36,10 @@ def main():
     add_device_options(parser, precision="float32")
     args = parser.parse_args()
     import torch
-    from tqdm import tqdm
     from engine import devices
     from flow.model import gflop_of_forward
     from scripts.benchmarks.flow_sides import NUM_CLASSES, OurStep, PlainStep, Sampling
-    from scripts.benchmarks.own_process import OwnProcess
+    from scripts.benchmarks.own_process import OwnProcess, median_ratio, opened, seconds_in_turn, warmed_up
     from scripts.benchmarks.training_sides import product_peak_gflops
     device = start_device(args, tf32=True)
     on_gpu = device.type == "cuda"
@@ -56,15 +54,9 @@ def main():
     if args.compile:
         builds["compiled"] = (OurStep, *shared, args.precision, True)
     claimed = list(builds)[-1]
-    seconds = {name: [] for name in builds}
     sampling = {"one_batch": [], "two_calls": []}
-    with contextlib.ExitStack() as stack:
-        sides = {name: stack.enter_context(OwnProcess(*build)) for name, build in builds.items()}
-        for side in sides.values():
-            side.call("warm_up")
-        for _ in tqdm(range(rounds), unit="round", desc="flow_step"):
-            for name, side in sides.items():
-                seconds[name].append(side.call("seconds_per_step", steps))
+    with opened(builds) as sides:
+        seconds = seconds_in_turn(warmed_up(sides), rounds, "flow_step", "seconds_per_step", steps)
         peak_memory = {name: side.call("peak_megabytes") for name, side in sides.items()}
     if args.sampling:
         with OwnProcess(Sampling, *shared, args.precision) as side:
@@ -74,22 +66,18 @@ def main():
                 for way in sampling:
                     sampling[way].append(side.call(way, steps))
 
-    def ratio(slower: list, faster: list) -> float:
-        """Median over the rounds of one side's time over another's."""
-        return statistics.median(s / f for s, f in zip(slower, faster))
-
     rate = {name: args.batch_size / statistics.median(values) for name, values in seconds.items()}
     peak = args.peak_gflops or product_peak_gflops(device, args.precision)
     used = 3 * gflop_of_forward(sizes) * rate[claimed]      # a training step does three times the forward pass
     target = TARGETS.get((device.type, args.precision, args.compile))
     peak_target = PEAK_TARGETS.get((device.type, args.precision))
-    claimed_ratio = ratio(seconds["plain"], seconds[claimed])
-    sampling_ratio = ratio(sampling["two_calls"], sampling["one_batch"]) if args.sampling else None
+    claimed_ratio = median_ratio(seconds["plain"], seconds[claimed])
+    sampling_ratio = median_ratio(sampling["two_calls"], sampling["one_batch"]) if args.sampling else None
     for name in builds:
         print(f"{name:>8}: {rate[name]:8.2f} images/s, peak memory {peak_memory[name]:.0f} MB")
     print(json.dumps({
         "benchmark": "flow_step", "ratio": round(claimed_ratio, 3), "target": target,
-        "ratio_uncompiled": round(ratio(seconds["plain"], seconds["ours"]), 3),
+        "ratio_uncompiled": round(median_ratio(seconds["plain"], seconds["ours"]), 3),
         "fraction_of_peak": round(used / peak, 3), "peak_target": peak_target,
         "sampling_ratio": sampling_ratio and round(sampling_ratio, 3),
         "sampling_target": SAMPLING_TARGET if on_gpu and args.sampling else None,

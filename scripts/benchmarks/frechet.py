@@ -5,7 +5,6 @@ Both get the same means and covariances, in alternation, each in a process of it
 loaded with so many threads. The last line is JSON: ratio (their time over ours, medians), target, ok, and how far the
 two values are apart.
 """
-import contextlib
 import json
 import os
 import statistics
@@ -15,7 +14,7 @@ import warnings
 import numpy as np
 
 from engine.command_line import Parser, run_script, whole_number
-from scripts.benchmarks.own_process import OwnProcess
+from scripts.benchmarks.own_process import opened
 
 TARGET = 3.0
 
@@ -62,9 +61,8 @@ def main():
     for library in ("OMP", "OPENBLAS", "MKL"):      # read by the processes below, when they load it
         os.environ[f"{library}_NUM_THREADS"] = str(args.num_threads)
     seconds, values = {"theirs": [], "ours": []}, {}
-    with contextlib.ExitStack() as stack:
-        sides = {name: stack.enter_context(OwnProcess(Side, name, args.num_images, args.num_features,
-                                                      args.num_threads)) for name in seconds}
+    builds = {name: (Side, name, args.num_images, args.num_features, args.num_threads) for name in seconds}
+    with opened(builds) as sides:
         for _ in range(args.repeats):
             for name, side in sides.items():
                 duration, values[name] = side.call("measure")

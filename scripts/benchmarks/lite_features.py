@@ -5,13 +5,13 @@ The split is shuffled once. The last --num_reference images are the reference; t
 each score gets the first, the second, ... --num_images. No image is in both. Features are kept in the cache, rows are
 written to --output as they come: a call goes on where an earlier one was stopped.
 """
-import json
 from pathlib import Path
 
 import data
 from engine.command_line import Parser, add_device_options, run_script, start_device, whole_number
 from engine.errors import InputError
-from engine.files import check_can_be_written, expecting, write_json
+from engine.files import check_can_be_written, write_json
+from scripts.benchmarks.earlier_results import earlier_results
 
 
 def parse_options():
@@ -32,17 +32,6 @@ def parse_options():
     return args
 
 
-def earlier_results(path: Path, protocol: dict) -> dict:
-    """What an earlier call wrote, empty where there is none. Raises InputError for one of another protocol."""
-    if not path.exists():
-        return {}
-    with expecting(path, "JSON file of an earlier call", "choose another --output"):
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if {key: earlier[key] for key in protocol} != protocol:
-            raise InputError(f"{path}: is of other images or of another reference; choose another --output")
-    return earlier
-
-
 def main():
     args = parse_options()
     from engine.devices import describe
@@ -58,7 +47,7 @@ def main():
     protocol = {"dataset": str(args.dataset), "content_hash": image_set.content_hash,
                 "num_reference": args.num_reference, "weights": lite_features.WEIGHTS_SHA256}
     found = {**protocol, "device": describe(device), "images_per_second": {}, "rows": []}
-    found |= earlier_results(args.output, protocol)
+    found |= earlier_results(args.output, protocol) or {}
     candidates, reference_set = known_changes.candidates_and_reference(image_set, args.num_reference)
     done = {(row["side"], row["num_images"], row["change"], row["draw"]) for row in found["rows"]}
 

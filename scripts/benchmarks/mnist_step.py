@@ -6,7 +6,6 @@ attention that stores its matrix, an AdamW that is not fused, a moving average p
 every step. Both train the documented UNet on the same digits, in alternation, each in a process of its own. Sampling:
 DDIM by a plain loop under no_grad against `Model.images`. The last line is JSON.
 """
-import contextlib
 import json
 import statistics
 
@@ -26,26 +25,20 @@ def main():
     add_device_options(parser)
     args = parser.parse_args()
     import torch
-    from tqdm import tqdm
     from engine import devices
     from scripts.benchmarks.mnist_sides import OurStep, PlainStep
-    from scripts.benchmarks.own_process import OwnProcess
+    from scripts.benchmarks.own_process import median_ratio, opened, seconds_in_turn, warmed_up
     device = start_device(args, tf32=True)
     shared = (args.preset, args.batch_size, device, torch.get_num_threads())
-    seconds = {(what, side): [] for what in ("training", "sampling") for side in ("plain", "ours")}
-    with contextlib.ExitStack() as stack:
-        sides = {"plain": stack.enter_context(OwnProcess(PlainStep, *shared)),
-                 "ours": stack.enter_context(OwnProcess(OurStep, *shared, args.precision))}
-        for side in sides.values():
-            side.call("warm_up")
-        for what, method, count in (("training", "seconds_per_step", args.steps),
-                                    ("sampling", "seconds_per_call", args.sampling_steps)):
-            for _ in tqdm(range(args.rounds), unit="round", desc=what):
-                for name, side in sides.items():
-                    seconds[what, name].append(side.call(method, count))
-    ratios = {what: statistics.median(p / o for p, o in zip(seconds[what, "plain"], seconds[what, "ours"]))
-              for what in ("training", "sampling")}
-    rates = {f"{what} {name}": args.batch_size / statistics.median(values) for (what, name), values in seconds.items()}
+    builds = {"plain": (PlainStep, *shared), "ours": (OurStep, *shared, args.precision)}
+    with opened(builds) as sides:
+        warmed_up(sides)
+        seconds = {what: seconds_in_turn(sides, args.rounds, what, method, count)
+                   for what, method, count in (("training", "seconds_per_step", args.steps),
+                                               ("sampling", "seconds_per_call", args.sampling_steps))}
+    ratios = {what: median_ratio(of_sides["plain"], of_sides["ours"]) for what, of_sides in seconds.items()}
+    rates = {f"{what} {name}": args.batch_size / statistics.median(values)
+             for what, of_sides in seconds.items() for name, values in of_sides.items()}
     for name, rate in rates.items():
         print(f"{name:>16}: {rate:8.1f} images/s{' and call' * name.startswith('sampling')}")
     target = TARGETS[args.precision]

@@ -2,8 +2,12 @@
 
 The two sides are asked in turn; whoever is not asked waits on a pipe and takes no time.
 """
+import contextlib
 import multiprocessing
+import statistics
 import traceback
+
+from tqdm import tqdm
 
 
 def serve(connection, build, arguments) -> None:
@@ -58,3 +62,32 @@ class OwnProcess:
             pass
         self.process.join(timeout=10)
         self.process.kill()
+
+
+@contextlib.contextmanager
+def opened(builds: dict):
+    """The sides of a comparison, name -> OwnProcess of (class, *arguments), which end with the block."""
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(OwnProcess(*build)) for name, build in builds.items()}
+
+
+def warmed_up(sides: dict) -> dict:
+    """The same sides after their `warm_up`, one after the other."""
+    for side in sides.values():
+        side.call("warm_up")
+    return sides
+
+
+def seconds_in_turn(sides: dict, rounds: int, what: str, method: str, *arguments) -> dict[str, list[float]]:
+    """What `method` of every side gives, name -> [rounds]. The sides take turns, so that a machine that becomes slower
+    slows all of them. what: the name of the progress bar."""
+    seconds = {name: [] for name in sides}
+    for _ in tqdm(range(rounds), unit="round", desc=what):
+        for name, side in sides.items():
+            seconds[name].append(side.call(method, *arguments))
+    return seconds
+
+
+def median_ratio(slower: list[float], faster: list[float]) -> float:
+    """Median over the rounds of one side's time over another's."""
+    return statistics.median(s / f for s, f in zip(slower, faster))

@@ -8,7 +8,6 @@ PyTorch and the C library come with, ours under those of `devices.configure`. Wi
 with the compiled model, and its ratio is the one claimed. The last line is JSON: ratio (our images per second over
 theirs, medians), target, ok.
 """
-import contextlib
 import json
 import statistics
 
@@ -42,7 +41,7 @@ def main():
     import torch
     from engine import devices
     from lift.sampling import uniform_diagonal
-    from scripts.benchmarks.own_process import OwnProcess
+    from scripts.benchmarks.own_process import opened
     from scripts.benchmarks.sampling_sides import OurLoop, PlainLoop
     device = start_device(args)
     on_gpu = device.type == "cuda"
@@ -61,8 +60,7 @@ def main():
         builds["compiled"] = (OurLoop, *shared, args.precision, True)
     claimed = list(builds)[-1]
     rates = {name: [] for name in builds}
-    with contextlib.ExitStack() as stack:
-        sides = {name: stack.enter_context(OwnProcess(*build)) for name, build in builds.items()}
+    with opened(builds) as sides:
         for repeat in range(args.repeats + 1):
             for name, side in sides.items():
                 rate = side.call("images_per_second", batches)

@@ -12,7 +12,6 @@ Most of what the plain step loses are its handicaps. --handicaps takes them away
 the best step that plain PyTorch gives; then the ratio to the fastest of these sides is the one claimed, at least 1. The
 last line is JSON.
 """
-import contextlib
 import json
 import statistics
 
@@ -42,9 +41,8 @@ def main():
     add_device_options(parser)
     args = parser.parse_args()
     import torch
-    from tqdm import tqdm
     from engine import devices, synthetic_faces
-    from scripts.benchmarks.own_process import OwnProcess
+    from scripts.benchmarks.own_process import median_ratio, opened, seconds_in_turn, warmed_up
     from scripts.benchmarks.training_sides import (HANDICAPS, OurStep, PlainStep, convolution_gflops, gflop_of_forward,
                                                    product_peak_gflops)
     device = start_device(args, tf32=True)
@@ -62,20 +60,13 @@ def main():
     plain_sides = {"plain": "nothing"} | {f"without {name}": name for name in removable}
     for number, name in enumerate(removable, 1):
         builds[f"without {name}"] = (PlainStep, *shared, HANDICAPS[:number])
-    seconds = {name: [] for name in builds}
-    with contextlib.ExitStack() as stack:
-        sides = {name: stack.enter_context(OwnProcess(*build)) for name, build in builds.items()}
-        for side in sides.values():
-            side.call("warm_up")
-        for _ in tqdm(range(rounds), unit="round", desc="train_step"):
-            for name, side in sides.items():
-                seconds[name].append(side.call("seconds_per_step", steps))
+    with opened(builds) as sides:
+        seconds = seconds_in_turn(warmed_up(sides), rounds, "train_step", "seconds_per_step", steps)
         peak_memory = {name: side.call("peak_megabytes") for name, side in sides.items()}
         memory = {name: side.call("activation_megabytes") for name, side in sides.items()}     # holds more than a step
 
     def ratio(slower: str, faster: str) -> float:
-        """Median over the rounds of one side's time over another's."""
-        return statistics.median(s / f for s, f in zip(seconds[slower], seconds[faster]))
+        return median_ratio(seconds[slower], seconds[faster])
 
     rate = {name: batch_size / statistics.median(values) for name, values in seconds.items()}
     peak = product_peak_gflops(device, args.precision)

@@ -144,7 +144,7 @@ def test_images_grid_and_record(work, monkeypatch, capsys):
     record = json.loads((folder / "run.json").read_text())
     assert record["num_model_calls"] == 3 and record["images_per_second"] > 0 and record["seed"] == 42
     assert record["timesteps"] == [[999, 999], [666, 666], [333, 333], [0, 0]]
-    assert "3 model calls" in capsys.readouterr().out
+    assert "3 network calls" in capsys.readouterr().out
 
 
 def test_existing_images_are_refused_or_replaced(work, monkeypatch, capsys):

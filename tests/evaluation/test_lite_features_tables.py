@@ -117,7 +117,7 @@ def test_the_benchmark_writes_what_the_tables_read_and_goes_on(tmp_path, monkeyp
     monkeypatch.setattr(known_changes, "scores", lambda *_: pytest.fail("measured again"))
     assert run(monkeypatch, lite_features_benchmark, *arguments) == 0
     assert (tmp_path / "lite_features.json").read_bytes() == written
-    assert "is of other images or of another reference" in fails(
+    assert "made with num_reference 120, found 110" in fails(
         monkeypatch, capsys, lite_features_benchmark, *arguments, "--num_reference", 110)
     assert "--sides: found 100, expected a multiple of 32" in fails(
         monkeypatch, capsys, lite_features_benchmark, *arguments, "--sides", 100)

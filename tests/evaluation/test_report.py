@@ -12,13 +12,11 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from conftest import find_browser
+from conftest import find_browser, write_tiny_checkpoints
 from engine import run_files
 from lift import checkpoints
-from lift.options import DEFAULT_NAMES
 from lift import error_map, heatmap_file
 from engine import files
 from lift import paths
@@ -153,12 +151,7 @@ def folder(tmp_path_factory):
     files.write_json(results / "baseline_run.json",
                      {"command": "train_baseline.py --epochs 10", "options": {"epochs": 10}})
 
-    torch.manual_seed(0)
-    for model_type, name in DEFAULT_NAMES.items():
-        state = checkpoints.build_model(model_type, [8, 8, 8]).state_dict()
-        files.save_torch(run_files.checkpoint_path(folder, name, 10), {
-            "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
-            "model_type": model_type, "epochs": 10, "step": 1, "losses": [], "options": {}})
+    write_tiny_checkpoints(folder, 10)
     lift = checkpoints.load_model(run_files.checkpoint_path(folder, "lift_dual_timestep", 10))
     images = np.random.RandomState(0).randint(0, 256, (2, 3, 64, 64)).astype(np.uint8)
     heatmap = error_map.estimate(lift.model, images, paths.timestep_grid(6), K=1, batch_size=2)
