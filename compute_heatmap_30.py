@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
-                          whole_number, write_run_record)
+                                 whole_number, write_run_record)
 from data import add_data_options, load_images
 from engine.errors import InputError
 from engine.files import refuse_existing, save_png, save_torch, written_together
@@ -87,7 +87,8 @@ def main(argv=None):
     device = start_device(args)
 
     loaded = families.load_two_scales(args.checkpoint, args.weights, device)
-    output = heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs, args.weights)
+    output = heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs,
+                                       args.weights)
     figures_at = figures.outputs_of(output)
     for path in (output, output.with_suffix(".json"), *figures_at.values()):
         refuse_existing(path, args.overwrite)

@@ -417,8 +417,8 @@ def open_idx(files: dict, prefix: str, form: Form) -> Source:
 
 
 def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expected=(), **what) -> Source:
-    """A split as a stream of rows, by `datasets.load_dataset(streaming=True, **what)`. Images stay encoded until they are
-    decoded one by one, and no part of the data set is written to a disk.
+    """A split as a stream of rows, by `datasets.load_dataset(streaming=True, **what)`. Images stay encoded until they
+    are decoded one by one, and no part of the data set is written to a disk.
 
     dataset: the name for messages. Raises InputError without a usable image column.
     """
@@ -454,7 +454,7 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expe
             not hasattr(holds.feature, "feature") and not isinstance(holds, datasets.Image):
         raise InputError(f"--dataset: {dataset}: column `{image_column}` of split {split} holds rows of numbers, "
                          "expected images; a row of numbers has no height and width, so write them as images")
-    try:                                # a stream says only at its first row that it cannot be cast: a table without rows
+    try:            # a stream says at its first row that it cannot be cast, a table without rows says so at once
         datasets.Dataset.from_dict({image_column: []}, datasets.Features({image_column: holds})).cast_column(
             image_column, datasets.Image(decode=False))
     except Exception as error:
@@ -568,7 +568,8 @@ def chosen_column(features: dict, given: str | None, usual, option: str, dataset
 
 
 def labels_of(values: list, names: list[str] | None, others, what: str) -> tuple[np.ndarray | None, list[str] | None]:
-    """Labels of a split as int64 [N] and the names of the classes; (None, None) if some are missing, or are anything else.
+    """Labels of a split as int64 [N] and the names of the classes; (None, None) if some are missing, or are anything
+    else.
 
     values: of the column of labels. names: those that the data set gives its numbers. others(): the values in the other
     splits. what: the split, for the line about missing labels. Numbers stay as they are. Texts are numbered in natural

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Generate images with checkpoints of any family and score them, all in memory; add the values to the table of results.
 
-One row per checkpoint, weights, path, solver with its guidance, steps, seed, number of images, real images and metric. A
-finished row is skipped and printed; --force measures it again and replaces just that row. Several of these may run at
+One row per checkpoint, weights, path, solver with its guidance, steps, seed, number of images, real images and metric.
+A finished row is skipped and printed; --force measures it again and replaces just that row. Several of these may run at
 once, and torchrun divides one generation over processes.
 """
 import functools
@@ -12,8 +12,8 @@ from pathlib import Path
 import data
 from evaluation import results_table
 from evaluation.options import METRICS, add_metric_options
-from engine.command_line import (Parser, add_device_options, git_revision, refuse_without_effect, run_script, seed_number,
-                          start_device, whole_number)
+from engine.command_line import (Parser, add_device_options, git_revision, refuse_without_effect, run_script,
+                                 seed_number, start_device, whole_number)
 from engine.errors import InputError
 from engine.files import check_can_be_written
 from engine.options import SOLVERS as ALL_SOLVERS
@@ -24,7 +24,8 @@ from lift.options import DEFAULT_NAMES, PATH_NAMES, add_checkpoint_option, add_g
 def parse_options():
     parser = Parser(__doc__)
     group = parser.add_argument_group("what is evaluated")
-    add_checkpoint_option(group, "checkpoints of any family, students among them: checkpoints/*_100ep.pth", several=True)
+    add_checkpoint_option(group, "checkpoints of any family, students among them: checkpoints/*_100ep.pth",
+                          several=True)
     group.add_argument("--model_type", choices=list(DEFAULT_NAMES), default=None,
                        help="what the checkpoints must be; left out: each is taken for what it is")
     group.add_argument("--paths", nargs="+", action="each_once", default=None, metavar="PATH",
@@ -89,7 +90,8 @@ def generate_and_score(args, candidates, key: dict, scorer, references, group) -
 
 
 def is_of_s1(file) -> bool:
-    """Whether a checkpoint is a baseline or LIFT model, and no student of one. Raises InputError if it is none at all."""
+    """Whether a checkpoint is a baseline or LIFT model, and no student of one. Raises InputError if it is none at
+    all."""
     from engine.files import load_torch
     content = {} if Path(file).suffix == ".safetensors" else load_torch(file, "checkpoint")
     return isinstance(content, dict) and not content.get("few_steps") and content.get("family", "lift") == "lift" \
@@ -114,19 +116,19 @@ def check(args, refuse, files, say: bool) -> tuple[int, list[dict]]:
         options.append(candidates.options if candidates.knows_its_data else {})
     if len(shapes) > 1:
         found = ", ".join(f"{file} of {side} pixels" for side, file in shapes.items())
-        raise InputError(f"--checkpoints: found {found}; expected images of one size, for they are compared with the same "
-                         "real ones")
+        raise InputError(f"--checkpoints: found {found}; expected images of one size, for they are compared with the "
+                         "same real ones")
     return next(iter(shapes)), options
 
 
 def choose_dataset(args, options: list[dict], say: bool) -> dict:
-    """--dataset, where it was left out, becomes what the models were trained on, or S1's default. Returns the columns of
-    its table. Raises InputError where the models do not agree."""
+    """--dataset, where it was left out, becomes what the models were trained on, or S1's default. Returns the columns
+    of its table. Raises InputError where the models do not agree."""
     trained_on = {found.get("dataset") or data.DEFAULT_DATASET for found in options}
     if args.dataset is None:
         if len(trained_on) > 1:
-            raise InputError(f"--dataset: left out, but the models were trained on {', '.join(sorted(trained_on))}; name "
-                             "the real images to compare with")
+            raise InputError(f"--dataset: left out, but the models were trained on {', '.join(sorted(trained_on))}; "
+                             "name the real images to compare with")
         args.dataset = trained_on.pop()
         if say:
             print(f"--dataset: left out, so {args.dataset}", flush=True)

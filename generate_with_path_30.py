@@ -7,8 +7,8 @@ import functools
 import time
 from pathlib import Path
 
-from engine.command_line import (Parser, add_device_options, refuse_without_effect, run_script, seed_number, start_device,
-                                 whole_number)
+from engine.command_line import (Parser, add_device_options, refuse_without_effect, run_script, seed_number,
+                                 start_device, whole_number)
 from engine.files import save_png
 from engine.image_folder import check_outputs, publish_with_grid, shared_scratch
 from lift.options import DEFAULT_PATHS, PATH_NAMES, add_checkpoint_option, add_generation_options, refuse_unguided

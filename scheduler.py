@@ -1,7 +1,7 @@
 """Noise processes, what a network may put out, and the sampling step: every formula of diffusion lives here.
 
-A process makes a noised image x_t = a x_0 + s eps of a clean image x_0 and standard normal noise eps. The pair (a, s) is
-the *levels* of time t; SNR = a^2 / s^2, and log SNR is its natural logarithm. Each process has a time of its own:
+A process makes a noised image x_t = a x_0 + s eps of a clean image x_0 and standard normal noise eps. The pair (a, s)
+is the *levels* of time t; SNR = a^2 / s^2, and log SNR is its natural logarithm. Each process has a time of its own:
 CosineSteps counts timesteps 999 ... 0, LinearFlow goes from 0 (noise) to 1 (image), and the time of Sigma is the noise
 level itself. Networks put out one of four kinds, from which the clean image follows (`clean_image`):
 
@@ -256,8 +256,8 @@ def training_target(kind: str, x_0: torch.Tensor, eps: torch.Tensor, a, s) -> to
 def clean_image(kind: str, output: torch.Tensor, x: torch.Tensor, a, s) -> torch.Tensor:
     """The clean image that an output of that kind means: (q x - s output) / (a q - s p), or the output itself.
 
-    x, output: [B, ...]; a, s: scalar tensors or [B]. Solves x = a x_0 + s eps and output = p x_0 + q eps for x_0. A noise
-    prediction says nothing of the image where a = 0; a velocity does.
+    x, output: [B, ...]; a, s: scalar tensors or [B]. Solves x = a x_0 + s eps and output = p x_0 + q eps for x_0. A
+    noise prediction says nothing of the image where a = 0; a velocity does.
     """
     if kind == "x_0":
         return output

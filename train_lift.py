@@ -12,8 +12,8 @@ def parse_args(argv=None):
     add_training_options(parser, "lift")
     group = parser.add_argument_group("LIFT")
     group.add_argument("--timesteps", choices=TIMESTEP_KINDS, default="independent",
-                       help="how t_64 and t_32 are drawn; band: the 32 scale leads in log SNR; fused: it leads, and both "
-                            "scales say together of the 2x2 mean what one says at a uniform timestep")
+                       help="how t_64 and t_32 are drawn; band: the 32 scale leads in log SNR; fused: it leads, and "
+                            "both scales say together of the 2x2 mean what one says at a uniform timestep")
     group.add_argument("--band_lead", type=real_number(-20, 20), nargs=2, default=[0.0, 5.0], metavar=("LOW", "HIGH"),
                        help="range of the lead, uniform, for --timesteps band")
     group.add_argument("--band_noise_share", type=real_number(0, 1), default=0.15, metavar="SHARE",

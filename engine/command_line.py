@@ -24,7 +24,8 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "datasets", "pytorch-fid")
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows every default in --help and answers a wrong option in one line. Knows the actions `each_once` and `gone`."""
+    """Shows every default in --help and answers a wrong option in one line. Knows the actions `each_once` and
+    `gone`."""
 
     def __init__(self, description: str):
         super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,

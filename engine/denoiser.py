@@ -115,8 +115,8 @@ class Corrected(Wrapped):
 
     eps_scale: what the predicted noise is multiplied with, below 1 as a rule (Ning et al. 2023, section 5, divide by a
     number above 1). told_log_snr: how much lower a log SNR the network is told than the image's, at every scale; the
-    noise that it then predicts is kept, and the clean image follows from that noise at the image's own level. No call is
-    added. Where a = 0 a noise says nothing of the clean image, which stays as predicted.
+    noise that it then predicts is kept, and the clean image follows from that noise at the image's own level. No call
+    is added. Where a = 0 a noise says nothing of the clean image, which stays as predicted.
     """
 
     def __init__(self, denoiser: Denoiser, eps_scale: float = 1.0, told_log_snr: float = 0.0):

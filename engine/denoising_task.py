@@ -1,5 +1,5 @@
-"""Training of one network that denoises images: diffusion, rectified flow, latents, one scale or two. They differ in the
-denoiser's process and kind of output, in how times are drawn, and in where clean images come from."""
+"""Training of one network that denoises images: diffusion, rectified flow, latents, one scale or two. They differ in
+the denoiser's process and kind of output, in how times are drawn, and in where clean images come from."""
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,8 @@ def logit_normal(normal: torch.Tensor, mean: float = 0.0, deviation: float = 1.0
 
 def draw_times(distribution: str, count: int, generator: torch.Generator, mean: float = 0.0,
                deviation: float = 1.0) -> torch.Tensor:
-    """Times in (0, 1) for training: float32 [count], on the generator's device. distribution: of `engine.options.TIME_SAMPLINGS`.
+    """Times in (0, 1) for training: float32 [count], on the generator's device. distribution: of
+    `engine.options.TIME_SAMPLINGS`.
 
     logit_normal hardly visits the ends; of a mixture, a tenth of the draws is uniform, so that they are visited too.
     """

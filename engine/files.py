@@ -59,8 +59,8 @@ def place_new(temporary_of: dict) -> None:
     except FileExistsError:
         for other in placed:
             other.unlink()
-        raise InputError(f"{path}: was written by another process meanwhile and is kept; add --overwrite to replace it, "
-                         "or choose another output") from None
+        raise InputError(f"{path}: was written by another process meanwhile and is kept; add --overwrite to replace "
+                         "it, or choose another output") from None
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import os
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,11 +52,16 @@ class Form:
 
 @dataclass
 class Source:
-    """A split that can be decoded: a function to read it part by part, and its labels."""
-    count: int | None               # how many images there are; None: known once all are read
-    labels: object                  # labels() -> (int64 [N] or None, names of classes or None), once all images are read
-    read: object                    # read(start, stop) -> items for `decode`, none behind the end; each part once, in order
-    decode: object                  # decode(item) -> uint8 [C, S, S]; called in several threads
+    """A split that can be decoded, part by part.
+
+    read(start, stop) gives items for `decode`, none behind the end; it is asked for each part once, in order.
+    decode(item) gives uint8 [C, S, S] and is called in several threads. labels(), asked for once all has been read,
+    gives the labels, int64 [N], and the names of the classes, each None where there are none.
+    """
+    count: int | None               # how many images there are, for the progress bar; None: not known before the end
+    labels: Callable[[], tuple]
+    read: Callable
+    decode: Callable
 
 
 def decode(file, where: str, form: Form = Form()) -> np.ndarray:
@@ -152,8 +158,8 @@ def image_or_error(decode_item, item):
 
 
 def write_header(file, form: Form, count: int) -> None:
-    """The .npy header for uint8 [count, C, S, S] at the file's beginning. It is as long for every count, since numpy leaves
-    room for the first number to grow, so it can be written again once the count is known."""
+    """The .npy header for uint8 [count, C, S, S] at the file's beginning. It is as long for every count, since numpy
+    leaves room for the first number to grow, so it can be written again once the count is known."""
     file.seek(0)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False,
                                                 "shape": (count, form.channels, form.size, form.size)})
@@ -162,7 +168,8 @@ def write_header(file, form: Form, count: int) -> None:
 def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form) -> None:
     """Decode a source into the three cache files, the record last: without it the others do not count.
 
-    At most WINDOW images are in memory at once. Raises InputError for images that cannot be used, and where there is none.
+    At most WINDOW images are in memory at once. Raises InputError for images that cannot be used, and where there is
+    none.
     """
     digest, bad, count = hashlib.sha256(), [], 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, written_whole(path) as file, \

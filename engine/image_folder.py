@@ -33,8 +33,8 @@ def refuse_images(folder: Path, overwrite: bool) -> list[Path]:
 
 
 def check_outputs(args) -> None:
-    """Raises InputError, before any work, if images cannot go to --output_dir or their grid to --grid_png: a name that is
-    none, something there already without --overwrite, or a place that cannot be written to."""
+    """Raises InputError, before any work, if images cannot go to --output_dir or their grid to --grid_png: a name that
+    is none, something there already without --overwrite, or a place that cannot be written to."""
     if args.output_dir.name in ("", ".."):
         raise InputError(f"--output_dir: found {args.output_dir}, expected a folder with a name of its own")
     if args.grid_png.suffix != ".png":
@@ -47,8 +47,8 @@ def check_outputs(args) -> None:
 
 @contextlib.contextmanager
 def shared_scratch(args, group):
-    """A scratch folder beside --output_dir that all processes of `group` write images into, for `publish_with_grid`. The
-    main process makes it and removes it."""
+    """A scratch folder beside --output_dir that all processes of `group` write images into, for `publish_with_grid`.
+    The main process makes it and removes it."""
     made = args.output_dir.with_name(f".{args.output_dir.name}.tmp")
     with scratch_folder(made, f"--output_dir: another process is generating into {args.output_dir}; wait for it, or "
                         "choose another folder") if group.is_main else contextlib.nullcontext():
@@ -57,8 +57,8 @@ def shared_scratch(args, group):
 
 
 def publish_with_grid(args, made: Path, grid, device, num_model_calls: int, seconds: float, **results) -> None:
-    """Move the images in `made` to --output_dir and write `grid`, a picture of PIL, to --grid_png, each with the record of
-    the run, all or nothing. seconds: that generating took. results: further entries of the record."""
+    """Move the images in `made` to --output_dir and write `grid`, a picture of PIL, to --grid_png, each with the record
+    of the run, all or nothing. seconds: that generating took. results: further entries of the record."""
     rate = args.num_images / seconds
     results = {"num_model_calls": num_model_calls, "images_per_second": rate, **results}
     write_run_record(made / "run.json", args, device, **results)
@@ -73,8 +73,8 @@ def publish_with_grid(args, made: Path, grid, device, num_model_calls: int, seco
 @contextlib.contextmanager
 def filled_whole(folder: Path, overwrite: bool):
     """A scratch folder to write images into, whose content appears in `folder` at the block's end. Nothing does, and
-    earlier images stay, if anything goes wrong before. Raises InputError as `refuse_images`, before the block and at its
-    end; and where another process fills the same folder."""
+    earlier images stay, if anything goes wrong before. Raises InputError as `refuse_images`, before the block and at
+    its end; and where another process fills the same folder."""
     if folder.name in ("", ".."):
         raise InputError(f"--output_dir: found {folder}, expected a folder with a name of its own")
     refuse_images(folder, overwrite)

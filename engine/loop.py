@@ -245,7 +245,8 @@ class Loop:
         """How far the run is: what a state holds beside tensors."""
         return {"frozen_hashes": dict(self.task.frozen_hashes), "num_updates": dict(self.num_updates),
                 "num_steps": self.num_steps, "device_type": self.device.type,
-                "checkpoint_hashes": dict(self.checkpoint_hashes), "log": self.log, "validations": self.validations, "random_states": run_files.random_states(),
+                "checkpoint_hashes": dict(self.checkpoint_hashes), "log": self.log, "validations": self.validations,
+                "random_states": run_files.random_states(),
                 "interval_mean": [self.interval_mean.sums, self.interval_mean.counts],
                 "epoch_mean": [self.epoch_mean.sums, self.epoch_mean.counts],
                 "seconds": self.seconds_before + time.perf_counter() - self.started}

@@ -11,8 +11,8 @@ PAIRINGS = ("independent", "diagonal", "near", "fused", "clock")         # of th
 TIME_SAMPLINGS = ("logit_normal", "uniform", "mixture")                        # of `engine.denoising_task`
 
 # Every option decides a run's numbers, but for these: where it runs and writes, how much it says, how long it is (the
-# number of steps is compared itself), and what the data's own hash tells better than their name. --precision: a run that
-# diverged in bf16 can only go on in float32. A change of it is printed.
+# number of steps is compared itself), and what the data's own hash tells better than their name. --precision: a run
+# that diverged in bf16 can only go on in float32. A change of it is printed.
 NOT_DECISIVE = {"device", "num_threads", "precision", "compile", "name", "checkpoint_dir", "output_dir", "cache_dir",
                 "save_every", "save_epochs", "state_every", "val_every", "val_split", "val_images", "log_every",
                 "sample_every", "no_tensorboard", "resume", "overwrite", "epochs", "max_steps", "dataset", "split",
@@ -37,11 +37,12 @@ def add_training_options(parser, name: str) -> None:
     group.add_argument("--compile", action="store_true", help="torch.compile the model (minutes at the start)")
 
     group.add_argument("--fsdp", action="store_true",
-                       help="under torchrun, spread weights and optimizer over the processes (FSDP2) instead of copying them")
+                       help="under torchrun, spread weights and optimizer over the processes (FSDP2) instead of "
+                            "copying them")
 
     group.add_argument("--sharded_state", action="store_true",
-                       help="every process writes its part of a training state (torch.distributed.checkpoint) into a folder "
-                       "that all machines see; any number of processes goes on from it")
+                       help="every process writes its part of a training state (torch.distributed.checkpoint) into a "
+                            "folder that all machines see; any number of processes goes on from it")
 
     group = parser.add_argument_group("output")
     group.add_argument("--name", default=name,
@@ -82,7 +83,8 @@ def check_options(args) -> None:
 def check_same_run(path, state: dict, args, task, num_steps: int) -> None:
     """Raises InputError if a resumed run would not be the run that was saved.
 
-    task: its `content_hash` is that of the images given now, its `older_options` what states of earlier versions leave out.
+    task: its `content_hash` is that of the images given now, its `older_options` what states of earlier versions leave
+    out.
     """
     saved, given = {**task.older_options, **state["options"]}, plain_options(args)
     for key, value in given.items():

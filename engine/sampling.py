@@ -83,8 +83,8 @@ def check_path(path, denoiser: Denoiser) -> torch.Tensor:
     for s, process in enumerate(denoiser.processes):
         forward = 1 if process.clean > process.noisiest else -1
         if (forward * path[:, s].diff() < 0).any() or path[-1, s] != process.clean:
-            raise InputError(f"path: scale {s} goes {path[:, s].tolist()[:4]} ... {path[-1, s].item():g}, expected times "
-                             f"from {process.noisiest:g} to {process.clean:g} that never turn round")
+            raise InputError(f"path: scale {s} goes {path[:, s].tolist()[:4]} ... {path[-1, s].item():g}, expected "
+                             f"times from {process.noisiest:g} to {process.clean:g} that never turn round")
     if (path.diff(dim=0) == 0).all(1).any():
         raise InputError("path: a step stands still at every scale, expected one to move")
     return path
@@ -97,7 +97,8 @@ def sample(denoiser: Denoiser, path, seed: int, indices, *, labels=None, solver:
 
     denoiser: on `device`, its networks in eval mode. labels: int64 [B] or None. eta: 0 deterministic ... 1 ancestral
     (ddim only). clip: whether predicted clean images are clipped to [-1, 1]. precision: of the network (float32, bf16).
-    on_step(k, times, xs) is called before step k and once at the end with k = N. Nothing in the loop waits for the device.
+    on_step(k, times, xs) is called before step k and once at the end with k = N. Nothing in the loop waits for the
+    device.
     """
     check_solver(solver, eta)
     path = check_path(path, denoiser)
@@ -158,7 +159,8 @@ class Walk:
 
     def moving(self, k: int) -> list[int]:
         """The scales that step k moves."""
-        return [s for s in range(len(self.xs)) if self.path[k, s] != self.path[k + 1, s] and s not in self.denoiser.held]
+        return [s for s in range(len(self.xs)) if self.path[k, s] != self.path[k + 1, s]
+                and s not in self.denoiser.held]
 
     def clean(self, xs, k: int | None, ts=None) -> list[torch.Tensor]:
         """Predicted clean images of xs at point k of the path, or at other times ts (one per scale)."""
@@ -168,8 +170,8 @@ class Walk:
         return self.denoiser.clipped(x_0s) if self.clip else x_0s
 
     def step_lengths(self) -> list[float]:
-        """Length of every step, 0 before the first, summed over the scales: in log SNR, or in time where the velocity is
-        extrapolated. Infinite where a scale arrives at the clean image in log SNR."""
+        """Length of every step, 0 before the first, summed over the scales: in log SNR, or in time where the velocity
+        is extrapolated. Infinite where a scale arrives at the clean image in log SNR."""
         total = torch.zeros(len(self.path) - 1, dtype=torch.float64)
         for s, process in enumerate(self.denoiser.processes):
             place = self.path[:, s].double() if process.extrapolates == "velocity" else process.log_snr(self.path[:, s])

@@ -1,4 +1,5 @@
-"""Networks spread over processes by FSDP2, and whole tensors of them again, so that a state's format is always the same.
+"""Networks spread over processes by FSDP2, and whole tensors of them again, so that a state's format is always the
+same.
 
 An optimizer's state is kept as torch's own optimizers write it, by the number of the parameter.
 """

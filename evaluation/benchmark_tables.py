@@ -25,7 +25,8 @@ BENCHMARKS = {
     "precision": ("loss gap of bf16 from float32 over that between two seeds", "≤"),
 }
 BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "ratio_uncompiled",
-                     "compiled_over_uncompiled", "memory_ratio", "minutes_100_epochs", "seconds", "seconds_30", "num_kills",
+                     "compiled_over_uncompiled", "memory_ratio", "minutes_100_epochs", "seconds", "seconds_30",
+                     "num_kills",
                      "num_half_written", "max_steps", "relative_difference", "plain_images_per_second",
                      "ours_images_per_second", "compiled_images_per_second", "mean_difference_in_grey_levels")
 
@@ -110,8 +111,8 @@ def handicap_tables(folder) -> list[Table]:
         rows = [[Cell(row["removed"]), *(Cell(f"{row[key]:.2f}", row[key]) for key in ("images_per_second", "ratio"))]
                 for row in found["handicaps"]]
         note = (f"LIFT, hidden dims {', '.join(map(str, found['hidden_dims']))}, batches of {found['batch_size']}, "
-                f"{found['precision']}, {found['device']}; each row without the handicaps above it too. Claimed is the ratio "
-                f"to the fastest: {found['ratio']:.2f}.")
+                f"{found['precision']}, {found['device']}; each row without the handicaps above it too. Claimed is the "
+                f"ratio to the fastest: {found['ratio']:.2f}.")
     return [Table("handicaps", "Our training step beside the plain one without its handicaps", note,
                   ["taken away", "images/s", "ours over it"], rows)]
 
@@ -169,8 +170,8 @@ def tables_of_lite_features(found: dict) -> list[Table]:
                if protocol[1] == few and len(values("none", protocol, "fd_lite0")) > 1]
     columns = [(name, protocol) for name in ("fd_lite0", "kd_lite0") for protocol in several]
     if several:
-        tables.append(table(f"How far {few:,} changed images are from as many unchanged ones", "The difference of the mean "
-                            "scores, in standard deviations of a single score.",
+        tables.append(table(f"How far {few:,} changed images are from as many unchanged ones",
+                            "The difference of the mean scores, in standard deviations of a single score.",
                             [f"{name} at {side}" for name, (side, _) in columns],
                             lambda change: [told_apart(change, protocol, name) for name, protocol in columns],
                             [change for change in changes if change != "none"]))
@@ -180,8 +181,8 @@ def tables_of_lite_features(found: dict) -> list[Table]:
     def shares_of(change: str) -> list[Cell]:
         shares = [statistics.fmean(values(change, most, name)) for name in names]
         return [Cell(f"{share:.3f}", share) for share in shares]
-    tables.append(table(f"Shares of {many:,} images at {side}", "Precision and recall in the same features; first guesses "
-                        "of the network that are animals, or vehicles.", names, shares_of,
+    tables.append(table(f"Shares of {many:,} images at {side}", "Precision and recall in the same features; first "
+                        "guesses of the network that are animals, or vehicles.", names, shares_of,
                         [change for change in changes if values(change, most, "recall")]))
     return tables
 

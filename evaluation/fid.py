@@ -216,8 +216,8 @@ def warning_for_few(num_images: int, what: str, metric: str = "fid") -> str | No
     if num_images >= FEW_IMAGES[metric]:
         return None
     return (f"WARNING: {'FID' if metric == 'fid' else metric} with {num_images} {what} images, fewer than "
-            f"{FEW_IMAGES[metric]}: the covariance is singular and the value biased upwards; compare it only with values "
-            "of the same number of images")
+            f"{FEW_IMAGES[metric]}: the covariance is singular and the value biased upwards; compare it only with "
+            "values of the same number of images")
 
 
 # Distances that need the features themselves

@@ -14,7 +14,7 @@ import data
 from evaluation import results_table
 from evaluation.options import add_metric_options
 from engine.command_line import (Parser, add_device_options, git_revision, run_script, seed_number, start_device,
-                          whole_number)
+                                 whole_number)
 from engine.errors import InputError
 from engine.files import check_can_be_written
 

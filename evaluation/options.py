@@ -36,8 +36,8 @@ def add_metric_options(parser, split_help: str) -> None:
     group.add_argument("--metrics", nargs="+", action="each_once", choices=METRICS, default=None,
                        help="left out: fid where Inception weights are to be had, else "
                        f"{', '.join(WITHOUT_INCEPTION)}; *_lite0: on features of EfficientNet-Lite0, whose weights are "
-                       "among the requirements; detail: kurtosis and contrast of the finest levels, to be compared with "
-                       "those of real images")
+                       "among the requirements; detail: kurtosis and contrast of the finest levels, to be compared "
+                       "with those of real images")
     group.add_argument("--reference_split", default="train", metavar="SPLIT", help=split_help)
     group.add_argument("--inception", type=Path, default=None, metavar="FILE",
                        help=f"{INCEPTION_NAME}; left out: from the torch hub cache, else downloaded")

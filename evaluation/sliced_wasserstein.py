@@ -2,10 +2,10 @@
 
 Karras et al. 2018 (Progressive growing of GANs), section 5: each image becomes a Laplacian pyramid, one of 64 pixels
 with levels of 64, 32 and 16 (the last is what remains below, a low-pass image), one of 28 with 28 and 14; from every
-level of every image come 128 random 7x7 patches with all channels; each set's patches are normalised per colour channel to its own mean and standard deviation; the distance of
-two sets is the mean, over 512 random directions, of the Wasserstein-1 distance of the patches' projections. Reported
-times 1000, as is customary. A set is normalised by itself, so the metric does not see a change of a level's overall
-brightness or contrast; it sees what the patches look like.
+level of every image come 128 random 7x7 patches with all channels; each set's patches are normalised per colour channel
+to its own mean and standard deviation; the distance of two sets is the mean, over 512 random directions, of the
+Wasserstein-1 distance of the patches' projections. Reported times 1000, as is customary. A set is normalised by itself,
+so the metric does not see a change of a level's overall brightness or contrast; it sees what the patches look like.
 
 Two sets may have any numbers of images: each projection is kept as its quantiles at 4096 evenly spaced ranks, and the
 distance is the mean absolute difference of those, the integral of |F^-1 - G^-1| by the midpoint rule. Finite sets of

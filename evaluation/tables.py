@@ -165,12 +165,14 @@ def earlier_trainings(rows: list[dict]) -> dict[tuple, int]:
     before that moment belongs to an earlier training.
     """
     numbers = {}
-    for (model_type, name), members in grouped(rows, lambda row: (row["model_type"], run_name(row["checkpoint"]))).items():
+    for (model_type, name), members in grouped(rows,
+                                               lambda row: (row["model_type"], run_name(row["checkpoint"]))).items():
         first = {}                                              # hash -> (when it was first measured, itself)
         for row in members:
             when = (str(row["finished"]), row["checkpoint_hash"])
             first[row["checkpoint_hash"]] = min(first.get(row["checkpoint_hash"], when), when)
-        of_epoch = [{row["checkpoint_hash"] for row in own} for own in grouped(members, lambda row: row["epochs"]).values()]
+        of_epoch = [{row["checkpoint_hash"] for row in own}
+                    for own in grouped(members, lambda row: row["epochs"]).values()]
         training = {this: max(sum(first[other] <= first[this] for other in hashes) for hashes in of_epoch)
                     for this in first}
         numbers |= {(model_type, name, this): max(training.values()) - number for this, number in training.items()}
@@ -285,7 +287,8 @@ def protocol_note(comparison: Comparison) -> str:
         note += f"mean ± sample standard deviation over {number} seeds"
     note += "; best per row in bold." if is_ranked(protocol["metric"]) else "."
     if protocol["num_images"] < FEW_IMAGES.get(protocol["metric"], 0):
-        note += f" Fewer than {FEW_IMAGES[protocol['metric']]:,} images: biased upwards, compare within this table only."
+        few = FEW_IMAGES[protocol["metric"]]
+        note += f" Fewer than {few:,} images: biased upwards, compare within this table only."
     if comparison.has_earlier:
         note += " Earlier: another path, or another training, under the same name, measured before."
     return note
@@ -319,8 +322,9 @@ def bf16_tables(rows: list[dict], names: Names = Names()) -> list[Table]:
     """What bf16 changes: measurements made in both precisions with the same seeds, everything else being equal."""
     both = ("bf16", "float32")
     table = Table("bf16", "bf16 against float32 generation",
-                  "The same checkpoint, path and seeds in both; mean ± sample standard deviation over the seeds, of the "
-                  "difference too.", ["checkpoint", "path", "32 branch", "steps", "images", "metric", *both, "bf16 − float32"])
+                  "The same checkpoint, path and seeds in both; mean ± sample standard deviation over the seeds, of "
+                  "the difference too.",
+                  ["checkpoint", "path", "32 branch", "steps", "images", "metric", *both, "bf16 − float32"])
     alike = [column for column in KEY_COLUMNS if column not in ("precision", "seed")]
     for members in grouped(rows, lambda row: take(row, alike)).values():
         values = {name: {row["seed"]: row["value"] for row in members if row["precision"] == name} for name in both}

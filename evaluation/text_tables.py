@@ -27,9 +27,9 @@ def selected(rows: list[dict], name: str, conditions: list[str]) -> list[dict]:
 def with_tables(text: str, tables_named, source: str, folder, may_empty: bool = False) -> str:
     """`text` with what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->` replaced by the tables.
 
-    tables_named: from NAME to its tables; raises UnknownTable for one that is not known. source, folder: the text's file
-    name and where its results lie, for messages. Raises InputError for markers that do not pair up or whose name is not
-    known, and, unless `may_empty`, where there is a table for which there are no results.
+    tables_named: from NAME to its tables; raises UnknownTable for one that is not known. source, folder: the text's
+    file name and where its results lie, for messages. Raises InputError for markers that do not pair up or whose name
+    is not known, and, unless `may_empty`, where there is a table for which there are no results.
     """
     pieces, position, opened, emptied = [], 0, None, []
     for match in MARKER.finditer(text):

@@ -17,7 +17,8 @@ class Candidates:
     def __init__(self, args, refuse, file, device, say: bool):
         refuse(OF_OTHERS, f"for {file}, a model of S1")
         if args.solver not in SOLVERS:
-            raise InputError(f"--solver: found {args.solver} for {file}, a model of S1; expected {' or '.join(SOLVERS)}")
+            raise InputError(f"--solver: found {args.solver} for {file}, a model of S1; expected "
+                             f"{' or '.join(SOLVERS)}")
         self.args, self.say = args, say
         self.loaded = checkpoints.load_model(file, args.model_type, args.weights, device)
         self.options = self.loaded.options

@@ -7,7 +7,7 @@ looks for it.
 from pathlib import Path
 
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
-                          write_run_record)
+                                 write_run_record)
 from data import add_data_options, load_images
 from engine.files import refuse_existing, save_torch, written_together
 from lift.options import WEIGHTS
@@ -38,7 +38,8 @@ def main(argv=None):
     timesteps = paths.timestep_grid(args.grid)
     device = start_device(args)
     loaded = checkpoints.load_model(args.checkpoint, "baseline", args.weights, device)
-    output = heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs, args.weights)
+    output = heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs,
+                                       args.weights)
     refuse_existing(output, args.overwrite)
     image_set = load_images(args.dataset, args.split, args.cache_dir)
     costs = path_costs.step_doubling_edge_costs(

@@ -38,8 +38,8 @@ class TimestepDenoiser(OutputDenoiser):
 class TimestepModel(nn.Module):
     """Any denoiser of two scales, called as LIFTDualTimestepModel is: so error maps and edge costs can be had of it.
 
-    A noised image sqrt(abar) x_0 + sqrt(1 - abar) eps is one of the denoiser's own process at the time with the same log
-    SNR, but for its length. Without labels: the prediction of the null class where there are classes.
+    A noised image sqrt(abar) x_0 + sqrt(1 - abar) eps is one of the denoiser's own process at the time with the same
+    log SNR, but for its length. Without labels: the prediction of the null class where there are classes.
     """
 
     model_type = "lift"

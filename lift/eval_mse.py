@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from engine.command_line import (Parser, add_device_options, real_number, refuse_without_effect, run_script, seed_number,
-                          start_device, whole_number, write_run_record)
+from engine.command_line import (Parser, add_device_options, real_number, refuse_without_effect, run_script,
+                                 seed_number, start_device, whole_number, write_run_record)
 from data import add_data_options, load_images
 from engine.files import outputs_beside, printable, save_png, write_csv, written_together
 from lift.options import WEIGHTS

@@ -114,7 +114,8 @@ def own_scale_jacobians(mixture: GaussianMixture, x_64, x_32, log_snr: torch.Ten
 
 
 def random_mixture(seed: int, num_components: int = 6, falloff: float = 0.5, size: int = SIZE) -> GaussianMixture:
-    """A mixture of images with `size` pixels a side and some traits of photographs: smooth means, spectra that fall with frequency, uneven contrast.
+    """A mixture of images with `size` pixels a side and some traits of photographs: smooth means, spectra that fall
+    with frequency, uneven contrast.
 
     Each component's spectrum falls as (0.5 + f^2)^-a with its own a within 0.2 of `falloff`, roughened by log-normal
     factors. At 1 it is the f^-2 of photographs, in which fine detail hardly counts in a distance of pixels; at 0.5

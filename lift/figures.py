@@ -228,8 +228,8 @@ def outputs_of(path) -> dict:
 def draw(heatmap: dict, rows: list[dict], step_size: str, max_jump: int, num_resamples: int, title: str = "") -> dict:
     """The figures by kind: maps (with paths), blocks (of the Jacobian), steps (error per step along each path).
 
-    rows: from `path_summary.summarize_paths`. A path that reads the 64 error is drawn on it, all others on the total, the
-    diagonal on both; its band holds 90 % of the paths found from images drawn with replacement.
+    rows: from `path_summary.summarize_paths`. A path that reads the 64 error is drawn on it, all others on the total,
+    the diagonal on both; its band holds 90 % of the paths found from images drawn with replacement.
     """
     timesteps, drawn = heatmap["timesteps"].numpy(), {"64": {}, "total": {}}
     for row in rows:

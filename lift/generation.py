@@ -44,8 +44,9 @@ def load_guide(loaded: checkpoints.LoadedModel, args, device) -> checkpoints.Loa
     guide = checkpoints.load_model(args.guide, loaded.model_type, args.weights, device)
     for option in sorted((loaded.options.keys() & guide.options.keys()) - NOT_DECISIVE):
         if loaded.options[option] != guide.options[option]:
-            raise InputError(f"--guide: {guide.path} was trained with --{option} {guide.options[option]}, {loaded.path} "
-                             f"with {loaded.options[option]}; expected an earlier checkpoint of the same run")
+            raise InputError(f"--guide: {guide.path} was trained with --{option} {guide.options[option]}, "
+                             f"{loaded.path} with {loaded.options[option]}; expected an earlier checkpoint of the same "
+                             "run")
     if guide.epochs >= loaded.epochs:
         raise InputError(f"--guide: {guide.path} is of epoch {guide.epochs}, {loaded.path} of epoch {loaded.epochs}; "
                          "expected an earlier checkpoint of the same run")
@@ -71,8 +72,8 @@ def name_of(path) -> str:
 
 
 def load_schedule(path, expect_grid: int | None = None) -> dict:
-    """What lift.compute_schedule wrote: timesteps [n] and one-dimensional edge costs [n, J + 1]. Raises InputError, also
-    for another number of timesteps than `expect_grid`."""
+    """What lift.compute_schedule wrote: timesteps [n] and one-dimensional edge costs [n, J + 1]. Raises InputError,
+    also for another number of timesteps than `expect_grid`."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such schedule; make it with lift.compute_schedule, or give the --grid and folder "
                          "of one that is there")
@@ -95,7 +96,8 @@ def map_file(loaded: checkpoints.LoadedModel, args) -> Path:
 
 
 def path_name(loaded: checkpoints.LoadedModel, path_type: str, args) -> str:
-    """A path as the table of results names it; one that --allow_mismatch found on another checkpoint's map says whose."""
+    """A path as the table of results names it; one that --allow_mismatch found on another checkpoint's map says
+    whose."""
     file = map_file(loaded, args)
     if path_type in ("uniform", "diagonal", *paths.FIXED_LEADS) or not args.allow_mismatch or not file.is_file():
         return path_type

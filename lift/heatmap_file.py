@@ -43,9 +43,9 @@ def heatmap_path(folder, grid: int, name: str, epoch: int, weights: str) -> Path
 
 def add_origin(heatmap: dict, loaded, image_set) -> dict:
     """The heatmap with where it comes from: a lift.checkpoints.LoadedModel and a data.ImageSet."""
-    return {"format_version": FORMAT_VERSION, **heatmap, "checkpoint": loaded.path.name, "checkpoint_fingerprint": loaded.fingerprint,
-            "weights": loaded.weights, "epochs": loaded.epochs, "dataset": str(image_set.dataset),
-            "split": image_set.split, "content_hash": image_set.content_hash}
+    return {"format_version": FORMAT_VERSION, **heatmap, "checkpoint": loaded.path.name,
+            "checkpoint_fingerprint": loaded.fingerprint, "weights": loaded.weights, "epochs": loaded.epochs,
+            "dataset": str(image_set.dataset), "split": image_set.split, "content_hash": image_set.content_hash}
 
 
 def keep_lead(heatmap: dict, path) -> dict:
@@ -133,7 +133,8 @@ def check_shape(value, shape: tuple, name: str, path) -> None:
 def check_heatmap_matches(path, heatmap: dict, loaded, allow_mismatch: bool = False,
                           can_be_allowed: bool = True) -> None:
     """Raises InputError unless the heatmap in the file `path` was computed from this very checkpoint and these weights
-    (`loaded`: lift.checkpoints.LoadedModel), or `allow_mismatch`. can_be_allowed: whether the script has that option."""
+    (`loaded`: lift.checkpoints.LoadedModel), or `allow_mismatch`. can_be_allowed: whether the script has that
+    option."""
     if allow_mismatch:
         return
     found = heatmap["checkpoint_fingerprint"], heatmap["weights"]

@@ -57,10 +57,11 @@ def parse_training_options(parser, argv=None):
 
 
 def add_checkpoint_option(group, help: str, several: bool = False) -> None:
-    """--checkpoint FILE, or --checkpoints FILE... where there may be `several`. Options of earlier versions that named a
-    checkpoint by its parts are answered in one line."""
+    """--checkpoint FILE, or --checkpoints FILE... where there may be `several`. Options of earlier versions that named
+    a checkpoint by its parts are answered in one line."""
     if several:
-        group.add_argument("--checkpoints", "--checkpoint", nargs="+", action="each_once", required=True, metavar="FILE",
+        group.add_argument("--checkpoints", "--checkpoint", nargs="+", action="each_once", required=True,
+                           metavar="FILE",
                            help=help)
     else:
         group.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=help)
@@ -92,8 +93,8 @@ def add_generation_options(parser, solvers=SOLVERS) -> None:
     group.add_argument("--told_log_snr", type=real_number(-20, 20), default=0.0, metavar="LESS",
                        help="the network is told a log SNR lower by so much")
     group.add_argument("--guide", type=Path, default=None, metavar="FILE",
-                       help="an earlier checkpoint of the same run, which images are guided away from; a second call in "
-                            "every step where that acts")
+                       help="an earlier checkpoint of the same run, which images are guided away from; a second call "
+                            "in every step where that acts")
     group.add_argument("--guide_noisy_32", action="store_true",
                        help="LIFT is guided by itself with pure noise as x_32; a second call likewise")
     group.add_argument("--guide_scale", type=real_number(0, 1000), default=2.0, metavar="SCALE",
@@ -116,8 +117,8 @@ CORRECTION_AND_GUIDANCE = ["eps_scale", "told_log_snr", "guide", "guide_noisy_32
 
 
 def refuse_unguided(refuse, args) -> None:
-    """Raises InputError for options of a guidance that is not asked for. refuse(options, where): `refuse_without_effect`
-    of the command line."""
+    """Raises InputError for options of a guidance that is not asked for. refuse(options, where):
+    `refuse_without_effect` of the command line."""
     if not (args.guide or args.guide_noisy_32):
         refuse(["guide_scale", "guide_interval"], "without --guide or --guide_noisy_32")
 

@@ -131,8 +131,8 @@ class Measurement:
         return tqdm(groups, desc=what, unit="batch", disable=not self.progress, leave=False)
 
     def moves(self, starts: np.ndarray, ends: np.ndarray, what: str):
-        """The edges [E, S] that begin before the 64 scale is clean, block by block: their rows, starts, ends, the cells they
-        start at, each once, and the cell of each edge. what: the name of the progress bar."""
+        """The edges [E, S] that begin before the 64 scale is clean, block by block: their rows, starts, ends, the cells
+        they start at, each once, and the cell of each edge. what: the name of the progress bar."""
         before = np.flatnonzero(starts[:, 0] != len(self.timesteps) - 1)
         for block in self.blocks(starts[before], what):
             chosen = before[block]

@@ -123,8 +123,8 @@ def age_of(path: Path) -> str:
 
 
 def find_heatmaps(folder: Path, grid: int) -> list[tuple[int, Path]]:
-    """(epoch, file) of the EMA heat maps of the default LIFT run, by epoch; those of earlier weights are left out, with a
-    line."""
+    """(epoch, file) of the EMA heat maps of the default LIFT run, by epoch; those of earlier weights are left out, with
+    a line."""
     found = []
     for path in Path(folder).glob(f"heatmap_{grid}_*ep.pth"):
         if match := re.fullmatch(rf"heatmap_{grid}_(\d+)ep\.pth", path.name):
@@ -163,7 +163,8 @@ def run_of_log(path: Path) -> str:
     name = path.name.removesuffix("_training.csv")
     record = path.with_name(f"{name}_run.json")
     with expecting(record, "record of a training", "make it again or remove it"):
-        is_of_v = record.exists() and json.loads(record.read_text(encoding="utf-8"))["options"].get("loss_target") == "v"
+        options = json.loads(record.read_text(encoding="utf-8"))["options"] if record.exists() else {}
+        is_of_v = options.get("loss_target") == "v"
     return f"{name} (loss of v)" if is_of_v else name
 
 
@@ -239,7 +240,8 @@ def report_sections(rows, folder: Path, figure_dir: Path) -> list[page.Section]:
                              [table for metric in metrics for table in tables.metric_tables(ours, metric, NAMES)],
                              pick(*(f"by_epoch_{metric}" for metric in metrics)))
     of_study = page.Section("Study", "Does a dual-scale model pay, and which path?",
-                              [table for name in study_tables.NAMES for table in study_tables.tables_named(name, rows, folder)],
+                              [table for name in study_tables.NAMES
+                               for table in study_tables.tables_named(name, rows, folder)],
                               [(path, caption) for path in sorted((folder / "study").glob("*.png"))
                                if (caption := study_tables.caption_of(path.stem))])
     samples = page.Section("Samples", "", [], pick("samples", "denoising_.+"))
@@ -260,7 +262,8 @@ def report_sections(rows, folder: Path, figure_dir: Path) -> list[page.Section]:
     others += [(path, caption_of(path.stem)) for path in drawn if path not in taken]
     more = page.Section("More figures", "", [], others)
     speed = page.Section("Speed", "Ratios measured side by side in one run, in alternation.",
-                           [*benchmark_tables.benchmarks_tables(folder), *benchmark_tables.arithmetic_tables(folder)], [])
+                           [*benchmark_tables.benchmarks_tables(folder),
+                            *benchmark_tables.arithmetic_tables(folder)], [])
     raw = page.Section("Data", "", [raw_rows_table(rows)] if rows else [])
     return [of_study, results, samples, map_section, side, training, speed, more, raw]
 

@@ -8,7 +8,7 @@ checkpoint's heatmap (for the baseline, the file of lift.compute_schedule), wher
 from pathlib import Path
 
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
-                          write_run_record)
+                                 write_run_record)
 from data import add_data_options, load_images
 from engine.errors import InputError
 from engine.files import check_can_be_written, refuse_existing, save_torch
@@ -48,8 +48,8 @@ def main(argv=None):
     from lift.sampling import generate
     device = start_device(args)
     loaded = checkpoints.load_model(args.checkpoint, None, args.weights, device)
-    file = args.heatmap or heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs,
-                                                  loaded.weights)
+    file = args.heatmap or heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint),
+                                                     loaded.epochs, loaded.weights)
     is_lift = loaded.model_type == "lift"
     heatmap = heatmap_file.load_heatmap(file, args.grid) if is_lift else load_schedule(file, args.grid)
     heatmap_file.check_heatmap_matches(file, heatmap, loaded, can_be_allowed=False)

@@ -56,7 +56,8 @@ SIDE_TABLES = {"mse": mse_table, "super_resolution": super_resolution_table}
 
 
 def path_cost_tables(folder) -> list[Table]:
-    """What scripts/benchmarks/path_costs.py found: how well costs predict the error, and the error of the named paths."""
+    """What scripts/benchmarks/path_costs.py found: how well costs predict the error, and the error of the named
+    paths."""
     path = Path(folder) / "path_costs.json"
     if not path.exists():
         return []

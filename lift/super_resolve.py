@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
-                          write_run_record)
+                                 write_run_record)
 from data import add_data_options, load_images
 from engine.files import outputs_beside, printable, save_png, write_csv, written_together
 from lift.options import SOLVERS, WEIGHTS
@@ -80,7 +80,8 @@ def main(argv=None):
     shown = {"32×32": given, **methods, "truth": truth}
     with written_together(args.overwrite):
         write_csv(outputs["csv"], rows, list(rows[0]))
-        save_png(outputs["png"], figures.image_rows({label: images[:args.num_shown] for label, images in shown.items()}))
+        save_png(outputs["png"],
+                 figures.image_rows({label: images[:args.num_shown] for label, images in shown.items()}))
         write_run_record(outputs["json"], args, device, content_hash=image_set.content_hash, per_image=per_image)
     print("wrote " + ", ".join(map(str, outputs.values())))
 

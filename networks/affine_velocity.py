@@ -1,7 +1,8 @@
 """The best velocity that is affine in the noised image, and a network's output on top of it.
 
-Take the cosine coefficients of an image's principal colours for independent and normal, with mean m and variance sigma^2
-each. Then the velocity v = x_0 - eps, given x_t = t x_0 + (1 - t) eps, is normal too, coefficient by coefficient:
+Take the cosine coefficients of an image's principal colours for independent and normal, with mean m and variance
+sigma^2 each. Then the velocity v = x_0 - eps, given x_t = t x_0 + (1 - t) eps, is normal too, coefficient by
+coefficient:
 
     mean m + (t sigma^2 - (1 - t)) / q * (c - t m),    variance sigma^2 / q,    q = t^2 sigma^2 + (1 - t)^2
 

@@ -115,7 +115,8 @@ class LinearDenoiser(CosineTransform):
                                  ("64 32", fine[:, :, :32, :32] * coarse)):
                 sums[name] = sums[name] + values.sum(0)
         mean = {name: total / len(images) for name, total in sums.items()}
-        variance = {size: (mean[f"{size} {size}"] - mean[size]**2).clamp(min=ROUNDING_VARIANCE) for size in ("64", "32")}
+        variance = {size: (mean[f"{size} {size}"] - mean[size]**2).clamp(min=ROUNDING_VARIANCE)
+                    for size in ("64", "32")}
         covariance = mean["64 32"] - mean["64"][:, :32, :32] * mean["32"]
         self.slope.copy_(covariance / variance["64"][:, :32, :32])
         self.rest_variance.copy_((variance["32"] - covariance * self.slope).clamp(min=0))

@@ -1,4 +1,5 @@
-"""The two sizes of an image: how 64x64 becomes 32x32 and back, and how two predictions of one image are made to agree."""
+"""The two sizes of an image: how 64x64 becomes 32x32 and back, and how two predictions of one image are made to
+agree."""
 import torch
 import torch.nn.functional as F
 

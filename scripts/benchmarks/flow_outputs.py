@@ -27,9 +27,11 @@ NUM_DRAWS = 4                           # of time and noise for each held-out im
 def words_of(args, output: str, seed: int) -> list[str]:
     """The options of one training."""
     folder = args.runs / f"{output}_patch{args.patch_size}_seed{seed}"
-    return ["--dataset", args.dataset, "--cache_dir", args.cache_dir, "--val_split", args.val_split, "--val_every", "1000",
+    return ["--dataset", args.dataset, "--cache_dir", args.cache_dir, "--val_split", args.val_split, "--val_every",
+            "1000",
             "--val_images", "1000000", "--image_size", "32", "--hidden_size", str(args.hidden_size), "--depth",
-            str(args.depth), "--num_heads", str(args.num_heads), "--mlp_ratio", "4", "--patch_size", str(args.patch_size),
+            str(args.depth), "--num_heads", str(args.num_heads), "--mlp_ratio", "4", "--patch_size",
+            str(args.patch_size),
             "--batch_size", "64", "--max_steps", str(args.steps), "--epochs", "1000", "--learning_rate",
             str(args.learning_rate), "--output", output, "--seed", str(seed), "--name", "flow", "--checkpoint_dir",
             str(folder), "--output_dir", str(folder), "--sample_every", "0", "--no_tensorboard", "--state_every", "100",
@@ -92,7 +94,8 @@ def main():
             means = {name: round(statistics.fmean(run["logit_normal"] for key, run in runs.items()
                                                   if key.startswith(name)), 5)
                      for name in args.outputs if any(key.startswith(name) for key in runs)}
-            write_run_record(args.output_json, args, device, runs=runs, mean_logit_normal=means, expected_at_most=EXPECTED)
+            write_run_record(args.output_json, args, device, runs=runs, mean_logit_normal=means,
+                             expected_at_most=EXPECTED)
             print(f"{output} seed {seed}: {json.dumps(runs[f'{output} seed {seed}'])}", flush=True)
     print(json.dumps({"benchmark": "flow_outputs", "mean_logit_normal": means, "expected_at_most": EXPECTED,
                       "ok": all(means[name] <= EXPECTED[name] for name in means if name in EXPECTED)}))

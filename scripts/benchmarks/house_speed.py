@@ -78,7 +78,8 @@ def commands(folder: Path, args):
             folder / "images", "--grid_png",
             folder / "grid.png", "--overwrite"]),
         "error map": ("compute_heatmap_30", [
-            *data, *shared, "--checkpoint", checkpoint, "--grid", 3, "--num_steps", 4, "--K", 1, "--target_error", 0, "--batch_size", 8,
+            *data, *shared, "--checkpoint", checkpoint, "--grid", 3, "--num_steps", 4, "--K", 1, "--target_error", 0,
+            "--batch_size", 8,
             "--output_dir", folder, "--overwrite"]),
     }
 
@@ -131,7 +132,8 @@ def main():
         print(f"{name:>14}: {rows[name]['speed_after_over_before']:.3f} times the speed of before")
     print(json.dumps({"benchmark": "house_speed", "target": 1 - LARGEST_LOSS, "revisions": revision, "rows": rows,
                       "ok": all(row["speed_after_over_before"] >= 1 - LARGEST_LOSS for row in rows.values()),
-                      "rounds": args.rounds, "hidden_dims": args.hidden_dims, "num_threads": args.num_threads, "compared": ["wall time", "processor time"][compared],
+                      "rounds": args.rounds, "hidden_dims": args.hidden_dims, "num_threads": args.num_threads,
+                      "compared": ["wall time", "processor time"][compared],
                       "precision": args.precision, "device": devices.describe(device)}))
 
 

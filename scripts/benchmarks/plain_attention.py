@@ -12,7 +12,8 @@ from networks.unet import AttentionBlock
 def attention_that_stores_its_matrix(self, x):
     """The plain form of AttentionBlock.forward."""
     B, C, H, W = x.shape
-    q, k, v = self.qkv(self.norm(x)).reshape(B, 3, self.num_heads, C // self.num_heads, H * W).transpose(-1, -2).unbind(1)
+    qkv = self.qkv(self.norm(x)).reshape(B, 3, self.num_heads, C // self.num_heads, H * W)
+    q, k, v = qkv.transpose(-1, -2).unbind(1)
     weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(C // self.num_heads), dim=-1)
     return x + self.proj((weights @ v).transpose(-1, -2).reshape(B, C, H, W))
 

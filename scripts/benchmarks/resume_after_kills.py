@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Kill a training run with SIGKILL again and again, resume it each time, and compare with a run never stopped.
 
-Every other kill comes at a random moment; the ones between come while a file is being written, half of it on disk.
-The claim is that the final weights are the same, bit for bit. A flow can be trained in the latents of an autoencoder too.
+Every other kill comes at a random moment; the ones between come while a file is being written, half of it on disk. The
+claim is that the final weights are the same, bit for bit. A flow can be trained in the latents of an autoencoder too.
 The last line is JSON.
 """
 import importlib

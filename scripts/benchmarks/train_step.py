@@ -2,11 +2,11 @@
 """Training step of this repository against a plain one: images per second, ratio, and memory.
 
 The plain step is what a straightforward implementation does: float32, default memory layout, softmax attention that
-stores its matrix, a moving average parameter by parameter, `.item()` in every step, and images decoded one by one
-from PNG bytes. Both train LIFT on the same images, in alternation, each in a process of its own: the plain step under
-the settings that PyTorch and the C library come with, ours under those of `devices.configure`. With --compile a third
-process trains with the compiled model, and its ratio is the one claimed. On a GPU and at default size it is also claimed
-that 100 epochs of 15,803 images take less than six minutes, compiled, as `scripts/gpu_run.sh` trains.
+stores its matrix, a moving average parameter by parameter, `.item()` in every step, and images decoded one by one from
+PNG bytes. Both train LIFT on the same images, in alternation, each in a process of its own: the plain step under the
+settings that PyTorch and the C library come with, ours under those of `devices.configure`. With --compile a third
+process trains with the compiled model, and its ratio is the one claimed. On a GPU and at default size it is also
+claimed that 100 epochs of 15,803 images take less than six minutes, compiled, as `scripts/gpu_run.sh` trains.
 
 Most of what the plain step loses are its handicaps. --handicaps takes them away one after the other, a side each, up to
 the best step that plain PyTorch gives; then the ratio to the fastest of these sides is the one claimed, at least 1. The
@@ -36,8 +36,9 @@ def main():
     parser.add_argument("--steps", type=whole_number(1), default=None, help="steps a turn; 1 on a CPU, 20 on a GPU")
     parser.add_argument("--compile", action="store_true", help="a third side, whose ratio is claimed: this "
                         "repository's step with its model compiled by torch.compile (on a CPU: by a C++ compiler)")
-    parser.add_argument("--handicaps", action="store_true", help="a side for each handicap of the plain step that is taken "
-                        "away, on top of those before it; the ratio claimed is the one to the fastest of them")
+    parser.add_argument("--handicaps", action="store_true", help="a side for each handicap of the plain step that is "
+                                                                 "taken away, on top of those before it; the ratio "
+                                                                 "claimed is the one to the fastest of them")
     add_device_options(parser)
     args = parser.parse_args()
     import torch

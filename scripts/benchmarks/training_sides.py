@@ -61,7 +61,8 @@ class Side:
 
 
 # What the plain step does slowly, in the order in which --handicaps takes it away.
-HANDICAPS = ("decoding", "average by tensor", "item", "stored attention", "optimizer by tensor", "plain layout", "float32")
+HANDICAPS = ("decoding", "average by tensor", "item", "stored attention", "optimizer by tensor", "plain layout",
+             "float32")
 
 
 class PlainStep(Side):

@@ -27,7 +27,8 @@ def read_record(path: Path) -> dict:
                          "writes") from error
     if not is_finished or found != (DEFAULT_DIMS, True):
         raise InputError(f"{path}: found hidden dims {found[0]}, {'LIFT' if found[1] else 'the baseline'}, "
-                         f"{'finished' if is_finished else 'not finished'}; expected LIFT with {DEFAULT_DIMS}, finished")
+                         f"{'finished' if is_finished else 'not finished'}; expected LIFT with {DEFAULT_DIMS}, "
+                         "finished")
     return record
 
 
@@ -36,8 +37,8 @@ def main():
     parser.add_argument("record", type=Path, metavar="RUN_JSON", help="of the training")
     record = read_record(parser.parse_args().record)
     minutes = minutes_of_training(record["images_per_second"])
-    print(f"{record['step']} steps in {record['seconds'] / 60:.1f} minutes; {NUM_EPOCHS} epochs of {NUM_IMAGES:,} images "
-          f"at that rate: {minutes:.1f} minutes")
+    print(f"{record['step']} steps in {record['seconds'] / 60:.1f} minutes; {NUM_EPOCHS} epochs of {NUM_IMAGES:,} "
+          f"images at that rate: {minutes:.1f} minutes")
     print(json.dumps({"benchmark": "training_time", "ratio": round(minutes, 2), "target": MINUTES_TARGET,
                       "ok": minutes < MINUTES_TARGET, "seconds": record["seconds"], "steps": record["step"],
                       "batch_size": record["options"]["batch_size"], "compile": record["options"]["compile"],
