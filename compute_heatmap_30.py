@@ -6,7 +6,8 @@ from engine.command_line import (Parser, add_device_options, real_number, run_sc
 from data import add_data_options, load_images
 from engine.errors import InputError
 from engine.files import refuse_existing, save_png, save_torch, written_together
-from lift.options import (CHAIN_RULES, GRID_SPACES, NORMALIZATIONS, PREDICTIONS, WEIGHTS, add_checkpoint_option,
+from engine.options import WEIGHTS
+from lift.options import (CHAIN_RULES, GRID_SPACES, NORMALIZATIONS, PREDICTIONS, add_checkpoint_option,
                           add_path_options)
 
 EDGE_COSTS = ("directional", "step_doubling", "step_doubling_diagonal")

@@ -202,7 +202,7 @@ def find(dataset: str, base_split: str, form: Form, columns: dict):
     return identity, open_source
 
 
-def to_device(images: np.ndarray, device):
+def images_on(images: np.ndarray, device):
     """uint8 [N, C, S, S] as a tensor: on the GPU if it fits in half of the free memory, else on the CPU.
 
     On the CPU the tensor shares the memory map: nothing is copied, and it must not be written to.
@@ -436,7 +436,7 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expe
     if split not in tables:
         raise unknown_split(dataset, split, tables)
     with explained(dataset, is_local):
-        features = features_of(tables[split])
+        features = columns_of(tables[split])
     image_column = chosen_column(features, columns.get("image_column"), IMAGE_COLUMNS, "--image_column", dataset, split)
     if image_column is None:
         raise InputError(f"--dataset: {dataset}: split {split} has no column `image`, only "
@@ -505,7 +505,7 @@ def explained(dataset: str, is_local: bool):
         raise InputError(explain(error, dataset, is_local)) from error
 
 
-def features_of(table) -> dict:
+def columns_of(table) -> dict:
     """Column -> what it holds, of a streamed table. Where its format does not say, the first row does."""
     import datasets
     return table.features or datasets.Dataset.from_list(list(table.take(1))).features
@@ -520,7 +520,7 @@ def undecoded(table, image_column: str):
 def others_of(tables, split: str, column: str):
     """The values of a column in all splits but one, streamed too. Yields them."""
     for name, table in tables.items():
-        if name != split and column in features_of(table):
+        if name != split and column in columns_of(table):
             yield from (example[column] for example in table.select_columns([column]))
 
 

@@ -21,6 +21,7 @@ from distill.student import few_steps_of
 from engine.command_line import real_number, whole_number
 from engine.denoiser import Guided
 from engine.errors import InputError
+from engine.options import CALLS_PER_STEP
 from engine.sampling import check_path, check_solver, sample, to_uint8
 from flow.drawing import latents_of
 from flow.grids import find_path
@@ -41,7 +42,7 @@ from scheduler import LinearFlow
 MOST_IMAGES, MOST_STEPS, MOST_SEED = 64, 1000, 2**53 - 1        # a page's numbers are exact up to there
 MOST_CORNERS = 200
 DRAWN_PATH = "drawn"                    # the path type whose corners are the user's
-CALLS_PER_STEP = {"ddim": 1, "multistep": 1, "midpoint": 2, "heun": 2}
+FLOW_SOLVERS = tuple(solver for solver in CALLS_PER_STEP if solver != "renoise")
 ALL_CLASSES = "all in turn"
 
 
@@ -345,7 +346,7 @@ def draw_flow(opened: Opened, controls: FlowControls, report: Callable, precisio
     ends = [number(f"guidance interval, {end}", value, real_number(0, 1))
             for end, value in (("from", controls.interval_low), ("to", controls.interval_high))]
     interval = None if ends == [0, 1] else interval_in_log_snr(ends, LinearFlow())
-    per_step = CALLS_PER_STEP[one_of("solver", controls.solver, CALLS_PER_STEP)]
+    per_step = CALLS_PER_STEP[one_of("solver", controls.solver, FLOW_SOLVERS)]
     num_calls = number("calls", controls.num_calls, whole_number(per_step, MOST_STEPS))
     if num_calls % per_step:
         raise InputError(f"calls: found {num_calls} with {controls.solver}, which makes {per_step} a step; expected an "

@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 
 from demo import found, generation, view
 from demo.found import Found
-from demo.generation import ALL_CLASSES, CALLS_PER_STEP, CONTROLS, DRAWN_PATH, Cancelled
+from demo.generation import ALL_CLASSES, CONTROLS, DRAWN_PATH, FLOW_SOLVERS, Cancelled
 from demo.guard import Guard
 from demo.job import Job
 from demo.options import FAMILIES
@@ -124,7 +124,7 @@ def flow_fields(defaults) -> dict:
         fields |= {"interval_low": gr.Number(defaults.interval_low, label="Guided from t", min_width=100),
                    "interval_high": gr.Number(defaults.interval_high, label="to t (0 noise, 1 image)", min_width=100)}
     with gr.Row():
-        fields |= {"solver": gr.Dropdown(list(CALLS_PER_STEP), value=defaults.solver, label="Solver", min_width=100),
+        fields |= {"solver": gr.Dropdown(list(FLOW_SOLVERS), value=defaults.solver, label="Solver", min_width=100),
                    "num_calls": gr.Number(defaults.num_calls, label="Calls", min_width=100)}
     return fields | images_and_seed(defaults)
 

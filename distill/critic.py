@@ -2,8 +2,8 @@
 import torch
 import torch.nn as nn
 
-MAX_GROUPS = 32
-CHANNELS_PER_GROUP = 4
+from networks.adm import CHANNELS_PER_GROUP, MAX_GROUPS
+
 HEAD_SIZE = 4                                           # pixels a side before the last convolution
 
 

@@ -6,7 +6,9 @@ from engine.command_line import add_device_options, plain_options, real_number, 
 from engine.errors import InputError
 
 LEARNING_RATE_MIN = 1e-6
-SOLVERS = ("ddim", "heun", "midpoint", "multistep", "renoise")      # of `engine.sampling`
+WEIGHTS = ("ema", "raw")                              # averaged, or as the last step left them
+CALLS_PER_STEP = {"ddim": 1, "heun": 2, "midpoint": 2, "multistep": 1, "renoise": 1}       # network calls, by solver
+SOLVERS = tuple(CALLS_PER_STEP)                         # of `engine.sampling`
 PAIRINGS = ("independent", "diagonal", "near", "fused", "clock")         # of the times of two scales
 TIME_SAMPLINGS = ("logit_normal", "uniform", "mixture")                        # of `engine.denoising_task`
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from engine import devices
 from engine.errors import InputError
 from engine.files import load_torch, sha256_of_file
-from evaluation.fid import features_of, three_channels
+from evaluation.fid import three_channels
 
 NUM_FEATURES = 1280
 SIDE = 96                       # pixels that an image is resized to; a multiple of 32
@@ -117,9 +117,3 @@ def class_shares(classes: torch.Tensor, groups=GROUPS) -> dict[str, float]:
     classes = torch.as_tensor(classes)
     return {name: float(torch.isin(classes, torch.tensor(list(members))).double().mean())
             for name, members in groups.items()}
-
-
-def shares_of_images(images, lite: Lite0, groups=GROUPS) -> dict[str, float]:
-    """`class_shares` of the network's first guesses of uint8 images [N, 1 or 3, H, W], array or tensor."""
-    return class_shares(torch.cat([lite.first_guesses(features)
-                                   for features in features_of(images, lite, BATCH_SIZE)]), groups)

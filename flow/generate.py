@@ -12,7 +12,8 @@ from engine.command_line import Parser, add_device_options, run_script, seed_num
 from engine.errors import InputError
 from engine.files import save_png
 from engine.image_folder import check_outputs, image_grid, publish_with_grid, shared_scratch
-from flow.options import WEIGHTS, add_sampling_options, refuse_older_names
+from engine.options import WEIGHTS
+from flow.options import add_sampling_options, refuse_older_names
 
 GRID_COLUMNS = 8                            # images of each class in the grid
 GRID_ROWS = 20                              # classes in the grid, at most

@@ -4,7 +4,6 @@ from engine.errors import InputError
 from engine.options import SOLVERS
 from networks.presets import OUTPUTS, PRESETS, TIME_SCALE
 
-WEIGHTS = ("ema", "raw")
 LEAD_MAX = 2.0                  # of the coarse scale in log SNR, in training with --timesteps near, fused or clock
 GRIDS = ("uniform", "shift", "optimised")
 ORDERS = {"ddim": 1, "heun": 2, "midpoint": 2, "multistep": 2}         # of the solvers

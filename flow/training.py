@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from data import load_images, num_in_common, to_device
+from data import load_images, num_in_common, images_on
 from engine.denoising_task import Pixels, check_labels
 from engine.distributed import Group
 from engine.errors import InputError
@@ -54,7 +54,7 @@ def flow_task(args, images, held_out, device, latents: Latents | None = None) ->
 
     def clean_images(image_set, flip: bool):
         if latents is None:
-            return Pixels(to_device(image_set.images, device), device)
+            return Pixels(images_on(image_set.images, device), device)
         return PosteriorSamples(latents.encoded(image_set.images, image_set.content_hash, flip, args.cache_dir), device)
 
     validation = None

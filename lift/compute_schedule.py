@@ -10,7 +10,7 @@ from engine.command_line import (Parser, add_device_options, run_script, seed_nu
                                  write_run_record)
 from data import add_data_options, load_images
 from engine.files import refuse_existing, save_torch, written_together
-from lift.options import WEIGHTS
+from engine.options import WEIGHTS
 
 
 def parse_args(argv=None):

@@ -59,7 +59,7 @@ def block_weight(block: str, normalization: str) -> float:
     return weight / NUM_PIXELS[output_scale] if normalization == "both_sides" else weight
 
 
-def mean_and_standard_error(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_over_images(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the images of a cell and its standard error. samples: [..., M], nan where there is no sample."""
     known = np.isfinite(samples)
     count = known.sum(-1)
@@ -84,12 +84,12 @@ def maps_per_image(frobenius, timesteps, chain_rule: str, normalization: str, pr
 
 def weighted_maps(frobenius, timesteps, chain_rule: str, normalization: str, prediction: str) -> dict:
     """Everything of a heatmap that depends on how squared norms are weighted; arguments as in `maps_per_image`."""
-    mean, standard_error = mean_and_standard_error(
+    mean, standard_error = mean_over_images(
         maps_per_image(frobenius, timesteps, chain_rule, normalization, prediction))
     weights = np.array([block_weight(block, normalization) for block in BLOCKS])[:, None, None]
     blocks, block_standard_errors = {}, {}
     for values, name in zip(np.asarray(frobenius), PREDICTIONS):
-        block_mean, block_error = mean_and_standard_error(values)
+        block_mean, block_error = mean_over_images(values)
         blocks[name] = dict(zip(BLOCKS, torch.from_numpy(block_mean * weights)))
         block_standard_errors[name] = dict(zip(BLOCKS, torch.from_numpy(block_error * weights)))
     return {"error_64": torch.from_numpy(mean[0]), "error_32": torch.from_numpy(mean[1]),
@@ -254,7 +254,7 @@ def estimate(model, images: np.ndarray, timesteps, *, K: int = 4, batch_size: in
             frobenius[:, :, active[:, 0], active[:, 1], first:last] = norms
             first = last
             if target_error > 0:
-                mean, error = mean_and_standard_error(
+                mean, error = mean_over_images(
                     maps_per_image(frobenius[..., :first], timesteps, chain_rule, normalization, prediction))
                 unsure = (error > target_error * mean).any(0)
                 active = active[unsure[active[:, 0], active[:, 1]]]

@@ -14,7 +14,7 @@ from engine.command_line import (Parser, add_device_options, real_number, refuse
                                  seed_number, start_device, whole_number, write_run_record)
 from data import add_data_options, load_images
 from engine.files import outputs_beside, printable, save_png, write_csv, written_together
-from lift.options import WEIGHTS
+from engine.options import WEIGHTS
 
 
 def parse_args(argv=None):

@@ -189,7 +189,7 @@ class ExactDenoiser:
         return eps_64, predict_eps(x_32, coarse, self.schedule.t_to_log_snr(t_32).sigmoid())
 
 
-def start_noise(mixture: GaussianMixture, num_images: int, seed: int, exact: bool = False) -> list[torch.Tensor]:
+def start_states(mixture: GaussianMixture, num_images: int, seed: int, exact: bool = False) -> list[torch.Tensor]:
     """[x_64, x_32] at timestep 999: standard normal as in real sampling, or, if `exact`, true images with noise."""
     generator = torch.Generator().manual_seed(seed)
     side = math.isqrt(mixture.num_pixels)

@@ -13,7 +13,7 @@ from engine import seeds
 from engine.errors import InputError
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8, to_device
-from scheduler import NUM_TIMESTEPS, CosineSteps
+from scheduler import NUM_TIMESTEPS, CosineSteps, fused_log_snrs
 from engine.seeds import seeded_generator
 
 
@@ -24,7 +24,7 @@ class TimestepRule:
     independent: each uniform on 0...999. diagonal: t_32 = t_64. band: t_64 uniform, and the 32 scale leads by `lead`
     in log SNR, uniform on [lead_min, lead_max]; a share `noise_share` of the images gets t_32 = 999 instead, and a
     share `independent_share` gets independent pairs. fused: pairs with such a lead that say together of the coarse
-    image what one view says at a uniform timestep (`fused_log_snrs`).
+    image what one view says at a uniform timestep (`fused_within`).
     """
     kind: str = "independent"
     lead_min: float = 0.0
@@ -47,16 +47,15 @@ def timestep_rule(args) -> TimestepRule:
     return TimestepRule(args.timesteps, low, high, args.band_noise_share, args.band_independent_share)
 
 
-def fused_log_snrs(log_snr: torch.Tensor, lead: torch.Tensor, lowest: float, highest: float):
+def fused_within(log_snr: torch.Tensor, lead: torch.Tensor, lowest: float, highest: float):
     """log SNR of the two views that say together of the coarse image, the 2x2 mean, what one view of the 64 scale says.
 
     log_snr: of that one view, float64 of any shape, from `lowest` to `highest`; lead: of the 32 scale over the 64,
-    same shape. Returns log_snr_64 and log_snr_32, same shape. Precisions of a coarse pixel add up,
-    4 SNR_64 + SNR_32 = 4 SNR, so that log_snr_64 = log_snr - ln(1 + e^lead / 4) and log_snr_32 = log_snr_64 + lead.
-    Where one of the two would lie beyond an end it is put there, and the other makes up the sum with another lead.
-    Nothing can do so where 4 SNR is less than two views at `lowest` say: both are at `lowest` there.
+    same shape. Returns log_snr_64 and log_snr_32, same shape: those of `scheduler.fused_log_snrs` where both lie between
+    the ends. Where one would lie beyond an end it is put there, and the other makes up the sum 4 SNR_64 + SNR_32 = 4 SNR
+    with another lead. Where 4 SNR is less than two views at `lowest` say together, both are at `lowest`.
     """
-    log_snr_64 = (log_snr - (lead.exp() / 4).log1p()).clamp(min=lowest)
+    log_snr_64 = fused_log_snrs(log_snr, lead)[0].clamp(min=lowest)
     log_snr_32 = (4 * (log_snr.exp() - log_snr_64.exp())).clamp(min=0).log().clamp(lowest, highest)
     log_snr_64 = (log_snr.exp() - log_snr_32.exp() / 4).clamp(min=0).log().clamp(lowest, highest)
     return log_snr_64, log_snr_32
@@ -71,7 +70,7 @@ def draw_timesteps(rule: TimestepRule, batch_size: int, generator: torch.Generat
         lead = torch.empty(batch_size, dtype=torch.float64).uniform_(rule.lead_min, rule.lead_max, generator=generator)
         ends = schedule.log_snrs[-1].item(), schedule.log_snrs[0].item()
         return tuple(schedule.t_at(log_snr).round().long()
-                     for log_snr in fused_log_snrs(schedule.t_to_log_snr(t_64), lead, *ends))
+                     for log_snr in fused_within(schedule.t_to_log_snr(t_64), lead, *ends))
     t_32 = torch.randint(NUM_TIMESTEPS, (batch_size,), generator=generator)
     if rule.kind == "band":
         share = torch.rand(batch_size, generator=generator)

@@ -4,10 +4,10 @@ from pathlib import Path
 from data import add_data_options
 from engine import options
 from engine.command_line import real_number, refuse_without_effect, whole_number
+from engine.options import WEIGHTS
 from networks.presets import DEFAULT_HIDDEN_DIMS, PARAMETRIZATIONS
 
 DEFAULT_NAMES = {"baseline": "baseline", "lift": "lift_dual_timestep"}      # of runs, by the kind of model
-WEIGHTS = ("ema", "raw")
 TIMESTEP_KINDS = ("independent", "diagonal", "band", "fused")
 LOSS_SCALES = ("both", "64")
 LOSS_TARGETS = ("eps", "v")

@@ -10,7 +10,8 @@ from engine.command_line import (Parser, add_device_options, run_script, seed_nu
                                  write_run_record)
 from engine.errors import InputError
 from engine.files import save_png
-from lift.options import DEFAULT_PATHS, PATH_TYPES, SOLVERS, STEP_SIZES, WEIGHTS
+from engine.options import WEIGHTS
+from lift.options import DEFAULT_PATHS, PATH_TYPES, SOLVERS, STEP_SIZES
 
 TEXTS = ("lift/README.md", "results/published/lift/study.md")
 

@@ -12,7 +12,7 @@ from engine.command_line import (Parser, add_device_options, run_script, seed_nu
 from data import add_data_options, load_images
 from engine.errors import InputError
 from engine.files import check_can_be_written, refuse_existing, save_torch
-from lift.options import WEIGHTS
+from engine.options import WEIGHTS
 
 
 def parse_args(argv=None):

@@ -5,7 +5,8 @@ from engine.command_line import (Parser, add_device_options, run_script, seed_nu
                                  write_run_record)
 from data import add_data_options, load_images
 from engine.files import outputs_beside, printable, save_png, write_csv, written_together
-from lift.options import SOLVERS, WEIGHTS
+from engine.options import WEIGHTS
+from lift.options import SOLVERS
 
 MEASURES = ("psnr", "ssim", "consistency")
 METHODS = {"joint": "LIFT", "reconciled": "LIFT, reconciled"}

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from data import load_images, num_in_common, to_device
+from data import load_images, num_in_common, images_on
 from engine.errors import InputError
 from engine.seeds import TRAIN_BATCH, seeded_generator
 from engine.task import Networks, Task, Update
@@ -26,7 +26,7 @@ class ScaleTask(Task):
         self.command = f"train_{model_type}.py"
         self.schedule = CosineSteps()
         self.content_hash, self.num_images = images.content_hash, len(images.images)
-        self.images = to_device(images.images, device)
+        self.images = images_on(images.images, device)
         self.held_out = torch.from_numpy(np.array(held_out.images[:args.val_images])) if held_out else None
         self.has_validation = held_out is not None
         self.rule = objective.timestep_rule(args)

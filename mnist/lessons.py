@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from engine.files import save_png
+from engine.options import CALLS_PER_STEP
 from engine.sampling import denoise_along, from_uint8, start_noise, to_uint8
 from evaluation.digit_scores import SCORES, damages
 from evaluation.figures import figure, loss_curves, plain_log_axis, style_of_curve
@@ -25,7 +26,6 @@ SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 NUM_LOOKED = 200        # images that errors and distances are of
 FLOW_STEPS, DIFFUSION_STEPS, EXACT_STEPS = 10, 50, 40   # of samples; a strip has twice as many of the flow's
 MIDPOINT = {"solver": "midpoint"}
-CALLS_PER_STEP = {"euler": 1, "midpoint": 2, "heun": 2, "multistep": 1}
 
 
 # Section -> heading, text, line of code. A number in braces is filled in.
@@ -126,8 +126,8 @@ def solver_errors(model: Model, seed: int = 0, num_images: int = 20) -> dict[str
                              clip=model.vae is None).xs[0]
 
     truth = end("midpoint", REFERENCE_STEPS)
-    return {solver: [float((end(solver, calls // per_step) - truth).square().mean().sqrt()) for calls in CALLS]
-            for solver, per_step in CALLS_PER_STEP.items()}
+    return {name: [float((end(name, calls // CALLS_PER_STEP[solver]) - truth).square().mean().sqrt()) for calls in CALLS]
+            for name, solver in SOLVERS.items()}
 
 
 def curves(panels: dict[str, dict], x, xlabel: str, ylabel: str, is_log_x: bool = True):

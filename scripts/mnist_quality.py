@@ -18,7 +18,6 @@ from engine.files import write_json, written_whole
 from engine.run_files import epoch_of
 
 SEEDS = (0, 1)
-GUIDED = "--guidance_scales {}"
 MIDPOINT, EULER, DDIM, DDPM = ("--sampler midpoint --sampling_steps 10", "--sampler euler --sampling_steps 50",
                                "--sampling_steps 50", "--mode ddpm")
 STOPPED = (124, 143)            # what `timeout`, and a training that SIGTERM ended, say

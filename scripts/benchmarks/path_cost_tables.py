@@ -52,7 +52,7 @@ def maps_at(mixture, at, cells: np.ndarray, timesteps) -> dict:
 def correlate(mixture, args, common_end: bool, random) -> tuple[list[dict], dict]:
     """Rank correlations of every cost with both distances over random paths, and what they were measured on."""
     routes = [random_path(random, args.path_steps, common_end) for _ in range(args.num_paths)]
-    starts_noise = exact_mixture.start_noise(mixture, args.path_samples, args.seed + 1)
+    starts_noise = exact_mixture.start_states(mixture, args.path_samples, args.seed + 1)
     denoiser = exact_mixture.ExactDenoiser(mixture)
     errors = np.array([distances(exact_mixture.sample_along(denoiser, route, starts_noise).x_64, mixture)
                        for route in routes])                                                        # [P, 2]
@@ -163,7 +163,7 @@ def named_paths(mixture, args) -> list[tuple]:
 
 def tabulate(mixture, args, index: int) -> list[dict]:
     """The table of named paths: distances and what kind of path each is."""
-    starts = exact_mixture.start_noise(mixture, args.num_samples, args.seed + 3)
+    starts = exact_mixture.start_states(mixture, args.num_samples, args.seed + 3)
     rows = []
     for name, path, solver, single_scale in named_paths(mixture, args):
         denoiser = exact_mixture.ExactDenoiser(mixture, single_scale)

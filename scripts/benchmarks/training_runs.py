@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 from engine import run_files
+from engine.command_line import ROOT
 from engine.errors import InputError
 from engine.files import load_torch
 

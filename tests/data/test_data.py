@@ -628,24 +628,24 @@ def test_what_a_killed_decoder_left_is_removed(tmp_path, load):
 
 def test_on_the_cpu_the_tensor_shares_the_memory_map(load, recwarn):
     images = load("synthetic:12").images
-    tensor = data.to_device(images, "cpu")
+    tensor = data.images_on(images, "cpu")
     assert tensor.dtype == torch.uint8 and tensor.data_ptr() == images.ctypes.data and not len(recwarn)
-    assert np.array_equal(data.to_device(images[3:5], torch.device("cpu")).numpy(), images[3:5])
+    assert np.array_equal(data.images_on(images[3:5], torch.device("cpu")).numpy(), images[3:5])
 
 
 @pytest.mark.gpu
 def test_on_the_gpu_if_it_fits(load, monkeypatch):
     images = load("synthetic:12").images
-    tensor = data.to_device(images, "cuda:0")
+    tensor = data.images_on(images, "cuda:0")
     assert tensor.device == torch.device("cuda:0") and np.array_equal(tensor.cpu().numpy(), images)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (images.nbytes, images.nbytes))
-    assert data.to_device(images, "cuda:0").device.type == "cpu"
+    assert data.images_on(images, "cuda:0").device.type == "cpu"
 
 
 def test_too_large_for_the_gpu_stays_in_host_memory(load, monkeypatch, capsys):
     images = load("synthetic:12").images
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * images.nbytes - 1, 10 * images.nbytes))
-    assert data.to_device(images, "cuda:0").data_ptr() == images.ctypes.data
+    assert data.images_on(images, "cuda:0").data_ptr() == images.ctypes.data
     assert "stay in host memory" in capsys.readouterr().out
 
 

@@ -141,10 +141,10 @@ def test_groups_lie_apart_within_the_thousand_classes():
     assert not animals & vehicles and animals | vehicles <= set(range(1000))
 
 
-def test_shares_of_images_go_by_the_first_guesses(lite):
-    guesses = lite.first_guesses(lite.features(patterns())).tolist()
-    assert lite_features.shares_of_images(patterns(), lite, {"first": guesses[:1], "both": guesses}) == {
-        "first": 0.5, "both": 1.0}
+def test_shares_go_by_the_first_guesses(lite):
+    guesses = lite.first_guesses(lite.features(patterns()))
+    groups = {"first": guesses[:1].tolist(), "both": guesses.tolist()}
+    assert lite_features.class_shares(guesses, groups) == {"first": 0.5, "both": 1.0}
 
 
 # Known changes

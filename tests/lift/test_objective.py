@@ -11,7 +11,7 @@ from engine.errors import InputError
 from engine.task import epoch_order
 from lift import objective
 from lift.checkpoints import build_model
-from lift.objective import TimestepRule, draw_timesteps, fused_log_snrs
+from lift.objective import TimestepRule, draw_timesteps, fused_within
 from scheduler import CosineSteps
 from engine.seeds import seeded_generator
 
@@ -73,7 +73,7 @@ def test_fused_views_leave_the_coarse_image_as_uncertain_as_one_view(t, lead):
     the correlation of the pixels; at the ends of the schedule another lead makes up the sum."""
     one = schedule.t_to_log_snr(torch.tensor([t]))
     low, high = schedule.log_snrs[-1].item(), schedule.log_snrs[0].item()
-    log_snr_64, log_snr_32 = fused_log_snrs(one, torch.tensor([lead], dtype=torch.float64), low, high)
+    log_snr_64, log_snr_32 = fused_within(one, torch.tensor([lead], dtype=torch.float64), low, high)
     assert variance_given(log_snr_64, log_snr_32) == pytest.approx(variance_given(one), rel=1e-7)
     assert low <= log_snr_64 <= high and low <= log_snr_32 <= high
     if low + 1e-6 < log_snr_64 and low < log_snr_32 < high:
@@ -84,7 +84,7 @@ def test_fused_views_at_the_noisy_end_are_both_pure_noise():
     """Where even two views of pure noise say more than was asked: by at most 5/4, four pixels and one over four."""
     low, high = schedule.log_snrs[-1].item(), schedule.log_snrs[0].item()
     one = torch.tensor([low, low + 0.2, low + math.log(1.25) + 0.01], dtype=torch.float64)
-    log_snr_64, log_snr_32 = fused_log_snrs(one, torch.full((3,), 2.0, dtype=torch.float64), low, high)
+    log_snr_64, log_snr_32 = fused_within(one, torch.full((3,), 2.0, dtype=torch.float64), low, high)
     torch.testing.assert_close(log_snr_64, torch.full_like(one, low))
     assert log_snr_32[:2].tolist() == [low, low] and log_snr_32[2] > low
 
