@@ -1,20 +1,17 @@
-"""Measurements beside the sample metrics: errors of the noise prediction, super-resolution quality, denoising steps."""
+"""Errors of the noise prediction on held-out images, of LIFT and beside the baseline's, with standard errors."""
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from engine.chunks import in_chunks
 from engine import devices
-from lift import sampling
 from engine import seeds
 from data import load_images, num_in_common
 from engine.errors import InputError
 from networks.scales import downsample_to_32
-from engine.sampling import from_uint8, to_uint8
+from engine.sampling import from_uint8
 from networks.scales import reconcile
 from scheduler import CLEAN, NUM_TIMESTEPS, CosineSteps, predict_eps, predict_x_0
 from engine.seeds import seeded_generator
@@ -175,84 +172,7 @@ def linear_denoiser_of(model):
     return noise
 
 
-# --- super-resolution -----------------------------------------------------------------------------------------------
-
-def held_clean_path(num_steps: int) -> np.ndarray:
-    """t_64 evenly from 999 to 0 while t_32 stays at 0, a clean image: int64 [num_steps + 1, 2]."""
-    path = sampling.uniform_diagonal(num_steps)
-    path[:, 1] = 0
-    return path
-
-
-def half_size(images: np.ndarray) -> np.ndarray:
-    """2x2 mean of uint8 [N, 3, 64, 64], rounded -> uint8 [N, 3, 32, 32]."""
-    return to_uint8(downsample_to_32(from_uint8(torch.from_numpy(np.array(images))))).numpy()
-
-
-def bicubic_double_size(images: np.ndarray) -> np.ndarray:
-    """Pillow's bicubic upsampling: uint8 [N, 3, H, W] -> uint8 [N, 3, 2H, 2W]."""
-    N, _, H, W = images.shape
-    large = [np.asarray(Image.fromarray(np.moveaxis(image, 0, -1)).resize((2 * W, 2 * H), Image.Resampling.BICUBIC))
-             for image in images]
-    return np.moveaxis(np.stack(large), -1, 1)
-
-
-def super_resolve(model, images_32: np.ndarray, num_steps: int, seed: int, indices, **options) -> np.ndarray:
-    """LIFT as it is, with x_32 held at given clean images while x_64 is denoised from noise.
-
-    images_32: uint8 [B, 3, 32, 32]; indices: their numbers, which fix the start noise; options: those of
-    sampling.generate. Returns uint8 [B, 3, 64, 64].
-    """
-    x_32 = from_uint8(torch.from_numpy(np.array(images_32)))
-    samples = sampling.generate(model, held_clean_path(num_steps), seed, indices, x_32_start=x_32, **options)
-    return to_uint8(samples.x_64).cpu().numpy()
-
-
-def psnr(truth: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB, peak 255, over all pixels and channels: uint8 [N, 3, H, W] twice -> [N]."""
-    with np.errstate(divide="ignore"):                          # equal images: infinite
-        return np.array([peak_signal_noise_ratio(a, b, data_range=255) for a, b in zip(truth, images)])
-
-
-def ssim(truth: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Structural similarity (Wang et al. 2004: Gaussian window, sigma 1.5), mean over channels -> [N]."""
-    return np.array([structural_similarity(a, b, data_range=255, channel_axis=0, gaussian_weights=True, sigma=1.5,
-                                           use_sample_covariance=False) for a, b in zip(truth, images)])
-
-
-# --- denoising steps ------------------------------------------------------------------------------------------------
-
-def denoising_steps(model, path, seed: int, index: int, **options) -> dict[str, list]:
-    """What both scales hold at every point of a path, and the clean image predicted there.
-
-    Returns label -> list of N + 1 uint8 [3, H, W]; predictions have None at the last point, where nothing is left to
-    predict. For the baseline, the 64 scale alone.
-    """
-    schedule = CosineSteps()
-    scales = ("64", "32") if model.model_type == "lift" else ("64",)
-    states, predictions = ({scale: [] for scale in scales} for _ in range(2))
-
-    def keep_states(step, t_64, t_32, *x):
-        for scale, x_s in zip(scales, x):
-            states[scale].append(to_uint8(x_s)[0].cpu().numpy())
-
-    def keep_predictions(module, inputs, output):
-        x, t = inputs[:len(scales)], inputs[len(scales):]
-        for scale, x_s, t_s, eps in zip(scales, x, t, output if len(scales) > 1 else [output]):
-            x_0 = predict_x_0(x_s.float(), eps.float(), schedule.alpha_cumprod(t_s))
-            predictions[scale].append(to_uint8(x_0)[0].cpu().numpy())
-
-    hook = model.register_forward_hook(keep_predictions)
-    try:
-        sampling.generate(model, path, seed, [index], on_step=keep_states, **options)
-    finally:
-        hook.remove()
-    rows = {}
-    for scale in scales:
-        rows[f"x_{scale}"] = states[scale]
-        rows[f"x_0 at {scale}"] = predictions[scale] + [None]
-    return rows
-
+# --- what is said of the images --------------------------------------------------------------------------------------
 
 def note_on_training_images(options: dict, images: np.ndarray, cache_dir) -> str | None:
     """What to say of images that a checkpoint was trained on, or where that cannot be told; else None.

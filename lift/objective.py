@@ -50,9 +50,9 @@ def timestep_rule(args) -> TimestepRule:
 def fused_within(log_snr: torch.Tensor, lead: torch.Tensor, lowest: float, highest: float):
     """log SNR of the two views that say together of the coarse image, the 2x2 mean, what one view of the 64 scale says.
 
-    log_snr: of that one view, float64 of any shape, from `lowest` to `highest`; lead: of the 32 scale over the 64,
-    same shape. Returns log_snr_64 and log_snr_32, same shape: those of `scheduler.fused_log_snrs` where both lie between
-    the ends. Where one would lie beyond an end it is put there, and the other makes up the sum 4 SNR_64 + SNR_32 = 4 SNR
+    log_snr: of that one view, float64 of any shape, from `lowest` to `highest`; lead: of the 32 scale over the 64, same
+    shape. Returns log_snr_64 and log_snr_32, same shape: those of `scheduler.fused_log_snrs` where both lie between the
+    ends. Where one would lie beyond an end it is put there, and the other makes up the sum 4 SNR_64 + SNR_32 = 4 SNR
     with another lead. Where 4 SNR is less than two views at `lowest` say together, both are at `lowest`.
     """
     log_snr_64 = fused_log_snrs(log_snr, lead)[0].clamp(min=lowest)

@@ -12,7 +12,7 @@ from engine.errors import InputError
 from engine.files import expecting, written_whole
 from engine.sampling import to_uint8
 from evaluation import benchmark_tables, figures, page, results_table, tables
-from lift import (checkpoints, heatmap_file, marked_tables, measurements, path_summary, paths, sampling, side_tables,
+from lift import (checkpoints, heatmap_file, marked_tables, path_summary, paths, sampling, side_tables,
                   study_tables)
 from lift.figures import path_evolution
 from lift.labels import NAMES, PATH_LABELS, path_color
@@ -196,7 +196,7 @@ def sample_figures(args, device) -> dict:
         samples = sampling.generate(model, path, args.seed, range(args.num_images), **options)
         rows[label] = to_uint8(samples.x_64).cpu().numpy()
         if path_type != "baseline":
-            steps = measurements.denoising_steps(model, path, args.seed, 0, **options)
+            steps = sampling.denoising_steps(model, path, args.seed, 0, **options)
             drawn[f"denoising_{path_type}"] = figures.denoising_strip(path, steps, f"{label}, {len(path) - 1} steps")
     numbers = [f"image {k}" for k in range(args.num_images)]
     return {"samples": figures.image_rows(rows, numbers)} | drawn

@@ -11,9 +11,9 @@ import torch
 
 from engine import sampling
 from engine.errors import InputError
-from engine.sampling import StepNoise, start_noise, to_device
+from engine.sampling import StepNoise, start_noise, to_device, to_uint8
 from lift.coupling import NOISIEST_SHAPES, Coupled, Guidance, HeldBranch, denoiser_of
-from scheduler import CLEAN, NUM_TIMESTEPS
+from scheduler import CLEAN, NUM_TIMESTEPS, CosineSteps, predict_x_0
 
 
 @dataclass
@@ -93,3 +93,35 @@ def denoise_along(model, path, starts, *, x32_mode: str = "joint", solver: str =
     samples = sampling.denoise_along(denoiser, torch.from_numpy(arrivals), starts, solver=solver, eta=eta, clip=clip,
                                      step_noise=step_noise, on_step=say if on_step else None, **options)
     return Samples(samples.xs[0], x_32_of(samples.xs) if len(starts) == 2 else None, samples.num_model_calls)
+
+
+def denoising_steps(model, path, seed: int, index: int, **options) -> dict[str, list]:
+    """What both scales hold at every point of a path, and the clean image predicted there.
+
+    Returns label -> list of N + 1 uint8 [3, H, W]; predictions have None at the last point, where nothing is left to
+    predict. For the baseline, the 64 scale alone.
+    """
+    schedule = CosineSteps()
+    scales = ("64", "32") if model.model_type == "lift" else ("64",)
+    states, predictions = ({scale: [] for scale in scales} for _ in range(2))
+
+    def keep_states(step, t_64, t_32, *x):
+        for scale, x_s in zip(scales, x):
+            states[scale].append(to_uint8(x_s)[0].cpu().numpy())
+
+    def keep_predictions(module, inputs, output):
+        x, t = inputs[:len(scales)], inputs[len(scales):]
+        for scale, x_s, t_s, eps in zip(scales, x, t, output if len(scales) > 1 else [output]):
+            x_0 = predict_x_0(x_s.float(), eps.float(), schedule.alpha_cumprod(t_s))
+            predictions[scale].append(to_uint8(x_0)[0].cpu().numpy())
+
+    hook = model.register_forward_hook(keep_predictions)
+    try:
+        generate(model, path, seed, [index], on_step=keep_states, **options)
+    finally:
+        hook.remove()
+    rows = {}
+    for scale in scales:
+        rows[f"x_{scale}"] = states[scale]
+        rows[f"x_0 at {scale}"] = predictions[scale] + [None]
+    return rows

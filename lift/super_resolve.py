@@ -39,7 +39,7 @@ def main(argv=None):
     import numpy as np
     from tqdm import tqdm
     from evaluation import figures
-    from lift import checkpoints, measurements
+    from lift import checkpoints, measurements, super_resolution
     outputs = outputs_beside(args.output, args.overwrite)
     device = start_device(args)
     lift = checkpoints.load_model(args.checkpoint, "lift", args.weights, device)
@@ -49,14 +49,14 @@ def main(argv=None):
     if note := measurements.note_on_training_images(lift.options, truth, args.cache_dir):
         print(note, flush=True)
 
-    given = measurements.half_size(truth)                                   # uint8 [N, 3, 32, 32]
-    methods = {"bicubic": measurements.bicubic_double_size(given)}
+    given = super_resolution.half_size(truth)                                   # uint8 [N, 3, 32, 32]
+    methods = {"bicubic": super_resolution.bicubic_double_size(given)}
     for mode in args.x32:
         parts = []
         with tqdm(total=len(truth), desc=METHODS[mode], unit="image") as bar:
             for start in range(0, len(truth), args.batch_size):
                 part = given[start:start + args.batch_size]
-                parts.append(measurements.super_resolve(
+                parts.append(super_resolution.super_resolve(
                     lift.model, part, args.num_steps, args.seed, range(start, start + len(part)), solver=args.solver,
                     precision=args.precision, x32_mode=mode))
                 bar.update(len(part))
@@ -67,8 +67,8 @@ def main(argv=None):
               "solver": args.solver, "precision": args.precision, "seed": args.seed}
     rows, per_image = [], {}
     for method, images in methods.items():
-        values = {"psnr": measurements.psnr(truth, images), "ssim": measurements.ssim(truth, images),
-                  "consistency": measurements.psnr(given, measurements.half_size(images))}
+        values = {"psnr": super_resolution.psnr(truth, images), "ssim": super_resolution.ssim(truth, images),
+                  "consistency": super_resolution.psnr(given, super_resolution.half_size(images))}
         row = {"method": method}
         for name in MEASURES:
             row[name], row[f"{name}_standard_error"] = measurements.mean_and_standard_error(values[name])

@@ -15,7 +15,7 @@ VALIDATION_SEED = 0                     # not the run's own, so that runs of the
 
 
 class ScaleTask(Task):
-    """One UNet that puts out the noise at one scale or two; its loss is the error of the noise or of v, scale by scale."""
+    """One UNet that puts out the noise at one scale or two. Its loss is the error of the noise or of v, per scale."""
 
     averaged = ("model",)
     columns = ("loss", "loss_64", "loss_32")

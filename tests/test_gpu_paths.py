@@ -19,7 +19,7 @@ from evaluation import fid, image_detail, lite_features, sliced_wasserstein
 from evaluation.options import rows_of
 from flow import train as flow_train
 from flow import training as flow_training
-from lift import checkpoints, error_map, measurements, path_costs
+from lift import checkpoints, error_map, measurements, path_costs, super_resolution
 from lift.options import SOLVERS as LIFT_SOLVERS
 from lift.options import X32_MODES
 from lift.sampling import generate, uniform_diagonal
@@ -199,7 +199,7 @@ def test_sampling_of_one_scale_and_of_a_given_half_size_image(gpu):
     baseline = checkpoints.build_model("baseline", [8, 16]).to(gpu).eval()
     assert generate(baseline, uniform_diagonal(3), 0, [0, 1], precision="bf16").x_64.device == GPU
     lift = checkpoints.build_model("lift", [8, 16]).to(gpu).eval()
-    large = measurements.super_resolve(lift, pictures(32).images[:2], 3, 0, [0, 1])
+    large = super_resolution.super_resolve(lift, pictures(32).images[:2], 3, 0, [0, 1])
     assert large.shape == (2, 3, 64, 64) and large.dtype == np.uint8
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lift import measurements
+from lift import measurements, super_resolution
 from lift.coupling import NOISIEST_SHAPES
 from lift import sampling
 from lift.options import SOLVERS
@@ -47,48 +47,48 @@ def test_half_size_is_the_rounded_mean_of_four():
     image = np.zeros((1, 3, 64, 64), np.uint8)
     image[0, 0, :2, :2] = [[10, 20], [30, 41]]                  # 25.25
     image[0, 1, 62:, 62:] = [[255, 255], [255, 254]]            # 254.75
-    half = measurements.half_size(image)
+    half = super_resolution.half_size(image)
     assert half.shape == (1, 3, 32, 32) and half.dtype == np.uint8
     assert half[0, 0, 0, 0] == 25 and half[0, 1, 31, 31] == 255 and half.astype(int).sum() == 280
 
 
 def test_bicubic_keeps_constants_and_ramps():
     flat = np.full((1, 3, 32, 32), 77, np.uint8)
-    assert (measurements.bicubic_double_size(flat) == 77).all()
+    assert (super_resolution.bicubic_double_size(flat) == 77).all()
     ramp = np.broadcast_to(4 * np.arange(32, dtype=np.uint8), (1, 3, 32, 32))
-    large = measurements.bicubic_double_size(ramp)
+    large = super_resolution.bicubic_double_size(ramp)
     expected = 4 * ((np.arange(64) + 0.5) / 2 - 0.5)            # pixel centres: 1, 3, 5, ...
     assert np.abs(large[0, :, :, 6:-6] - expected[6:-6]).max() <= 0.5
 
 
 def test_psnr_of_a_known_difference(images):
     truth = images // 2
-    assert measurements.psnr(truth, truth + 10).tolist() == pytest.approx([20 * math.log10(25.5)] * 3)
-    assert measurements.psnr(truth, truth).tolist() == [math.inf] * 3
+    assert super_resolution.psnr(truth, truth + 10).tolist() == pytest.approx([20 * math.log10(25.5)] * 3)
+    assert super_resolution.psnr(truth, truth).tolist() == [math.inf] * 3
 
 
 def test_psnr_of_bicubic_on_a_checkerboard_of_pixels():
     truth = np.zeros((1, 3, 64, 64), np.uint8)
     truth[..., ::2, ::2] = truth[..., 1::2, 1::2] = 200         # every 2x2 block has mean 100
-    given = measurements.half_size(truth)
+    given = super_resolution.half_size(truth)
     assert (given == 100).all()
-    assert measurements.psnr(truth, measurements.bicubic_double_size(given))[0] == pytest.approx(
+    assert super_resolution.psnr(truth, super_resolution.bicubic_double_size(given))[0] == pytest.approx(
         20 * math.log10(255 / 100))
 
 
 def test_ssim_in_closed_form(images):
-    assert measurements.ssim(images, images).tolist() == pytest.approx([1] * 3)
+    assert super_resolution.ssim(images, images).tolist() == pytest.approx([1] * 3)
     a, b, c_1 = 100, 140, (0.01 * 255)**2
     flat = [np.full((1, 3, 64, 64), value, np.uint8) for value in (a, b)]
-    assert measurements.ssim(*flat)[0] == pytest.approx((2 * a * b + c_1) / (a**2 + b**2 + c_1))
+    assert super_resolution.ssim(*flat)[0] == pytest.approx((2 * a * b + c_1) / (a**2 + b**2 + c_1))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_x_32_is_held_clean_while_x_64_is_found(images, solver):
-    given = measurements.half_size(images)
+    given = super_resolution.half_size(images)
     x_32 = from_uint8(torch.from_numpy(given))
     model = KnowsTheImage(from_uint8(torch.from_numpy(images)), x_32)
-    result = measurements.super_resolve(model, given, 7, 42, range(3), solver=solver)
+    result = super_resolution.super_resolve(model, given, 7, 42, range(3), solver=solver)
     assert np.abs(result.astype(int) - images).max() <= 1       # float32 at the edge of two grey values
     assert len(model.seen) == 7
     assert [int(t[0][0]) for _, t in model.seen] == sampling.uniform_diagonal(7)[:-1, 0].tolist()
@@ -97,7 +97,7 @@ def test_x_32_is_held_clean_while_x_64_is_found(images, solver):
 
 
 def test_the_path_is_one_that_generate_takes():
-    path = sampling.check_path(measurements.held_clean_path(18))
+    path = sampling.check_path(super_resolution.held_clean_path(18))
     assert path[0].tolist() == [999, 0] and path[-1].tolist() == [0, 0] and not path[:, 1].any()
 
 
@@ -105,10 +105,10 @@ def test_the_path_is_one_that_generate_takes():
 
 def test_denoising_steps_show_states_and_predictions(images):
     x_0_64 = from_uint8(torch.from_numpy(images[:1]))
-    x_0_32 = from_uint8(torch.from_numpy(measurements.half_size(images[:1])))
+    x_0_32 = from_uint8(torch.from_numpy(super_resolution.half_size(images[:1])))
     model = KnowsTheImage(x_0_64, x_0_32)
     path = np.array([[999, 999], [600, 300], [300, 0], [0, 0]])
-    rows = measurements.denoising_steps(model, path, 42, 5)
+    rows = sampling.denoising_steps(model, path, 42, 5)
     assert list(rows) == ["x_64", "x_0 at 64", "x_32", "x_0 at 32"] and all(len(row) == 4 for row in rows.values())
     x_64, x_32 = start_noise(NOISIEST_SHAPES, 42, [5])
     assert np.array_equal(rows["x_64"][0], to_uint8(x_64)[0]) and np.array_equal(rows["x_32"][0], to_uint8(x_32)[0])
@@ -123,7 +123,7 @@ def test_denoising_steps_show_states_and_predictions(images):
 
 def test_denoising_steps_of_the_baseline(images):
     model = KnowsTheImage(from_uint8(torch.from_numpy(images[:1])))
-    rows = measurements.denoising_steps(model, sampling.uniform_diagonal(3), 42, 0)
+    rows = sampling.denoising_steps(model, sampling.uniform_diagonal(3), 42, 0)
     assert list(rows) == ["x_64", "x_0 at 64"] and [len(row) for row in rows.values()] == [4, 4]
 
 
