@@ -14,15 +14,15 @@
                              opened by `datasets`: column `image` or `img`, perhaps `label` or `fine_label`;
                              --image_column and --label_column name others
   a name on the hub          likewise, such as huggan/AFHQv2 (which has only `train`); mnist, cifar10,
-                             cifar100 and tiny-imagenet stand for their names there
-A folder is told by the files in it, never by a guess of `datasets`; one that holds both images and parquet is refused,
-and one of which `datasets` would leave out files, too. A folder of images with one of the names above, such as mnist,
-is meant by ./mnist.
+                             cifar100 and tiny-imagenet stand for their names there The kind of a folder is told by the
+files in it, never by a guess of `datasets`. A folder with both images and parquet is refused, and so is one of which
+`datasets` would leave out files. A folder of images that is called like one of the names above, such as mnist, is given
+as ./mnist.
 
-Images are made into one form and kept as engine/image_files.py says. The cache is keyed by the source (for a folder:
-its path and every file's name, size and time of change), split and preprocessing, so that a changed folder gets a new
-key and a folder that is gone is an error. A hub name is its own key: delete the cache to fetch again. A hub data set is
-streamed into this cache: neither its files nor its decoded images are kept anywhere else.
+Images are made into one form and kept as engine/image_files.py says. The key of a cache is made of the source, the
+split and the preprocessing; for a folder the source is its path and every file's name, size and time of change. So a
+changed folder gets a new cache, and a folder that is gone is an error. A hub data set is its name: delete the cache to
+fetch it again. It is streamed into this cache, and nothing of it is kept anywhere else.
 """
 import contextlib
 import gzip
@@ -89,8 +89,8 @@ def num_in_common(images: np.ndarray, others: np.ndarray) -> int:
 
 
 def add_data_options(parser, image_size: int | None = None, channels: int = 3) -> None:
-    """--dataset and --cache_dir; a family that works at any size passes its defaults `image_size` and `channels`, and
-    gets --image_size, --channels, --image_column and --label_column too."""
+    """Adds --dataset and --cache_dir. A family that works at any size passes its default `image_size` and `channels`;
+    then --image_size, --channels, --image_column and --label_column are added too."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", default=DEFAULT_DATASET, metavar="NAME_OR_FOLDER", type=without_slash,
                        help="a name on the Hugging Face hub (mnist, cifar10, cifar100 and tiny-imagenet are short for "
@@ -110,8 +110,8 @@ def add_data_options(parser, image_size: int | None = None, channels: int = 3) -
 
 
 def without_slash(dataset: str) -> str:
-    """One spelling for one folder, in records and where runs are compared: `photos/`, `./photos` and its absolute path
-    are `photos` where it lies below or beside the working folder. What is no folder here stays as it is."""
+    """One spelling per folder, for records and comparisons of runs: `photos/`, `./photos` and its absolute path all
+    become `photos` if it lies below or beside the working folder. A name that is no folder here stays as it is."""
     folder = os.path.expanduser(dataset)
     if not os.path.isdir(folder) or dataset in DEFAULT_COUNTS or dataset in HUB_ALIASES:
         return dataset.rstrip("/") or dataset
@@ -125,9 +125,9 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
                 image_column: str | None = None, label_column: str | None = None) -> ImageSet:
     """The images of a split, from the cache or decoded into it, size x size, grey (channels 1) or in colour (3).
 
-    image_column, label_column: of a data-set folder or a hub data set, where they are not called as usual.
-    split: a name, or a name with a slice of images: `train[:500]`, `train[-256:]`, `train[100:200]`. Raises InputError
-    for anything that is not there or cannot be read; then no cache file is left behind.
+    image_column, label_column: of a data-set folder or a hub data set, where they are not called as usual. split: a
+    name, or a name with a slice of images: `train[:500]`, `train[-256:]`, `train[100:200]`. Raises InputError for
+    anything that is not there or cannot be read, and leaves no cache file behind then.
     """
     dataset, (base_split, part) = str(dataset), parse_split(split)
     if size < 1 or channels not in (1, 3):
@@ -166,7 +166,7 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
 
 
 def native_form(dataset: str, split: str = "train", image_column: str | None = None) -> tuple[int, int]:
-    """Side and channels of a data set's first image: what it has itself, for families that work at any size."""
+    """Side in pixels and channels of a data set's first image, for families that work at any size."""
     dataset, (base_split, _) = str(dataset), parse_split(split)
     if dataset in NATIVE_FORMS:
         return NATIVE_FORMS[dataset]
@@ -178,7 +178,8 @@ def native_form(dataset: str, split: str = "train", image_column: str | None = N
 
 
 def find(dataset: str, base_split: str, form: Form, columns: dict):
-    """What identifies a split, and open_source(split, work_folder) -> Source. Raises InputError where there is none."""
+    """The identity of a split, a dict for the cache's key, and open_source(split, work_folder) -> Source. Raises
+    InputError if there is no such data set or split."""
     if not dataset.isprintable() and re.search(r"[\x00-\x1f\x7f\u2028\u2029]", dataset):
         raise InputError(f"--dataset: {dataset!r}: has a line break or another control character in its name; "
                          "rename it")
@@ -420,7 +421,8 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expe
     """A split as a stream of rows, by `datasets.load_dataset(streaming=True, **what)`. Images stay encoded until they
     are decoded one by one, and no part of the data set is written to a disk.
 
-    dataset: the name for messages. Raises InputError without a usable image column.
+    dataset: its name, for messages. expected: the files that must all be read. Raises InputError without a usable
+    column of images.
     """
     import datasets                     # takes a second to import, and most runs find their cache
     datasets.logging.set_verbosity_error()
@@ -496,7 +498,7 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expe
 
 @contextlib.contextmanager
 def explained(dataset: str, is_local: bool):
-    """Raises InputError for whatever goes wrong within: `datasets` and the hub's client raise many unrelated types."""
+    """Turns every error within into an InputError: `datasets` and the hub's client raise many unrelated types."""
     try:
         yield
     except InputError:
@@ -506,7 +508,7 @@ def explained(dataset: str, is_local: bool):
 
 
 def columns_of(table) -> dict:
-    """Column -> what it holds, of a streamed table. Where its format does not say, the first row does."""
+    """The columns of a streamed table: name -> kind of content, from the first row if its format does not tell."""
     import datasets
     return table.features or datasets.Dataset.from_list(list(table.take(1))).features
 
@@ -518,14 +520,14 @@ def undecoded(table, image_column: str):
 
 
 def others_of(tables, split: str, column: str):
-    """The values of a column in all splits but one, streamed too. Yields them."""
+    """Yields the values of a column in all splits but one; they are streamed too."""
     for name, table in tables.items():
         if name != split and column in columns_of(table):
             yield from (example[column] for example in table.select_columns([column]))
 
 
 def check_all_read(dataset: str, tables, expected, **what) -> None:
-    """Raises InputError if `datasets` left out files of a folder; it guesses splits by words in their names.
+    """Raises InputError if `datasets` leaves out files of a folder, for it guesses splits by words in their names.
 
     expected: all tables, or all images, of the folder.
     """
@@ -568,12 +570,12 @@ def chosen_column(features: dict, given: str | None, usual, option: str, dataset
 
 
 def labels_of(values: list, names: list[str] | None, others, what: str) -> tuple[np.ndarray | None, list[str] | None]:
-    """Labels of a split as int64 [N] and the names of the classes; (None, None) if some are missing, or are anything
-    else.
+    """Labels of a split, int64 [N], and the names of the classes. (None, None) if labels are missing, or are neither
+    whole numbers nor texts.
 
-    values: of the column of labels. names: those that the data set gives its numbers. others(): the values in the other
-    splits. what: the split, for the line about missing labels. Numbers stay as they are. Texts are numbered in natural
-    order, once for all splits. A label is missing where it is empty, or -1 although classes have names.
+    values: of the column of labels. names: of the classes, if the data set names them. others(): the values in the
+    other splits. what: the split, for the line about missing labels. Numbers stay as they are. Texts are numbered in
+    natural order, over all splits together. A label is missing if it is empty, or -1 although classes have names.
     """
     num_missing = sum(value is None or names is not None and value == -1 for value in values)
     if num_missing:

@@ -22,8 +22,8 @@ KINDS = {"eps": (0, 1), "x_0": (1, 0), "velocity": (1, -1)}     # p, q of p x_0 
 def cosine_alphas_cumprod(num_timesteps: int = NUM_TIMESTEPS, beta_max: float = BETA_MAX) -> torch.Tensor:
     """The cosine schedule (Nichol and Dhariwal 2021, eq. 17) turned into betas, clipped, and multiplied up again.
 
-    Returns float64 [num_timesteps]. With LIFT's beta_max of 0.02 it falls from 0.9999 to 0.0031948; with 0.9999, the
-    MNIST family's, to 2.4e-10.
+    beta_max: where betas are clipped. Returns abar, float64 [num_timesteps]. With LIFT's beta_max of 0.02 abar falls
+    from 0.9999 to 0.0031948; with the MNIST family's 0.9999 it falls to 2.4e-10.
     """
     u = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
     f = torch.cos((u + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2) ** 2
@@ -34,8 +34,8 @@ def cosine_alphas_cumprod(num_timesteps: int = NUM_TIMESTEPS, beta_max: float = 
 class NoiseProcess:
     """What the engine asks of a process. `noisiest` and `clean` are the two ends of its time.
 
-    `extrapolates` says what the multistep solver carries on from step to step: the clean image over log SNR, or the
-    velocity over time where log SNR is infinite at the start.
+    `extrapolates` says what the multistep solver carries on from step to step. It is the clean image over log SNR, or,
+    where log SNR is infinite at the start, the velocity over time.
     """
 
     noisiest: float
@@ -59,7 +59,7 @@ class NoiseProcess:
         return torch.linspace(self.noisiest, self.clean, num_steps + 1, dtype=torch.float64)
 
     def start_scale(self, t: float) -> float:
-        """What standard normal noise is multiplied with to be a start at time t, where hardly any image is left."""
+        """The factor that makes standard normal noise a start at time t, where hardly any image is left."""
         return 1.0
 
 
@@ -230,11 +230,11 @@ class Sigma(NoiseProcess):
 
 
 def fused_log_snrs(log_snr: torch.Tensor, lead: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """log SNR of an image and of its 2x2 mean, with `lead` between them, that together say of the mean what the image
-    alone says at `log_snr`. Any shapes that broadcast.
+    """The log SNR of a noised image and of its noised 2x2 mean, which together tell as much of the clean mean as the
+    image alone does at `log_snr`.
 
-    A noised image has four times its SNR on the mean of four pixels, and independent views add up: 4 SNR + e^lead SNR =
-    4 e^log_snr.
+    log_snr, lead: any shapes that broadcast; the mean's log SNR is `lead` above the image's. The mean of four pixels
+    has four times a pixel's SNR, and the SNR of independent views adds up: 4 SNR + e^lead SNR = 4 e^log_snr.
     """
     fine = log_snr - torch.log1p(lead.exp() / 4)
     return fine, fine + lead
@@ -256,8 +256,8 @@ def training_target(kind: str, x_0: torch.Tensor, eps: torch.Tensor, a, s) -> to
 def clean_image(kind: str, output: torch.Tensor, x: torch.Tensor, a, s) -> torch.Tensor:
     """The clean image that an output of that kind means: (q x - s output) / (a q - s p), or the output itself.
 
-    x, output: [B, ...]; a, s: scalar tensors or [B]. Solves x = a x_0 + s eps and output = p x_0 + q eps for x_0. A
-    noise prediction says nothing of the image where a = 0; a velocity does.
+    x, output: [B, ...]; a, s: scalar tensors or [B]. The two equations x = a x_0 + s eps and output = p x_0 + q eps are
+    solved for x_0. Where a = 0 a noise prediction says nothing of the image, while a velocity does.
     """
     if kind == "x_0":
         return output
@@ -281,9 +281,9 @@ def noise_added(x_0: torch.Tensor, eps: torch.Tensor, a, s) -> torch.Tensor:
 def step(x: torch.Tensor, x_0: torch.Tensor, a, s, a_next, s_next, eta: float = 0.0, noise=None) -> torch.Tensor:
     """Move x from levels (a, s) to (a_next, s_next), given the clean image (Song et al. 2021, DDIM, eq. 12 and 16).
 
-    x, x_0, noise: [B, ...]; levels: scalar tensors or [B]; eta: 0 deterministic ... 1 ancestral. With eta = 0 it is
-    Euler's step on the straight path of LinearFlow, and in sigma for Sigma. The variance at eta = 1 is that of the
-    posterior given x_0, for any process: s_next^2 / s^2 (s^2 - (a s_next / a_next)^2).
+    x, x_0, noise: [B, ...]; levels: scalar tensors or [B]; eta: 0 deterministic ... 1 ancestral. For eta = 0 the step
+    is Euler's: in time for LinearFlow, in sigma for Sigma. For eta = 1 the added variance is that of the posterior
+    given x_0, s_next^2 / s^2 (s^2 - (a s_next / a_next)^2), whatever the process.
     """
     eps = noise_in(x, x_0, a, s)
     a, s, a_next, s_next = (per_image(level, x) for level in (a, s, a_next, s_next))
@@ -294,11 +294,11 @@ def step(x: torch.Tensor, x_0: torch.Tensor, a, s, a_next, s_next, eta: float = 
 
 
 def extrapolate(value, previous, step: float, step_previous: float):
-    """A value at the middle of the coming step, from the last two of it (Adams-Bashforth of order two).
+    """A value carried on to the middle of the coming step, from its last two (Adams-Bashforth of order two).
 
-    step and step_previous: lengths of the coming and of the last step. Of clean images over log SNR this is
-    DPM-Solver++(2M) (Lu et al. 2022, eq. 17). Where either length is not finite and positive (the first step, a step to
-    the clean image in log SNR), the value is used as it is.
+    value, previous: [B, ...], the last and the one before. step, step_previous: lengths of the coming step and of the
+    one before it. With clean images over log SNR this is DPM-Solver++(2M) (Lu et al. 2022, eq. 17). Where a length is
+    zero or infinite, as in the first step or in a step to the clean image, the value is returned as it is.
     """
     if not (0 < step < math.inf and 0 < step_previous < math.inf):
         return value
@@ -330,10 +330,11 @@ def predict_eps(x_t: torch.Tensor, x_0: torch.Tensor, abar: torch.Tensor) -> tor
 
 def eps_from_v(x_t: torch.Tensor, v: torch.Tensor, abar: torch.Tensor) -> torch.Tensor:
     """The noise that v = sqrt(abar) eps - sqrt(1 - abar) x_0 implies: sqrt(abar) v + sqrt(1 - abar) x_t (Salimans and
-    Ho 2022, section 4). v wrong by d means noise wrong by sqrt(abar) d and a clean image wrong by sqrt(1 - abar) d,
-    where noise wrong by d means a clean image wrong by d / sqrt(SNR), without bound at the noisy end.
+    Ho 2022, section 4).
 
-    x_t, v: [B, C, H, W]; abar: scalar tensor or [B].
+    x_t, v: [B, C, H, W]; abar: scalar tensor or [B]. An error d of v is an error sqrt(abar) d of the noise and sqrt(1 -
+    abar) d of the clean image. An error d of the noise is one of d / sqrt(SNR) of the clean image, which grows without
+    bound towards the noisy end.
     """
     a, s = (per_image(level, x_t) for level in levels_of(abar))
     return a * v + s * x_t
@@ -347,6 +348,6 @@ def step_from_x_0(x_t, x_0, abar, abar_next, eta: float = 0.0, noise=None):
 def ddim_step(x_t, eps, abar, abar_next, clip: bool = True, eta: float = 0.0, noise=None):
     """One DDIM step from a noise prediction: x_0 is predicted and clipped, and eps derived again from it.
 
-    Shapes as in `step`. Costs no network call; returns [B, C, H, W].
+    Shapes as in `step`; returns [B, C, H, W]. No network is called.
     """
     return step_from_x_0(x_t, predict_x_0(x_t, eps, abar, clip), abar, abar_next, eta, noise)

@@ -4,8 +4,8 @@ import torch
 
 
 def in_chunks(images, size: int):
-    """Images as tensors of at most `size` of them, in order: uint8 [N, ...], array or tensor. An array is copied, since
-    one in a file can be read only."""
+    """Yields uint8 tensors [n, ...] of at most `size` images, in order. images: uint8 [N, ...], array or tensor. An
+    array is copied, since an array in a file is read-only."""
     for start in range(0, len(images), size):
         chunk = images[start:start + size]
         yield chunk if isinstance(chunk, torch.Tensor) else torch.from_numpy(np.array(chunk))

@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class EachOnce(argparse.Action):
-    """For an option of several values: answers a value that is named twice, which would be measured or drawn twice."""
+    """For an option of several values. A value that is named twice would be measured twice, so it is an error."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         repeated = next((value for value in values if values.count(value) > 1), None)
@@ -49,8 +49,8 @@ class EachOnce(argparse.Action):
 
 
 class Gone(argparse.Action):
-    """For an option of earlier versions: any use of it is answered with `const`, what is said in its place. --help does
-    not show it."""
+    """For an option of earlier versions. Its use is an error whose message ends with `const`, the new spelling; --help
+    does not show it."""
 
     def __init__(self, option_strings, dest, const):
         super().__init__(option_strings, argparse.SUPPRESS, nargs="*", const=const, help=argparse.SUPPRESS,
@@ -63,8 +63,8 @@ class Gone(argparse.Action):
 def run_script(main) -> None:
     """Call `main()`; print an InputError as one line and exit with status 2; Ctrl-C exits with 130.
 
-    Characters that the terminal's encoding lacks are printed escaped. Where the reader of the output is gone, as of
-    `| head`, the program ends in one line.
+    Characters that the terminal's encoding lacks are printed escaped. If the reader of the output has gone, as `head`
+    does when it has enough, the program ends with one line.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -119,8 +119,8 @@ def real_number(minimum: float, maximum: float = math.inf, open_below: bool = Fa
 
 
 def refuse_without_effect(parser: argparse.ArgumentParser, args: argparse.Namespace, options, where: str) -> None:
-    """Raises InputError for an option, of one value or several, that is not at its default although it has no effect
-    `where` ("without --x", say)."""
+    """Raises InputError if one of the options is not at its default although it has no effect. where: in which case,
+    such as "without --x"."""
     for option in options:
         value = getattr(args, option)
         if value != parser.get_default(option):
@@ -142,7 +142,8 @@ def add_device_options(parser: argparse.ArgumentParser, precision: str | None = 
 
 
 def start_device(args: argparse.Namespace, tf32: bool = False):
-    """Choose and configure the torch.device; fixes args.precision to what `auto` meant; says which, in one line.
+    """Choose and configure the torch.device, replace `auto` in args.precision by its meaning, and print both in one
+    line.
 
     tf32: whether a GPU may round the factors of float32 products to 10 bits. For training; measurements are exact.
     """

@@ -11,7 +11,7 @@ class Denoiser:
     """Predicts clean images from noised ones; one entry per scale in every list (LIFT has two, all others one).
 
     shapes: [C, H, W] per scale. processes: the noise process per scale. held: scales that the sampler leaves as they
-    are. num_evaluations counts images that went through a network, so that a guided prediction of B images counts 2 B.
+    are. num_evaluations: how many images went through a network; a guided prediction of B images counts 2 B.
     num_classes: None without labels.
     """
 
@@ -110,13 +110,13 @@ class Wrapped(Denoiser):
 
 
 class Corrected(Wrapped):
-    """A correction of exposure bias: on its way a sampler's image gets other errors than noise, which the network was
-    never shown, and seems noisier than its level says.
+    """A correction of exposure bias. A sampler's image gathers errors that the network never saw in training, so it is
+    noisier than its level says.
 
-    eps_scale: what the predicted noise is multiplied with, below 1 as a rule (Ning et al. 2023, section 5, divide by a
-    number above 1). told_log_snr: how much lower a log SNR the network is told than the image's, at every scale; the
-    noise that it then predicts is kept, and the clean image follows from that noise at the image's own level. No call
-    is added. Where a = 0 a noise says nothing of the clean image, which stays as predicted.
+    eps_scale: a factor of the predicted noise, below 1 as a rule (Ning et al. 2023, section 5, divide by a number above
+    1). told_log_snr: the network is told a log SNR lower by this number, at every scale. The noise that it then
+    predicts is kept, and the clean image follows from this noise at the image's own level. No call is added. Where a =
+    0 the noise says nothing of the clean image, so the prediction stays.
     """
 
     def __init__(self, denoiser: Denoiser, eps_scale: float = 1.0, told_log_snr: float = 0.0):
@@ -131,26 +131,26 @@ class Corrected(Wrapped):
                                                         self.processes)]
 
     def corrected(self, x, x_0, t, told, process: NoiseProcess) -> torch.Tensor:
-        """The clean image at time t after the network, told another time, has predicted x_0."""
+        """The clean image at time t. told: the time that the network was told; x_0: what it predicted then."""
         a, s = process.levels(t, x.dtype)
         eps = self.eps_scale * noise_in(x, x_0, *process.levels(told, x.dtype))
-        # No finite noise level is told to a scale that has arrived: there its image is the clean one.
+        # A scale that has arrived is told no finite noise level: its image is the clean one.
         eps = torch.where(per_image(s, x) == 0, 0, eps)
         return torch.where(per_image(a, x) == 0, x_0, clean_image("eps", eps, x, a, s))
 
 
 def acts_at(interval: tuple[float, float] | None, process: NoiseProcess, t) -> bool:
-    """Whether guidance with that interval in log SNR, both ends included, acts at a time; None: always."""
+    """Whether guidance acts at time t. interval: of log SNR, both ends included; None: always."""
     return interval is None or interval[0] <= float(process.log_snr(torch.as_tensor(t))) <= interval[1]
 
 
 class Autoguided(Wrapped):
     """Guidance by a weaker denoiser of the same images: weak + scale (denoiser - weak), in clean images (Karras et al.
-    2024, eq. 3; there the weaker one is smaller and trained for less).
+    2024, eq. 3, whose weaker denoiser is smaller and less trained).
 
-    weak: counts its own evaluations, so it must not be `denoiser` itself; it is asked where guidance acts, and not at
-    scale 1. A scale of which it returns None is left as it is. interval: as in `Guided`, of the first scale's log SNR;
-    outside it the prediction is the denoiser's alone.
+    weak: another object than `denoiser`, for it counts its own evaluations. It is called where guidance acts and
+    `scale` is not 1; where it returns None for a scale, that scale is not guided. interval: as in `Guided`, of the
+    first scale's log SNR. Outside it the prediction is the denoiser's alone.
     """
 
     def __init__(self, denoiser: Denoiser, weak: Denoiser, scale: float, interval: tuple[float, float] | None = None):
@@ -175,8 +175,8 @@ class Guided(Wrapped):
     """Classifier-free guidance: unconditional + scale (conditional - unconditional), in clean images (Ho and Salimans
     2022, eq. 6). Both halves go through the network in one batch; scales 1 and 0 need one half alone.
 
-    interval: (low, high) in log SNR; guidance acts where low <= log SNR <= high (Kynkaanniemi et al. 2024), outside it
-    the prediction is the conditional one. All images of a batch must be at the same time then.
+    interval: (low, high) in log SNR. Guidance acts where low <= log SNR <= high (Kynkaanniemi et al. 2024); elsewhere
+    the prediction is the conditional one. With an interval, all images of a batch must be at the same time.
     """
 
     def __init__(self, denoiser: NetworkDenoiser, scale: float, interval: tuple[float, float] | None = None):

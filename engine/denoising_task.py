@@ -1,5 +1,8 @@
-"""Training of one network that denoises images: diffusion, rectified flow, latents, one scale or two. They differ in
-the denoiser's process and kind of output, in how times are drawn, and in where clean images come from."""
+"""Training of one network that denoises images: diffusion, rectified flow, latents, one scale or two.
+
+These trainings differ in the denoiser's process and kind of output, in how times are drawn, and in where clean images
+come from.
+"""
 from dataclasses import dataclass
 
 import torch
@@ -23,10 +26,10 @@ def logit_normal(normal: torch.Tensor, mean: float = 0.0, deviation: float = 1.0
 
 def draw_times(distribution: str, count: int, generator: torch.Generator, mean: float = 0.0,
                deviation: float = 1.0) -> torch.Tensor:
-    """Times in (0, 1) for training: float32 [count], on the generator's device. distribution: of
-    `engine.options.TIME_SAMPLINGS`.
+    """Times in (0, 1) for training: float32 [count], on the generator's device.
 
-    logit_normal hardly visits the ends; of a mixture, a tenth of the draws is uniform, so that they are visited too.
+    distribution: one of `engine.options.TIME_SAMPLINGS`. logit_normal hardly visits the ends; mixture draws a tenth of
+    the times uniformly, so that the ends are visited too. mean, deviation: of the logits.
     """
     device = generator.device
     if distribution == "uniform":
@@ -48,8 +51,8 @@ class Batch:
 
 
 class CleanImages:
-    """Where clean images come from, by number. shape: [C, H, W] of one. has_noise: whether they are drawn anew every
-    time, as latents are from a posterior, with noise that is handed in."""
+    """Clean images by number. shape: [C, H, W] of one. has_noise: whether an image is drawn anew at every call, as a
+    latent is from its posterior; the call is then given the noise for it."""
 
     shape: tuple[int, ...]
     has_noise = False
@@ -104,10 +107,10 @@ class ImageTask(Task):
 class DenoisingTask(ImageTask):
     """A network, its images and the mean squared error of what it puts out.
 
-    images: uint8 [N, C, H, W], or CleanImages of the first scale; further scales are made in `pyramid`. labels: int64
-    [N], or None for a network without classes. encoder: from images in [-1, 1] to latents; every image is encoded once,
-    before the first step. Options used: batch_size, seed, precision, label_dropout, weight_decay, time_sampling (of
-    continuous processes), and flip where there is one.
+    images: uint8 [N, C, H, W], or CleanImages of the first scale; `pyramid` makes the others. labels: int64 [N], or
+    None for a network without classes. encoder: from images in [-1, 1] to latents; every image is encoded once, before
+    the first step. Options used: batch_size, seed, precision, label_dropout, weight_decay, time_sampling (of continuous
+    processes), and flip where the training has it.
     """
 
     def __init__(self, denoiser: OutputDenoiser, images, labels, content_hash: str, args, device, encoder=None):
@@ -124,7 +127,7 @@ class DenoisingTask(ImageTask):
 
     def times(self, generator: torch.Generator) -> list[torch.Tensor]:
         """The times of a step per scale, [batch_size] on the CPU: whole timesteps, or float32 between the process's
-        ends. Those of one scale tell nothing of those of another."""
+        ends. The times of different scales are independent."""
         return [self.times_of(process, self.args.batch_size, generator) for process in self.denoiser.processes]
 
     def times_of(self, process, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -139,7 +142,7 @@ class DenoisingTask(ImageTask):
         return draw_times(self.args.time_sampling, count, generator)
 
     def pyramid(self, x_0: torch.Tensor) -> list[torch.Tensor]:
-        """The clean images of every scale, of those of the first."""
+        """The clean images of every scale, made from the first scale's: x_0 [B, C, H, W]."""
         return [x_0]
 
     def noises(self, normal) -> list[torch.Tensor]:

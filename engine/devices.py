@@ -41,7 +41,7 @@ def processor_name() -> str:
 
 
 def from_cpuinfo(*keys: str) -> str:
-    """What Linux says of the first CPU under the first of these keys that it lists; empty where it says nothing."""
+    """Linux's entry for the first CPU under the first of these keys that is listed; "" where none is."""
     try:
         with open("/proc/cpuinfo") as file:
             return next((line.partition(":")[2].strip() for line in file if line.startswith(keys)), "")
@@ -75,7 +75,7 @@ def autocast(device: torch.device, precision: str):
 def exact_float32():
     """Context, or decorator, in which a GPU computes float32 in full: no TF32, which rounds factors to 10 bits.
 
-    For what is compared with other machines, and for small differences of large numbers.
+    Use it for values that are compared between machines, and for small differences of large numbers.
     """
     matmul, allow_tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
@@ -89,7 +89,7 @@ def exact_float32():
 
 @contextlib.contextmanager
 def naming_compiler_errors():
-    """Turns what torch.compile cannot do, for want of a C++ compiler say, into an InputError."""
+    """Turns a failure of torch.compile, such as a missing C++ compiler, into an InputError."""
     try:
         yield
     except RuntimeError as error:
@@ -103,8 +103,8 @@ def naming_compiler_errors():
 def configure(device: torch.device, num_threads: int, tf32: bool = False) -> None:
     """Set the number of CPU threads and, on a GPU, whether float32 work may use TF32.
 
-    num_threads 0: as many as the process may use, divided by the number of torchrun's processes on this machine
-    (two processes with two threads each on two cores run many times slower than one after the other).
+    num_threads 0: as many as the process may use, divided by the number of torchrun's processes on this machine. Two
+    processes with two threads each on two cores run many times slower than one after the other.
     """
     fair_share = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(num_threads or fair_share)
@@ -119,7 +119,7 @@ def configure(device: torch.device, num_threads: int, tf32: bool = False) -> Non
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed blocks instead of giving them back to the system; elsewhere, do nothing.
 
-    A step frees and asks for the same hundreds of megabytes; given back, every page of them faults again.
+    A step frees and asks for the same hundreds of megabytes. If they are given back, every page faults again.
     """
     try:
         set_option = ctypes.CDLL(None).mallopt
@@ -132,7 +132,7 @@ def keep_freed_memory() -> None:
 def training_memory_format(device: torch.device) -> torch.memory_format:
     """The layout in which a training step is fastest; convolutions follow the layout of their weights.
 
-    On a CPU the backward pass of GroupNorm takes about ten times as long in channels-last; for inference
-    channels-last is the faster one everywhere.
+    On a CPU the backward pass of GroupNorm takes about ten times as long in channels-last. Inference is faster in
+    channels-last everywhere.
     """
     return torch.contiguous_format if device.type == "cpu" else torch.channels_last

@@ -49,9 +49,9 @@ class Group:
 
 
 def local_gpu(name: str | None) -> str | None:
-    """The --device that this process should use: under torchrun with GPUs, the one of its local rank.
+    """The --device of this process: under torchrun with GPUs, the GPU of its local rank.
 
-    Raises InputError where several processes of one machine would share the GPU that is named.
+    Raises InputError where several processes of one machine would share a named GPU.
     """
     num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if name not in (None, "cpu") and num_processes > 1:

@@ -1,4 +1,5 @@
-"""How images are drawn of a model, all but their numbers: denoiser, path, solver, classes, and what makes pictures."""
+"""How a model draws images: denoiser, path, solver, classes, and the way to pictures. Only the images' numbers are
+open."""
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,10 +14,10 @@ from engine.sampling import classes_in_turn, sample, to_uint8
 class Drawing:
     """Image k of a seed is the same for any batch size and any number of processes.
 
-    path: [N + 1, scales]. classes: the numbers of the classes that take turns, image k of class classes[k modulo their
-    count]; None for a model without classes. decode: from the denoiser's image of what the sampler holds, [B, C, H, W], to
-    images in [-1, 1]; finish: from these as uint8 to the images asked for. how: options of `engine.sampling.sample`
-    (solver, eta, clip, precision).
+    path: [N + 1, scales]. classes: numbers of the classes, which take turns: image k is of class classes[k modulo their
+    count]; None for a model without classes. decode: from `denoiser.image` of the sampler's result, [B, C, H, W], to
+    images in [-1, 1]. finish: from these images as uint8 to the images asked for. how: options of
+    `engine.sampling.sample` (solver, eta, clip, precision).
     """
     denoiser: Denoiser
     path: torch.Tensor

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and files that are read without running what is in them."""
+"""Writing files whole or not at all, and reading files without running code that is in them."""
 import contextlib
 import contextvars
 import csv
@@ -21,10 +21,11 @@ held_back = contextvars.ContextVar("held_back", default=None)
 
 @contextlib.contextmanager
 def written_together(overwrite: bool = True):
-    """The files that `written_whole` writes within the block appear at its end, in their order; none does, and earlier
-    ones stay as they were, if anything goes wrong before. Until then they cannot be read under their names.
+    """Files that `written_whole` writes within the block appear together at its end, in their order.
 
-    overwrite: False keeps files that have appeared since the work began, another process's say, and raises InputError.
+    If anything goes wrong before the end, none appears and earlier files stay as they were. Within the block the new
+    files cannot be read under their names. overwrite: False raises InputError, and keeps the file, if another process
+    has written one of them meanwhile.
     """
     temporary_of = {}
     token = held_back.set(temporary_of)
@@ -42,8 +43,8 @@ def written_together(overwrite: bool = True):
 
 
 def place_new(temporary_of: dict) -> None:
-    """Give temporary files their names, path -> temporary file. Raises InputError if a name is taken; then none is
-    given."""
+    """Give temporary files their names, all or none. temporary_of: path -> temporary file. Raises InputError if a name
+    is taken."""
     placed = []
     try:
         for path, temporary in temporary_of.items():
@@ -102,10 +103,10 @@ def remove_leftovers(folder, pattern: str) -> None:
 
 @contextlib.contextmanager
 def locked(path, while_waiting: str | None = None):
-    """Hold the exclusive lock of `path`, on the side file `{path}.lock`, waiting for it if another process has it.
+    """Hold the exclusive lock of `path`, on the side file `{path}.lock`. If another process has it, wait.
 
     The kernel frees the lock when its holder closes the file or dies, so nobody waits for a dead process.
-    `while_waiting`: a line printed if the lock is not free at once.
+    while_waiting: a line that is printed if the lock is not free at once.
     """
     path = Path(path)
     try:
@@ -121,11 +122,11 @@ def locked(path, while_waiting: str | None = None):
 
 @contextlib.contextmanager
 def scratch_folder(path, busy: str, wait: bool = False):
-    """An empty folder at `path` that this process alone holds, removed with all that is in it at the end.
+    """An empty folder at `path` that this process alone holds. At the end it is removed with its content.
 
-    What a killed process left there is removed first: the kernel frees a dead process's hold. Where another process
-    holds it, the line `busy` is printed and it is waited for, or, without `wait`, raised as InputError; so is a folder
-    that cannot be made.
+    A folder that a killed process left behind is emptied first. If a living process holds it: with `wait` the line
+    `busy` is printed and the process waits, without it InputError is raised. Raises InputError too if the folder cannot
+    be made.
     """
     path = Path(path)
     descriptor = hold_folder(path, busy, wait)
@@ -139,7 +140,7 @@ def scratch_folder(path, busy: str, wait: bool = False):
 
 
 def hold_folder(path: Path, busy: str, wait: bool) -> int:
-    """Make a folder and lock it: the descriptor that holds it. The rest as in `scratch_folder`."""
+    """Make a folder and lock it; returns the descriptor that holds the lock. The rest as in `scratch_folder`."""
     while True:
         descriptor = None
         try:
@@ -183,9 +184,9 @@ def save_torch(path, content) -> None:
 
 
 def load_torch(path, what: str = "file", digest=None):
-    """torch.load of plain types, refusing code. `what`: the kind of file expected, for the messages.
+    """torch.load of plain types, refusing code. what: the kind of file expected, for the messages.
 
-    digest: a hashlib object that is fed the bytes of the very file that is loaded, whatever replaces it meanwhile.
+    digest: a hashlib object that is fed the bytes of the file that is loaded, even if another takes its name meanwhile.
     Every block is compared with its CRC32 in the file, which torch.load itself does not do. Raises InputError if the
     file is missing, truncated, damaged, not written by torch, or holds pickled objects.
     """
@@ -216,8 +217,8 @@ def load_torch(path, what: str = "file", digest=None):
 
 @contextlib.contextmanager
 def expecting(path, what: str, advice: str = "restore or make it again"):
-    """Turns what foreign content leads to, a missing key or a value of another type, into an InputError that names
-    the file. `what`: the kind of file expected."""
+    """Turns the errors that foreign content leads to, such as a missing key, into an InputError that names the file.
+    what: the kind of file expected. advice: what to do."""
     try:
         yield
     except InputError:
@@ -248,8 +249,7 @@ def write_csv(path, rows: list[dict], columns: list[str]) -> None:
 
 
 def printable(name: str) -> str:
-    """A file's name with bytes that are no UTF-8 escaped (`caf\\xe9`), so that it can be printed and written
-    everywhere."""
+    """A file's name that can be printed and written everywhere: bytes that are not UTF-8 are escaped (`caf\\xe9`)."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -260,7 +260,7 @@ def sha256_of_file(path) -> str:
 
 
 def named_file(path) -> Path:
-    """The path. Raises InputError where it has no file name, as / and the empty text have none."""
+    """The path. Raises InputError if it has no file name, as in "/" and ""."""
     if not Path(path).name:
         raise InputError(f"output: found {str(path)!r}, expected the name of a file")
     return Path(path)

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def gflop_of(call: Callable[[], object]) -> float:
-    """10^9 multiplications and additions in the convolutions and matrix products of call(), which builds a network and
-    its inputs itself: on tensors without numbers, so that any size is counted at once."""
+    """10^9 multiplications and additions in the convolutions and matrix products of call(). The call builds a network
+    and its inputs and runs it; tensors hold no numbers there, so any size is counted at once."""
     with FakeTensorMode(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         call()
     return counted.get_total_flops() / 1e9

@@ -1,12 +1,12 @@
 """Image files of any size and mode, made into one form and kept in a cache: uint8 [N, C, S, S].
 
-An image is decoded once: EXIF orientation is ignored, transparency is laid over white, 16 bits become 8, every other
-mode is converted to RGB; then the centred square is resized to S x S (64 unless another size is asked for) by
-an antialiased bicubic filter (the same geometry as resizing the shorter side to S and cropping). RGB images of
+An image is decoded once. EXIF orientation is ignored, transparency is laid over white, 16 bits become 8, and every
+other mode is converted to RGB. Then the centred square is resized to S x S by an antialiased bicubic filter, which is
+the geometry of resizing the shorter side to S and cropping; S is 64 unless another size is asked for. RGB images of
 that size stay as they are, bit for bit.
 
-A cache is three files, `NAME_SPLIT_KEY.npy` with the images, `.labels.npy` and `.json` beside it. The record is written
-last: without it the others do not count.
+A cache is three files: `NAME_SPLIT_KEY.npy` with the images, and `.labels.npy` and `.json` beside it. The JSON record
+is written last; without a record the other files do not count.
 """
 import hashlib
 import io
@@ -38,7 +38,7 @@ if os.environ.get("MAX_IMAGE_PIXELS", "").isdigit():
 
 @dataclass(frozen=True)
 class Form:
-    """What every image is made into: its side in pixels, and 1 channel (grey) or 3 (RGB). None: as the image has it."""
+    """What every image is made into: side in pixels, and 1 channel (grey) or 3 (RGB). None keeps the image's own."""
     size: int | None = SIDE
     channels: int | None = 3
     notes: Counter = field(default_factory=Counter, compare=False)      # what to say once of the images: text -> number
@@ -88,7 +88,7 @@ def image_size_of(error: Exception) -> str:
 
 
 def note_on(image: Image.Image, notes: Counter) -> None:
-    """Count what a user may not expect of how this image is read."""
+    """Count, in `notes`, what a user may not expect of the way this image is read."""
     if getattr(image, "n_frames", 1) > 1:
         notes["hold several pictures, of which the first is used"] += 1
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
@@ -150,7 +150,7 @@ def state_of(path: Path) -> list[int]:
 
 
 def image_or_error(decode_item, item):
-    """What decoding returns, or the InputError it raises, so that every bad image is found in one go."""
+    """The decoded image, or the InputError of decoding it. So one pass finds every bad image."""
     try:
         return decode_item(item)
     except InputError as error:
@@ -158,18 +158,17 @@ def image_or_error(decode_item, item):
 
 
 def write_header(file, form: Form, count: int) -> None:
-    """The .npy header for uint8 [count, C, S, S] at the file's beginning. It is as long for every count, since numpy
-    leaves room for the first number to grow, so it can be written again once the count is known."""
+    """Write the .npy header of uint8 [count, C, S, S] at the file's beginning. Its length does not depend on the count,
+    for numpy leaves room for the first number to grow. So it can be written again once the count is known."""
     file.seek(0)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False,
                                                 "shape": (count, form.channels, form.size, form.size)})
 
 
 def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form) -> None:
-    """Decode a source into the three cache files, the record last: without it the others do not count.
+    """Decode a source into the three cache files, the record last.
 
-    At most WINDOW images are in memory at once. Raises InputError for images that cannot be used, and where there is
-    none.
+    At most WINDOW images are in memory at once. Raises InputError if there is no image, or one that cannot be used.
     """
     digest, bad, count = hashlib.sha256(), [], 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, written_whole(path) as file, \
@@ -208,10 +207,10 @@ def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form
 
 
 def read_cache(path: Path, form: Form, needs_names: bool = False, say: bool = True) -> tuple | None:
-    """Images (memory-mapped), labels, content hash and names of classes, as in ImageSet; None if there is no cache, or,
-    with a line, if it is damaged.
+    """Images (memory-mapped), labels, content hash and names of classes, as in ImageSet. None without a cache; None
+    and, if `say`, a line for a damaged one.
 
-    Shape and size are checked always; the content too if the file is not the one the record was written for.
+    Shape and size are always checked. The content is checked if size or time of the file differ from the record's.
     """
     record_path = side_path(path, ".json")
     if not record_path.exists():

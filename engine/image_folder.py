@@ -1,4 +1,4 @@
-"""A folder of numbered PNG files, which appears when all of its images are there; and many images as one picture."""
+"""A folder of numbered PNG files that appears when all of its images are there, and a grid of images as one picture."""
 import contextlib
 import re
 import shutil
@@ -33,8 +33,10 @@ def refuse_images(folder: Path, overwrite: bool) -> list[Path]:
 
 
 def check_outputs(args) -> None:
-    """Raises InputError, before any work, if images cannot go to --output_dir or their grid to --grid_png: a name that
-    is none, something there already without --overwrite, or a place that cannot be written to."""
+    """Raises InputError, before any work, if images cannot go to --output_dir or their grid to --grid_png.
+
+    The reason may be a name that is none, an earlier output without --overwrite, or a place that cannot be written to.
+    """
     if args.output_dir.name in ("", ".."):
         raise InputError(f"--output_dir: found {args.output_dir}, expected a folder with a name of its own")
     if args.grid_png.suffix != ".png":
@@ -47,8 +49,8 @@ def check_outputs(args) -> None:
 
 @contextlib.contextmanager
 def shared_scratch(args, group):
-    """A scratch folder beside --output_dir that all processes of `group` write images into, for `publish_with_grid`.
-    The main process makes it and removes it."""
+    """A scratch folder beside --output_dir, which all processes of `group` write images into. The main process makes it
+    and removes it; `publish_with_grid` moves the images."""
     made = args.output_dir.with_name(f".{args.output_dir.name}.tmp")
     with scratch_folder(made, f"--output_dir: another process is generating into {args.output_dir}; wait for it, or "
                         "choose another folder") if group.is_main else contextlib.nullcontext():
@@ -57,8 +59,10 @@ def shared_scratch(args, group):
 
 
 def publish_with_grid(args, made: Path, grid, device, num_model_calls: int, seconds: float, **results) -> None:
-    """Move the images in `made` to --output_dir and write `grid`, a picture of PIL, to --grid_png, each with the record
-    of the run, all or nothing. seconds: that generating took. results: further entries of the record."""
+    """Move the images in `made` to --output_dir and write `grid`, a picture of PIL, to --grid_png: both or neither.
+
+    Each has the record of the run beside it. seconds: how long generating took. results: further entries of the record.
+    """
     rate = args.num_images / seconds
     results = {"num_model_calls": num_model_calls, "images_per_second": rate, **results}
     write_run_record(made / "run.json", args, device, **results)
@@ -72,9 +76,11 @@ def publish_with_grid(args, made: Path, grid, device, num_model_calls: int, seco
 
 @contextlib.contextmanager
 def filled_whole(folder: Path, overwrite: bool):
-    """A scratch folder to write images into, whose content appears in `folder` at the block's end. Nothing does, and
-    earlier images stay, if anything goes wrong before. Raises InputError as `refuse_images`, before the block and at
-    its end; and where another process fills the same folder."""
+    """A scratch folder to write images into. Its content appears in `folder` at the block's end.
+
+    If anything goes wrong before, nothing appears and earlier images stay. Raises InputError as `refuse_images` does,
+    before the block and at its end, and if another process fills the same folder.
+    """
     if folder.name in ("", ".."):
         raise InputError(f"--output_dir: found {folder}, expected a folder with a name of its own")
     refuse_images(folder, overwrite)
@@ -86,8 +92,8 @@ def filled_whole(folder: Path, overwrite: bool):
 
 
 def publish(made: Path, folder: Path, overwrite: bool) -> None:
-    """Move all that is in `made` into `folder`, in place of the numbered images and sample folders there. Raises
-    InputError as above."""
+    """Move the content of `made` into `folder`; it replaces the numbered images and sample folders there. Raises
+    InputError as `refuse_images` does."""
     refuse_images(folder, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():

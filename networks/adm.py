@@ -95,7 +95,8 @@ class ADMBlock(nn.Module):
 
 
 class ADMUNet(nn.Module):
-    """The UNet itself. `map_layer1` ends the embedding of noise, the last module of `enc` puts out the bottleneck."""
+    """The UNet itself. `map_layer1` is the last layer of the noise's embedding; the last module of `enc` puts out the
+    bottleneck."""
 
     def __init__(self, resolution: int, base_channels: int, mult, num_blocks: int, attention_at, num_classes: int = 0,
                  channels: int = 3):
@@ -166,10 +167,11 @@ class ADMUNet(nn.Module):
 
 
 class EDMNetwork(nn.Module):
-    """The ADM UNet in EDM's preconditioning: puts out clean images of x = x_0 + sigma eps.
+    """The ADM UNet in EDM's preconditioning: it puts out the clean image x_0 of x = x_0 + sigma eps.
 
-    resolution, base_channels, mult (a factor per level), num_blocks (per level), attention_at (resolutions),
-    num_classes (0: unconditional), sigma_data (deviation of the images). Raises InputError for sizes that cannot be.
+    resolution: side in pixels. mult: a factor of base_channels per level. num_blocks: per level. attention_at:
+    resolutions with attention. num_classes: 0 for none. sigma_data: deviation of the images. Raises InputError for
+    sizes that do not divide.
     """
 
     def __init__(self, resolution: int, base_channels: int, mult, num_blocks: int, attention_at, num_classes: int = 0,
@@ -183,7 +185,8 @@ class EDMNetwork(nn.Module):
         self.model = ADMUNet(resolution, base_channels, mult, num_blocks, attention_at, num_classes, channels)
 
     def one_hot(self, labels: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
-        """Labels as [B, num_classes]. labels: class numbers [B], num_classes for none; or one-hot; None: no class."""
+        """Labels as [B, num_classes]. labels: class numbers [B], where `num_classes` is no class; or one-hot; or
+        None."""
         if not self.num_classes:
             return None
         if labels is None:
@@ -204,7 +207,7 @@ FIRST_WEIGHT = "model.map_layer0.weight"
 
 
 def config_of(state: dict, path) -> dict:
-    """What `EDMNetwork` is built with for a state dict, read off its names and shapes. Raises InputError."""
+    """The arguments of `EDMNetwork` that fit a state dict, read off its names and shapes. Raises InputError."""
     name = next((name for name in state if name.endswith("_conv.weight")), "")
     found = re.fullmatch(r"model\.enc\.(\d+)x\d+_conv\.weight", name)
     if not found:
@@ -234,7 +237,7 @@ def load_safetensors(path) -> dict:
 
 
 def load_state(network: nn.Module, state, path) -> None:
-    """Fill a network. Raises InputError, naming the file, for names or shapes that differ."""
+    """Fill a network. Raises InputError that names the file if names or shapes differ."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()} if isinstance(state, dict) and all(
         isinstance(value, torch.Tensor) for value in state.values()) else {}

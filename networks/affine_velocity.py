@@ -1,15 +1,15 @@
 """The best velocity that is affine in the noised image, and a network's output on top of it.
 
-Take the cosine coefficients of an image's principal colours for independent and normal, with mean m and variance
+Assume that the cosine coefficients of an image's principal colours are independent and normal, with mean m and variance
 sigma^2 each. Then the velocity v = x_0 - eps, given x_t = t x_0 + (1 - t) eps, is normal too, coefficient by
 coefficient:
 
     mean m + (t sigma^2 - (1 - t)) / q * (c - t m),    variance sigma^2 / q,    q = t^2 sigma^2 + (1 - t)^2
 
-with c the coefficient of x_t (the conditional mean of jointly normal variables). A network that puts out the rest in
-units of that deviation has a target of variance near 1 at every frequency and every time. So this is the
-preconditioning of Karras et al. (2022, equation 7) for flow matching, each frequency with a deviation of its own. The
-noise, which has full rank in every token, is then carried by the affine part and not through the network's tokens.
+where c is the coefficient of x_t (the conditional mean of jointly normal variables). If a network puts out the rest in
+units of that deviation, its target has a variance near 1 at every frequency and every time. So this is the
+preconditioning of Karras et al. (2022, equation 7) for flow matching, with a deviation of its own for each frequency.
+The affine part carries the noise, which has full rank in every token; the network's tokens need not.
 """
 import torch
 

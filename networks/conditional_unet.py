@@ -59,12 +59,12 @@ class ConditionalLevels(LevelSettings):
 class ConditionalUNet(UNet):
     """A UNet called as network(x, t), or with classes as network(x, t, labels).
 
-    shape: [C, H, W] of the images. Channels per level are base_channels times channel_multipliers; the image is halved
-    between levels, so that H and W must be divisible by patch_size * 2^(levels - 1). A level has layers_per_block
-    residual blocks on the way down and one more on the way up. attention_levels: 0 is the finest level. patch_size: the
-    image enters in patches of so many pixels, as one pixel of more channels each, for a quarter of the cost at 2.
+    shape: [C, H, W] of the images. Channels per level are base_channels times channel_multipliers. The image is halved
+    between levels, so H and W must be divisible by patch_size * 2^(levels - 1). A level has layers_per_block residual
+    blocks on the way down and one more on the way up. attention_levels: 0 is the finest level. patch_size: a patch of
+    so many pixels a side enters as one pixel of more channels; at 2 that costs a quarter.
 
-    conditioning: concat puts a learned map of each class beside the image as one more channel; cross_attention makes
+    conditioning: concat puts a learned map of the class beside the image, as one more channel; cross_attention makes
     each class a learned vector that the attention levels look at. Class number `num_classes` stands for no class.
     """
 
@@ -106,7 +106,7 @@ class ConditionalUNet(UNet):
 
 def check_settings(shape, base_channels, channel_multipliers, layers_per_block, attention_levels, patch_size,
                    conditioning, num_classes) -> None:
-    """Raises InputError for settings of which no network can be made."""
+    """Raises InputError for settings that make no network."""
     if not channel_multipliers or any(factor < 1 for factor in channel_multipliers):
         raise InputError(f"--channel_multipliers: found {list(channel_multipliers)}, expected one whole number of at "
                          "least 1 per level")

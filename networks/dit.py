@@ -1,8 +1,8 @@
 """The Diffusion Transformer (Peebles and Xie 2023) as a velocity field for flow matching.
 
 An image becomes a sequence of patches; blocks of attention and MLP are modulated by time and class (adaLN-Zero,
-section 3.2); a last layer turns every token back into its patch. Names of parameters are those of the published
-PyTorch DiT and SiT weights, so that these load (`load_published`).
+section 3.2); a last layer turns every token back into its patch. Parameters are named as in the published PyTorch DiT
+and SiT weights, so that `load_published` can read them.
 """
 import argparse
 import math
@@ -164,8 +164,8 @@ class FinalLayer(nn.Module):
 
 
 def check_options(sides: list[int], patch_size: int, hidden_size: int, num_heads: int, output: str) -> None:
-    """Raises InputError for sides of images or latents, the coarse one last, and widths that do not divide, and for an
-    unknown output."""
+    """Raises InputError for sides or widths that do not divide, and for an unknown output. sides: of images or latents,
+    the coarse one last."""
     if sides[-1] % patch_size:
         which = "coarse" if len(sides) > 1 else "image"
         raise InputError(f"--patch_size: found {patch_size}, expected a divisor of the {which} side {sides[-1]}")
@@ -178,8 +178,9 @@ def check_options(sides: list[int], patch_size: int, hidden_size: int, num_heads
 
 @torch.no_grad()
 def initialize(model: nn.Module) -> None:
-    """Xavier-uniform, q, k and v as three matrices and the patch embedding as one [D, p p C]; biases 0; the class table
-    and the time layers N(0, 0.02^2); modulations and last layers 0, so that every block starts as identity."""
+    """Set the first weights. Matrices are Xavier-uniform: q, k and v as three, the patch embedding as one [D, p p C].
+    Biases are 0, the class table and the time layers N(0, 0.02^2). Modulations and last layers are 0, so that every
+    block starts as the identity."""
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             nn.init.xavier_uniform_(module.weight.flatten(1))
@@ -208,8 +209,11 @@ def unpatchify(tokens: torch.Tensor, patch_size: int, channels: int) -> torch.Te
 
 def velocity_of(kind: str, output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor,
                 affine: AffineVelocity | None = None) -> torch.Tensor:
-    """The velocity that a last layer's output means: itself (`velocity`); the way to the clean image that it is,
-    (output - x_t) / max(1 - t, 0.05) (`clean`); what `affine`, the best affine velocity, leaves (`residual`)."""
+    """The velocity that a last layer's output means, by kind: [B, C, S, S].
+
+    velocity: the output itself. clean: the output is the clean image, so (output - x_t) / max(1 - t, 0.05). residual:
+    the best affine velocity, `affine`, plus the output in units of its deviation. t: [B], 0 noise ... 1 image.
+    """
     if kind == "clean":
         return (output - x_t) / (1 - t).clamp(min=LEAST_NOISE).reshape(-1, 1, 1, 1)
     return affine.velocity(output, x_t, t) if kind == "residual" else output
@@ -245,7 +249,7 @@ class DiT(nn.Module):
         initialize(self)
 
     def fit(self, images) -> None:
-        """Take what the residual output needs to know of the training images: uint8 [N, C, S, S]. Else nothing."""
+        """Fit the affine velocity of a residual output to images, uint8 [N, C, S, S]; other outputs need nothing."""
         if self.affine is not None:
             self.affine.fit(images)
 
@@ -267,10 +271,11 @@ class DiT(nn.Module):
 
 
 def least_error(model) -> float:
-    """A bound that no weights of a `velocity` output pass: 1 - D / n for tokens of n = p p C numbers, 0 if D >= n.
+    """A lower bound of the error of a `velocity` output, whatever its weights: 1 - D / n for tokens of n = p p C
+    numbers, 0 if D >= n.
 
-    model: a DiT, or one of two scales. A token's last layer has rank D at most, and the velocity's covariance is the
-    noise's, the identity, or more.
+    model: a DiT, or one of two scales. A token's last layer has rank D at most, and the velocity's covariance is at
+    least the noise's, the identity.
     """
     numbers = model.patch_size**2 * model.channels
     return max(0.0, 1 - model.hidden_size / numbers) if model.output == "velocity" else 0.0
@@ -297,8 +302,9 @@ def published_state(path) -> dict[str, torch.Tensor]:
 def load_published(path, num_heads: int | None = None) -> DiT:
     """A DiT with published PyTorch DiT or SiT weights, its sizes taken from their shapes.
 
-    num_heads: what the shapes do not tell; None: of the preset with that hidden size. The file's `pos_embed` is checked
-    against ours and dropped; of 2 C output channels (mean and variance) the first C count. Raises InputError.
+    num_heads: the shapes do not tell it; None takes that of the preset with the same hidden size. The file's
+    `pos_embed` is compared with ours and dropped. Of 2 C output channels (mean and variance) the first C are taken.
+    Raises InputError.
     """
     state = dict(published_state(path))
     hidden_size, channels, patch_size, _ = state["x_embedder.proj.weight"].shape

@@ -67,8 +67,8 @@ class DualDiT(nn.Module):
         initialize(self)
 
     def fit(self, images_by_scale) -> None:
-        """Take what the residual output needs to know of the training images: uint8 [N, C, S, S] per scale. Else
-        nothing. Each scale's affine velocity looks at that scale alone."""
+        """Fit the affine velocities of a residual output to images, uint8 [N, C, S, S] per scale, each to its own scale
+        alone; other outputs need nothing."""
         for affine, images in zip(self.affines, images_by_scale):
             affine.fit(images)
 

@@ -1,8 +1,8 @@
-"""The denoiser that a perfect network would be, of a data set that is nothing but its training images.
+"""The exact denoiser of a law that consists of the training images alone, each equally likely.
 
-With every training image equally likely, the clean image expected behind x = a x_0 + s eps is their average, weighted
-by softmax_i(-|x - a x_i|^2 / (2 s^2)) (Karras et al. 2022, appendix B.3). No network beats its squared error on the
-training images; sampling with it draws them again, every one of them.
+The clean image expected behind x = a x_0 + s eps is the average of the training images, weighted by
+softmax_i(-|x - a x_i|^2 / (2 s^2)) (Karras et al. 2022, appendix B.3). No network has a lower squared error on the
+training images. Sampling with this denoiser draws training images again.
 """
 import torch
 
@@ -13,10 +13,10 @@ from scheduler import NoiseProcess, per_image
 
 
 class ExactDenoiser(Denoiser):
-    """The exact answer for training images, uint8 [N, C, H, W], or float in [-1, 1].
+    """The exact denoiser of training images, uint8 [N, C, H, W] or float in [-1, 1].
 
-    labels: int64 [N], for answers of a class; None for none. float32 unless `dtype` says otherwise. A prediction takes
-    2 B N C H W multiplications: half a second for 250 images and 60,000 digits on one core.
+    labels: int64 [N], if classes are asked for, else None. A prediction takes 2 B N C H W multiplications: half a
+    second for 250 images and 60,000 digits on one core.
     """
 
     def __init__(self, images: torch.Tensor, process: NoiseProcess, labels=None, dtype: torch.dtype = torch.float32):
@@ -28,8 +28,8 @@ class ExactDenoiser(Denoiser):
         self.num_classes = None if labels is None else int(self.labels.max()) + 1
 
     def weights(self, x: torch.Tensor, t: torch.Tensor, labels=None) -> torch.Tensor:
-        """Probability of every training image behind x [B, C, H, W] at times t [B]: [B, N]. With labels, int64 [B],
-        images of other classes have none; label `num_classes` stands for no class."""
+        """Probability of every training image behind x [B, C, H, W] at times t [B]: [B, N]. With labels, int64 [B], it
+        is 0 for images of other classes; label `num_classes` stands for no class."""
         a, s = (per_image(level, self.points) for level in self.process.levels(t, self.points.dtype))
         logits = (a * (x.flatten(1).to(self.points) @ self.points.T) - a**2 * self.half_squares) / s**2
         if labels is not None:
@@ -45,8 +45,8 @@ class ExactDenoiser(Denoiser):
 
 
 def nearest_distances(images, others, num_nearest: int = 1) -> torch.Tensor:
-    """Root mean square difference per pixel, in [-1, 1], of each image to its nearest among `others`: float32 [N,
-    num_nearest], rising. uint8 [N, C, H, W] each."""
+    """Distances of each image to its nearest ones among `others`: float32 [N, num_nearest], rising. images, others:
+    uint8 [N, C, H, W]. A distance is the root mean square difference of pixels in [-1, 1]."""
     points = torch.cat([from_uint8(part).flatten(1) for part in in_chunks(others, 10_000)])
     found = []
     for part in in_chunks(images, 250):

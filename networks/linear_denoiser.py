@@ -1,15 +1,15 @@
-"""A linear denoiser of a set of images at both scales, nearly the best there is, and how far from the truth it stays.
+"""A linear denoiser of images at both scales, close to the best linear one, and the deviation of its error.
 
-It takes the cosine coefficients of an image's three principal colours for independent. Of photographs they nearly are
-(Ahmed, Natarajan and Rao 1974), so that it needs no more of the images than their coefficients' means and variances.
-The best linear estimate of a coefficient is then the mean of all that is known of it, the prior and every noised view,
-weighted by precision, and the variance of its error is one over the sum of the precisions (Wiener 1949). Of two scales
-it combines the coefficients of the same frequency; what a coefficient of the 32 scale owes to others than its own one
-at 64 (the 2x2 mean folds higher frequencies down to it) counts as noise.
+It assumes that the cosine coefficients of an image's three principal colours are independent. Those of photographs
+nearly are (Ahmed, Natarajan and Rao 1974), so the coefficients' means and variances suffice. The best linear estimate
+of a coefficient is the mean of the prior and of every noised view, weighted by precision. The variance of its error is
+one over the sum of the precisions (Wiener 1949). With two scales, the coefficients of the same frequency are combined.
+The 2x2 mean also folds higher frequencies into a coefficient of the 32 scale; this part counts as noise.
 
-A network may put out what this denoiser leaves, in units of that deviation (`noises`): zeros are the denoiser itself.
-With one scale, and for images whose coefficients all have mean 0 and variance 1, its output is v up to the sign; so
-this is the preconditioning of Karras et al. (2022, equation 7), each frequency with a deviation of its own.
+A network may put out what this denoiser leaves, in units of its error's deviation (`noises`); zeros mean the denoiser
+itself. With one scale, and for images whose coefficients all have mean 0 and variance 1, such an output is v up to the
+sign. So this is the preconditioning of Karras et al. (2022, equation 7), with a deviation of its own for each
+frequency.
 """
 import math
 
@@ -36,10 +36,10 @@ def cosine_matrix(size: int) -> torch.Tensor:
 
 
 def gain_of_coarse() -> torch.Tensor:
-    """What the 2x2 mean leaves of a coefficient of the 64 scale, in the same coefficient of the 32 scale: [32, 32].
+    """The factor from a coefficient of the 64 scale to the same coefficient of its 2x2 mean: [32, 32].
 
-    The mean of two neighbours leaves cos(pi k / 128) of a cosine of frequency k, and half as many places make its
-    coefficient smaller by sqrt(2), in each direction.
+    In each direction, the mean of two neighbours multiplies a cosine of frequency k by cos(pi k / 128), and half as
+    many places divide its coefficient by sqrt(2).
     """
     one = torch.cos(math.pi * torch.arange(32, dtype=torch.float64) / 128) / math.sqrt(2)
     return one[:, None] * one
@@ -85,12 +85,12 @@ class CosineTransform(nn.Module):
 
 
 class LinearDenoiser(CosineTransform):
-    """Estimates of the clean images from one noised image or two; all of it in float64, also under autocast.
+    """Estimates of the clean images from one noised image or two, in float64, also under autocast.
 
-    Buffers, of images in [-1, 1]: `colors` [3, 3], a principal colour per row; `mean_64`, `variance_64` [3, 64, 64] and
-    `mean_32`, `variance_32` [3, 32, 32] of the coefficients [colour, vertical frequency, horizontal frequency]; `slope`
-    and `rest_variance` [3, 32, 32] of the regression of a coefficient at 32 on its own one at 64. Before `fit` they are
-    those of white noise at 64.
+    Buffers, of images in [-1, 1]: `colors` [3, 3] has a principal colour per row. `mean_64`, `variance_64` [3, 64, 64]
+    and `mean_32`, `variance_32` [3, 32, 32] are those of the coefficients [colour, vertical frequency, horizontal
+    frequency]. `slope` and `rest_variance` [3, 32, 32] belong to the regression of a coefficient at 32 on the same one
+    at 64. Before `fit` all of them are those of white noise at 64.
     """
 
     def __init__(self):
@@ -142,9 +142,9 @@ class LinearDenoiser(CosineTransform):
         return weighted / precision, precision
 
     def coarse_view(self, x_32: torch.Tensor, abar_32: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x_32 as a view of the 64 scale's coefficients, of which it shows the 32 x 32 of lowest frequency.
+        """x_32 as a noised view of the 32 x 32 lowest frequencies of the 64 scale's coefficients.
 
-        What these leave of its own coefficients is noise of known mean and variance.
+        The part of its coefficients that these do not explain counts as noise, of known mean and variance.
         """
         amplitude = abar_32.sqrt() * self.slope.double()
         z = self.coefficients(x_32) - abar_32.sqrt() * self.mean_32.double() + amplitude * self.mean_64[:, :32, :32]
@@ -154,8 +154,8 @@ class LinearDenoiser(CosineTransform):
     def estimates(self, xs, abars) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(coefficients of the clean image, their precision) per scale: float64 [B, 3, S, S] each.
 
-        xs: x_64, or x_64 and x_32; abars: float64 [B] for each. Of two, each is a view of the other's image too: the
-        2x2 mean of x_64 is one of x_0_32, with a quarter of the noise's variance.
+        xs: x_64, or x_64 and x_32; abars: float64 [B] for each. With two, each is a view of the other's clean image
+        too: the 2x2 mean of x_64 is a view of x_0_32 with a quarter of the noise's variance.
         """
         x_64, abar_64 = xs[0], abars[0][:, None, None, None]
         of_64 = [(self.coefficients(x_64), abar_64.sqrt(), 1 - abar_64)]

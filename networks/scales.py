@@ -1,5 +1,4 @@
-"""The two sizes of an image: how 64x64 becomes 32x32 and back, and how two predictions of one image are made to
-agree."""
+"""The two sizes of an image: from 64x64 to 32x32 and back, and how two predictions of one image are made to agree."""
 import torch
 import torch.nn.functional as F
 
@@ -17,10 +16,10 @@ def upsample_to_64(x_32: torch.Tensor) -> torch.Tensor:
 def reconcile(x_0_64: torch.Tensor, x_0_32: torch.Tensor, abar_64: torch.Tensor, abar_32: torch.Tensor):
     """Make two predictions of one clean image agree on its coarse part, the 2x2 mean; returns both.
 
-    x_0_64: [B, C, 64, 64]; x_0_32: [B, C, 32, 32]; abar: scalar tensors, of the noised images they come from. Their
-    coarse part becomes the mean weighted by precision, 4 SNR_64 to SNR_32: what noisy views of one image say together
-    where nothing else is known of it (four pixels of the 64 scale are one of the 32 scale). Predictions that agree
-    already, such as an exact network's, stay as they are.
+    x_0_64: [B, C, 64, 64]; x_0_32: [B, C, 32, 32]; abar_64, abar_32: scalar tensors, of the noised images that were
+    predicted from. The common coarse part is the mean of both, weighted by precision, 4 SNR_64 to SNR_32, since four
+    pixels of the 64 scale are one of the 32 scale. This is what two noisy views of an image say together if nothing
+    else is known of it. Predictions that agree already, such as an exact network's, stay as they are.
     """
     precision_64, precision_32 = 4 * abar_64 / (1 - abar_64), abar_32 / (1 - abar_32)
     coarse_64 = downsample_to_32(x_0_64)

@@ -1,6 +1,6 @@
 """The UNet that both models share: residual blocks, self-attention, encoder, bottleneck and decoder.
 
-Attribute names follow the published checkpoints of the earlier implementation, so that those load unchanged.
+Attribute names follow the published checkpoints of the earlier implementation, so that these load unchanged.
 """
 import math
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class SinusoidalTimeEmbedding(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm over 8 groups, or as many below as divide the channels, that keeps the precision of its input.
+    """GroupNorm that keeps the precision of its input. It has 8 groups, or fewer if 8 do not divide the channels.
 
     Autocast would widen the input to float32 and store the wide copy for the backward pass. The kernels accumulate
     mean and variance in float32 whatever the input type, so a bfloat16 input loses nothing that matters.
@@ -127,9 +127,9 @@ class LevelSettings:
 class UNet(nn.Module):
     """Encoder, bottleneck and decoder with skip connections; subclasses say what goes in and what comes out.
 
-    parametrization: what the last layer puts out, of which a model's callers see the noise that follows from it. eps:
-    the noise itself. v: sqrt(abar) eps - sqrt(1 - abar) x_0. residual: what a linear denoiser, fitted to the training
-    images (`linear_denoiser.fit`), leaves of x_0. blocks: how the levels are made, LIFT's way unless another is given.
+    parametrization: what the last layer puts out; a model's callers always get the noise that follows from it. eps: the
+    noise itself. v: sqrt(abar) eps - sqrt(1 - abar) x_0. residual: what a linear denoiser, fitted to the training
+    images (`linear_denoiser.fit`), leaves of x_0. blocks: how the levels are made; the default is LIFT's.
     """
 
     def __init__(self, in_channels: int, out_channels: int, hidden_dims, parametrization: str = "eps",
@@ -177,9 +177,9 @@ class UNet(nn.Module):
                      tokens: torch.Tensor | None = None):
         """Encoder, bottleneck, decoder.
 
-        x: [B, in_channels, 64, 64]; time_embedding: [B, 4 * hidden_dims[0]]; joining_at_32: [B, hidden_dims[0], 32,
-        32] or None, added where the encoder reaches 32x32; tokens: [B, tokens, width] for cross-attention. Returns
-        [B, out_channels, 64, 64] and the decoder's last features at 32x32, [B, channels_at_32, 32, 32].
+        x: [B, in_channels, 64, 64]. time_embedding: [B, 4 * hidden_dims[0]]. joining_at_32: [B, hidden_dims[0], 32,
+        32], added where the encoder reaches 32x32, or None. tokens: [B, tokens, width] for cross-attention. Returns [B,
+        out_channels, 64, 64] and the decoder's last features at 32x32, [B, channels_at_32, 32, 32].
         """
         time_features = F.silu(time_embedding)          # every residual block starts with it: computed once
         h = self.init_conv(x)                           # [B, hidden_dims[0], 64, 64]
@@ -202,7 +202,7 @@ class UNet(nn.Module):
         return size >> sum(isinstance(layer, nn.Conv2d) for layer in self.downsample)
 
     def output_layers(self, in_channels: int, out_channels: int) -> nn.Sequential:
-        """From features to a prediction of the same height and width; of a residual, zero until it is trained."""
+        """Layers from features to a prediction of the same height and width. A residual starts at zero."""
         layers = nn.Sequential(GroupNorm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1))
         if self.parametrization == "residual":
             nn.init.zeros_(layers[-1].weight)
@@ -218,7 +218,7 @@ class UNet(nn.Module):
         """The noise per scale that the last layer's outputs mean: outputs, xs [B, 3, S, S] at timesteps ts [B]."""
         if self.parametrization == "eps":
             return list(outputs)
-        # Under autocast too: at the noisy end the clean image is a small difference of x_t and noise.
+        # In float32 under autocast too: at the noisy end the clean image is a small difference of x_t and noise.
         dtype = torch.promote_types(xs[0].dtype, torch.float32)
         abars = [self.schedule.alpha_cumprod_at(t) for t in ts]
         if self.parametrization == "residual":

@@ -11,7 +11,7 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 def mean_and_log_variance(parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the encoder puts out, [B, 2 C, h, w], as mean and log variance [B, C, h, w]; the latter clipped."""
+    """The encoder's output [B, 2 C, h, w] as mean and log variance [B, C, h, w]; the log variance is clipped."""
     mean, log_variance = parameters.chunk(2, dim=1)
     return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
@@ -35,7 +35,7 @@ def vae_loss(x: torch.Tensor, reconstruction: torch.Tensor, mean: torch.Tensor, 
 
 
 def latent_scale(latents: torch.Tensor) -> float:
-    """1 / standard deviation over all entries, which makes the latents' variance 1; their mean is not taken off."""
+    """1 / standard deviation over all entries. Multiplied with it, latents have variance 1; their mean stays."""
     return float(1 / latents.std())
 
 
@@ -43,9 +43,8 @@ class VAE(nn.Module):
     """Encoder and decoder: an image [C, H, W] and a latent [latent_channels, H / 2^n, W / 2^n], n the number of levels.
 
     Every level is one residual block and a halving; in the middle are two blocks with attention between them.
-    patch_size: as in `networks.conditional_unet`; the latent is smaller by it too. The
-    buffer `scale` is what latents are multiplied with before a diffusion model sees them (`latent_scale`), and 1
-    until it is set.
+    patch_size: as in `networks.conditional_unet`; it makes the latent smaller too. The buffer `scale` is the factor of
+    the latents that a diffusion model sees (`latent_scale`); it is 1 until it is set.
     """
 
     def __init__(self, shape, base_channels: int = 64, channel_multipliers=(1, 2, 4), latent_channels: int = 2,
@@ -99,7 +98,8 @@ class VAE(nn.Module):
         return self.parameters_of(x)[0] * self.scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images of scaled latents; inverse of `encode` as far as the autoencoder is one."""
+        """Images [B, C, H, W] of scaled latents [B, latent_channels, h, w]; the inverse of `encode`, as far as the
+        autoencoder reconstructs."""
         return self.decoded(latents / self.scale)
 
     @staticmethod
