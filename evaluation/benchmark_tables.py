@@ -41,8 +41,8 @@ def written_by(path, script: str):
 
 
 def benchmark_rows(folder, row_of, names=tuple(BENCHMARKS)) -> list[list[Cell]]:
-    """`row_of(name, last line)` of every benchmark in `{folder}/benchmarks/`, as `scripts/bench.sh` keeps them; one for
-    which it is None is left out."""
+    """A row for every benchmark that `scripts/bench.sh` left in `{folder}/benchmarks/`. row_of(name, last line): the
+    row, or None to leave it out."""
     rows = []
     for name in names:
         path = Path(folder) / "benchmarks" / f"{name}.json"
@@ -58,12 +58,12 @@ def benchmark_rows(folder, row_of, names=tuple(BENCHMARKS)) -> list[list[Cell]]:
 
 
 def with_gpu(folder, title: str) -> list[tuple[Path, str]]:
-    """The folders of benchmarks there can be, each with its table's title."""
+    """The two folders that may hold benchmarks, each with its table's title."""
     return [(Path(folder), title), (Path(folder) / GPU_FOLDER, f"{title} on a GPU")]
 
 
 def benchmarks_tables(folder) -> list[Table]:
-    """Claim, measurement and target of every benchmark; what was measured on a GPU in a table of its own."""
+    """Claim, measurement and target of every benchmark; measurements on a GPU have a table of their own."""
     def row_of(name: str, found: dict) -> list[Cell]:
         claim, sign = BENCHMARKS[name]
         script = f"{name.removesuffix('_compile')}.py" + " --compile" * name.endswith("_compile")
@@ -102,7 +102,8 @@ def arithmetic_tables(folder) -> list[Table]:
 
 
 def handicap_tables(folder) -> list[Table]:
-    """What the plain step of benchmarks/train_step.py loses by each of its handicaps, and what is left at the end."""
+    """What each handicap of the plain step in benchmarks/train_step.py costs, and the ratio that is left without
+    them."""
     path = Path(folder) / "benchmarks" / "train_step_handicaps.json"
     if not path.exists():
         return []

@@ -1,12 +1,12 @@
 """Are they digits? Three scores of generated digits, from a small classifier that is trained once into the cache.
 
-accuracy: the share of images that the classifier gives to the class they were asked for; without classes, the share to
-whose likeliest class it gives a probability above 0.95. fd_digits: the Fréchet distance of the classifier's 64 features
-between the images and the test digits, in percent of the trace of the test digits' covariance; 1 is good. diversity:
-the mean distance between two images of a class, over that between two test digits of the class, averaged over the
-classes; below 1 the images of a class resemble each other too much.
+accuracy: the share of images that the classifier sorts into the class that was asked for. Without classes, it is the
+share of images whose likeliest class has a probability above 0.95. fd_digits: the Fréchet distance of the classifier's
+64 features between the images and the test digits, in percent of the trace of the test digits' covariance; 1 is good.
+diversity: the mean distance between two images of a class, divided by the one between two test digits of that class,
+and averaged over the classes. Below 1 the images of a class resemble each other too much.
 
-All three say something only beside those of real digits: `Judge.noise_floor` gives them for training digits.
+A score means something only beside that of real digits: `Judge.noise_floor` scores training digits.
 """
 from dataclasses import dataclass
 
@@ -50,8 +50,8 @@ class DigitClassifier(nn.Module):
 
 
 def train_classifier(images: np.ndarray, labels: np.ndarray) -> DigitClassifier:
-    """Trained on uint8 [N, 1, 28, 28] and int64 [N] from a fixed seed, on one thread, so that its weights are a
-    function of the images and the machine's arithmetic alone. Half a minute for 60,000 digits."""
+    """A classifier trained on images uint8 [N, 1, 28, 28] and labels int64 [N]. The seed is fixed and one thread works,
+    so its weights depend on the images and the machine's arithmetic alone. 60,000 digits take half a minute."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -91,7 +91,7 @@ def judgements(network: DigitClassifier, images) -> tuple[torch.Tensor, torch.Te
 def distances_within(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Mean distance between two different images of each class: [N, D], [N] -> float64 [num_classes].
 
-    0 for a class with fewer than two images: nothing differs there.
+    A class with fewer than two images has 0.
     """
     means = torch.zeros(num_classes, dtype=torch.float64)
     for label in range(num_classes):
@@ -112,8 +112,8 @@ class Judge:
     def scores(self, images, labels=None) -> dict[str, float]:
         """accuracy (0...1), fd_digits (percent, 0 or more) and diversity (1 for real digits) of images.
 
-        images: uint8 [N, 1, 28, 28], array or tensor, N at least 2; labels: the classes asked for, [N], None where
-        none was. The distance is biased upwards for few images: compare equal numbers. Raises InputError.
+        images: uint8 [N, 1, 28, 28], array or tensor, N at least 2. labels: the classes asked for, [N], or None. Few
+        images bias the distance upwards, so compare equal numbers. Raises InputError.
         """
         if images.ndim != 4 or tuple(images.shape[1:]) != (1, 28, 28) or len(images) < 2:
             raise InputError(f"digit scores: found images {list(images.shape)}, expected at least two of [1, 28, 28]")
@@ -141,8 +141,8 @@ class Judge:
 
 
 def damages(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Name -> the images with a known damage, uint8 [N, 1, S, S], each still in the place of its label. Labels 0...9,
-    at least two images each."""
+    """The images after known damages: name -> uint8 [N, 1, S, S], in the order of the labels. labels: 0...9, at least
+    two images each."""
     noisy = np.clip(images + np.random.default_rng(SEED).normal(0, 60, images.shape), 0, 255).astype(np.uint8)
     wide = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1))).astype(float)
     height, width = images.shape[2:]
@@ -165,8 +165,8 @@ def balanced_choice(labels: np.ndarray, num_images: int, draw: int = 0) -> np.nd
 
 
 def load_judge(train_set, test_set, cache_dir="cache") -> Judge:
-    """The judge whose classifier is trained on one ImageSet and who compares with another; from the cache, or trained
-    into it, which is said. Raises InputError for images that are no labelled grey 28x28 ones."""
+    """A judge. Its classifier is trained on train_set, or comes from the cache; it compares images with test_set.
+    Training prints a line. Raises InputError unless both sets are labelled grey 28x28 images."""
     for image_set in (train_set, test_set):
         if image_set.labels is None or image_set.images.shape[1:] != (1, 28, 28):
             raise InputError(f"digit scores: {image_set.dataset} {image_set.split} holds images "

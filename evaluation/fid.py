@@ -1,8 +1,8 @@
 """Fréchet inception distance, and KID, precision and recall from the same features.
 
-Images are uint8 [N, 1 or 3, H, W]; features are those of pytorch_fid's own InceptionV3, [N, 2048], from the same
-preprocessing, so that the distance equals the one `python -m pytorch_fid` gives for these images as PNG files; grey
-becomes three equal channels. Only distances on these features and weights are called FID.
+Images are uint8 [N, 1 or 3, H, W]; grey becomes three equal channels. Features are those of pytorch_fid's own
+InceptionV3, [N, 2048], with the same preprocessing. So the distance equals the one that `python -m pytorch_fid` gives
+for these images as PNG files. Only distances on these features and weights are called FID.
 
 The formulas serve the features of any network. An extractor is an object with `features(images)`, `num_features`,
 `settings` (what its features depend on, as text) and `network`: `Inception` here, `lite_features.Lite0`.
@@ -38,7 +38,7 @@ ROWS_PER_CHUNK = 1024
 # Inception
 
 class WeightsMissing(InputError):
-    """The Inception weights are neither on disk nor to be had."""
+    """The Inception weights are not on disk and cannot be downloaded."""
 
 
 def hub_folder() -> Path:
@@ -212,7 +212,7 @@ def fid(statistics_a: FeatureStatistics, statistics_b: FeatureStatistics) -> flo
 
 
 def warning_for_few(num_images: int, what: str, metric: str = "fid") -> str | None:
-    """What to say where a Fréchet distance of so few images is biased, else None."""
+    """The warning for a Fréchet distance that so few images bias; None where they are enough."""
     if num_images >= FEW_IMAGES[metric]:
         return None
     return (f"WARNING: {'FID' if metric == 'fid' else metric} with {num_images} {what} images, fewer than "
@@ -241,9 +241,9 @@ def squared_mmd(features_a: torch.Tensor, features_b: torch.Tensor) -> float:
 def kid(features_a: torch.Tensor, features_b: torch.Tensor, num_subsets: int = NUM_KID_SUBSETS, seed: int = 0):
     """Kernel inception distance (Binkowski et al. 2018) -> (value, standard error or None).
 
-    Both sets, [N, D] and [M, D], are split at random into as many disjoint subsets; the value is the mean of the
-    subsets' unbiased squared MMD, and its standard error an honest one, since no image is in two of them. Not times
-    1000. Raises InputError for fewer than 2 images.
+    Both sets, [N, D] and [M, D], are split at random into the same number of disjoint subsets. The value is the mean of
+    the subsets' unbiased squared MMD. Its standard error is honest, since no image is in two subsets. The value is not
+    multiplied by 1000. Raises InputError for fewer than 2 images.
     """
     smaller = min(len(features_a), len(features_b))
     if smaller < 2:
@@ -284,9 +284,10 @@ def precision_recall(generated: torch.Tensor, real: torch.Tensor, num_neighbours
                      seed: int = 0) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019): [N, D], [M, D] -> two shares.
 
-    A set's manifold is the union of balls around its points, each reaching to its 3rd nearest neighbour; precision is
-    the share of generated images in the real manifold, recall the share of real ones in the generated. The measure
-    depends on the numbers, so the larger set is thinned out at random to the size of the smaller. Raises InputError.
+    A set's manifold is the union of balls around its points; each ball reaches to the point's 3rd nearest neighbour.
+    Precision is the share of generated images in the real manifold, recall the share of real images in the generated
+    one. Both depend on the number of images, so the larger set is thinned out at random to the size of the smaller.
+    Raises InputError.
     """
     size = min(len(generated), len(real))
     if size <= num_neighbours:

@@ -11,7 +11,7 @@ FIGURE_DPI = 150
 
 
 def plain(text: str) -> str:
-    """Text that Matplotlib shows as it stands: a dollar sign, in a folder's name say, is none of mathematics."""
+    """Text that Matplotlib shows as it stands: a dollar sign, as in a folder's name, starts no formula."""
     return text.replace("$", r"\$")
 
 
@@ -31,7 +31,7 @@ LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def style_of_curve(number: int) -> dict:
-    """Colour and line of one curve of many: dashes show where it lies over another; black is left to the baseline."""
+    """Colour and line of one curve of many. Dashes show where it lies over another; black is left to the baseline."""
     return {"color": CURVE_COLORS[number % len(CURVE_COLORS)], "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
             "linewidth": 1.8}
 

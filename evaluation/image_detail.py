@@ -1,13 +1,13 @@
-"""What the fine detail of images is like: its contrast, and its kurtosis, which tells structure from even texture.
+"""The contrast of fine detail, and its kurtosis, which tells structure from even texture.
 
-Of the band-pass levels (64 and 32 pixels of an image of 64) of the Laplacian pyramid that the sliced Wasserstein
-distance uses, without a margin of 4 pixels: mirrored borders put a kink there that would be most of a smooth image's
-detail. A field of Gaussian noise, whatever its colours and however smooth, has kurtosis 3 in each level, or a little
-less where few of its pixels are independent; so does what a linear denoiser makes of noise. Photographs have more: flat
-regions, and edges between them (Field 1987; Ruderman 1994). The distances see both kinds of detail mixed with much
-else, and the sliced Wasserstein distance sees no contrast.
+Both are measured on the band-pass levels (64 and 32 pixels of an image of 64) of the Laplacian pyramid that the sliced
+Wasserstein distance uses, without a margin of 4 pixels: mirrored borders put a kink there that would be most of a
+smooth image's detail. A field of Gaussian noise, whatever its colours and however smooth, has kurtosis 3 in each level,
+or a little less where few of its pixels are independent; so does what a linear denoiser makes of noise. Photographs
+have more: flat regions, and edges between them (Field 1987; Ruderman 1994). The distances see both kinds of detail
+mixed with much else, and the sliced Wasserstein distance sees no contrast.
 
-Neither is better when lower: generated images are to be compared with real ones.
+Lower is not better, and higher is not: compare generated images with real ones.
 """
 import torch
 
@@ -39,9 +39,9 @@ def statistics_of(images) -> dict[str, tuple[float, float | None]]:
     """kurtosis_SIDE and contrast_SIDE of each level -> (mean over the images, its standard error or None for one
     image).
 
-    images: uint8 [N, C, S, S], array or tensor. Each image counts with the mean of its channels, the contrast in grey
-    levels of 255. Channels without any detail have no kurtosis and are left out of its mean. Raises InputError if none
-    has any, or for images so small that they have one level alone.
+    images: uint8 [N, C, S, S], array or tensor. Each image counts with the mean over its channels; contrast is in grey
+    levels of 255. A channel without any detail has no kurtosis and is left out of that mean. Raises InputError if no
+    channel has detail, or if the images are so small that they have a single level.
     """
     rows = rows_of("detail", images.shape[2])
     if not rows:

@@ -1,6 +1,7 @@
-"""Known changes of images: what a score should notice, and by how much more of one than of another.
+"""Known changes of images, which a score should notice.
 
-Each takes uint8 images [N, C, H, W] and gives as many of the same kind; draws come from the seed and the image's place.
+Each takes uint8 images [N, C, H, W] and returns as many of the same shape. Its random draws depend on the seed and on
+the image's place.
 """
 import dataclasses
 import time
@@ -48,11 +49,11 @@ def with_shuffled_patches(images: torch.Tensor, per_side: int = 4, seed: int = 0
 
 
 def places_repeated(num_images: int, num_different: int) -> torch.Tensor:
-    """int64 [num_images]: the first `num_different` places again and again, each as often as any other up to one."""
+    """The first `num_different` places again and again, equally often up to one: int64 [num_images]."""
     return torch.arange(num_images) % num_different
 
 
-# Name -> change. Those that make other images, then those that only repeat some: how many different ones of so many.
+# Name -> change. First the changes that make other images; then those that repeat images: how many differ, of so many.
 CHANGED = {"none": lambda images: images,
            "noise of 5 grey levels": lambda images: with_noise(images, 5),
            "noise of 20 grey levels": lambda images: with_noise(images, 20),

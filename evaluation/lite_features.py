@@ -4,9 +4,9 @@ fd_lite0 is the Fréchet distance, kd_lite0 the unbiased kernel distance (`fid.k
 EfficientNet-Lite0 (Tan and Le 2019; the Lite variant of 2020), trained on ImageNet; precision and recall go with them.
 None of them is FID or can be compared with one.
 
-The protocol: an image of any size is resized to 96x96 (bilinear with antialias, so that a square of any side will do;
-grey becomes three equal channels), x becomes (x - 127) / 128, the network's last 3x3 field of 1,280 channels is
-averaged. Arithmetic is float32, sums are float64. `evaluation/README.md` has the measurement behind these choices.
+The protocol: an image of any size is resized to 96x96, bilinear with antialias; grey becomes three equal channels; x
+becomes (x - 127) / 128; the network's last 3x3 field of 1,280 channels is averaged. Arithmetic is float32, sums are
+float64. `evaluation/README.md` has the measurement behind these choices.
 
 The same network names an image's ImageNet class: `class_shares` says how many images fall into groups of classes, such
 as animals and vehicles.
@@ -44,8 +44,8 @@ class PackagesMissing(InputError):
 
 
 def find_weights() -> Path:
-    """The weights within their installed package, whose SHA-256 is checked. Raises PackagesMissing where a package is
-    not installed, InputError for a file that is another one. Runs nothing of the packages."""
+    """The weights' file within its installed package; no code of the package runs. Raises PackagesMissing if a package
+    is not installed, InputError if the file has another SHA-256."""
     found = {module: importlib.util.find_spec(module) for module in PACKAGES}
     missing = [PACKAGES[module] for module, spec in found.items() if spec is None]
     if missing:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Score images that no network made: what a perfect model would get, which is a metric's noise floor, or a trivial one.
+"""Score images that no network made, to know what a score means.
 
-For each seed, --num_images images of the reference split are drawn at random and scored against all the others of that
-split. Half of the split against its other half is --num_images of half its size. With --images normal they are drawn
-from the normal law with the split's mean and covariance, and scored against the whole split, as generated ones are.
+real: N real images against the rest of the split, the best a perfect model could get. normal: N images of the Gaussian
+with the split's mean and covariance, against the whole split, as generated images are scored. Every seed draws other
+images. Half of the split is scored against its other half if N is half the split's size.
 """
 import dataclasses
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Images of the normal law that has a set of images' mean and covariance: what can be drawn without any network.
+"""Images of the Gaussian with the mean and covariance of a set of images: what can be drawn without any network.
 
-They have the second moments of the set, but for what clipping to grey levels takes from them, and no structure beyond.
-A model that scores no better has learned nothing else, or nothing that the metric sees.
+They have the second moments of the set, up to the clipping to grey levels, and no other structure. A model that scores
+no better has learned second moments only, as far as the metric can tell.
 """
 import math
 
@@ -16,10 +16,11 @@ IMAGES_PER_CHUNK = 500
 
 
 def draw(images, num_images: int, seed: int) -> torch.Tensor:
-    """uint8 [num_images, C, H, W], of which image k depends on the set, the seed and k alone, up to rounding.
+    """Images of the Gaussian: uint8 [num_images, C, H, W]. Up to rounding, image k depends on the set, the seed and k
+    alone.
 
     images: uint8 [N, C, H, W]. With standard normal w_n, mean + sum_n w_n (x_n - mean) / sqrt(N - 1) has exactly
-    their mean and covariance, until it is clipped. Raises InputError for fewer than two.
+    their mean and covariance, until it is clipped. Raises InputError for fewer than two images.
     """
     if len(images) < 2:
         raise InputError(f"--reference_split: found {len(images)} image, expected at least 2, which have a covariance")

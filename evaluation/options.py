@@ -9,11 +9,11 @@ FEATURE_METRICS = {"inception": ("fid", "kid", "precision_recall"),
 PRECISION_RECALL_ROWS = {"precision_recall": ("precision", "recall"),
                          "precision_recall_lite0": ("precision_lite0", "recall_lite0")}
 METRICS = (*FEATURE_METRICS["inception"], *FEATURE_METRICS["lite0"], "swd", "detail")
-WITHOUT_INCEPTION = ("fd_lite0", "kd_lite0", "swd")     # what is measured where FID cannot be
+WITHOUT_INCEPTION = ("fd_lite0", "kd_lite0", "swd")     # measured in place of FID
 
 
 def pyramid_levels(side: int) -> tuple[int, ...]:
-    """Sides of the Laplacian pyramid's levels of an image, the last of what remains below: 64 -> (64, 32, 16)."""
+    """Sides of the levels of an image's Laplacian pyramid, the low-pass rest last: 64 -> (64, 32, 16)."""
     levels = [side]
     while -(-levels[-1] // 2) >= SMALLEST_LEVEL:
         levels.append(-(-levels[-1] // 2))

@@ -1,4 +1,4 @@
-"""The HTML report: one page with tables, figures, settings and commands in it, that needs nothing but a browser."""
+"""The HTML report: one page that holds tables, figures, settings and commands and needs only a browser."""
 import base64
 import html
 import io
@@ -107,7 +107,7 @@ def number_attribute(value: float | None) -> str:
 
 
 def inline_html(text: str) -> str:
-    """Text with what stands between backticks as code."""
+    """HTML of a text; what stands between backticks becomes code."""
     return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
@@ -151,8 +151,8 @@ def compressed(path, width: int) -> tuple[bytes, tuple[int, int]]:
 
 
 def compressed_to_fit(paths, most_bytes: int) -> dict:
-    """path -> what `compressed` gives, all of one greatest width at which they hold so many bytes together, or
-    NARROWEST."""
+    """Pictures that take at most so many bytes together: path -> result of `compressed`. All have the same greatest
+    width, never below NARROWEST, even if they are too large then."""
     width = WIDEST
     while True:
         pictures = {path: compressed(path, width) for path in paths}
@@ -163,8 +163,8 @@ def compressed_to_fit(paths, most_bytes: int) -> dict:
 
 
 def figure_html(path, caption: str, picture: tuple[bytes, tuple[int, int]], folder) -> str:
-    """A picture inside the page, and a link to its PNG. Wider than the screen, it scrolls sideways rather than shrink
-    below legibility. picture: from `compressed`. folder: where the page lies; None, and there is no link."""
+    """A picture inside the page, and a link to its PNG. A picture wider than the screen scrolls sideways, so that it
+    stays legible. picture: from `compressed`. folder: where the page lies; None: no link."""
     content, (width, height) = picture
     text = html.escape(caption)
     image = (f'<img src="data:image/webp;base64,{base64.b64encode(content).decode()}" alt="{text}" width="{width}" '
@@ -224,8 +224,8 @@ def record_html(name: str, record: dict) -> str:
 
 def page(title: str, lead: str, sections: list[Section], records: list[tuple[str, dict]], folder=".",
          most_bytes: int = MOST_BYTES) -> str:
-    """The whole page. Sections without content are left out. records: from `read_records`. folder: where it will lie,
-    for links to the pictures' files; None if these will be gone."""
+    """The whole page. Sections without content are left out. records: from `read_records`. folder: where the page will
+    lie, for links to the pictures' files; None if these will be gone."""
     parts, contents = [], []
     sections = [section for section in sections if section.tables or section.figures]
     tables = [[table_html(table) for table in section.tables] for section in sections]

@@ -1,7 +1,7 @@
-"""What the metrics need to know of the real images, computed once and kept on disk.
+"""What the metrics need of the real images, computed once and kept on disk.
 
-A file is keyed by the images' content, by the metric and by its settings, and says all of these inside, so that it is
-never taken on trust by name. While one process computes, others wait for it; the kernel frees the lock if it dies.
+The key of a file is the images' content, the metric and its settings. All of these stand inside it too and are compared
+when it is read. While one process computes, others wait for it; the kernel frees the lock if it dies.
 """
 import hashlib
 from pathlib import Path
@@ -13,7 +13,7 @@ FORMAT_VERSION = 1
 
 
 def cache_path(cache_dir, metric: str, content_hash: str, settings: str) -> Path:
-    """Where the reference for `metric` of the images with that content lies; settings: anything it depends on."""
+    """Where the reference for a metric and the images of that content lies. settings: what else it depends on."""
     settings_hash = hashlib.sha256(settings.encode()).hexdigest()[:8]
     return Path(cache_dir) / f"reference_{metric}_{content_hash}_{settings_hash}.pth"
 
@@ -38,7 +38,7 @@ def load_checked(path: Path, expected: dict) -> dict | None:
 def load_or_compute(cache_dir, image_set, metric: str, settings: str, compute):
     """compute() -> plain types and tensors, or what an earlier call with the same key saved.
 
-    image_set: data.ImageSet; of it only what identifies it is used. Only one process computes a key at a time.
+    image_set: data.ImageSet, which only identifies the result. One process at a time computes a key.
     """
     path = cache_path(cache_dir, metric, image_set.content_hash, settings)
     expected = {"format_version": FORMAT_VERSION, "metric": metric, "settings": settings,

@@ -1,8 +1,8 @@
 """The table of results, `results/fid_results.csv`: a row per measured value, written by several processes at once.
 
-Adding takes a lock on a side file, reads the file, and writes it whole under a temporary name that then replaces it.
-So no process loses another's rows, and a kill or a full disk at any moment leaves either the earlier table or the new
-one, never half a line. Lines that cannot be read as rows are named by number and kept byte for byte.
+`add` takes a lock on a side file, reads the table, writes it whole under a temporary name and renames that. So no
+process loses another's rows. After a kill or on a full disk the table is the earlier one or the new one, never half of
+it. Lines that cannot be read as rows are named by number and kept byte for byte.
 """
 import csv
 import io
@@ -22,7 +22,7 @@ WHOLE_NUMBERS = ("epochs", "num_steps", "num_model_calls", "seed", "num_images")
 REAL_NUMBERS = ("value", "standard_error")
 # Metric -> dimensions of its features: with fewer images its covariance is singular, its value biased upwards.
 FEW_IMAGES = {"fid": 2048, "fd_lite0": 1280}
-# fd_tiny is history: rows of an earlier measure, on a classifier of the project's own, which is computed no more.
+# fd_tiny is history: an earlier measure, on a classifier of the project's own. It is no longer computed.
 METRICS = ("fid", "kid", "precision", "recall", "fd_lite0", "kd_lite0", "precision_lite0", "recall_lite0", "fd_tiny",
            "swd", "swd_64", "swd_32", "swd_16", "kurtosis_64", "kurtosis_32", "contrast_64", "contrast_32")
 OF_LEVEL = re.compile(r"(swd|kurtosis|contrast)_[1-9]\d*")         # of images of other sizes

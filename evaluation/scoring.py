@@ -49,7 +49,7 @@ def choose_metrics(args) -> tuple[list[str], Path | None]:
 
 
 def warn_of_few(metrics: list[str], counts: dict[str, int]) -> None:
-    """Say loudly where a Fréchet distance will be biased. counts: what the images are -> how many there are."""
+    """Print a warning for every Fréchet distance that will be biased. counts: kind of images -> how many there are."""
     for metric in FEW_IMAGES:
         for what, count in counts.items() if metric in metrics else ():
             if warning := fid.warning_for_few(count, what, metric):
@@ -84,13 +84,13 @@ class Networks:
 
 
 def users_of(network: str, metrics: list[str]) -> tuple[bool, bool]:
-    """Whether a metric needs statistics of that network's features, and whether one needs the features themselves."""
+    """Of a network's features: whether some metric needs their statistics, and whether one needs them themselves."""
     frechet, *others = FEATURE_METRICS[network]
     return frechet in metrics, bool(set(others) & set(metrics))
 
 
 class References:
-    """What each metric knows of the real images; kept on disk, by the images' content."""
+    """What the metrics need of the real images, kept on disk by the images' content."""
 
     def __init__(self, metrics: list[str], image_set, networks: Networks, cache_dir, device):
         self.features, self.statistics, self.profile = {}, {}, None         # the first two by network
@@ -106,7 +106,7 @@ class References:
 
 
 class Scorer:
-    """Takes images in as they come. On a GPU it works in a stream of its own, while the next batch is made."""
+    """Takes images as they come. On a GPU it works in a stream of its own, while the next batch is made."""
 
     def __init__(self, metrics: list[str], networks: Networks, device: torch.device):
         self.metrics, self.networks, self.device = metrics, networks, device
@@ -175,9 +175,9 @@ class Scorer:
 
 
 def result_rows(key: dict, scores: dict, revision: str) -> list[dict]:
-    """Rows for the table of results: `key` (its identifying columns but the metric) with every score of `Scorer`.
+    """Rows for the table of results, one per score of `Scorer`. key: the identifying columns but the metric.
 
-    revision: of the code that measured them, so taken when the run began.
+    revision: of the code that measured them; it is asked for when a run begins, since files may change meanwhile.
     """
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return [{**key, "metric": metric, "value": value, "standard_error": standard_error, "git_revision": revision,
@@ -194,8 +194,7 @@ def print_row(row: dict, note: str) -> None:
 
 def unfinished(metrics: list[str], finished_rows: list[dict], force: bool, say: bool = True,
                side: int = 64) -> list[str]:
-    """The metrics that are still to be measured, of images of `side` pixels; the finished rows of the others are
-    printed, if `say`."""
+    """The metrics that are still to be measured. side: of the images, in pixels. say: print the finished rows."""
     finished = {row["metric"]: row for row in finished_rows}
     wanted = [metric for metric in metrics if force or not all(name in finished for name in rows_of(metric, side))]
     for metric in metrics:

@@ -1,15 +1,15 @@
 """Sliced Wasserstein distance on patches of a Laplacian pyramid: a metric that needs no weights, one value per scale.
 
-Karras et al. 2018 (Progressive growing of GANs), section 5: each image becomes a Laplacian pyramid, one of 64 pixels
-with levels of 64, 32 and 16 (the last is what remains below, a low-pass image), one of 28 with 28 and 14; from every
-level of every image come 128 random 7x7 patches with all channels; each set's patches are normalised per colour channel
-to its own mean and standard deviation; the distance of two sets is the mean, over 512 random directions, of the
-Wasserstein-1 distance of the patches' projections. Reported times 1000, as is customary. A set is normalised by itself,
-so the metric does not see a change of a level's overall brightness or contrast; it sees what the patches look like.
+Karras et al. 2018 (Progressive growing of GANs), section 5. Each image becomes a Laplacian pyramid: 64 pixels give
+levels of 64, 32 and 16, and 28 pixels give 28 and 14; the last level is the low-pass rest. 128 random 7x7 patches with
+all channels are cut from every level of every image. The patches of a set are normalised, per colour channel, by their
+own mean and standard deviation. The distance of two sets is the mean, over 512 random directions, of the Wasserstein-1
+distance of the patches' projections, times 1000 as is customary. Since each set is normalised by itself, the metric
+does not see a level's overall brightness or contrast; it sees what the patches look like.
 
-Two sets may have any numbers of images: each projection is kept as its quantiles at 4096 evenly spaced ranks, and the
-distance is the mean absolute difference of those, the integral of |F^-1 - G^-1| by the midpoint rule. Finite sets of
-one law are not 0 apart: the noise floor falls with the number of images, so compare only values of equal numbers.
+Two sets may have different numbers of images: each projection is kept as its quantiles at 4096 evenly spaced ranks. The
+distance is the mean absolute difference of the quantiles, which is the integral of |F^-1 - G^-1| by the midpoint rule.
+Finite sets of one law are not 0 apart. This floor falls with the number of images, so compare equal numbers only.
 """
 import numpy as np
 import torch
@@ -115,8 +115,8 @@ def projected_quantiles(descriptors: torch.Tensor, num_projections: int = NUM_PR
 def distance_of_images(images: torch.Tensor, others: torch.Tensor, num_projections: int = NUM_PROJECTIONS) -> float:
     """Sliced Wasserstein-1 distance of whole images of any size: uint8 [N, C, H, W] and [M, C, H, W].
 
-    Values are in [-1, 1]; images that are brighter by d are 0.8 d apart, the mean of |N(0, 1)| times d. It sees
-    brightness, contrast and large shapes, and is for following a training, not for comparing models.
+    Values are in [-1, 1]. Images that are brighter by d are 0.8 d apart: d times the mean of |N(0, 1)|. The distance
+    sees brightness, contrast and large shapes. Use it to follow a training, not to compare models.
     """
     found = [projected_quantiles(from_uint8(part).flatten(1).cpu(), num_projections) for part in (images, others)]
     return float(wasserstein_1d(*found).mean())
@@ -126,7 +126,7 @@ def distance_of_images(images: torch.Tensor, others: torch.Tensor, num_projectio
 @devices.exact_float32()
 def profile(images, *, patches_per_image: int = PATCHES_PER_IMAGE, num_projections: int = NUM_PROJECTIONS,
             seed: int = 0, device="cpu", progress: str | None = None) -> dict[int, torch.Tensor]:
-    """What the distance needs to know of a set of images: level -> quantiles float32 [num_projections, 4096].
+    """What the distance needs of a set of images: level -> quantiles, float32 [num_projections, 4096].
 
     images: uint8 [N, C, S, S] with S at least 7, array or tensor. Patches of image k are at the same places in every
     set, so equal sets are exactly 0 apart. One level's patches are in memory at a time: N * patches_per_image * 49 C
@@ -155,8 +155,8 @@ def profile(images, *, patches_per_image: int = PATCHES_PER_IMAGE, num_projectio
 
 
 def distance(profile_a: dict[int, torch.Tensor], profile_b: dict[int, torch.Tensor]) -> dict[str, float]:
-    """swd_SIDE of each level (64, 32 and 16, say) and their mean swd, times 1000, from two profiles made with the same
-    settings. Raises InputError for images of two sizes."""
+    """swd_SIDE of each level, such as 64, 32 and 16, and their mean, swd; all times 1000. Both profiles must have been
+    made with the same settings. Raises InputError for images of two sizes."""
     if list(profile_a) != list(profile_b):
         raise InputError(f"sliced Wasserstein distance: found levels of {list(profile_a)} and of {list(profile_b)} "
                          "pixels, expected images of one size")

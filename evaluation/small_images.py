@@ -21,7 +21,7 @@ def grid(images: torch.Tensor, columns: int, enlarge: int = 2) -> Image.Image:
 
 
 def class_rows(images: torch.Tensor, num_classes: int, per_class: int, enlarge: int = 1) -> Image.Image:
-    """A row per class, of images [N, C, H, W] that come with the classes in turn."""
+    """A picture with a row per class. images: uint8 [N, C, H, W], whose classes take turns."""
     per_class = min(per_class, len(images) // num_classes)
     shown = images[:num_classes * per_class].unflatten(0, (per_class, num_classes)).transpose(0, 1).flatten(0, 1)
     return grid(shown, per_class, enlarge)

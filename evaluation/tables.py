@@ -43,7 +43,7 @@ class Cell:
 
 @dataclass
 class Table:
-    """A table with a line above it that says what it holds."""
+    """A table, and a note above it that says what it holds."""
     name: str
     title: str
     note: str
@@ -93,7 +93,7 @@ def spread_over_seeds(rows: list[dict]) -> Spread:
 
 
 def metric_label(metric: str) -> str:
-    """What a metric, perhaps of one level of a pyramid such as swd_32, is called in titles."""
+    """A metric's name in titles; it may be of one level of a pyramid, such as swd_32."""
     if not OF_LEVEL.fullmatch(metric):
         return METRIC_LABELS.get(metric, metric)
     kind, level = metric.split("_")
@@ -124,7 +124,7 @@ def is_ranked(metric: str) -> bool:
 
 
 def mark_best(cells: list[Cell], higher: bool) -> None:
-    """Mark the best of some cells, all of them if equal; a value that stands alone is no best."""
+    """Mark the best of some cells; equal ones are all marked, a value that stands alone is not."""
     values = [cell.value for cell in cells if cell.value is not None and math.isfinite(cell.value)]
     if len(values) > 1:
         best = max(values) if higher else min(values)
@@ -161,8 +161,8 @@ def grouped(rows: list[dict], key) -> dict:
 def earlier_trainings(rows: list[dict]) -> dict[tuple, int]:
     """How often a name was trained anew after a checkpoint: (model_type, name, checkpoint_hash) -> 0 for the latest.
 
-    A name has been trained anew once another checkpoint of one of its epochs is measured. What was measured first
-    before that moment belongs to an earlier training.
+    A name has been trained anew if another checkpoint of the same epoch is measured. All checkpoints that were first
+    measured before this one belong to an earlier training.
     """
     numbers = {}
     for (model_type, name), members in grouped(rows,
@@ -219,7 +219,7 @@ def column_label(column: dict, all_columns: list[dict], model_type: str, names: 
 
 
 def unique_labels(labels: list[str], columns: list[dict]) -> list[str]:
-    """Labels that tell any two columns apart: where some are alike, everything about the column is said."""
+    """Labels that tell any two columns apart; equal ones are replaced by everything that is known of the column."""
     return [label if labels.count(label) == 1 else
             f"{label} ({', '.join(f'{name} {value or None}' for name, value in column.items() if name != 'path')})"
             for label, column in zip(labels, columns)]

@@ -1,4 +1,4 @@
-"""Tables inside a text (lift/README.md, say): what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->`."""
+"""Tables inside a text such as lift/README.md, between `<!-- table:NAME -->` and `<!-- end:NAME -->`."""
 import re
 
 from engine.errors import InputError
@@ -27,9 +27,9 @@ def selected(rows: list[dict], name: str, conditions: list[str]) -> list[dict]:
 def with_tables(text: str, tables_named, source: str, folder, may_empty: bool = False) -> str:
     """`text` with what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->` replaced by the tables.
 
-    tables_named: from NAME to its tables; raises UnknownTable for one that is not known. source, folder: the text's
-    file name and where its results lie, for messages. Raises InputError for markers that do not pair up or whose name
-    is not known, and, unless `may_empty`, where there is a table for which there are no results.
+    tables_named: from NAME to its tables; raises UnknownTable for an unknown name. source, folder: the text's file name
+    and the folder of its results, for messages. may_empty: whether a table may lose its last result. Raises InputError
+    for markers that do not pair up, for unknown names, and for a table without results unless `may_empty`.
     """
     pieces, position, opened, emptied = [], 0, None, []
     for match in MARKER.finditer(text):
