@@ -1,9 +1,9 @@
 """The one training loop: any task, one process or several, straight through or resumed.
 
 A run is a function of its options: the batch of every step depends on the seed and the step alone (`Task.batch`), and
-losses draw nothing. So a run that was killed and resumed ends with the same weights, bit for bit on a CPU, as one that
-was not. A step draws its batch; each of its updates then zeroes the gradients of one network, accumulates, clips, steps
-and averages.
+losses draw no random numbers. So a run that was killed and resumed ends with the same weights as one that was not, bit
+for bit on a CPU. A step draws its batch. Each of its updates then zeroes the gradients of one network, accumulates,
+clips, steps and averages.
 """
 import contextlib
 import copy
@@ -33,7 +33,7 @@ from engine.task import Task
 GRADIENT_NORM_MAX = 1.0
 REPORT_SECONDS = 60                     # between two writings of log and loss curve
 STATE_SECONDS = 600                     # between two training states, unless --state_every counts steps
-STOP_POLL_STEPS = 10                    # between two questions to other processes on a GPU, which wait for it
+STOP_POLL_STEPS = 10                    # on GPUs: steps between two exchanges about a stop, for each waits for the GPU
 VALIDATION_REPORTS = ("validation.csv", "validation_bins.json")     # each as {name}_{report} in the output folder
 REPORTS = ("training.csv", "loss.png", "run.json", "preview.png", *VALIDATION_REPORTS)
 
@@ -41,7 +41,7 @@ REPORTS = ("training.csv", "loss.png", "run.json", "preview.png", *VALIDATION_RE
 class Loop:
     """A task's networks, their optimizers and averages, and everything that is written about them.
 
-    draws_curves: whether the loss curve is drawn beside the log; the tests' tiny runs do without.
+    draws_curves: whether the loss curve is drawn beside the log; tests leave it out for their tiny runs.
     """
 
     draws_curves = True
@@ -72,7 +72,7 @@ class Loop:
 
         self.step = 0                           # steps done
         self.num_updates = dict.fromkeys(task.networks, 0)
-        self.pending = []                       # of steps that the host has not asked about yet: {name: scalar}
+        self.pending = []                       # losses of steps that are still on the device: {name: scalar}
         self.log, self.validations, self.epoch_losses = [], [], []
         self.interval_mean, self.epoch_mean = Mean(), Mean()
         self.seconds_before = 0.0               # spent in earlier parts of a resumed run
@@ -104,9 +104,10 @@ class Loop:
         self.step += 1
 
     def run_update(self, update, batches: dict, keep: bool) -> dict:
-        """Zero, accumulate, clip, step, average one network; its losses and gradient norm by name of the log.
+        """Zero, accumulate, clip, step and average one network. Returns its losses and gradient norm by their name in
+        the log.
 
-        batches: of this step, by part; one is made where it is missing and kept, if `keep`, for the next update.
+        batches: of this step, by part. A missing one is drawn; with `keep` it stays for the next update.
         """
         name, args = update.trains, self.args
         optimizer = self.optimizers[name]
@@ -123,7 +124,7 @@ class Loop:
                     batches[accumulation] = self.task.batch(self.step, slice(start, start + part_size))
                 batch = batches[accumulation] if keep else batches.pop(accumulation)
                 is_last = accumulation == args.grad_accum - 1
-                # The processes' gradients are averaged in the last part only; the forward pass is what decides that.
+                # The processes' gradients are averaged in the last part only, which the forward pass decides.
                 with contextlib.nullcontext() if is_last else self.unsynchronised(name):
                     losses = update.loss(networks, batch)
                     (losses["loss"] / args.grad_accum).backward()
@@ -160,9 +161,9 @@ class Loop:
     # --- what is known about the run ---
 
     def collect_losses(self) -> None:
-        """Fetch the losses of the last steps, over all processes; raises InputError if one is not finite.
+        """Fetch the losses of the last steps, over all processes. Raises InputError if one is not finite.
 
-        So must be the gradient's norm: a step along a broken gradient breaks the weights, which no loss has seen yet.
+        The gradient's norm must be finite too: a broken gradient breaks the weights, and no loss has seen these yet.
         """
         if not self.pending:
             return
@@ -200,7 +201,7 @@ class Loop:
 
     @property
     def log_columns(self) -> list[str]:
-        """Columns of the log: those of all losses between place and speed."""
+        """Columns of the log: place, all losses, speed."""
         return ["step", "epoch", *self.task.columns, "learning_rate", "images_per_second", "seconds"]
 
     def add_log_row(self, done: int) -> None:
@@ -233,7 +234,7 @@ class Loop:
                 "options": plain_options(self.args)}
 
     def state(self) -> dict:
-        """Everything that a resumed run needs. All processes call it, and one writes what it returns."""
+        """Everything that a resumed run needs. All processes call it; the main one writes the result."""
         first, *others = self.plain
         return {**self.content(), "optimizer_state": full_optimizer(self.plain[first], self.optimizers[first]),
                 "others": {name: {"model_state": on_cpu(full_model(self.plain[name])),
@@ -262,11 +263,11 @@ class Loop:
             tqdm.write(f"saved {path}")
 
     def keep(self, path: Path) -> None:
-        """A file of this run is in the place of an earlier run's."""
+        """Note that `path` belongs to this run now, no longer to the one that it replaces."""
         self.replaced = [other for other in self.replaced if other != path]
 
     def save_state(self) -> None:
-        """Write the state; the rest of a run that this one replaces goes. Called by all processes."""
+        """Write the state and remove what is left of a run that this one replaces. Called by all processes."""
         self.state_saved = time.perf_counter()
         if getattr(self.args, "sharded_state", False):
             from engine import sharded_state    # its imports take a second, and most runs need none of it
@@ -353,9 +354,9 @@ class Loop:
 
     @contextlib.contextmanager
     def networks_with(self, weights: str):
-        """The networks, called with their averaged or raw weights: name -> callable.
+        """The networks with their averaged or raw weights: name -> callable.
 
-        With FSDP all processes come here and the main one gets whole networks; the others get none.
+        With FSDP all processes call it; the main one gets whole networks, the others none.
         """
         averaged = self.averages if weights == "ema" else {}
         if not self.fsdp:
@@ -425,7 +426,8 @@ class Loop:
                 self.write_reports()
 
     def stop_wanted(self, stop: StopRequest) -> bool:
-        """Whether any process was asked to stop; several processes ask each other, on GPUs not after every step."""
+        """Whether any process was asked to stop. Several processes ask each other; on GPUs they do so every few
+        steps."""
         if self.group.size == 1:
             return stop.signal is not None
         if self.device.type == "cuda" and self.step % STOP_POLL_STEPS:
@@ -462,7 +464,7 @@ class Loop:
             self.write_reports()
 
     def stop_now(self, number: int) -> None:
-        """Save the state, say how to go on, and exit as a process ended by that signal does."""
+        """Save the state, say how to go on, and exit with the status of a process that this signal ended."""
         self.collect_losses()
         self.save_state()
         if self.group.is_main:
@@ -477,7 +479,7 @@ class Loop:
 
 
 def with_weights(network: torch.nn.Module, weights: dict):
-    """The network, called alike, with other parameters than its own."""
+    """The network with other parameters than its own; it is called alike."""
     return lambda *inputs, **named: torch.func.functional_call(network, weights, inputs, named)
 
 
@@ -495,7 +497,7 @@ def refuse_another_runs_log(args) -> None:
 
 
 def refuse_what_is_there(args) -> None:
-    """Raises InputError, before any data are looked at, for a run that `prepare_start` would refuse."""
+    """Raises InputError for a run that `prepare_start` would refuse, before any data are read."""
     found = run_files.existing_files(args)
     if found and not args.resume and not args.overwrite:
         raise InputError(f"{found[-1]}: exists already; add --resume to continue, --overwrite to train anew, or "
@@ -539,7 +541,7 @@ def prepare_start(loop: Loop) -> None:
         raise InputError(f"--checkpoint_dir: the processes found states of steps {steps.long().tolist()} in "
                          f"{args.checkpoint_dir}, expected the same; give a folder that all machines see")
     if main:
-        for pattern in ("[0-9]*ep.pth", "step[0-9]*.state.pth"):     # not those of a run whose name begins alike
+        for pattern in ("[0-9]*ep.pth", "step[0-9]*.state.pth"):     # leaves files of runs whose names begin alike
             remove_leftovers(args.checkpoint_dir, f"{args.name}_{pattern}")
         run_files.remove_orphaned_tensors(args.checkpoint_dir, args.name)
         for kind in REPORTS:

@@ -9,8 +9,8 @@ from engine.options import LEARNING_RATE_MIN
 def learning_rate_at(step: int, num_steps: int, highest: float, schedule: str = "cosine", warmup_steps: int = 0):
     """Learning rate of optimizer step 0...num_steps-1: linear rise, then cosine to exactly LEARNING_RATE_MIN.
 
-    (Loshchilov and Hutter 2017, eq. 5, without restarts, moved at every step.) Before a cosine the rise takes at most
-    half of the steps, so that it ends at that minimum however short the run.
+    The cosine is that of Loshchilov and Hutter 2017, eq. 5, without restarts, at every step. Before it the rise takes
+    at most half of the steps, so that even a short run ends at the minimum. schedule: cosine or constant.
     """
     if schedule == "cosine":
         warmup_steps = min(warmup_steps, longest_warmup(num_steps))
@@ -24,15 +24,15 @@ def learning_rate_at(step: int, num_steps: int, highest: float, schedule: str = 
 
 
 def longest_warmup(num_steps: int) -> int:
-    """Steps of linear rise that a cosine over so many steps leaves room for."""
+    """The most steps of linear rise in a run of so many steps with a cosine."""
     return num_steps // 2
 
 
 class ExponentialMovingAverage:
     """Moving average of a model's parameters, in one fused operation over all of them.
 
-    The decay rises as (1 + n) / (10 + n) over updates n until it reaches `decay`, so that early averages are not
-    mostly initial weights.
+    The decay rises as (1 + n) / (10 + n) over updates n until it reaches `decay`. So the initial weights soon count
+    little.
     """
 
     def __init__(self, model: torch.nn.Module, decay: float):

@@ -1,4 +1,4 @@
-"""The options of every training, and which of them a resumed run need not share with the run it continues."""
+"""The options of every training, and which of them a resumed run may change."""
 import re
 from pathlib import Path
 
@@ -12,9 +12,9 @@ SOLVERS = tuple(CALLS_PER_STEP)                         # of `engine.sampling`
 PAIRINGS = ("independent", "diagonal", "near", "fused", "clock")         # of the times of two scales
 TIME_SAMPLINGS = ("logit_normal", "uniform", "mixture")                        # of `engine.denoising_task`
 
-# Every option decides a run's numbers, but for these: where it runs and writes, how much it says, how long it is (the
-# number of steps is compared itself), and what the data's own hash tells better than their name. --precision: a run
-# that diverged in bf16 can only go on in float32. A change of it is printed.
+# Every option decides a run's numbers, except these: where it runs and writes, how much it says, how long it is (the
+# number of steps is compared itself), and the data's name, since their hash is compared. --precision may change, for a
+# run that diverged in bf16 can only go on in float32; the change is printed.
 NOT_DECISIVE = {"device", "num_threads", "precision", "compile", "name", "checkpoint_dir", "output_dir", "cache_dir",
                 "save_every", "save_epochs", "state_every", "val_every", "val_split", "val_images", "log_every",
                 "sample_every", "no_tensorboard", "resume", "overwrite", "epochs", "max_steps", "dataset", "split",
@@ -23,7 +23,7 @@ NOT_DECISIVE = {"device", "num_threads", "precision", "compile", "name", "checkp
 
 
 def add_training_options(parser, name: str) -> None:
-    """The options that every training has; `name`: how its checkpoints are called if nothing else is said."""
+    """Adds the options that every training has. name: the default of --name, which its checkpoints are called by."""
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=whole_number(1), default=100, help="passes over the images")
     group.add_argument("--max_steps", type=whole_number(1), default=None, help="stop after so many optimizer steps")
@@ -85,8 +85,8 @@ def check_options(args) -> None:
 def check_same_run(path, state: dict, args, task, num_steps: int) -> None:
     """Raises InputError if a resumed run would not be the run that was saved.
 
-    task: its `content_hash` is that of the images given now, its `older_options` what states of earlier versions leave
-    out.
+    task: its `content_hash` is that of the images given now; its `older_options` are values of options that states of
+    earlier versions lack.
     """
     saved, given = {**task.older_options, **state["options"]}, plain_options(args)
     for key, value in given.items():

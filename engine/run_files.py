@@ -43,7 +43,7 @@ def list_states(folder, name: str) -> list[Path]:
 
 
 def tensors_folder(path) -> Path:
-    """Where the tensors lie that belong to the state in that file, if each process wrote its own part
+    """The folder with the tensors of the state in `path`, where each process wrote its own part
     (`engine.sharded_state`): `x.state.pth` -> `x.state.tensors`."""
     return Path(path).with_suffix(".tensors")
 
@@ -55,7 +55,7 @@ def remove(path) -> None:
 
 
 def remove_orphaned_tensors(folder, name: str) -> None:
-    """Remove tensors whose state's file is not there, since the process that wrote them was killed before it."""
+    """Remove tensors without a state's file; the process that wrote them was killed before it wrote the file."""
     for path in Path(folder).glob(f"{escape(name)}_step*.state.tensors"):
         if re.fullmatch(re.escape(name) + r"_step\d{8,}\.state\.tensors", path.name) and \
                 not path.with_suffix(".pth").exists():
@@ -74,9 +74,9 @@ def check_tensor_files(path, state: dict) -> None:
 
 
 def save_state(folder, name: str, state: dict) -> Path:
-    """Write a training state, then drop all but it and the one before. Raises InputError on a full disk.
+    """Write a training state, then remove all others but the one before it. Raises InputError on a full disk.
 
-    States of later steps are dropped too: a resumed run has passed them over, since they were damaged.
+    States of later steps are removed too: they were damaged, and the resumed run has passed them over.
     """
     path = state_path(folder, name, state["step"])
     save_torch(path, state)
@@ -88,9 +88,9 @@ def save_state(folder, name: str, state: dict) -> Path:
 
 
 def newest_good_state(folder, name: str) -> tuple[Path, dict] | None:
-    """The newest training state that can be read, or None where there is none; names every damaged one passed over.
+    """The newest training state that can be read: (path, content); None where there is none.
 
-    Raises InputError if there are states and all are damaged.
+    A line is printed for every damaged state. Raises InputError if all states are damaged.
     """
     paths = list_states(folder, name)
     for path in reversed(paths):

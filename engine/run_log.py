@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 
 class Mean:
-    """Running means by name, added one by one so that saving in between changes nothing."""
+    """Running means by name. Values are added one by one, so that saving in between changes nothing."""
 
     def __init__(self, sums: dict | None = None, counts: dict | None = None):
         self.sums, self.counts = dict(sums or {}), dict(counts or {})
@@ -46,9 +46,10 @@ class StopRequest:
 
 
 class Events:
-    """TensorBoard events of the main process, where TensorBoard is installed and wanted; any after `step` are void.
+    """TensorBoard events of the main process, if TensorBoard is installed and wanted. Earlier events after `step` are
+    void.
 
-    A disk that takes no more of them ends the events, not the training.
+    A full disk ends the events, not the training.
     """
 
     def __init__(self, args, step: int, is_main: bool):
@@ -65,7 +66,7 @@ class Events:
 
     @contextlib.contextmanager
     def or_none(self):
-        """Gives the events up, and says so, where they cannot be written."""
+        """Gives the events up, with a line, if they cannot be written."""
         try:
             yield
         except OSError as error:
@@ -88,6 +89,6 @@ class Events:
 
 
 def say_all_but_os_errors(hook_args) -> None:
-    """For threading.excepthook: a full disk is no reason for a traceback."""
+    """For threading.excepthook: prints no traceback for an OSError, such as a full disk."""
     if not isinstance(hook_args.exc_value, OSError):
         threading.__excepthook__(hook_args)

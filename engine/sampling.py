@@ -4,10 +4,12 @@ A path is [N + 1, scales] in the processes' own times, from noise to the clean i
 in a step is left exactly as it is. Every solver works on the clean images that the denoiser predicts:
 
     ddim        first order, 1 call a step (Song et al. 2021); Euler's method on a linear path
-    multistep   second order, 1 call a step: what `NoiseProcess.extrapolates` names is carried on from the last step
-    heun        second order, 2 calls a step; its last step is one of midpoint, for a clean image is never asked about
+    multistep   second order, 1 call a step: the quantity of `NoiseProcess.extrapolates` is carried on from the last
+step
+    heun        second order, 2 calls a step; its last step is one of midpoint, since no clean image is ever predicted
+from
     midpoint    second order, 2 calls a step
-    renoise     1 call a step: the clean image is predicted and noised again, as students of few steps need it
+    renoise     1 call a step: the clean image is predicted and noised again, for students of few steps
 
 heun and midpoint work in y = x / (a + s) over u = a / (a + s), where every process is the linear path: y moves along
 x_0 - eps, and nothing is divided by a.
@@ -32,7 +34,7 @@ class Samples:
 
 
 def to_device(x: torch.Tensor, device) -> torch.Tensor:
-    """Copy to the device, from the CPU without waiting for work that the device has still to do."""
+    """A copy on the device. From the CPU to a GPU, the copy does not wait for work that the GPU has still to do."""
     is_copied_behind = torch.device(device).type == "cuda" and x.device.type == "cpu"
     return x.pin_memory().to(device, non_blocking=True) if is_copied_behind else x.to(device)
 
@@ -52,7 +54,7 @@ def classes_in_turn(indices, num_classes: int, device="cpu") -> torch.Tensor:
 
 
 class StepNoise:
-    """Fresh noise during sampling: of each image its own stream, whatever the batch."""
+    """Fresh noise during sampling. Each image has a stream of its own, whatever the batch."""
 
     def __init__(self, seed: int, indices):
         self.generators = [seeded_generator(seed, seeds.SAMPLE_STEP, index) for index in indices]
@@ -63,7 +65,7 @@ class StepNoise:
 
 
 def check_solver(solver: str, eta: float) -> None:
-    """Raises InputError for an unknown solver, and for one that has no noise to add."""
+    """Raises InputError for an unknown solver, and for an eta above 0 with a solver other than ddim."""
     if solver not in SOLVERS:
         raise InputError(f"--solver: found {solver!r}, expected one of {', '.join(SOLVERS)}")
     if solver != "ddim" and eta > 0:
@@ -72,8 +74,8 @@ def check_solver(solver: str, eta: float) -> None:
 
 
 def check_path(path, denoiser: Denoiser) -> torch.Tensor:
-    """The path as int64 or float64 [N + 1, scales]. Raises InputError unless each scale's time goes from noise towards
-    the clean image, one moves in every step, and all end at the clean image."""
+    """The path as int64 or float64 [N + 1, scales]. Raises InputError unless every scale goes from noise towards the
+    clean image and ends there, and some scale moves in every step."""
     path = torch.as_tensor(path)
     path = path[:, None] if path.ndim == 1 else path
     path = path.double() if path.is_floating_point() else path.long()
@@ -95,10 +97,10 @@ def sample(denoiser: Denoiser, path, seed: int, indices, *, labels=None, solver:
            clip: bool = True, precision: str = "float32", on_step=None, device="cpu") -> Samples:
     """Denoise images `indices` of `seed` along `path`.
 
-    denoiser: on `device`, its networks in eval mode. labels: int64 [B] or None. eta: 0 deterministic ... 1 ancestral
-    (ddim only). clip: whether predicted clean images are clipped to [-1, 1]. precision: of the network (float32, bf16).
-    on_step(k, times, xs) is called before step k and once at the end with k = N. Nothing in the loop waits for the
-    device.
+    denoiser: on `device`, its networks in eval mode. path: as in `check_path`. labels: int64 [B] or None. eta: 0
+    deterministic ... 1 ancestral (ddim only). clip: whether predicted clean images are clipped to [-1, 1]. precision:
+    of the network, float32 or bf16. on_step(k, times, xs) is called before step k, and once at the end with k = N.
+    Nothing in the loop waits for the device. Raises InputError as `check_path` and `check_solver` do.
     """
     check_solver(solver, eta)
     path = check_path(path, denoiser)
@@ -111,9 +113,9 @@ def sample(denoiser: Denoiser, path, seed: int, indices, *, labels=None, solver:
 @torch.inference_mode()
 def denoise_along(denoiser: Denoiser, path, starts, *, labels=None, solver: str = "ddim", eta: float = 0.0,
                   clip: bool = True, precision: str = "float32", step_noise=None, on_step=None) -> Samples:
-    """The loop of `sample` for given starts: [B, ...] per scale, whose precision and device are kept.
+    """The loop of `sample` from given starts, [B, ...] per scale; their precision and device are kept.
 
-    step_noise(x): noise like x, for eta above 0 and renoise. The rest as in `sample`.
+    step_noise(x): noise like x, for eta above 0 and for renoise. The rest as in `sample`.
     """
     path = check_path(path, denoiser)
     walk = Walk(denoiser, path, starts, labels, clip, precision)
@@ -192,7 +194,7 @@ class Walk:
         return targets
 
     def two_calls(self, x_0s, k: int, solver: str) -> None:
-        """A step of heun or midpoint, whose second call is made here."""
+        """A step of heun or midpoint; the second call is made here. x_0s: of the first call."""
         moving = self.moving(k)
         arrives = any(self.path[k + 1, s] == self.denoiser.processes[s].clean for s in moving)
         between_xs, between_ts, between_levels = list(self.xs), [self.times[k, s] for s in range(len(self.xs))], {}

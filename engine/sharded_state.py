@@ -1,7 +1,7 @@
-"""The tensors of a training state, of which every process writes its part (torch.distributed.checkpoint).
+"""The tensors of a training state, each process's part written by itself (torch.distributed.checkpoint).
 
-The folder lies beside the file with everything else, which comes last: without it nothing counts. Any number of
-processes can go on from it.
+They lie in a folder beside the state's file, which holds everything else. The file is written last; without it the
+folder does not count. Any number of processes can go on from such a state.
 """
 import contextlib
 import pickle
@@ -24,7 +24,8 @@ ALLOWED = {"torch": {"Size"}, "torch.serialization": {"_get_layout"},
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Opens the table of contents that torch pickles, and nothing else: what another pickle names is not called."""
+    """Opens the table of contents that torch pickles, and no other pickle. Nothing that a pickle names is called unless
+    ALLOWED has it."""
 
     def find_class(self, module: str, name: str):
         """One of ALLOWED, or a data type of tensors. Raises UnpicklingError for anything else."""
@@ -35,7 +36,7 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 class PlainReader(dcp.FileSystemReader):
-    """Reads a folder without running what is in it; the tensors themselves torch opens as plain ones alone."""
+    """Reads a folder without running code that is in it; torch opens the tensors themselves as plain tensors only."""
 
     def read_metadata(self, *args, **kwargs):
         """The table of contents. Raises InputError for one that holds anything else."""
@@ -54,7 +55,7 @@ class PlainReader(dcp.FileSystemReader):
 
 @contextlib.contextmanager
 def quiet_alone():
-    """Without torch's warning that a single process is a single process."""
+    """Context without torch's warning about a single process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

@@ -1,5 +1,4 @@
-"""Networks spread over processes by FSDP2, and whole tensors of them again, so that a state's format is always the
-same.
+"""Networks spread over processes by FSDP2, and their whole tensors again, so that states have one format.
 
 An optimizer's state is kept as torch's own optimizers write it, by the number of the parameter.
 """
@@ -12,15 +11,15 @@ from engine.optimization import ExponentialMovingAverage
 def shard(network: nn.Module, device: torch.device) -> None:
     """Spread parameters, gradients and optimizer state over all processes (fully_shard): blocks first, then the root.
 
-    A network names the modules that are gathered one after the other by `blocks_to_shard()`; without it, all of it is
-    gathered at once.
+    A network's method `blocks_to_shard()` names the modules that are gathered one after the other. A network without it
+    is gathered at once.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     blocks = network.blocks_to_shard() if hasattr(network, "blocks_to_shard") else []
-    # Gathered parameters know whether they need gradients from when they were gathered. In another network's update
-    # they need none, so nothing stays gathered after a forward pass, as the root's parameters otherwise would.
+    # Whether a gathered parameter needs a gradient is fixed when it is gathered. In another network's update it needs
+    # none. So nothing may stay gathered after a forward pass, as the root's parameters would by default.
     for module in [*blocks, network]:
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
 

@@ -33,9 +33,9 @@ class Update:
 class Task:
     """One training: what a family hands to the loop.
 
-    networks: trained and saved, by name; an epoch checkpoint holds the first. frozen: not saved, known by the hash of
-    their file (`frozen_hashes`). averaged: names of the networks with an EMA. num_images: how many images an epoch
-    passes. content_hash: of these images. columns: the losses' names in the order of the log.
+    networks: trained and saved, by name; an epoch checkpoint holds the first. frozen: networks that are not saved; the
+    hashes of their files identify them (`frozen_hashes`). averaged: names of the networks with an EMA. num_images: in
+    an epoch. content_hash: of these images. columns: the losses' names in the order of the log.
     """
 
     networks: dict[str, nn.Module]
@@ -48,14 +48,14 @@ class Task:
     has_validation = False                          # whether there are held-out images
     command = "the command that trained it"         # for messages about a checkpoint of another task
     rate_options = "--learning_rate"                # what to lower where a run diverges
-    older_options: dict = {}                        # what states of earlier versions leave out
+    older_options: dict = {}                        # values of options that states of earlier versions lack
 
     def __init__(self, args):
         self.args = args
         self.order_of = (-1, None)      # an epoch, and the order of its images
 
     def indices(self, step: int) -> torch.Tensor:
-        """Which images a step sees, over all processes: int64 [batch_size]. Every epoch has a fresh order."""
+        """The numbers of a step's images, over all processes: int64 [batch_size]. Every epoch has a fresh order."""
         size = self.args.batch_size
         epoch, place = divmod(step, self.num_images // size)
         if self.order_of[0] != epoch:
@@ -72,14 +72,14 @@ class Task:
         return learning_rate_at(step, num_steps, args.learning_rate, args.lr_schedule, args.warmup_steps)
 
     def compiled(self, network: nn.Module):
-        """The network by way of torch.compile, called alike; the compiler runs at the first call, for minutes."""
+        """The network by way of torch.compile; it is called alike. The compiler runs at the first call, for minutes."""
         return torch.compile(network)
 
     def begin(self) -> None:
         """Called once before the first step of a run that is not resumed."""
 
     def batch(self, step: int, part: slice) -> Any:
-        """The share `part` of the step's global batch, with all random draws, which depend on seed and step alone."""
+        """The share `part` of the step's global batch, with all random draws. They depend on seed and step alone."""
         raise NotImplementedError
 
     def updates(self, step: int) -> Sequence[Update]:
@@ -99,7 +99,7 @@ class Task:
         return ", ".join(f"{key} {value:.5f}" for key, value in result.items() if isinstance(value, float))
 
     def validation_detail(self, result: dict) -> str:
-        """What is printed beside it of the averaged weights: a small table, or nothing."""
+        """What is printed below it for the averaged weights: a small table, or ""."""
         return ""
 
     def loss_figure(self, logs: dict[str, list[dict]]):
