@@ -1,6 +1,6 @@
-"""Which families there are: any checkpoint of this repository as a denoiser, whoever trained it.
+"""Any checkpoint of this repository as a denoiser, whichever family trained it.
 
-A checkpoint names its `family`; those without that name are S1's, baseline or LIFT. A new family adds a line to
+A checkpoint names its `family`; a checkpoint without a name is of S1, baseline or LIFT. A new family adds a line to
 FAMILIES: the function that makes a `Loaded` of a checkpoint's content.
 """
 import hashlib
@@ -36,12 +36,12 @@ class Loaded:
     """A checkpoint ready to be used.
 
     network: in eval mode, without gradient, on the device asked for. kind: what it puts out (`scheduler.clean_image`).
-    content: what builds the network, as a checkpoint holds it. draw_times(num, generator): int64 [num, scales], how the
-    training drew the timesteps of several scales together; None for one scale. loss_over_a_squared: whether the
-    training divided the squared error by a^2. is_steep: whether the network divides by a at the noisiest level, so that
-    a student of one step cannot start there. is_guidable: whether it was trained without a class too. image_shape: of
-    the data's images, [C, S, S]. padded, cropped: of a family whose network wants a margin. encode, decode: between
-    images in [-1, 1] and the latents that the network knows; None for one of pixels.
+    content: what builds the network, as a checkpoint holds it. draw_times(num, generator): timesteps int64 [num,
+    scales], drawn as in training; None for one scale. loss_over_a_squared: whether the training divided the squared
+    error by a^2. is_steep: whether the network divides by a at the noisiest level, where a student of one step then
+    cannot start. is_guidable: whether the training dropped labels. image_shape: of the data's images, [C, S, S].
+    padded, cropped: for a network that wants a margin. encode, decode: between images in [-1, 1] and latents; None for
+    a model of pixels.
     """
     family: str
     network: nn.Module
@@ -69,12 +69,13 @@ class Loaded:
         self.image_shape = tuple(self.image_shape or self.denoiser.shapes[0])
 
     def inputs_of(self, images: torch.Tensor, device) -> torch.Tensor:
-        """What the network knows of the data's images, uint8 [N, C, S, S] on a device: these, padded, or latents."""
+        """The network's form of the data's images, uint8 [N, C, S, S]: the images themselves, padded ones, or
+        latents."""
         images = images if self.padded is None else self.padded(images)
         return images.to(device) if self.encode is None else encoded(images, self.encode, device)
 
     def images_of(self, x: torch.Tensor) -> torch.Tensor:
-        """The images that a sampler's x [B, *denoiser.shapes[0]] stands for: uint8 [B, *image_shape]."""
+        """The images of a sampler's x [B, *denoiser.shapes[0]]: uint8 [B, *image_shape]."""
         images = to_uint8(x if self.decode is None else self.decode(x.float()))
         return images if self.cropped is None else self.cropped(images)
 
@@ -146,7 +147,7 @@ def load_mnist(content: dict, path, weights: str, fingerprint: str, device, vae=
 
 
 def load_edm(content: dict, path, weights: str, fingerprint: str, device, vae=None) -> Loaded:
-    """EDM's network from its plain state dict, or a student of it. It knows no prediction without a class."""
+    """EDM's network from its plain state dict, or a student of it. A network with classes always needs one."""
     is_student = "few_steps" in content
     state = content["model_state"] if is_student else content
     if is_student and weights == "ema":
@@ -165,14 +166,14 @@ FAMILIES = {"lift": load_lift, "flow": load_flow, "mnist": load_mnist, "edm": lo
 
 
 def family_of(content: dict) -> str:
-    """The family that a checkpoint names, or that its weights' names tell."""
+    """The family that a checkpoint names. Without a name, the weights' names tell it."""
     return content.get("family", "edm" if adm.FIRST_WEIGHT in content else "lift")
 
 
 def kind_of(path, known=tuple(FAMILIES)) -> tuple[str, bool]:
-    """Of the checkpoint at `path`: its family, and whether it is a student of few steps. Its weights are not read.
+    """The family of the checkpoint at `path`, and whether it is a student of few steps. Its weights are not read.
 
-    known: families that are welcome. Raises InputError for a file that is none of a known family, or an autoencoder's.
+    known: families that are welcome. Raises InputError for other families, for an autoencoder, and for a foreign file.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -188,8 +189,8 @@ def kind_of(path, known=tuple(FAMILIES)) -> tuple[str, bool]:
 
 
 def load(path, weights: str = "ema", device="cpu", option: str = "--checkpoint", vae=None) -> Loaded:
-    """The checkpoint at `path`. weights: ema (averaged) or raw. option: its name in messages. vae: the autoencoder of a
-    model of latents, where it does not lie where it lay in training.
+    """The checkpoint at `path`. weights: ema (averaged) or raw. option: the option that messages name. vae: the
+    autoencoder of a model of latents, if it has moved since the training.
 
     Raises InputError for a file that is missing, damaged or holds pickled objects, and for an unknown family.
     """
@@ -213,7 +214,7 @@ def load(path, weights: str = "ema", device="cpu", option: str = "--checkpoint",
 
 
 def load_two_scales(path, weights: str = "ema", device="cpu") -> checkpoints.LoadedModel:
-    """A model of two scales of any family, called as LIFT is, so that error maps and path costs can be had of it.
+    """A model of two scales of any family, called as LIFT is, so that error maps and path costs can be measured.
 
     Raises InputError as `load` does, and for a model of other scales than 64 and 32 pixels.
     """

@@ -8,11 +8,14 @@ OF_OTHERS = ["guidance_scale", "guidance_interval", "shift", "coarse_shift", "va
 
 
 class Candidates:
-    """A checkpoint of S1 and the paths it is sampled along. refuse(options, where): `refuse_without_effect` of the
-    command line. Raises InputError for options, paths and error maps that do not fit."""
+    """A checkpoint of S1 and the paths that it is sampled along.
+
+    refuse(options, where): `refuse_without_effect` of the command line. Raises InputError for options, paths and error
+    maps that do not fit the checkpoint.
+    """
 
     image_shape = (3, 64, 64)
-    knows_its_data = False                      # real images are the default's, whatever it was trained on
+    knows_its_data = False                      # --dataset left out means the default, not what it was trained on
 
     def __init__(self, args, refuse, file, device, say: bool):
         refuse(OF_OTHERS, f"for {file}, a model of S1")
@@ -27,7 +30,7 @@ class Candidates:
         self.guide = generation.load_guide(self.loaded, args, device)
         self.paths = {name: generation.find_path(self.loaded, name, args, say=say)
                       for name in args.paths or DEFAULT_PATHS[self.loaded.model_type]}
-        self.network = self.weak = None             # not compiled for rows that are all finished
+        self.network = self.weak = None             # made when first used: finished rows compile nothing
 
     def key(self, name: str) -> dict:
         """The identifying columns of a path's rows that tell of the model and of how it is sampled."""

@@ -34,7 +34,7 @@ class LoadedModel:
 
 
 def build_model(model_type: str, hidden_dims, parametrization: str = "eps", native_32: bool = False):
-    """A freshly initialised model. native_32: of LIFT alone. Raises InputError for what cannot be built."""
+    """A freshly initialised model. native_32: of LIFT alone. Raises InputError for sizes or kinds that cannot be."""
     only_lift = {"native_32": native_32} if model_type == "lift" else {}
     return MODELS[model_type]([int(c) for c in hidden_dims], parametrization, **only_lift)
 
@@ -50,7 +50,8 @@ def is_native_32(state: dict) -> bool:
 
 
 def load_content(path, digest) -> dict:
-    """The dictionary in a checkpoint file, checked to be one. digest: as in `load_torch`. Raises InputError."""
+    """The dictionary in a checkpoint file. digest: as in `load_torch`. Raises InputError if the file is no
+    checkpoint."""
     content = load_torch(path, "checkpoint", digest)
     missing = [key for key in ("model_state", "hidden_dims") if not isinstance(content, dict) or key not in content]
     if missing:

@@ -1,5 +1,7 @@
-"""S1's models as denoisers, denoisers of two scales as S1's models, and what a 32 branch can be made to do while the
-sampler knows nothing of it."""
+"""S1's models as denoisers, denoisers of two scales as S1's models, and wrappers that change what the 32 branch does.
+
+The sampler of the engine knows none of this.
+"""
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +17,7 @@ NOISIEST_SHAPES = [(3, 64, 64), (3, 32, 32)]
 class TimestepDenoiser(OutputDenoiser):
     """A baseline or LIFT model: called with the noised images, then their timesteps; returns the noise per scale.
 
-    A scale that has arrived at the clean image is shown to the model as timestep 0, the cleanest it was trained on.
+    For a scale that has arrived at the clean image, the model is told timestep 0, the cleanest of its training.
     """
 
     kind = "eps"
@@ -36,10 +38,11 @@ class TimestepDenoiser(OutputDenoiser):
 
 
 class TimestepModel(nn.Module):
-    """Any denoiser of two scales, called as LIFTDualTimestepModel is: so error maps and edge costs can be had of it.
+    """Any denoiser of two scales, called as LIFTDualTimestepModel is. So error maps and edge costs can be measured on
+    it.
 
-    A noised image sqrt(abar) x_0 + sqrt(1 - abar) eps is one of the denoiser's own process at the time with the same
-    log SNR, but for its length. Without labels: the prediction of the null class where there are classes.
+    Up to a factor, a noised image sqrt(abar) x_0 + sqrt(1 - abar) eps is one of the denoiser's own process, at the time
+    with the same log SNR. A denoiser with classes is asked for its null class.
     """
 
     model_type = "lift"
@@ -115,15 +118,15 @@ def denoiser_of(model, shapes, eps_scale: float = 1.0, told_log_snr: float = 0.0
 
 
 class NoisyCoarse(Wrapped):
-    """What a denoiser of two scales says of the finer one while it sees pure noise at the coarser, drawn anew in every
-    call, at the noisiest time. Of the coarser scale it says nothing (None)."""
+    """A denoiser of two scales that sees pure noise at the coarser one, at the noisiest time and drawn anew in every
+    call. It predicts the finer scale alone; for the coarser one it returns None."""
 
     def __init__(self, denoiser: Denoiser, step_noise):
         super().__init__(denoiser)
         self.step_noise = step_noise
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor | None]:
-        """As in `Denoiser`; xs[1] and ts[1] are not looked at."""
+        """As in `Denoiser`; xs[1] and ts[1] are not read."""
         noisiest = torch.full_like(ts[1], self.processes[1].noisiest)
         return [self.denoiser.clean([xs[0], self.step_noise(xs[1])], [ts[0], noisiest], labels)[0], None]
 
@@ -131,8 +134,8 @@ class NoisyCoarse(Wrapped):
 class Coupled(Wrapped):
     """A denoiser of two scales whose predictions of the clean image are made to agree.
 
-    from_64: the 32 prediction becomes the 2x2 mean of the 64 prediction. reconciled: both become what `reconcile` makes
-    of them. An exact network's predictions agree already. clip: whether predictions are clipped to [-1, 1] before.
+    mode: from_64, where the 32 prediction becomes the 2x2 mean of the 64 prediction, or reconciled, where `reconcile`
+    changes both. An exact network's predictions agree already. clip: whether predictions are clipped to [-1, 1] before.
     """
 
     def __init__(self, denoiser: Denoiser, mode: str, clip: bool):
@@ -149,8 +152,8 @@ class Coupled(Wrapped):
 
 
 class HeldBranch(Wrapped):
-    """The 32-branch experiment: what the model sees at 32 is its start throughout (fixed), or noise drawn anew in every
-    call but the first (random). The sampler leaves that scale as it is."""
+    """The 32-branch experiment. At 32 the model sees its start in every call (fixed), or noise that is drawn anew in
+    every call but the first (random). The sampler leaves the 32 scale as it is."""
 
     def __init__(self, denoiser: Denoiser, mode: str, x_32: torch.Tensor, step_noise):
         super().__init__(denoiser)
@@ -159,7 +162,7 @@ class HeldBranch(Wrapped):
         self.x_32, self.is_first = x_32, True
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
-        """As in `Denoiser`; xs[1] is not looked at."""
+        """As in `Denoiser`; xs[1] is not read."""
         if self.mode == "random" and not self.is_first:
             self.x_32 = self.step_noise(self.x_32)
         self.is_first = False

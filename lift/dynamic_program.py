@@ -31,10 +31,9 @@ def cheapest_path(edge_costs: np.ndarray, num_steps: int) -> tuple[np.ndarray, f
 
     edge_costs: float64 [n, m, J + 1, K + 1]. Returns cells int64 [N + 1, 2] and the cost, the sum along them.
 
-    Ties are broken as the module says: nearest the diagonal means the least sum of |i - j|. Where costs are symmetric
-    and the diagonal is among the cheapest, the diagonal is returned. Where they make the diagonal dearer than a path
-    beside it, the mirror image of that path costs the same. Raises InputError for an impossible number of steps and
-    for costs that are not numbers.
+    Ties are broken as the module says; nearest the diagonal means the least sum of |i - j|. If the diagonal is among
+    the cheapest paths, it is returned. With symmetric costs, any other path costs as much as its mirror image. Raises
+    InputError for an impossible number of steps and for costs that are not numbers.
     """
     n, m, J, K = (*edge_costs.shape[:2], edge_costs.shape[2] - 1, edge_costs.shape[3] - 1)
     check_num_steps(num_steps, (n - 1, m - 1), (J, K))
@@ -89,7 +88,7 @@ def usable_edges(num_points: int, max_jump: int, num_steps: int, num_scales: int
     else:
         same = True
     ends = cells + moves
-    # From a distance of d cells per scale, every number of steps from max(d) / J to sum(d) is possible, and no other.
+    # Over a distance of d cells per scale, the possible numbers of steps are those from max(d) / J to sum(d).
     fewest = -(-cells.max(0) // max_jump) + 1 + -(-(last - ends).max(0) // max_jump)
     most = cells.sum(0) + 1 + (last - ends).sum(0)
     inside = (ends <= last).all(0) & (moves.sum(0) > 0)
@@ -97,10 +96,10 @@ def usable_edges(num_points: int, max_jump: int, num_steps: int, num_scales: int
 
 
 def break_ties(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The path to return of all the cheapest (see `cheapest_path`). costs: [J + 1, K + 1, n, m]; values: [N + 1, n, m].
+    """The cheapest path that wins all ties (see `cheapest_path`). costs: [J + 1, K + 1, n, m]; values: [N + 1, n, m].
 
-    First all cells on a cheapest path are collected from the end to the start, then a second dynamic program over those
-    few minimises the total distance from the diagonal, and after it the sum of squared jumps, in whole numbers.
+    First all cells on cheapest paths are collected, from the end to the start. Then a second dynamic program over these
+    few cells minimises the total distance from the diagonal, and after it the sum of squared jumps, in whole numbers.
     """
     num_steps, n, m = len(values) - 1, *values.shape[1:]
     jumps_64, jumps_32 = (axis.ravel() for axis in np.indices(costs.shape[:2]))             # [O]

@@ -1,13 +1,13 @@
 """How much error a sampling step makes at every pair (t_64, t_32): squared Jacobian norms by Hutchinson's estimator.
 
-For Rademacher vectors r, E ||J r||^2 = ||J||_F^2. One tangent in x_64 alone gives the blocks 64<-64 and 32<-64 of the
-noise prediction's Jacobian, one in x_32 alone gives 64<-32 and 32<-32 (output scale <- input scale). The prediction of
-the clean image, x_0 = (x - sqrt(1 - abar) eps) / sqrt(abar) without clipping, is linear in x and eps, so that its four
-blocks follow from the same products without further network work.
+For Rademacher vectors r, E ||J r||^2 = ||J||_F^2. A tangent in x_64 alone gives the blocks 64<-64 and 32<-64 of the
+noise prediction's Jacobian; one in x_32 alone gives 64<-32 and 32<-32 (output scale <- input scale). The prediction of
+the clean image, x_0 = (x - sqrt(1 - abar) eps) / sqrt(abar) without clipping, is linear in x and eps. So its four
+blocks follow from the same products, and the network does no further work.
 
-Common random numbers: image k, its noise and its probes depend on the seed and k alone and are the same in all cells,
-so that neighbouring cells differ by the model and not by the draw. One image, averaged over its K probes, is one
-sample: images are independent, and standard errors are taken over them.
+Common random numbers: image k, its noise and its probes depend on the seed and k alone, and all cells share them. So
+neighbouring cells differ by the model and not by the draw. An image, averaged over its K probes, is one sample; images
+are independent, and standard errors are taken over them.
 """
 import copy
 
@@ -29,15 +29,17 @@ from lift.options import PREDICTIONS
 
 BLOCKS = ("64<-64", "32<-64", "64<-32", "32<-32")       # output scale <- input scale
 NUM_PIXELS = {"64": 64 * 64, "32": 32 * 32}
-# Which factor turns a squared Jacobian norm into an error, as a function of the scale's own SNR. localization follows
-# from z = SNR x_0 + sqrt(SNR) eps; the two ode factors from the probability flow, written in eps or in x_0.
+# The factor that turns a squared Jacobian norm into an error, as a function of the scale's own SNR. localization
+# follows from z = SNR x_0 + sqrt(SNR) eps. The two ode factors follow from the probability flow, written in eps or in
+# x_0.
 CHAIN_RULES = {
     "localization": lambda snr: 1 / (snr * (1 + snr)),
     "none": lambda snr: np.ones_like(snr),
     "eps_ode": lambda snr: snr / (4 * (1 + snr)**2),
     "x0_ode": lambda snr: 1 / (4 * (1 + snr)**2),
 }
-# Tangent images in one network pass. On a CPU, more would leave the caches and page memory anew for every operation.
+# Tangent images in one network pass. On a CPU, more of them do not fit the caches, and every operation pages memory
+# anew.
 CHUNK_SIZES = {"cpu": 64, "cuda": 512}
 # Weights of the maps
 
@@ -48,11 +50,11 @@ def chain_rule_factor(timesteps, chain_rule: str) -> np.ndarray:
 
 
 def block_weight(block: str, normalization: str) -> float:
-    """What ||J r||^2 of a block is multiplied by.
+    """The factor of a block's ||J r||^2.
 
-    per_pixel: 1 / (H W) of the input scale, so that an identity Jacobian scores 3 (one per channel) at both scales.
-    both_sides: times 1 / (H W) of the output scale too, as the earlier implementation weights it, which makes the 32
-    scale count four times as much for the same Jacobian.
+    normalization: per_pixel is 1 / (H W) of the input scale, so that an identity Jacobian scores 3, one per channel, at
+    both scales. both_sides multiplies by 1 / (H W) of the output scale too, as the earlier implementation does; then
+    the 32 scale counts four times as much for the same Jacobian.
     """
     output_scale, input_scale = block.split("<-")
     weight = 1 / NUM_PIXELS[input_scale]
@@ -60,7 +62,8 @@ def block_weight(block: str, normalization: str) -> float:
 
 
 def mean_over_images(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the images of a cell and its standard error. samples: [..., M], nan where there is no sample."""
+    """Mean over the M images of a cell and its standard error, float64 [...] each. samples: [..., M], nan where a cell
+    has no sample."""
     known = np.isfinite(samples)
     count = known.sum(-1)
     values = np.where(known, samples, 0).astype(np.float64)
@@ -83,7 +86,7 @@ def maps_per_image(frobenius, timesteps, chain_rule: str, normalization: str, pr
 
 
 def weighted_maps(frobenius, timesteps, chain_rule: str, normalization: str, prediction: str) -> dict:
-    """Everything of a heatmap that depends on how squared norms are weighted; arguments as in `maps_per_image`."""
+    """The entries of a heatmap that depend on the weights of squared norms; arguments as in `maps_per_image`."""
     mean, standard_error = mean_over_images(
         maps_per_image(frobenius, timesteps, chain_rule, normalization, prediction))
     weights = np.array([block_weight(block, normalization) for block in BLOCKS])[:, None, None]
@@ -99,7 +102,7 @@ def weighted_maps(frobenius, timesteps, chain_rule: str, normalization: str, pre
 
 
 def reweighted(heatmap: dict, chain_rule=None, normalization=None, prediction=None) -> dict:
-    """The same heatmap with another chain rule, normalization or prediction; None keeps what it has."""
+    """The same heatmap with another chain rule, normalization or prediction; None keeps its own."""
     changes = {"chain_rule": chain_rule, "normalization": normalization, "prediction": prediction}
     options = {**heatmap["options"], **{key: value for key, value in changes.items() if value is not None}}
     maps = weighted_maps(heatmap["frobenius"].numpy(), heatmap["timesteps"].numpy(), options["chain_rule"],
@@ -139,7 +142,8 @@ class Draws:
 
 
 def frozen_copy(model: torch.nn.Module, precision: str) -> torch.nn.Module:
-    """The model as the estimator runs it: contiguous weights (normalisation is fastest so), bf16 ones where asked."""
+    """A copy of the model for the estimator. Its weights are contiguous, which normalisation likes best, and bf16 where
+    asked."""
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
     if precision == "bf16":
         for parameter in model.parameters():    # not the buffers: a linear denoiser computes in float64
@@ -160,7 +164,7 @@ def squared_norms(model, draws: Draws, which: torch.Tensor, t_64: torch.Tensor, 
     tangents_32 = torch.cat([probes_32.new_zeros(probes_32.shape), probes_32])                  # [2K, B, 3, 32, 32]
     x_64 = schedule.add_noise(draws.x_0_64[which], draws.noise_64[which], t_64)
     x_32 = schedule.add_noise(draws.x_0_32[which], draws.noise_32[which], t_32)
-    # The fused attention kernels have no forward-mode derivative, should attention fall back to torch.func.jvp.
+    # The fused attention kernels have no forward-mode derivative, which a fall back to torch.func.jvp would need.
     with sdpa_kernel(SDPBackend.MATH), devices.autocast(x_64.device, precision):
         _, eps_tangents = propagate(lambda a, b: model(a, b, t_64, t_32), (x_64, x_32), (tangents_64, tangents_32))
     norms = torch.zeros(2, 2, 2, len(which), dtype=torch.float64, device=x_64.device)   # prediction, input, output
@@ -221,14 +225,13 @@ def estimate(model, images: np.ndarray, timesteps, *, K: int = 4, batch_size: in
              target_error: float = 0.0, chain_rule: str = "localization", normalization: str = "per_pixel",
              prediction: str = "eps", seed: int = 42, precision: str = "float32", cells=None, chunk_size: int = 0,
              progress: bool = False) -> dict:
-    """The error map of a model on images, as the part of a heatmap file that does not name its origin.
+    """The error map of a model on images: a heatmap file's content without its origin.
 
     model: anything called as LIFTDualTimestepModel is, on its device. images: uint8 [N, 3, 64, 64]. timesteps: int64
-    [n], falling. K: probes per image and scale. batch_size: images per round. target_error: a cell is sampled for
-    further rounds, up to max_images, until the standard errors of its error_64 and error_32 are at most this share of
-    them; 0: one round. cells: (i, j) pairs to estimate, None for all; others stay nan. chunk_size: tangent images in
-    one network pass, 0 for what suits the device. Raises InputError for too few images and for cells that come out not
-    finite.
+    [n], falling. K: probes per image and scale. batch_size: images per round. target_error: a cell gets further rounds,
+    up to max_images, until the standard errors of its error_64 and error_32 are at most this share of them; 0: one
+    round. cells: (i, j) pairs to estimate, None for all; others stay nan. chunk_size: tangent images in one network
+    pass, 0 for the device's default. Raises InputError for too few images and for cells whose estimate is not finite.
     """
     timesteps = np.asarray(timesteps, dtype=np.int64)
     n = len(timesteps)
@@ -288,9 +291,9 @@ def check_cells(values: np.ndarray, cells: np.ndarray, timesteps: np.ndarray, wh
 
 @devices.exact_float32()
 def precision_bias(model, images: np.ndarray, timesteps, *, prediction: str, seed: int, num_images: int = 8) -> float:
-    """Largest relative difference that bf16 makes to error_64 and error_32, over the corners and the middle of the map.
+    """Largest relative difference between bf16 and float32 of error_64 and error_32, at the map's corners and middle.
 
-    Same images, noise and probes in both, so that what differs is rounding.
+    Both have the same images, noise and probes, so only rounding differs.
     """
     last = len(timesteps) - 1
     cells = sorted({(i, j) for i in (0, last) for j in (0, last)} | {(last // 2, last // 2)})

@@ -1,9 +1,9 @@
 """How well LIFT predicts noise when both scales are noisy, or only one; and how it compares with a baseline.
 
 Without --compare_baseline: the error at --t for both scales noisy, clean 32 with noisy 64, and clean 64 with noisy 32.
-With it: LIFT's 64 error over the baseline's at timesteps from 0 to 999, with the 32 scale pure noise (the baseline's
-task), on the diagonal, and ahead by some log SNR: the model's own error, apart from that of any path. Where the
-baseline puts out the residual of a linear denoiser, that denoiser's error is measured too.
+With --compare_baseline: LIFT's 64 error over the baseline's at timesteps from 0 to 999. The 32 scale is pure noise,
+which is the baseline's task, or on the diagonal, or ahead by some log SNR. This is the model's own error, whatever the
+path. If the baseline puts out the residual of a linear denoiser, the error of that denoiser is measured too.
 """
 from pathlib import Path
 

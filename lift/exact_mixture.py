@@ -1,11 +1,11 @@
 """A test bed where the truth is known: a mixture of Gaussians on 8x8 images whose denoiser has a closed form.
 
-An image x (D = 64 pixels, one channel) comes from component k with probability w_k and is then N(m_k, C_k). Two noised
-views of it are given, z_64 = x + sigma_64 eps of the image itself and z_32 = A x + sigma_32 eps' of its 2x2 mean
-(4x4), with sigma = SNR^(-1/2) each; the names 64 and 32 are those of the large system. Given both views, component k is
-Gaussian with precision P_k = C_k^-1 + SNR_64 I + SNR_32 A'A and mean x_k = P_k^-1 h_k, h_k = C_k^-1 m_k + SNR_64 z_64 +
-SNR_32 A' z_32, and has weight proportional to w_k exp(h_k' x_k / 2 - m_k' C_k^-1 m_k / 2) / sqrt(det C_k P_k). All of
-it is float64.
+An image x (D = 64 pixels, one channel) comes from component k with probability w_k and is then N(m_k, C_k). It is seen
+in two noised views: z_64 = x + sigma_64 eps shows the image itself, and z_32 = A x + sigma_32 eps' its 2x2 mean (4x4),
+with sigma = SNR^(-1/2) each. The names 64 and 32 are those of the large system. Given both views, component k is
+Gaussian with precision P_k = C_k^-1 + SNR_64 I + SNR_32 A'A and mean x_k = P_k^-1 h_k, where h_k = C_k^-1 m_k + SNR_64
+z_64 + SNR_32 A' z_32. Its weight is proportional to w_k exp(h_k' x_k / 2 - m_k' C_k^-1 m_k / 2) / sqrt(det C_k P_k).
+All of it is float64.
 """
 import math
 

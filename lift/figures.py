@@ -1,5 +1,5 @@
-"""S1's figures: error maps with their paths, blocks of the Jacobian, errors beside the baseline's; and what is shown of
-a heatmap file."""
+"""S1's figures: error maps with their paths, blocks of the Jacobian, errors beside the baseline's, and all figures of a
+heatmap file."""
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
@@ -82,7 +82,7 @@ def grid_ticks(ax, timesteps, count: int = 6) -> None:
     """Axes in timesteps for a map of equal cells: t_32 across, t_64 down, the noisiest corner at the upper left."""
     last = len(timesteps) - 1
     if last <= 9 and count > 4:
-        count = last + 1                        # a small grid: every cell, rather than some of them unevenly
+        count = last + 1                        # a small grid: every cell has a tick
     cells = np.unique(np.rint(np.linspace(0, last, count)).astype(int))
     names = [str(int(timesteps[cell])) for cell in cells]
     ax.set_xticks(cells, names, fontsize=9)

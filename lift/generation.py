@@ -54,7 +54,7 @@ def load_guide(loaded: checkpoints.LoadedModel, args, device) -> checkpoints.Loa
 
 
 def guidance_of(args, guide=None) -> Guidance | None:
-    """The guidance that the options ask for. guide: what is called in the place of --guide's model."""
+    """The guidance that the options ask for, or None. guide: --guide's model as it is called, perhaps compiled."""
     if not (args.guide or args.guide_noisy_32):
         return None
     return Guidance(args.guide_scale, tuple(args.guide_interval) if args.guide_interval else None, guide)
@@ -72,8 +72,8 @@ def name_of(path) -> str:
 
 
 def load_schedule(path, expect_grid: int | None = None) -> dict:
-    """What lift.compute_schedule wrote: timesteps [n] and one-dimensional edge costs [n, J + 1]. Raises InputError,
-    also for another number of timesteps than `expect_grid`."""
+    """A file of lift.compute_schedule: timesteps [n] and one-dimensional edge costs [n, J + 1]. Raises InputError if it
+    is missing, foreign, or has another number of timesteps than `expect_grid`."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such schedule; make it with lift.compute_schedule, or give the --grid and folder "
                          "of one that is there")
@@ -90,13 +90,13 @@ def load_schedule(path, expect_grid: int | None = None) -> dict:
 
 
 def map_file(loaded: checkpoints.LoadedModel, args) -> Path:
-    """The error map, or schedule, that a checkpoint's paths are found on: --heatmap, or its own in --heatmap_dir."""
+    """The file of the error map, or schedule, for a checkpoint's paths: --heatmap, or its own in --heatmap_dir."""
     return args.heatmap or heatmap_file.heatmap_path(args.heatmap_dir, args.grid, name_of(loaded.path), loaded.epochs,
                                                      loaded.weights)
 
 
 def path_name(loaded: checkpoints.LoadedModel, path_type: str, args) -> str:
-    """A path as the table of results names it; one that --allow_mismatch found on another checkpoint's map says
+    """A path as the table of results names it. If --allow_mismatch took another checkpoint's map, the name tells
     whose."""
     file = map_file(loaded, args)
     if path_type in ("uniform", "diagonal", *paths.FIXED_LEADS) or not args.allow_mismatch or not file.is_file():
@@ -110,10 +110,9 @@ def path_name(loaded: checkpoints.LoadedModel, path_type: str, args) -> str:
 def find_path(loaded: checkpoints.LoadedModel, path_type: str, args, say: bool = True) -> np.ndarray:
     """The timesteps of a path for a checkpoint, int64 [num_steps + 1, 2]. args: those of `add_generation_options`.
 
-    A lead that was never searched for is the family's default; that is printed, if `say`, and so is one that was
-    searched for with another number of steps. Raises InputError for a path
-    of the other model type, a heatmap that is missing, of another grid or of another checkpoint, and a number of steps
-    that the grid does not allow.
+    A lead that was never searched for is the family's default. A line says so, if `say`, and also if a lead was
+    searched for with another number of steps. Raises InputError for a path of the other model type, for a heatmap that
+    is missing or of another grid or checkpoint, and for a number of steps that the grid does not allow.
     """
     if path_type not in PATH_NAMES[loaded.model_type]:
         raise InputError(f"path {path_type!r}: {loaded.path} is a {loaded.model_type} checkpoint, expected one of "
@@ -165,18 +164,18 @@ def default_lead(args, loaded: checkpoints.LoadedModel, say: bool) -> np.ndarray
 
 
 def path_hash(path: np.ndarray) -> str:
-    """What identifies a path in the table of results: first 12 hex digits of the SHA-256 of its int64 timesteps."""
+    """A path's identity in the table of results: the first 12 hex digits of the SHA-256 of its int64 timesteps."""
     return hashlib.sha256(np.ascontiguousarray(path, dtype="<i8").tobytes()).hexdigest()[:12]
 
 
 def reads_step_size(path_type: str) -> bool:
-    """Whether --step_size has a meaning for a path: only those found on the error maps themselves."""
+    """Whether --step_size has a meaning for a path: it has for paths that are found on the error maps themselves."""
     return path_type.endswith(("_64", "_total"))
 
 
 def solver_name(args, guide: checkpoints.LoadedModel | None = None) -> str:
-    """The solver as the table of results names it, with all else that decides an image: eta, the correction of exposure
-    bias, guidance, each where it is not left out. guide: the checkpoint of --guide."""
+    """The solver as the table of results names it, followed by what else decides an image: eta, the correction of
+    exposure bias, guidance. Parts at their default are left out. guide: the checkpoint of --guide."""
     parts = [args.solver] + [f"eta{args.eta:g}"] * (args.eta != 0) + [f"eps{args.eps_scale:g}"] * (args.eps_scale != 1)
     parts += [f"told{args.told_log_snr:g}"] * (args.told_log_snr != 0)
     if args.guide or args.guide_noisy_32:
@@ -186,7 +185,7 @@ def solver_name(args, guide: checkpoints.LoadedModel | None = None) -> str:
 
 
 def network_of(loaded: checkpoints.LoadedModel, args, say: bool = True):
-    """What is called in the checkpoint's place: its model, compiled if --compile says so; that is printed, if `say`."""
+    """The checkpoint's model, compiled with --compile; a line says so, if `say`."""
     if not args.compile:
         return loaded.model
     if say:
@@ -196,14 +195,12 @@ def network_of(loaded: checkpoints.LoadedModel, args, say: bool = True):
 
 def generate_uint8(model, path: np.ndarray, seed: int, num_images: int, args, group=None, progress: str | None = None,
                    guide=None):
-    """This process's share of images 0...num_images - 1, batch by batch, on the model's device. guide: what is
-    called in the place of --guide's model.
-
-    Nothing waits for the device within a batch; the noise of the next one is copied there once it has been drawn.
-    With --compile a last batch that is not full is filled up, for another size would be compiled anew, and cut again.
+    """This process's share of images 0...num_images - 1, batch by batch, on the model's device.
 
     Yields (indices, uint8 [B, 3, 64, 64], number of images [] that are not finite, network calls). Process r of a
     distributed.Group takes images r, r + size, ...; no image depends on the batch size or the number of processes.
+    guide: as in `guidance_of`. Nothing waits for the device within a batch. With --compile the last batch is filled up
+    to the size of the others and cut again, for another size would be compiled anew.
     """
     def draw(indices):
         filling = indices[-1:] * (args.batch_size - len(indices)) if args.compile else []

@@ -1,4 +1,4 @@
-"""The file of an error map: what stands in it, where it lies, and whether it may be used.
+"""The file of an error map: its content, its place, and the checks before it is used.
 
 A heatmap file is a dictionary of plain types and tensors, as `error_map.estimate` and `add_origin` fill it:
   format_version        1
@@ -32,11 +32,12 @@ FORMAT_VERSION = 1
 REQUIRED = ("format_version", "timesteps", "error_64", "error_32", "standard_error_64", "standard_error_32", "blocks",
             "block_standard_errors", "frobenius", "num_images", "edge_costs", "options", "checkpoint",
             "checkpoint_fingerprint", "weights", "epochs")
-LEAD_KEYS = ("lead", "lead_num_steps")       # what lift.search_lead adds: the winner, and the steps it was sought for
+LEAD_KEYS = ("lead", "lead_num_steps")       # added by lift.search_lead: the winner, and the steps it was sought for
 
 
 def heatmap_path(folder, grid: int, name: str, epoch: int, weights: str) -> Path:
-    """Where the map of a checkpoint lies: results/heatmap_30_100ep.pth, with the name and `raw` where they differ."""
+    """Where the map of a checkpoint lies: results/heatmap_30_100ep.pth. A run's name and `raw` are added where they are
+    not the usual ones."""
     named = "" if name == "lift_dual_timestep" else f"{name}_"
     return Path(folder) / f"heatmap_{grid}_{named}{epoch}ep{'_raw' if weights == 'raw' else ''}.pth"
 
@@ -49,9 +50,9 @@ def add_origin(heatmap: dict, loaded, image_set) -> dict:
 
 
 def keep_lead(heatmap: dict, path) -> dict:
-    """The heatmap with the lead that lift.search_lead added to an earlier file at `path`, if of the same weights.
+    """The heatmap, with the lead that lift.search_lead added to an earlier file at `path` of the same weights.
 
-    A lead is found by step doubling and by samples, not on the map, so it outlives the map beside it.
+    A lead is found by step doubling and by samples, not on the map. So it stays valid when the map is made anew.
     """
     try:
         earlier = load_torch(path, "heatmap")
@@ -63,8 +64,8 @@ def keep_lead(heatmap: dict, path) -> dict:
 
 
 def load_heatmap(path, expect_grid: int | None = None) -> dict:
-    """A heatmap file, checked. Raises InputError if it is missing, damaged, no heatmap, of another grid than
-    `expect_grid`, or holds cells that are not finite, which are named."""
+    """A heatmap file, checked. Raises InputError if it is missing, damaged, no heatmap or of another grid than
+    `expect_grid`, and names cells that are not finite."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such heatmap; make it with compute_heatmap_30.py, or give the --grid and folder "
                          "of one that is there")
@@ -132,8 +133,8 @@ def check_shape(value, shape: tuple, name: str, path) -> None:
 
 def check_heatmap_matches(path, heatmap: dict, loaded, allow_mismatch: bool = False,
                           can_be_allowed: bool = True) -> None:
-    """Raises InputError unless the heatmap in the file `path` was computed from this very checkpoint and these weights
-    (`loaded`: lift.checkpoints.LoadedModel), or `allow_mismatch`. can_be_allowed: whether the script has that
+    """Raises InputError unless the heatmap in the file `path` was computed from this checkpoint and these weights, or
+    `allow_mismatch` is set. loaded: lift.checkpoints.LoadedModel. can_be_allowed: whether the script has that
     option."""
     if allow_mismatch:
         return

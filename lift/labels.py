@@ -1,9 +1,9 @@
-"""What S1 calls its paths and usual runs in tables and figures, and the colour of each path."""
+"""The names of S1's paths and usual runs in tables and figures, and the colour of each path."""
 from evaluation.tables import Names
 from lift.options import DEFAULT_NAMES, LEAD_SIZES
 
 
-# Okabe and Ito's palette: told apart by readers with any colour vision, and by lightness in print.
+# Okabe and Ito's palette: readers with any colour vision can tell the colours apart, in print by their lightness.
 PATH_COLORS = {"baseline": "#000000", "diagonal": "#E69F00", "dp_64": "#56B4E9", "dp_total": "#CC79A7",
                "dp_step": "#009E73", "dp_directional": "#0072B2", "dp_diagonal": "#D55E00", "lead": "#F0E442"}
 # In the order of a table's columns.
@@ -18,7 +18,7 @@ OTHER_PATH_COLORS = {"unconstrained_64": "#A6761D", "unconstrained_total": "#4D4
 
 
 def path_color(path_type: str) -> str | None:
-    """The colour that a path has in every figure; None for those that have none of their own."""
+    """A path's colour in every figure; None for a path without a colour of its own."""
     return PATH_COLORS.get("baseline" if path_type == "uniform" else path_type)
 
 

@@ -40,8 +40,8 @@ def ratio_and_standard_error(numerators, denominators) -> tuple[float, float]:
 # --- errors of the noise prediction ---------------------------------------------------------------------------------
 
 def paired_noise(seed: int, indices, device="cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """noise_64 [B, 3, 64, 64] and noise_32 [B, 3, 32, 32] of held-out images; image k's depends on seed and k alone,
-    so that every timestep and every model sees the same noise."""
+    """noise_64 [B, 3, 64, 64] and noise_32 [B, 3, 32, 32] of held-out images. The noise of image k depends on seed and
+    k alone, so every timestep and every model sees the same noise."""
     draws = []
     for k in indices:
         generator = seeded_generator(seed, seeds.VALIDATION, k, PAIRED_NOISE)
@@ -65,10 +65,9 @@ def squared_errors(model, x_0_64, noises, timesteps, schedule: CosineSteps, prec
     """Squared error of the noise prediction per image, averaged over pixels.
 
     model: anything callable like BaselineModel (one noise, one timestep) or LIFTDualTimestepModel (two of each).
-    x_0_64: [B, 3, 64, 64] in [-1, 1]; noises: per scale [B, 3, H, W]; timesteps: per scale an int, of which CLEAN
-    gives the image itself. The network is told 0 there, and its output is held against the noise that is in a clean
-    image: none. reconciled: LIFT's predictions are made to agree first. Returns float64 [number of scales, B] on the
-    CPU.
+    x_0_64: [B, 3, 64, 64] in [-1, 1]; noises: per scale [B, 3, H, W]; timesteps: per scale an int. With CLEAN, a scale
+    is the clean image; the network is told 0 for it, and its output is compared with no noise. reconciled: LIFT's
+    predictions are made to agree first. Returns float64 [number of scales, B] on the CPU.
     """
     clean = [x_0_64, downsample_to_32(x_0_64)][:len(noises)]
     t = [torch.full((len(x_0_64),), timestep, device=x_0_64.device) for timestep in timesteps]
@@ -127,9 +126,9 @@ def errors_by_case(model, images, cases: list[Case], seed: int, batch_size: int,
 
 
 def comparison_curves(timesteps, leads, schedule: CosineSteps) -> dict[str, np.ndarray]:
-    """What t_32 is beside each t_64 when LIFT is compared with the baseline: label -> int64 [n].
+    """t_32 beside each t_64 when LIFT is compared with the baseline: label -> int64 [n].
 
-    With t_32 = 999 LIFT has the baseline's task; on the diagonal and ahead of it, it also sees the 32 scale.
+    With t_32 = 999 LIFT has the baseline's task. On the diagonal and ahead of it LIFT also sees the 32 scale.
     """
     timesteps = np.asarray(timesteps)
     curves = {"32 pure noise": np.full_like(timesteps, NUM_TIMESTEPS - 1), "diagonal": timesteps.copy()}
@@ -162,7 +161,7 @@ def errors_beside_baseline(lift, baseline, images, timesteps, curves: dict, seed
 
 
 def linear_denoiser_of(model):
-    """What a baseline that puts out the residual started from, to be called as it is; None for another baseline."""
+    """The linear denoiser of a baseline that puts out its residual, called as the baseline is; None for others."""
     if model.parametrization != "residual":
         return None
 
@@ -175,7 +174,7 @@ def linear_denoiser_of(model):
 # --- what is said of the images --------------------------------------------------------------------------------------
 
 def note_on_training_images(options: dict, images: np.ndarray, cache_dir) -> str | None:
-    """What to say of images that a checkpoint was trained on, or where that cannot be told; else None.
+    """A line if a checkpoint was trained on some of the images, or if this cannot be told; else None.
 
     options: of its training; empty for a checkpoint of the earlier implementation. images: uint8 [N, 3, 64, 64].
     """

@@ -1,4 +1,4 @@
-"""The options that S1's commands share, and what they choose among."""
+"""The options that S1's commands share, and their choices."""
 from pathlib import Path
 
 from data import add_data_options
@@ -49,7 +49,7 @@ def add_training_options(parser, model_type: str) -> None:
 
 
 def parse_training_options(parser, argv=None):
-    """The command line of a training script. Raises InputError for options about a validation that is not asked for."""
+    """The command line of a training script. Raises InputError for options of a validation without --val_every."""
     args = parser.parse_args(argv)
     if not args.val_every:
         refuse_without_effect(parser, args, ["val_split", "val_images"], "without --val_every")
@@ -57,8 +57,8 @@ def parse_training_options(parser, argv=None):
 
 
 def add_checkpoint_option(group, help: str, several: bool = False) -> None:
-    """--checkpoint FILE, or --checkpoints FILE... where there may be `several`. Options of earlier versions that named
-    a checkpoint by its parts are answered in one line."""
+    """Adds --checkpoint FILE, or, if there may be `several`, --checkpoints FILE... Earlier versions had options that
+    named a checkpoint by its parts; these answer with the new spelling."""
     if several:
         group.add_argument("--checkpoints", "--checkpoint", nargs="+", action="each_once", required=True,
                            metavar="FILE",
@@ -71,7 +71,8 @@ def add_checkpoint_option(group, help: str, several: bool = False) -> None:
 
 
 def add_generation_options(parser, solvers=SOLVERS) -> None:
-    """How images are generated: --weights, --num_steps, --solver, --heatmap and the like. solvers: what it may be."""
+    """Adds the options of generating images: --weights, --num_steps, --solver, --heatmap and so on. solvers: the
+    choices of --solver."""
     group = parser.add_argument_group("generation")
     group.add_argument("--weights", choices=WEIGHTS, default="ema", help="averaged or raw weights")
     group.add_argument("--num_steps", type=whole_number(1), default=18, metavar="STEPS", help="network calls per image")
@@ -117,14 +118,14 @@ CORRECTION_AND_GUIDANCE = ["eps_scale", "told_log_snr", "guide", "guide_noisy_32
 
 
 def refuse_unguided(refuse, args) -> None:
-    """Raises InputError for options of a guidance that is not asked for. refuse(options, where):
+    """Raises InputError for options of guidance without --guide or --guide_noisy_32. refuse(options, where):
     `refuse_without_effect` of the command line."""
     if not (args.guide or args.guide_noisy_32):
         refuse(["guide_scale", "guide_interval"], "without --guide or --guide_noisy_32")
 
 
 def add_path_options(parser) -> None:
-    """--paths, --num_steps, --max_jump, --step_size and --num_resamples."""
+    """Adds --paths, --num_steps, --max_jump, --step_size and --num_resamples."""
     group = parser.add_argument_group("paths")
     group.add_argument("--paths", nargs="+", action="each_once", choices=PATH_TYPES,
                        default=DEFAULT_PATHS["lift"], metavar="PATH",

@@ -131,8 +131,11 @@ class Measurement:
         return tqdm(groups, desc=what, unit="batch", disable=not self.progress, leave=False)
 
     def moves(self, starts: np.ndarray, ends: np.ndarray, what: str):
-        """The edges [E, S] that begin before the 64 scale is clean, block by block: their rows, starts, ends, the cells
-        they start at, each once, and the cell of each edge. what: the name of the progress bar."""
+        """The edges [E, S] that start before the 64 scale is clean, block by block. what: the name of the progress bar.
+
+        Yields, for a block of B edges: their rows [B], starts and ends [B, S], the cells that they start at, each once,
+        [c, S], and the number of each edge's cell [B].
+        """
         before = np.flatnonzero(starts[:, 0] != len(self.timesteps) - 1)
         for block in self.blocks(starts[before], what):
             chosen = before[block]
@@ -206,8 +209,8 @@ def step_doubling_num_calls(plan: EdgePlan, num_images: int) -> int:
 def step_doubling_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Distance between the 64 predictions after one step and after two half steps: float64 [E] for edges [E, S].
 
-    The middle lies halfway in log SNR, scale by scale. Where the step brings the 64 scale to the clean image, the
-    images themselves are compared; once it is there, nothing changes it and edges cost 0. No derivative is taken.
+    The middle lies halfway in log SNR, scale by scale. If the step brings the 64 scale to the clean image, the images
+    themselves are compared. Once the 64 scale is clean, nothing changes it and edges cost 0. No derivative is taken.
     """
     last = len(at.timesteps) - 1
     costs = np.zeros(len(starts))
@@ -347,12 +350,14 @@ def directional_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray, cro
                       propagate: str = "arrival") -> np.ndarray:
     """Local error of a DDIM step, from the flow's derivatives at its start: float64 [E] for edges [E, S].
 
-    dz_s = 1/4 Dlambda_s sum_s' Dlambda_s' D_s' x^_s; what counts is the length of |J_64,64 dz_64 + J_64,32 dz_32|, and
-    of dz_64 itself where the 64 scale arrives at the clean image. propagate: where the Jacobians are taken. arrival:
-    the arrival point, one more Jacobian-vector product an edge. start: the start, which makes the cost a quadratic form
-    in the products of (Dlambda_64, Dlambda_32) with one Gram matrix a cell. none: |dz_64| everywhere, the form with the
-    Gram matrix of D_64 x^_64 and D_32 x^_64; moves of the 32 scale alone then cost nothing, so that a dynamic program
-    makes them first. cross_terms: whether s != s' counts, J_64,32 included. Once the 64 scale is clean, edges cost 0.
+    dz_s = 1/4 Dlambda_s sum_s' Dlambda_s' D_s' x^_s. The cost is the length of J_64,64 dz_64 + J_64,32 dz_32, or of
+    dz_64 itself where the 64 scale arrives at the clean image. Once the 64 scale is clean, edges cost 0. cross_terms:
+    whether s != s' counts, J_64,32 included. propagate: where the Jacobians are taken.
+
+    arrival: at the arrival point, which takes one more Jacobian-vector product an edge. start: at the start; the cost
+    is then a quadratic form in the products of (Dlambda_64, Dlambda_32), with one Gram matrix a cell. none: nowhere;
+    the cost is |dz_64|, the form with the Gram matrix of D_64 x^_64 and D_32 x^_64. Moves of the 32 scale alone then
+    cost nothing, so a dynamic program makes them first.
     """
     if propagate not in PROPAGATIONS:
         raise InputError(f"propagate: found {propagate!r}, expected one of {', '.join(PROPAGATIONS)}")
@@ -492,13 +497,13 @@ def step_doubling_of_path(at: Measurement, path: np.ndarray) -> float:
 @devices.exact_float32()
 def search_lead(model, x_0: torch.Tensor, num_steps: int, *, candidates=None, sample_metric=None,
                 num_finalists: int = 4, **options) -> tuple[paths.Lead, list[dict]]:
-    """The best parameters of the lead family, and what every candidate scored, best first.
+    """The best parameters of the lead family, and the scores of every candidate, best first.
 
     model, x_0, options: as in `Measurement`, x_0 [M, C, H, W] in [-1, 1]. Every candidate's path is scored by step
-    doubling; then, if sample_metric(path [N + 1, 2]) -> float is given, the `num_finalists` cheapest by that, the
-    cheapest without a lead always among them, less being better (generate on held-out seeds there). For a single scale
-    only the spacing exponent is searched, among as many candidates, so that both models get the same budget. Rows:
-    rho, lead, onset, step_doubling, sample_metric, path.
+    doubling. sample_metric(path [N + 1, 2]) -> float, less being better, then scores the `num_finalists` cheapest,
+    always with the cheapest without a lead among them; it should generate from held-out seeds. For a single scale only
+    the spacing exponent is searched, among as many candidates, so that both models have the same budget. Rows: rho,
+    lead, onset, step_doubling, sample_metric, path.
     """
     at = Measurement(model, x_0, np.arange(NUM_TIMESTEPS - 1, -1, -1), **options)
     rows = []
@@ -509,7 +514,7 @@ def search_lead(model, x_0: torch.Tensor, num_steps: int, *, candidates=None, sa
                      "step_doubling": step_doubling_of_path(at, path), "sample_metric": None, "path": path})
     rows.sort(key=lambda row: row["step_doubling"])
     if sample_metric is not None:
-        # The step-doubling cost can favour a lead that the samples do not confirm: the best path without one is judged.
+        # Step doubling can favour a lead that samples do not confirm, so the best path without a lead is judged too.
         without_lead = next((k for k, row in enumerate(rows) if row["lead"] == 0), 0)
         if without_lead >= num_finalists:
             rows.insert(num_finalists - 1, rows.pop(without_lead))

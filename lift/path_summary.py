@@ -1,5 +1,5 @@
-"""What an error map says of a path: its cost on the map, beside the path that an identity Jacobian would give, and how
-far the path moves when the map's images are drawn anew."""
+"""A path beside an error map: its cost on the map, the path that an identity Jacobian would give, and how far the path
+moves when the map's images are drawn anew."""
 import math
 
 import numpy as np

@@ -203,9 +203,9 @@ class Lead:
     """The three parameters of a lead path.
 
     rho: the noise levels of the 64 scale are evenly spaced in sigma^(1 / rho), sigma = SNR^(-1/2) (Karras et al. 2022,
-    eq. 5); large rho approaches even spacing in log SNR; None: its timesteps are evenly spaced, as on the diagonal.
-    lead: how far, in log SNR, the 32 scale is ahead (negative: behind). onset: the share of the steps after which the
-    lead is there in full; until then it grows evenly.
+    eq. 5). A large rho approaches even spacing in log SNR; with None the timesteps are evenly spaced, as on the
+    diagonal. lead: how far, in log SNR, the 32 scale is ahead (negative: behind). onset: the share of the steps after
+    which the lead is complete; until then it grows evenly.
     """
     rho: float | None = 3.0
     lead: float = 0.0
@@ -258,7 +258,7 @@ def lead_path(num_steps: int, parameters: Lead = Lead()) -> np.ndarray:
 # Paths by name
 
 def map_of(heatmap: dict | None, key: str, path_type: str):
-    """heatmap[key] as float64. Raises InputError where there is no heatmap or nothing of that name in it."""
+    """heatmap[key] as float64. Raises InputError without a heatmap, and if it has no such key."""
     if heatmap is None:
         raise InputError(f"path {path_type}: needs an error map; compute one with compute_heatmap_30.py and "
                          "give it with --heatmap")
@@ -345,10 +345,10 @@ def schedule_path(edge_costs: np.ndarray, timesteps: np.ndarray, num_steps: int)
 # How much of a path came from the model
 
 def identity_heatmap(timesteps, factor_64, factor_32=None) -> dict:
-    """The map of identity Jacobians, as `path_from_heatmap` reads it: what remains of an error map without the model.
+    """The map of identity Jacobians, as `path_from_heatmap` reads it: an error map without the model's part.
 
-    timesteps: [n]; factor_64, factor_32: [n], the chain-rule factor at each timestep times whatever weight the scale
-    has in the normalisation (factor_32 left out: the same). An identity Jacobian scores 3, one per channel.
+    timesteps: [n]; factor_64, factor_32: [n], the chain-rule factor at each timestep times the scale's weight in the
+    normalisation (factor_32 left out: the same). An identity Jacobian scores 3, one per channel.
     """
     factor_64 = np.asarray(factor_64, dtype=np.float64)
     factor_32 = factor_64 if factor_32 is None else np.asarray(factor_32, dtype=np.float64)
@@ -360,8 +360,8 @@ def identity_heatmap(timesteps, factor_64, factor_32=None) -> dict:
 def path_distance(path_a: np.ndarray, path_b: np.ndarray) -> float:
     """Mean over the steps of the Euclidean distance between two paths' points, in their own unit (cells, timesteps).
 
-    path_a, path_b: [N + 1, 2]; of unlike length, the points are compared at equal shares of the steps. 0 only for
-    paths that are the same, symmetric, and the triangle inequality holds among paths of one length.
+    path_a, path_b: [N + 1, 2]. Paths of unlike length are compared at equal shares of their steps. Among paths of one
+    length this is a metric.
     """
     path_a, path_b = np.asarray(path_a, dtype=np.float64), np.asarray(path_b, dtype=np.float64)
     if len(path_a) != len(path_b):
@@ -374,10 +374,11 @@ def path_distance(path_a: np.ndarray, path_b: np.ndarray) -> float:
 def describe_path(path: np.ndarray) -> dict:
     """What a path does, in numbers. path: timesteps [N + 1, 2].
 
-    num_steps and num_model_calls; num_steps_after_64_clean, steps spent after t_64 reached 0; share_32_leads, the share
-    of the N + 1 points where t_32 < t_64; mean_lead, in log SNR, over the points between the ends; num_steps_32_noise,
-    steps that start with t_32 at 999 after the first; kind: diagonal, 64 first, 32 first (one scale is finished before
-    the other has left pure noise, an L-shaped path), 32 at noise (t_32 stays at 999 for half the steps), or mixed.
+    num_steps and num_model_calls. num_steps_after_64_clean: steps after t_64 reached 0. share_32_leads: the share of
+    the N + 1 points where t_32 < t_64. mean_lead: in log SNR, over the points between the ends. num_steps_32_noise:
+    steps after the first that start with t_32 at 999. kind: diagonal; 64 first or 32 first, if one scale is finished
+    before the other has left pure noise, an L-shaped path; 32 at noise, if t_32 stays at 999 for half the steps; or
+    mixed.
     """
     path = np.asarray(path, dtype=np.int64)
     t_64, t_32 = path.T

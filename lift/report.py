@@ -1,4 +1,4 @@
-"""Tables for the README, figures and the HTML report, all from results/fid_results.csv and the files beside it.
+"""Tables for the texts, figures and the HTML report, all from results/fid_results.csv and the files beside it.
 
 Tables and figures of results need the CSV alone. Sample grids and denoising strips are generated when both checkpoints
 are given.

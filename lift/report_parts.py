@@ -1,4 +1,4 @@
-"""What the report is made of: texts with their tables, figures, and the sections of the HTML page."""
+"""The parts of the report: texts with their tables, figures, and the sections of the HTML page."""
 import json
 import re
 import sys
@@ -44,7 +44,7 @@ def read_text(path: Path) -> str:
 
 
 def agrees(readme: Path, rows, results: Path) -> bool:
-    """Whether `readme` is what the results give; where not, its first line that differs is named."""
+    """Whether the tables in `readme` are those of the results. If not, its first line that differs is printed."""
     text = read_text(readme)
     expected = marked_tables.with_tables(text, rows, results.parent, str(readme), may_empty=True)
     if text != expected:
@@ -102,7 +102,8 @@ def is_replaced(folder: Path, checkpoint: str, fingerprint: str) -> bool:
 
 
 def is_of_earlier_weights(path: Path) -> bool:
-    """Whether a picture, or table, is of a checkpoint that `is_replaced`, as the CSV or the record beside it tells."""
+    """Whether a picture, or a table, belongs to a checkpoint that `is_replaced`; the CSV or the record beside it
+    tells."""
     of_picture = path.with_name(re.sub(r"(_blocks|_steps)?\.\w+$", "", path.name))
     table, record = (of_picture.with_name(f"{of_picture.name}.{kind}") for kind in ("csv", "json"))
     named = []
@@ -123,7 +124,7 @@ def age_of(path: Path) -> str:
 
 
 def find_heatmaps(folder: Path, grid: int) -> list[tuple[int, Path]]:
-    """(epoch, file) of the EMA heat maps of the default LIFT run, by epoch; those of earlier weights are left out, with
+    """(epoch, file) of the EMA heat maps of the default LIFT run, by epoch. A map of earlier weights is left out, with
     a line."""
     found = []
     for path in Path(folder).glob(f"heatmap_{grid}_*ep.pth"):
@@ -136,7 +137,7 @@ def find_heatmaps(folder: Path, grid: int) -> list[tuple[int, Path]]:
 
 
 def evolution_figure(heatmaps, args):
-    """Diagonal, DP-64 and DP-Total over the two error maps, at up to five epochs spread over those there are."""
+    """Diagonal, DP-64 and DP-Total over the two error maps, at up to five of the epochs, evenly chosen."""
     shown = sorted({round(k) for k in np.linspace(0, len(heatmaps) - 1, MAX_EPOCHS_SHOWN)})
     columns = []
     for epoch, path in (heatmaps[k] for k in shown):
@@ -159,7 +160,7 @@ def training_figure(logs):
 
 
 def run_of_log(path: Path) -> str:
-    """A run's name by its log, and what its loss is of where its record says that it is not of the noise."""
+    """A run's name, from its log's file name; `(loss of v)` is added if its record says so."""
     name = path.name.removesuffix("_training.csv")
     record = path.with_name(f"{name}_run.json")
     with expecting(record, "record of a training", "make it again or remove it"):
@@ -169,7 +170,7 @@ def run_of_log(path: Path) -> str:
 
 
 def load_lift_heatmap(args, lift):
-    """The LIFT checkpoint's heat map, None where no path needs one. Raises InputError for another checkpoint's."""
+    """The LIFT checkpoint's heat map; None if no path needs one. Raises InputError for a map of another checkpoint."""
     if set(args.paths) <= {"diagonal"}:
         return None
     name = tables.run_name(lift.path.name)
@@ -225,7 +226,7 @@ def raw_rows_table(rows) -> tables.Table:
 
 
 def report_sections(rows, folder: Path, figure_dir: Path) -> list[page.Section]:
-    """All that lies in the results folder, in reading order."""
+    """The sections for everything in the results folder, in reading order."""
     drawn = sorted(figure_dir.glob("*.png"))
     taken = set()
 

@@ -51,12 +51,11 @@ def uniform_diagonal(num_steps: int) -> np.ndarray:
 @torch.inference_mode()
 def generate(model, path, seed: int, indices, *, x32_mode: str = "joint", x_32_start: torch.Tensor | None = None,
              **options) -> Samples:
-    """Denoise images `indices` of `seed` along `path`, with N network calls for a path of N steps, two where a step is
-    guided.
+    """Denoise images `indices` of `seed` along `path`. A step is one network call, a guided step is two.
 
-    model: BaselineModel or LIFTDualTimestepModel on its device, in eval mode. path: [N + 1, 2] timesteps.
-    x32_mode: joint, each scale by its own prediction; the others as in `lift.coupling`. x_32_start: [B, 3, 32, 32] in
-    place of noise; a path that keeps t_32 at 0 then holds it as a clean image. options: those of `denoise_along`.
+    model: BaselineModel or LIFTDualTimestepModel on its device, in eval mode. path: [N + 1, 2] timesteps. x32_mode:
+    joint moves each scale by its own prediction; the others are in `lift.coupling`. x_32_start: [B, 3, 32, 32], in
+    place of noise; a path that keeps t_32 at 0 holds it as a clean image. options: those of `denoise_along`.
     """
     device = next(model.parameters()).device
     starts = start_noise(NOISIEST_SHAPES, seed, indices, device)[:1 + (model.model_type == "lift")]

@@ -18,7 +18,7 @@ def number_cell(row: dict, value: str, standard_error: str, digits: int) -> Cell
 
 
 def mse_table(rows: list[dict]) -> Table:
-    """What lift.eval_mse wrote: a line per case; the clean scale's untrained output in columns of its own."""
+    """The table of lift.eval_mse: a line per case. The clean scale's untrained output has columns of its own."""
     first = rows[0]
     table = Table("mse", "Error of the noise prediction",
                   f"Mean squared error per scale at t = {first['t']}, mean ± standard error over "
@@ -36,7 +36,7 @@ def mse_table(rows: list[dict]) -> Table:
 
 
 def super_resolution_table(rows: list[dict]) -> Table:
-    """What lift.super_resolve wrote: a line per method."""
+    """The table of lift.super_resolve: a line per method."""
     first = rows[0]
     table = Table("super_resolution", "Super-resolution from 32×32 to 64×64 without retraining",
                   f"Mean ± standard error over {first['num_images']} images ({first['dataset']}, split "
@@ -56,7 +56,7 @@ SIDE_TABLES = {"mse": mse_table, "super_resolution": super_resolution_table}
 
 
 def path_cost_tables(folder) -> list[Table]:
-    """What scripts/benchmarks/path_costs.py found: how well costs predict the error, and the error of the named
+    """The tables of scripts/benchmarks/path_costs.py: how well costs predict the error, and the error of the named
     paths."""
     path = Path(folder) / "path_costs.json"
     if not path.exists():

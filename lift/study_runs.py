@@ -1,4 +1,4 @@
-"""The trainings of S1's study: what each is called, the command that trains it, and whom it is measured beside.
+"""The trainings of S1's study: the name of each, the command that trains it, and the baseline it is compared with.
 
 `scripts/study.sh` trains them and `lift/study_tables.py` labels their rows. A new training is a line in RUNS.
 """
@@ -55,6 +55,6 @@ def command_of(name: str) -> str:
 
 
 def opponent_of(name: str) -> str:
-    """The baseline that a run is measured beside: the one of the same output and loss."""
+    """The baseline that a run is compared with: the one of the same output and loss."""
     ending = next((ending for ending in ("_residual", "_v_eps", "_v") if name.endswith(ending)), "")
     return f"baseline{ending}"

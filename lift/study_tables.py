@@ -1,7 +1,8 @@
 """The tables of the study: training runs, paths and numbers of steps side by side, from the table of results.
 
-Runs of the study are named NAME_seedS, S being the seed of training. A table puts one thing in its rows and another in
-its columns, each metric in columns of its own; whatever else could differ is fixed by the rows it takes.
+Runs of the study are named NAME_seedS, where S is the seed of training. A table varies one thing over its rows and
+another over its columns, with columns of its own for every metric. Whatever else could differ is the same in all rows
+of results that it takes.
 """
 import json
 import re
@@ -36,9 +37,9 @@ FIGURE_FILE = re.compile(rf"(?P<kind>model_error|heatmap|logsnr|samples)_((?P<gr
 CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's", "heatmap": "Error map and paths",
             "logsnr": "The same map, its paths by each scale's own change in log SNR",
             "samples": "Samples from the same start noises"}
-LINEAR_DENOISER = "linear_denoiser"                     # stands where the name of a run does
+LINEAR_DENOISER = "linear_denoiser"                     # in place of a run's name
 WITHOUT_NETWORK = {"real": "Real images", "normal": "Images of the normal law with their mean and covariance"}
-# Of each table, where measured; lower is better in all. fd_tiny is history: measured no more.
+# Metrics of each table, where measured; lower is better in all. fd_tiny is history: it is no longer measured.
 METRICS = ("fid", "kid", "fd_lite0", "kd_lite0", "fd_tiny", "swd")
 LEVELS = ("swd_64", "swd_32", "swd_16")
 SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_lite0": "fd_lite0", "kd_lite0": "kd_lite0", "fd_tiny": "fd_tiny",
@@ -144,20 +145,20 @@ def branch_label(row: dict) -> str:
 
 
 def predictions_label(row: dict) -> str:
-    """The run, and what is made of its two predictions."""
+    """The run, and how its two predictions are used."""
     words = {"joint": "each scale's own", "from_64": "32 from 64", "reconciled": "reconciled"}
     return run_label(row) + ("" if row["model_type"] == "baseline" else f"; {words[row['x32_mode']]}")
 
 
 def of_predictions(row: dict) -> bool:
-    """NUM_STEPS steps of DDIM along fixed paths, whatever is made of the two predictions."""
+    """NUM_STEPS steps of DDIM along fixed paths, however the two predictions are used."""
     return (row["num_steps"] == NUM_STEPS and row["solver"] == "ddim"
             and row["x32_mode"] in ("joint", "from_64", "reconciled")
             and (gate_path(row) or row["path"] in FIXED_LEADS))
 
 
 def level_label(row: dict) -> str:
-    """The run, what is made of its two predictions, and the path."""
+    """The run, how its two predictions are used, and the path."""
     return ", ".join([predictions_label(row)] + ([] if gate_path(row) else [PATH_LABELS[row["path"]]]))
 
 
@@ -205,7 +206,7 @@ COMPARISONS = {
 # --- comparisons ------------------------------------------------------------------------------------------------------
 
 def latest(rows: list[dict]) -> list[dict]:
-    """Of rows of one run, those of the checkpoint and path that were measured last: other versions are out of date."""
+    """Rows of the checkpoint and path of a run that were measured last; other versions are out of date."""
     versions = grouped(rows, lambda row: (row["checkpoint_hash"], row["path_hash"])).values()
     return max(versions, key=lambda members: max(str(row["finished"]) for row in members))
 
@@ -213,9 +214,9 @@ def latest(rows: list[dict]) -> list[dict]:
 def spread_over_runs(rows: list[dict], of_training: bool) -> Spread:
     """Mean of the runs' means over the seeds of sampling.
 
-    Its spread is over the seeds of training if `of_training`, and then none for a single run; else there must be one
-    run, and the spread is over the seeds of sampling. Raises InputError for rows of runs that differ in more than the
-    seed, or for a seed of sampling that recurs.
+    With `of_training` the spread is over the seeds of training; a single run has none. Otherwise there must be one run,
+    and the spread is over the seeds of sampling. Raises InputError for runs that differ in more than the seed, and for
+    a seed of sampling that occurs twice.
     """
     by_run = grouped(rows, run_of)
     if len({name for name, _ in by_run}) > 1:
@@ -228,14 +229,15 @@ def spread_over_runs(rows: list[dict], of_training: bool) -> Spread:
 
 
 def of_common_seeds(cells: list[list[dict]]) -> list[list[dict]]:
-    """The rows of each cell whose seed of training every cell with rows has; all rows where there is no such seed."""
+    """The rows of each cell with a seed of training that all cells with rows have; all rows if there is no such
+    seed."""
     seeds = [set(map(run_seed, rows)) for rows in cells if rows]
     common = set.intersection(*seeds) if seeds else set()
     return [[row for row in rows if run_seed(row) in common] for rows in cells] if common else cells
 
 
 def scores_without_network(all_rows: list[dict], protocol: dict, metrics) -> str:
-    """In words, what images that no network made score under that protocol, as far as it was measured."""
+    """A sentence with the scores of images that no network made, under that protocol, as far as they were measured."""
     sentences = []
     for model_type, what in WITHOUT_NETWORK.items():
         phrases = []
@@ -292,7 +294,7 @@ def order_of(rows: list[dict], label: Callable[[dict], str], by_steps: bool = Fa
 
 
 def comparison_tables(rows: list[dict], name: str) -> list[Table]:
-    """One table per protocol, of those in which there is something to compare."""
+    """A table for every protocol in which there is something to compare."""
     comparison = COMPARISONS[name]
     taken = [row for row in rows if row["metric"] in comparison.metrics and run_of(row) and comparison.takes(row)]
     tables = []
@@ -329,7 +331,7 @@ def comparison_tables(rows: list[dict], name: str) -> list[Table]:
 # --- beside the table of results --------------------------------------------------------------------------------------
 
 def without_network_table(rows: list[dict]) -> list[Table]:
-    """Images that no network made, by their number: real ones, against the others of their split, and trivial ones."""
+    """Scores of images that no network made, by their number: real images, and images of the normal law."""
     rows = [row for row in without_network(rows) if row["metric"] in METRICS]
     tables = []
     columns = ("dataset", "split", "reference_hash")
@@ -391,8 +393,8 @@ def identity_table(folder) -> list[Table]:
 
 
 def error_files(folder) -> list[tuple[re.Match, Path, list[dict]]]:
-    """(match, file, rows) of what lift.eval_mse wrote for every run. Raises InputError for a file that was measured on
-    other images than the first."""
+    """(match, file, rows) of every run's file of lift.eval_mse. Raises InputError for a file that was measured on other
+    images than the first."""
     found = []
     for match, path in files_of_runs(folder, ERROR_FILE, ".csv"):
         with expecting(path, ERROR_CONTENT, "make it again"):
@@ -406,14 +408,14 @@ def error_files(folder) -> list[tuple[re.Match, Path, list[dict]]]:
 
 
 def images_of(rows: list[dict]) -> str:
-    """What the rows of a file of lift.eval_mse were measured on, in words."""
+    """The images that a file of lift.eval_mse was measured on, in words."""
     return "{num_images} images ({dataset}, split {split})".format(**rows[0])
 
 
 def model_error_table(folder) -> list[Table]:
-    """LIFT's 64 error over the baseline's, mean over the timesteps, for every run: what lift.eval_mse wrote.
+    """LIFT's 64 error over the baseline's, mean over the timesteps, for every run, from the files of lift.eval_mse.
 
-    The standard error of a mean over timesteps of the same images is at most the mean of the standard errors.
+    The timesteps share their images, so the standard error of the mean is at most the mean of the standard errors.
     """
     columns, lines = ("ratio", "ratio_standard_error"), []
     for match, path, rows in error_files(folder):
@@ -441,7 +443,7 @@ def model_error_table(folder) -> list[Table]:
 def clean_error_table(folder) -> list[Table]:
     """Error of the clean image that each model's own noise prediction implies, at the noisy end of the diagonal.
 
-    From what lift.eval_mse wrote: with the noise wrong by d, x_0 is wrong by d / sqrt(SNR).
+    From the files of lift.eval_mse: an error d of the noise is an error d / sqrt(SNR) of x_0.
     """
     errors, about = {}, ""                              # (run, seed, epochs) -> t -> squared error of x_0
     for match, path, rows in error_files(folder):
@@ -509,7 +511,7 @@ def validation_table(folder, num_epochs: int) -> list[Table]:
 
 
 def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
-    """The tables that a marker's name stands for, of NAMES. rows: of the results; folder: where those lie."""
+    """The tables of a marker's name, one of NAMES. rows: of the table of results; folder: where it lies."""
     if name in COMPARISONS:
         return comparison_tables(of_latest_trainings(rows), name)
     if name == "study_floor":
