@@ -231,7 +231,7 @@ def load_two_scales(path, weights: str = "ema", device="cpu") -> checkpoints.Loa
 def as_lift(loaded: Loaded) -> checkpoints.LoadedModel:
     """A loaded model of two scales, called as LIFT is. Raises InputError for one of two bands."""
     if isinstance(loaded.denoiser, BandDenoiser):
-        raise InputError(f"{loaded.path}: is a model of two bands, expected one of an image at two sizes: S1's paths and "
-                         "error maps do not know bands yet")
+        raise InputError(f"{loaded.path}: is a model of two bands, expected one of an image at two sizes: S1's paths "
+                         "and error maps do not know bands yet")
     return checkpoints.LoadedModel(TimestepModel(loaded.denoiser), "lift", loaded.weights, loaded.path,
                                    loaded.fingerprint, loaded.epochs, loaded.options)

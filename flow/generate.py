@@ -68,7 +68,8 @@ def main():
 
 
 def images_of(args, draw, indices):
-    """uint8 [B, C, S, S] of these image numbers, and network calls per image. Raises InputError if one is not finite."""
+    """uint8 [B, C, S, S] of these image numbers, and network calls per image. Raises InputError if one is not
+    finite."""
     images, num_broken, num_model_calls = draw(args.seed, indices)
     if num_broken:
         raise InputError(f"{args.checkpoint}: {int(num_broken)} of {len(images)} generated images are not finite; use "

@@ -9,13 +9,13 @@ from flow.options import ORDERS
 from scheduler import LinearFlow
 
 NUM_FINE_STEPS = 64                     # of the walk on which `optimised_grid` measures the flow
-NUM_GRID_IMAGES, GRID_SEED = 32, 0      # images of that walk: a grid belongs to a model, not to the images drawn with it
+NUM_GRID_IMAGES, GRID_SEED = 32, 0      # of that walk: a grid belongs to a model, not to the images drawn with it
 LEAST_DENSITY = 0.05                    # of the mean: no step is longer than twenty even ones
 
 
 def shifted(t: torch.Tensor, shift: float) -> torch.Tensor:
-    """s t / (1 + (s - 1) t), which adds 2 log s to log SNR; of even times, s < 1 spends more steps on noise (Esser et al.
-    2024, eq. 23, with time reversed)."""
+    """s t / (1 + (s - 1) t), which adds 2 log s to log SNR; of even times, s < 1 spends more steps on noise (Esser et
+    al. 2024, eq. 23, with time reversed)."""
     return shift * t / (1 + (shift - 1) * t)
 
 
@@ -39,10 +39,10 @@ class VelocityRecorder(Wrapped):
 def step_density(velocities: torch.Tensor, order: int) -> torch.Tensor:
     """Where a method of that order needs its steps: ||d^k v / dt^k||^(1 / (k + 1)) in each step of an even walk.
 
-    velocities: [M, B, ...] at t = m / M. A step of length h errs by h^(k + 1) ||d^k v / dt^k||, so of all grids of so many
-    steps the one of that density has the least sum of errors. Returns float64 [M], mean about 1, for the parts from m / M
-    to (m + 1) / M. A difference of order k tells of the middle of the k + 1 places that it is made of; parts before the
-    first such middle, and behind the last, are given its value.
+    velocities: [M, B, ...] at t = m / M. A step of length h errs by h^(k + 1) ||d^k v / dt^k||, so of all grids of so
+    many steps the one of that density has the least sum of errors. Returns float64 [M], mean about 1, for the parts
+    from m / M to (m + 1) / M. A difference of order k tells of the middle of the k + 1 places that it is made of; parts
+    before the first such middle, and behind the last, are given its value.
     """
     num_parts, derivative = len(velocities), velocities.double()
     for _ in range(order):
@@ -77,8 +77,8 @@ def optimised_grid(denoiser: Denoiser, num_steps: int, solver: str, *, classes=N
                    precision: str = "float32", device="cpu") -> torch.Tensor:
     """The grid that suits a trained flow, from the velocities of a few images along a fine walk of 64 calls each.
 
-    denoiser: with the guidance that will be used; of two scales, both move together. classes: which take turns, or None.
-    Returns float64 [num_steps + 1].
+    denoiser: with the guidance that will be used; of two scales, both move together. classes: which take turns, or
+    None. Returns float64 [num_steps + 1].
     """
     recorder = VelocityRecorder(denoiser)
     walk = LinearFlow().uniform_path(NUM_FINE_STEPS)
@@ -92,8 +92,8 @@ def find_path(denoiser: Denoiser, grid: str, num_steps: int, solver: str, *, shi
               coarse_shift: float = 1.0, **options) -> torch.Tensor:
     """The times of the steps at every scale: float64 [num_steps + 1, scales].
 
-    grid: of GRIDS. coarse_shift: how the times of a second scale, or band, are shifted from those of the first: above 1 it leads,
-    by 2 log(coarse_shift) in log SNR. options: those of `optimised_grid`.
+    grid: of GRIDS. coarse_shift: how the times of a second scale, or band, are shifted from those of the first: above 1
+    it leads, by 2 log(coarse_shift) in log SNR. options: those of `optimised_grid`.
     """
     times = (optimised_grid(denoiser, num_steps, solver, **options) if grid == "optimised" else
              shifted(LinearFlow().uniform_path(num_steps), shift))

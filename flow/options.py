@@ -42,11 +42,11 @@ def add_network_options(parser) -> None:
     group.add_argument("--time_scale", type=real_number(0, open_below=True), default=TIME_SCALE,
                        help="what flow time is multiplied with before its sines; published weights have 1")
     group.add_argument("--scales", type=whole_number(2, 4096), nargs=2, default=None, metavar=("FINE", "COARSE"),
-                       help="two scales in one network, each with a time of its own: sides in pixels, as in 64 32; left "
-                            "out: one")
+                       help="two scales in one network, each with a time of its own: sides in pixels, as in 64 32; "
+                            "left out: one")
     group.add_argument("--bands", action="store_true",
-                       help="one image in two parts, its 2x2 mean and the rest, each with a time of its own: the network "
-                            "has the inputs and outputs of one scale")
+                       help="one image in two parts, its 2x2 mean and the rest, each with a time of its own: the "
+                            "network has the inputs and outputs of one scale")
     group.add_argument("--output", choices=OUTPUTS, default="velocity",
                        help="what the last layer puts out: the velocity, the clean image, or what the best affine "
                             "velocity leaves")
@@ -96,7 +96,8 @@ def add_guidance_options(group, scale: float) -> None:
     group.add_argument("--shift", type=real_number(0, open_below=True), default=1.0,
                        help="of --grid shift; below 1: more steps near the noise")
     group.add_argument("--coarse_shift", type=real_number(0, open_below=True), default=1.0, metavar="SHIFT",
-                       help="of a model of two scales or bands: above 1 the coarse one leads, by 2 log(SHIFT) in log SNR")
+                       help="of a model of two scales or bands: above 1 the coarse one leads, by 2 log(SHIFT) in log "
+                            "SNR")
     group.add_argument("--guidance_scale", type=real_number(0, 1000), default=scale,
                        help="classifier-free guidance; 1: the class alone, 0: no class")
     group.add_argument("--guidance_interval", type=real_number(0, 1), nargs=2, default=None, metavar=("LOW", "HIGH"),

@@ -35,11 +35,13 @@ def cells_of(rows: list[dict], metric: str) -> dict:
 def table(rows: list[dict], metric: str) -> list[str]:
     """Markdown lines of one metric; [] where no row has it."""
     cells = cells_of(rows, metric)
-    columns = sorted({column for row in cells.values() for column in row}, key=lambda c: (c[1], list(SHOWN).index(c[0])))
+    columns = sorted({column for row in cells.values() for column in row},
+                     key=lambda c: (c[1], list(SHOWN).index(c[0])))
     if not columns:
         return []
     lines = [f"**{metric}** (lower is better)", "",
-             "| output, patch, guidance | " + " | ".join(f"{SHOWN[solver]} {calls}" for solver, calls in columns) + " |",
+             "| output, patch, guidance | "
+             + " | ".join(f"{SHOWN[solver]} {calls}" for solver, calls in columns) + " |",
              "|---|" + "---|" * len(columns)]
     for (output, patch, guidance), row in sorted(cells.items()):
         shown = []
@@ -60,8 +62,8 @@ def main():
     rows = results_table.read(args.results)
     lines = [line for metric in args.metrics for line in table(rows, metric)]
     if not lines:
-        raise InputError(f"{args.results}: has no rows of scripts/flow_study.sh with {', '.join(args.metrics)}; run that "
-                         "first")
+        raise InputError(f"{args.results}: has no rows of scripts/flow_study.sh with {', '.join(args.metrics)}; run "
+                         "that first")
     with written_whole(args.output) as file:
         file.write(("\n".join(lines).rstrip() + "\n").encode())
     print(f"{args.output}: {len(lines)} lines")

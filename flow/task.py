@@ -130,8 +130,8 @@ class FlowTask(DenoisingTask):
 
     @torch.no_grad()
     def held_out_errors(self, networks, distribution: str = "tenths", num_draws: int = 1):
-        """Squared error of every held-out image, float64 [scales, N * num_draws], and the times of the first scale, [N *
-        num_draws]; noises and times never change. distribution: see `validation_draws`."""
+        """Squared error of every held-out image, float64 [scales, N * num_draws], and the times of the first scale, [N
+        * num_draws]; noises and times never change. distribution: see `validation_draws`."""
         clean, labels = self.held_out
         errors, times = [], []
         for draw_numbers in torch.arange(len(labels) * num_draws).split(VALIDATION_BATCH):
@@ -147,9 +147,10 @@ class FlowTask(DenoisingTask):
         return torch.cat(errors, 1), torch.cat(times)
 
     def validation_draws(self, k: int, distribution: str) -> tuple[list, list, torch.Tensor]:
-        """Times and noises per scale of draw k, and the noise of its posterior sample. distribution: of the first scale's
-        time; tenths: in tenth k mod 10, else one that training knows, with mean 0 and deviation 1. The second scale's
-        time is uniform; that of a second band is the first one's, so that the loss compares with one scale's."""
+        """Times and noises per scale of draw k, and the noise of its posterior sample. distribution: of the first
+        scale's time; tenths: in tenth k mod 10, else one that training knows, with mean 0 and deviation 1. The second
+        scale's time is uniform; that of a second band is the first one's, so that the loss compares with one
+        scale's."""
         generator = seeded_generator(VALIDATION_SEED, seeds.VALIDATION, k)
         if distribution == "tenths":
             ts = [(k % NUM_TENTHS + torch.rand((), generator=generator)) / NUM_TENTHS]
@@ -179,7 +180,8 @@ class FlowTask(DenoisingTask):
         draw = Drawing(denoiser, find_path(denoiser, "uniform", PREVIEW_STEPS, "ddim"), range(rows),
                        decoder_of(self.latents), device=self.device,
                        how={"clip": False, "precision": self.args.precision})
-        return draw(self.args.seed, [column * rows + row for row in range(rows) for column in range(PREVIEW_COLUMNS)])[0]
+        return draw(self.args.seed, [column * rows + row for row in range(rows)
+                                     for column in range(PREVIEW_COLUMNS)])[0]
 
     def write_preview(self, networks, step: int, epoch: float) -> None:
         """The preview as {name}_preview.png in the output folder."""

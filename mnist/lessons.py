@@ -126,7 +126,8 @@ def solver_errors(model: Model, seed: int = 0, num_images: int = 20) -> dict[str
                              clip=model.vae is None).xs[0]
 
     truth = end("midpoint", REFERENCE_STEPS)
-    return {name: [float((end(name, calls // CALLS_PER_STEP[solver]) - truth).square().mean().sqrt()) for calls in CALLS]
+    return {name: [float((end(name, calls // CALLS_PER_STEP[solver]) - truth).square().mean().sqrt())
+                   for calls in CALLS]
             for name, solver in SOLVERS.items()}
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Do two times pay? Digits at 28 and 14 pixels by one small transformer: one scale, two scales, two bands, in minutes.
 
-A baseline of one time and models of two, whose times are drawn in several ways, are trained with the same steps, batches
-and sizes, several seeds each, and scored at equal calls: along equal times, and with the coarse scale or band ahead; as
-they are, and with exposure bias corrected. The correction's constants are chosen cell by cell on a training of another
-seed, with other noise. Finished parts are not done again. Writes results/published/mnist/dual_digits.json.
+A baseline of one time and models of two, whose times are drawn in several ways, are trained with the same steps,
+batches and sizes, several seeds each, and scored at equal calls: along equal times, and with the coarse scale or band
+ahead; as they are, and with exposure bias corrected. The correction's constants are chosen cell by cell on a training
+of another seed, with other noise. Finished parts are not done again. Writes results/published/mnist/dual_digits.json.
 """
 import json
 import shlex
@@ -32,9 +32,9 @@ CORRECTIONS = (PLAIN, (0.97, 0.0), (0.985, 0.0), (1.0, 0.1), (1.0, 0.2))
 CHOICE_SEED, CHOICE_NOISE, REPORTED_NOISE = 1000, 1, 0      # of the training, and of images, that constants come from
 KEY = ("cell", "calls", "shift", "corrected")
 EXPECTED = ("Equal within the spread over seeds at 18 calls; independent behind the baseline in fd_digits at equal "
-            "steps, since it learns a plane of times; near and fused between them; bands level with the baseline at equal "
-            "times, since there they are one task, and ahead of it by less than a deviation with a lead. The correction "
-            "helps models of two scales with a lead and leaves the baseline where it is.")
+            "steps, since it learns a plane of times; near and fused between them; bands level with the baseline at "
+            "equal times, since there they are one task, and ahead of it by less than a deviation with a lead. The "
+            "correction helps models of two scales with a lead and leaves the baseline where it is.")
 
 
 def name_of(cell: str, seed: int) -> str:
@@ -105,8 +105,8 @@ def measured(args, cell: str, seed: int, judge, choices: list[dict]) -> list[dic
         for shift in shifts_of(cell):
             plain = scored(loaded, judge, calls, shift, PLAIN, REPORTED_NOISE, args.num_samples)
             correction = chosen(choices, cell, calls, shift)
-            corrected = plain if correction == PLAIN else scored(loaded, judge, calls, shift, correction, REPORTED_NOISE,
-                                                                 args.num_samples)
+            corrected = plain if correction == PLAIN else scored(loaded, judge, calls, shift, correction,
+                                                                 REPORTED_NOISE, args.num_samples)
             rows += [{"cell": cell, "seed": seed, "corrected": is_corrected, **row}
                      for is_corrected, row in ((False, plain), (True, corrected))]
     return rows
@@ -148,7 +148,8 @@ def main():
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=list(CELLS), action="each_once")
     parser.add_argument("--steps", type=whole_number(1), default=1500, help="of every training")
     parser.add_argument("--num_samples", type=whole_number(20), default=1000, help="of every reported score")
-    parser.add_argument("--choice_samples", type=whole_number(20), default=500, help="of every correction that is tried")
+    parser.add_argument("--choice_samples", type=whole_number(20), default=500, help="of every correction that is "
+                                                                                     "tried")
     parser.add_argument("--experiments", type=Path, default=Path("experiments/dual_digits"), metavar="FOLDER")
     parser.add_argument("--through", default="", metavar="WORDS", help="what every training is started through")
     parser.add_argument("--output", type=Path, default=Path("results/published/mnist/dual_digits.json"), metavar="FILE")

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Students of digits beside their teacher: accuracy, fd_digits and diversity of each, at every number of calls.
 
-A student is sampled in its few steps; a teacher by Euler's steps with guidance, each of which calls the network
-twice. Teachers and students of two scales are judged by their finer images. Images are balanced over the classes. Every
-row is written to {output}.json as soon as it is there, and a later call goes on. {output}.png shows twenty digits of each row, from the same noise.
+A student is sampled in its few steps; a teacher by Euler's steps with guidance, each of which calls the network twice.
+Teachers and students of two scales are judged by their finer images. Images are balanced over the classes. Every row is
+written to {output}.json as soon as it is there, and a later call goes on. {output}.png shows twenty digits of each row,
+from the same noise.
 """
 import re
 import statistics
@@ -65,7 +66,8 @@ def rows_to_measure(args, device):
         teacher = families.load(file, device=device, option="--teacher")
         if teacher.image_shape != (1, 28, 28) or teacher.denoiser.num_classes is None:
             raise InputError(f"--teacher: {file} draws images {list(teacher.image_shape)} of "
-                             f"{teacher.denoiser.num_classes or 'no'} classes, expected digits [1, 28, 28] with classes")
+                             f"{teacher.denoiser.num_classes or 'no'} classes, expected digits [1, 28, 28] with "
+                             "classes")
         guided = Guided(teacher.denoiser, args.guidance_scale)
         name = TEACHER if len(args.teacher) == 1 else f"{TEACHER} {Path(file).name}"
         for steps in args.teacher_steps:

@@ -111,11 +111,12 @@ def main():
         main_of_family = MAINS[args.family]
 
         def words(folder, *more):
-            return [args.family, *train_command(folder, *options, *more, family=args.family)[len(PROGRAMS[args.family]):]]
+            return [args.family,
+                    *train_command(folder, *options, *more, family=args.family)[len(PROGRAMS[args.family]):]]
 
         run_to_its_end(straight, main_of_family, words(straight))
-        kills, half_written = kill_and_resume(killed, main_of_family, words(killed, "--resume"), args.kills, args.longest,
-                                              args.seed)
+        kills, half_written = kill_and_resume(killed, main_of_family, words(killed, "--resume"), args.kills,
+                                              args.longest, args.seed)
         run_to_its_end(killed, main_of_family, words(killed, "--resume"))
         expected, found = final_weights(straight, args.family), final_weights(killed, args.family)
         different = [name for name in expected if not torch.equal(expected[name], found[name])]

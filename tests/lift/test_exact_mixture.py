@@ -129,7 +129,7 @@ def l_shaped(num_steps: int, first: int) -> np.ndarray:
 def test_every_path_gives_the_same_law_as_steps_grow(mixture):
     """With an exact denoiser each scale's flow carries the joint law along exactly, whatever the order of the moves."""
     num_images = 2000
-    starts = exact_mixture.start_noise(mixture, num_images, 11, exact=True)
+    starts = exact_mixture.start_states(mixture, num_images, 11, exact=True)
     generator = torch.Generator().manual_seed(8)
     floors = np.array([[exact_mixture.distance_to_truth(mixture.sample(num_images, generator), mixture, whitened)
                         for whitened in (False, True)] for _ in range(8)])
@@ -150,7 +150,7 @@ def test_every_path_gives_the_same_law_as_steps_grow(mixture):
 
 
 def test_ddim_converges_more_slowly_than_multistep(mixture):
-    starts = exact_mixture.start_noise(mixture, 2000, 9)
+    starts = exact_mixture.start_states(mixture, 2000, 9)
     denoiser = exact_mixture.ExactDenoiser(mixture)
     path = paths.rho_schedule(18, 7.0)
     path = np.stack([path, path], axis=1)

@@ -206,7 +206,7 @@ def test_x_32_random_is_drawn_anew_per_step_and_image():
 @pytest.mark.parametrize("solver", ["ddim", "multistep"])
 def test_predictions_of_an_exact_network_agree_already(solver, mode):
     mixture = exact_mixture.random_mixture(0)
-    starts = exact_mixture.start_noise(mixture, 4, 0)
+    starts = exact_mixture.start_states(mixture, 4, 0)
     joint, derived = (denoise_along(exact_mixture.ExactDenoiser(mixture), OFF_DIAGONAL, starts, solver=solver,
                                     x32_mode=mode, clip=False) for mode in ("joint", mode))
     assert torch.allclose(joint.x_64, derived.x_64, atol=1e-9) and torch.allclose(joint.x_32, derived.x_32, atol=1e-9)

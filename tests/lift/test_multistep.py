@@ -45,7 +45,7 @@ def test_same_samples_as_diffusers(diffusers, name):
     timesteps = schedules()[name]
     mixture = exact_mixture.random_mixture(1)
     denoiser = exact_mixture.ExactDenoiser(mixture, single_scale=True)
-    x = exact_mixture.start_noise(mixture, 8, 0)[0]
+    x = exact_mixture.start_states(mixture, 8, 0)[0]
     ours = exact_mixture.sample_along(denoiser, np.stack([timesteps] * 2, axis=1), [x], "multistep").x_64
     theirs = solve_with_diffusers(diffusers, denoiser, timesteps, x)
     assert (ours - theirs).abs().max() < 1e-4
@@ -74,7 +74,7 @@ def test_a_scale_that_stands_still_is_left_untouched():
     mixture = exact_mixture.random_mixture(1)
     path = check_path(np.array([[999, 999], [999, 600], [700, 600], [400, 300], [400, 0], [0, 0]]))
     seen = []
-    denoise_along(exact_mixture.ExactDenoiser(mixture), path, exact_mixture.start_noise(mixture, 3, 0),
+    denoise_along(exact_mixture.ExactDenoiser(mixture), path, exact_mixture.start_states(mixture, 3, 0),
                   solver="multistep", clip=False, on_step=lambda *now: seen.append(now))
     for before, after, stays in ((0, 1, 3), (1, 2, 4), (3, 4, 3)):        # index 3 is x_64, 4 is x_32
         assert torch.equal(seen[before][stays], seen[after][stays])
@@ -84,7 +84,7 @@ def test_a_scale_that_stands_still_is_left_untouched():
 def test_second_order_on_two_scales():
     """Halving the steps divides the distance to the exact flow by about 4, by 2 for DDIM, off the diagonal too."""
     mixture = exact_mixture.random_mixture(2)
-    denoiser, starts = exact_mixture.ExactDenoiser(mixture), exact_mixture.start_noise(mixture, 64, 0)
+    denoiser, starts = exact_mixture.ExactDenoiser(mixture), exact_mixture.start_states(mixture, 64, 0)
     schedule = CosineSteps()
     log_snr = np.linspace(*paths.log_snr_of(np.array([950, 100])), 129)
     fine = np.stack([schedule.t_at(torch.from_numpy(log_snr + lead)).round().long().numpy()

@@ -305,7 +305,7 @@ def test_step_doubling_predicts_the_order_of_schedules(mixture):
     denoiser = exact_mixture.ExactDenoiser(mixture)
     x_0 = mixture.sample(8, torch.Generator().manual_seed(2))
     at = path_costs.Measurement(denoiser, x_0, ALL_TIMESTEPS, clip=False)
-    starts = exact_mixture.start_noise(mixture, 2000, 0)
+    starts = exact_mixture.start_states(mixture, 2000, 0)
     routes = [paths.lead_path(10, paths.Lead(rho)) for rho in (0.7, 1.5, 4.0)]
     costs = [path_costs.step_doubling_of_path(at, route) for route in routes]
     errors = [exact_mixture.distance_to_truth(exact_mixture.sample_along(denoiser, route, starts).x_64, mixture)
