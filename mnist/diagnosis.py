@@ -1,25 +1,27 @@
-"""What may be wrong with a model that should draw the class asked for: measurements, and sentences about them."""
+"""Why a model may fail to draw the class asked for: measurements, and sentences about them."""
 import torch
 
 from engine.denoiser import NetworkDenoiser
 from engine.sampling import from_uint8, start_noise
 from scheduler import CosineSteps, noise_added, training_target
 
-LEAST_DISTANCE = 0.05           # of two classes' codes, in lengths of a code
-LEAST_EFFECT = 0.01             # of the class on the clean image predicted, in its root mean square
-LEAST_GRADIENT = 1e-8           # of a layer, of the whole
+LEAST_DISTANCE = 0.05           # between two classes' codes, in lengths of a code
+LEAST_EFFECT = 0.01             # of the class on the predicted clean image, as a share of its root mean square
+LEAST_GRADIENT = 1e-8           # of a layer, as a share of the whole gradient's norm
 LEAST_ACCURACY, MOST_DIFFERENCE = 0.5, 0.25
 
 
 def code_distances(network) -> torch.Tensor:
-    """Distances of the learned codes of all classes and of none, in mean lengths of a code: [K + 1, K + 1]."""
+    """Distances between the learned codes of the K classes and of no class, in mean lengths of a code: [K + 1, K +
+    1]."""
     codes = network.class_tokens.weight if network.conditioning == "cross_attention" else network.class_maps.flatten(1)
     codes = codes.detach().double()
     return torch.cdist(codes, codes) / codes.norm(dim=1).mean()
 
 
 def ways_of(model, w: float) -> dict:
-    """Name -> (path, guidance scale, options): the deterministic sampler beside the other, conditional and guided."""
+    """Ways of sampling: name -> (path, guidance scale, options). A deterministic and a random sampler, each conditional
+    and guided."""
     is_diffusion = isinstance(model.denoiser.processes[0], CosineSteps)
     ways = {("DDIM 50" if is_diffusion else "Euler 50"): (model.path(50), {"solver": "ddim"}),
             ("DDPM 1000" if is_diffusion else "midpoint 10"):
@@ -29,8 +31,8 @@ def ways_of(model, w: float) -> dict:
 
 @torch.inference_mode()
 def class_effects(denoiser: NetworkDenoiser, path: torch.Tensor, seed: int = 0) -> dict[float, float]:
-    """Time -> how far the clean images of class and of no class lie apart, over the root mean square of the former,
-    from pure noise of every class; at a few times of a path."""
+    """The effect of the class at a few times of a path: time -> distance between the clean images predicted with and
+    without the class, over the root mean square of the former. The sampling starts from pure noise for every class."""
     labels = torch.arange(denoiser.num_classes)
     [x] = start_noise(denoiser.shapes, seed, range(len(labels)))
     effects = {}
@@ -42,8 +44,8 @@ def class_effects(denoiser: NetworkDenoiser, path: torch.Tensor, seed: int = 0) 
 
 
 def gradient_norms(denoiser: NetworkDenoiser, x_0: torch.Tensor, labels: torch.Tensor, seed: int = 0) -> dict:
-    """Layer -> norm of the loss's gradient there, over that of all layers; for images or latents [B, ...] in one batch
-    with times all over the process."""
+    """Share of each layer in the gradient of the loss: layer -> its norm over that of all layers. x_0: images or
+    latents [B, ...], one batch with times all over the process."""
     process, network = denoiser.processes[0], denoiser.network
     generator = torch.Generator().manual_seed(seed)
     share = (torch.arange(len(x_0)) + 0.5) / len(x_0)
@@ -65,8 +67,8 @@ def gradient_norms(denoiser: NetworkDenoiser, x_0: torch.Tensor, labels: torch.T
 
 
 def findings(distances: torch.Tensor, effects: dict, gradients: dict, accuracies: dict[str, float]) -> list[str]:
-    """Sentences about what looks wrong; none where nothing does. accuracies: way of sampling -> share of the images
-    that are of the class asked for. The rest is what the functions above return."""
+    """A sentence for everything that looks wrong. distances, effects, gradients: from the functions above. accuracies:
+    way of sampling -> share of the images that are of the class asked for."""
     found = []
     apart = distances.clone().fill_diagonal_(torch.inf)
     if float(apart.min()) < LEAST_DISTANCE:
@@ -88,6 +90,6 @@ def findings(distances: torch.Tensor, effects: dict, gradients: dict, accuracies
 
 
 def latents_of(model, images: torch.Tensor) -> torch.Tensor:
-    """What the model's network works on: uint8 images [B, C, S, S], padded already, as float images or latents."""
+    """The network's own form of images, float images or latents. images: uint8 [B, C, S, S], already padded."""
     x = from_uint8(images)
     return x if model.vae is None else model.vae.encode(x)

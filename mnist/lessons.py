@@ -1,4 +1,4 @@
-"""What the tour shows: figures and measurements of trained models, of one start noise each where they are compared."""
+"""The sections of the tour: figures and measurements of trained models. Compared images have the same start noise."""
 import csv
 from pathlib import Path
 
@@ -24,7 +24,7 @@ SHARES = (0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1)
 ERROR_SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 NUM_LOOKED = 200        # images that errors and distances are of
-FLOW_STEPS, DIFFUSION_STEPS, EXACT_STEPS = 10, 50, 40   # of samples; a strip has twice as many of the flow's
+FLOW_STEPS, DIFFUSION_STEPS, EXACT_STEPS = 10, 50, 40   # of samples; a flow's strip has twice as many
 MIDPOINT = {"solver": "midpoint"}
 
 
@@ -73,7 +73,7 @@ TEXTS = {
 
 
 def rows_of_images(rows: dict, titles=()):
-    """A Figure: label -> uint8 [n, C, H, W], a row each; titles over the columns of the first."""
+    """A Figure with a row per label. rows: label -> uint8 [n, C, H, W]; titles: over the columns of the first row."""
     count = max(len(images) for images in rows.values())
     fig, axes = figure(1.3 + 0.62 * count, 0.72 * len(rows) + 0.35 * bool(len(titles)), nrows=len(rows), squeeze=False)
     for ax, (label, images) in zip(axes[:, 0], rows.items()):
@@ -104,7 +104,7 @@ def noised_rows(models: dict[str, Model], image: torch.Tensor, shares) -> dict[s
 
 
 def doubling_path(model: Model, num_steps: int) -> torch.Tensor:
-    """Even steps, so that those of N are among those of 2 N; a noise prediction starts at 980."""
+    """A path of even steps. The times for N steps are among those for 2 N; a noise prediction starts at 980."""
     process = model.denoiser.processes[0]
     if not isinstance(process, CosineSteps):
         return process.uniform_path(num_steps)
@@ -115,8 +115,8 @@ def doubling_path(model: Model, num_steps: int) -> torch.Tensor:
 
 
 def solver_errors(model: Model, seed: int = 0, num_images: int = 20) -> dict[str, list[float]]:
-    """Solver -> at each of CALLS, the root mean square difference per pixel from where the same start noise ends after
-    200 steps of midpoint; classes in turn, no guidance."""
+    """Error of each solver at each of CALLS: solver -> root mean square difference per pixel from the result of 200
+    steps of midpoint from the same start noise. Classes take turns; there is no guidance."""
     denoiser = model.denoiser
     starts = start_noise(denoiser.shapes, seed, range(num_images))
     labels = None if denoiser.num_classes is None else torch.arange(num_images) % denoiser.num_classes
@@ -150,8 +150,8 @@ def curves(panels: dict[str, dict], x, xlabel: str, ylabel: str, is_log_x: bool 
 
 @torch.inference_mode()
 def errors_by_time(model: Model, exact: ExactDenoiser, images: torch.Tensor, shares, seed: int = 0) -> dict:
-    """`network` and `exact` -> root mean square error per pixel of the clean image predicted, of no class, at shares
-    of the way from digit to noise. images: uint8 [N, C, S, S] padded."""
+    """Root mean square error per pixel of the predicted clean image, for `network` and `exact`, without a class, at
+    shares of the way from digit to noise. images: uint8 [N, C, S, S], padded."""
     process, x_0 = model.denoiser.processes[0], from_uint8(images)
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed))
     errors = {"network": [], "exact": []}
@@ -165,8 +165,8 @@ def errors_by_time(model: Model, exact: ExactDenoiser, images: torch.Tensor, sha
 
 
 def memorising(images: torch.Tensor, train_images: np.ndarray, chosen: torch.Tensor) -> dict:
-    """How near images come to training digits: the median distance to the nearest, and the nearest to the `chosen`
-    ones. uint8 [N, C, S, S]."""
+    """How near images come to training digits: the median distance to the nearest one, and the nearest ones of the
+    images numbered `chosen`. images, train_images: uint8 [N, C, S, S]."""
     distances = nearest_distances(images, train_images)[:, 0]
     points = from_uint8(torch.from_numpy(np.array(train_images))).flatten(1)
     nearest = torch.cdist(from_uint8(images[chosen]).flatten(1), points).argmin(1)
@@ -179,7 +179,7 @@ def exact_of(model: Model, images: torch.Tensor, labels=None) -> ExactDenoiser:
 
 
 def exact_samples(exact: ExactDenoiser, num_steps: int, count: int, size: int, seed: int = 0) -> torch.Tensor:
-    """Where its flow ends: uint8 [count, C, size, size]."""
+    """Images from the exact denoiser's own flow: uint8 [count, C, size, size]."""
     path = exact.processes[0].uniform_path(num_steps)
     x = denoise_along(exact, path, start_noise(exact.shapes, seed, range(count)), solver="midpoint").xs[0]
     return cropped(to_uint8(x), size)
@@ -209,7 +209,7 @@ class Tour:
         self.sections.append(Section(title, " ".join(text.split()).format(*numbers), list(tables), files, code))
 
     def labels(self, model, count: int):
-        """Classes in turn; None for a model without."""
+        """Classes that take turns, int64 [count]; None for a model without classes."""
         return None if model.denoiser.num_classes is None else torch.arange(count) % model.denoiser.num_classes
 
     def drawn(self, model, count: int, w: float = 1.0):

@@ -15,13 +15,13 @@ from scheduler import CLEAN, CosineSteps, LinearFlow
 
 FAMILY = "mnist"
 BETA_MAX = 0.9999
-NETWORK_TIME_OF_NOISE = 999.0           # what the network is told of pure noise; of the flow's image it is 0
-DDIM_START = 980                        # at 999 abar is 2e-10, so that a noise prediction says nothing of the image
+NETWORK_TIME_OF_NOISE = 999.0           # the network's time of pure noise; that of a flow's image is 0
+DDIM_START = 980                        # at 999 abar is 2e-10, and a noise prediction says nothing of the image
 EDGE_MULTIPLE = 8                       # images are padded with black to a side that can be halved three times
 
 
 def padded(images: torch.Tensor) -> torch.Tensor:
-    """Black pixels around until the sides are multiples of 8: [N, C, 28, 28] -> [N, C, 32, 32]."""
+    """The images with a black margin, so that their sides are multiples of 8: [N, C, 28, 28] -> [N, C, 32, 32]."""
     height, width = (-side % EDGE_MULTIPLE for side in images.shape[2:])
     black = 0 if images.dtype == torch.uint8 else -1.0
     return F.pad(images, (width // 2, width - width // 2, height // 2, height - height // 2), value=black)
@@ -34,7 +34,7 @@ def cropped(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def to_network_time(t: torch.Tensor) -> torch.Tensor:
-    """Of LinearFlow's time, 0 noise ... 1 image, what the network is told: 999 noise ... 0 image."""
+    """From LinearFlow's time, 0 noise ... 1 image, to the network's, 999 noise ... 0 image."""
     return NETWORK_TIME_OF_NOISE * (1 - t)
 
 
@@ -83,8 +83,8 @@ class Model:
 
 
     def strip(self, path, seed: int, indices, labels=None, guidance_scale: float = 1.0, **how):
-        """What the sampler holds on its way: the steps before which it is looked at (`strip_points`), and uint8
-        [points, N, C, S, S], the last of them what comes out."""
+        """The sampler's state on its way: the steps before which it is shown (`strip_points`), and its images, uint8
+        [points, N, C, S, S]; the last ones are the result."""
         shown, points = strip_points(len(path) - 1), []
 
         def note(step, times, xs):
@@ -96,8 +96,8 @@ class Model:
 
 
 def strip_points(num_steps: int) -> list[int]:
-    """Before which steps a denoising strip shows the image: every tenth of the way, the last one, and, as number
-    num_steps, what comes out."""
+    """The steps before which a denoising strip shows the image: every tenth of the way, the last step, and num_steps,
+    which stands for the result."""
     return [*range(0, num_steps - 1, max(num_steps // 10, 1)), num_steps - 1, num_steps]
 
 
@@ -112,7 +112,7 @@ def build_denoiser(process_name: str, kind: str, settings: dict) -> NetworkDenoi
 
 
 def kind_of(content) -> str:
-    """`vae` or `denoiser`, what a checkpoint's content holds."""
+    """The kind of model in a checkpoint's content: `vae` or `denoiser`."""
     is_ours = isinstance(content, dict) and content.get("family") == FAMILY
     return content.get("model") if is_ours else "no model of mnist"
 
@@ -143,7 +143,7 @@ def load_vae(path, option: str = "--vae_checkpoint") -> VAE:
 
 @torch.inference_mode()
 def reconstructed(vae: VAE, images: torch.Tensor) -> torch.Tensor:
-    """What a VAE makes of images, uint8 [N, C, S, S] both; the latent is the posterior's mean."""
+    """A VAE's reconstruction of images, uint8 [N, C, S, S] both; the latent is the posterior's mean."""
     device = next(vae.parameters()).device
     parts = [vae.decode(vae.encode(from_uint8(padded(part).to(device)))).cpu() for part in in_chunks(images, 250)]
     return cropped(to_uint8(torch.cat(parts)), images.shape[-1])
@@ -151,7 +151,7 @@ def reconstructed(vae: VAE, images: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def decoded_noise(path, seed: int, indices, device) -> torch.Tensor:
-    """What the VAE in a checkpoint makes of standard normal latents: uint8 [N, C, S, S] on the CPU."""
+    """Standard normal latents decoded by the VAE in a checkpoint: uint8 [N, C, S, S] on the CPU."""
     vae, size = load_vae(path, "--checkpoint").to(device), load_torch(path)["image_size"]
     [z] = start_noise([vae.latent_shape], seed, indices, device)
     return cropped(to_uint8(torch.cat([vae.decode(part) for part in z.split(250)])), size).cpu()
@@ -162,7 +162,7 @@ CONTENT = ("family", "model", "name", "process", "kind", "settings", "image_size
 
 
 def load_model(path, device="cpu", vae_checkpoint=None) -> Model:
-    """A trained model with its VAE, which lies where it lay in training unless another place is given."""
+    """A trained model with its VAE. vae_checkpoint: the VAE's file, if it has moved since the training."""
     return model_of(load_checkpoint(path, "denoiser", "--checkpoint"), path, device, vae_checkpoint)
 
 

@@ -1,4 +1,4 @@
-"""What the verbs that sample share: options, and what they mean for a model."""
+"""The options that the sampling verbs share, and their meaning for a model."""
 from engine.command_line import real_number, whole_number
 from engine.errors import InputError
 
@@ -46,9 +46,10 @@ def sampling_of(args, model) -> tuple:
 
 
 def class_labels(args, model, count: int, guidance_scale: float, class_label: int | None = None):
-    """The class of every image, int64 [count], all in turn unless one is named; None for a model without classes.
+    """The class of every image, int64 [count]: class_label, or all classes in turn. None for a model without classes.
 
-    Raises InputError for what the model does not know: a class, or a prediction without one, which guidance needs.
+    Raises InputError for a class that the model does not know, and for guidance of a model that was always told a
+    class.
     """
     import torch
     num_classes = model.denoiser.num_classes

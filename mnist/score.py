@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Score generated digits: accuracy, Fréchet distance of a classifier's features, diversity, per guidance scale.
 
-Of a VAE, its reconstructions of the test digits are scored. Without a checkpoint: real digits, several draws of them,
-and test digits with known damages, each of which must move a score.
+For a VAE, its reconstructions of the test digits are scored. Without a checkpoint, several draws of real digits are
+scored, and test digits with known damages, each of which must move a score.
 """
 from pathlib import Path
 

@@ -18,7 +18,7 @@ def number(value, digits: str = ".3g") -> Cell:
 
 
 def scores_of(row: dict) -> list[Cell]:
-    """Accuracy, distance, diversity; of a row without them, that it was not run."""
+    """Cells of accuracy, distance and diversity; a row without scores was not run, and its cells say so."""
     return [number(row[name], ".3f" if name == "accuracy" else ".3g") if name in row else Cell(NOT_RUN)
             for name in SCORES]
 
@@ -70,8 +70,8 @@ TABLES = {"quality": ("quality.json", quality_table), "damages": ("damages.json"
 
 
 def tables_named(name: str, folder=FOLDER) -> list[Table]:
-    """The table that a marker names, none where its file is missing. Raises UnknownTable, and InputError for a file
-    that holds something else."""
+    """The table that a marker names; none if its file is missing. Raises UnknownTable for an unknown name, InputError
+    for a foreign file."""
     if name not in TABLES:
         raise UnknownTable(f"table:{name}: found {name!r}, expected one of {', '.join(TABLES)}")
     file_name, make = TABLES[name]

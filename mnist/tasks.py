@@ -1,4 +1,4 @@
-"""Tasks of the engine's loop for this family, and what they write into an experiment folder."""
+"""Tasks of the engine's loop for this family, and the pictures that they write into an experiment folder."""
 import sys
 from pathlib import Path
 
@@ -21,7 +21,7 @@ FOLDERS = ("checkpoints", "epoch_samples", "final_samples", "denoising_steps")
 
 
 def note_experiment(args) -> None:
-    """The folders of an experiment and its config.json; says where they are."""
+    """Make the folders of an experiment and its config.json, and print where they are."""
     for name in FOLDERS:
         (args.output_dir / name).mkdir(parents=True, exist_ok=True)
     if not args.resume:
@@ -32,7 +32,8 @@ def note_experiment(args) -> None:
 
 
 def training_images(args):
-    """ImageSet of the training split, and its images padded: uint8 [N, C, S, S]. Sizes left out are the data's own."""
+    """The ImageSet of the training split, and its images padded, uint8 [N, C, S, S]. Sizes that were left out become
+    the data's own."""
     if None in (args.image_size, args.channels):
         size, channels = native_form(args.dataset, args.split)
         args.image_size, args.channels = args.image_size or size, args.channels or channels
@@ -42,7 +43,7 @@ def training_images(args):
 
 
 class Pictures:
-    """What a task of this family writes besides the loop's own files."""
+    """The pictures that a task of this family writes besides the loop's own files."""
 
     def write_preview(self, networks, step: int, epoch: float) -> None:
         """A grid of samples into epoch_samples, the last one into final_samples too; `more_pictures` beside them."""
@@ -53,7 +54,7 @@ class Pictures:
             save_png(self.args.output_dir / folder / f"epoch_{epoch:g}.png", picture)
 
     def more_pictures(self, networks) -> dict:
-        """Folder -> picture, of what only this model has."""
+        """Pictures that only this model has: folder -> picture."""
         return {}
 
     def resume_words(self) -> list[str]:

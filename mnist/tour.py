@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Write a page that teaches: what the models of this family do, shown with models that you have trained.
+"""Write a page that teaches what the models of this family do, shown with models that you have trained.
 
-Give the checkpoints that there are; sections whose model is missing are left out, which is said.
+Give the checkpoints that you have. A section whose model is missing is left out, with a line.
 """
 import tempfile
 from pathlib import Path

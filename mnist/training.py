@@ -1,4 +1,4 @@
-"""What the training verbs of this family share: options, and the experiment folder.
+"""The options that the training verbs of this family share, and the experiment folder.
 
 A verb is a page of defaults: `run(description, name, process, latent, ...)`.
 """
@@ -63,7 +63,7 @@ def add_unet_options(parser, preset: str) -> None:
 
 
 def parse(parser, argv=None):
-    """Options, those of the resumed experiment where there is one; the experiment folder is made or found."""
+    """The options. With --resume they are those of the resumed experiment. The experiment folder is made or found."""
     args = parser.parse_args(argv)
     if args.resume is not None:
         record = args.resume / "config.json"
@@ -91,7 +91,7 @@ def parse(parser, argv=None):
 
 
 def train_into_folder(make_task, args) -> None:
-    """`engine.loop.train`; of an experiment that did not begin, nothing stays."""
+    """`engine.loop.train`. If the experiment does not begin, its folder is removed."""
     from engine.loop import train
     try:
         train(make_task, args)

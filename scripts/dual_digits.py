@@ -38,12 +38,12 @@ EXPECTED = ("Equal within the spread over seeds at 18 calls; independent behind 
 
 
 def name_of(cell: str, seed: int) -> str:
-    """Of a training."""
+    """The --name of a training."""
     return f"{cell.replace(', ', '_').replace(' ', '_')}_seed{seed}"
 
 
 def train(args, cell: str, seed: int) -> Path:
-    """Train to the end unless that is done; the checkpoint."""
+    """Train to the end, unless that is done. Returns the checkpoint."""
     name = name_of(cell, seed)
     folder = args.experiments / name
     record = folder / f"{name}_run.json"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Train the digit models of the quality table, score them, write results/published/mnist/quality.json.
 
-Every training has a fixed number of steps; one that was stopped goes on, one that is done stays. --through puts words
-before each command (`--through "taskset -c 0 timeout 1200"`, say): a training that these words end is continued. The
-values expected were written down before anything was measured and are in the file, beside what came.
+Every training has a fixed number of steps; a stopped training goes on, a finished one stays. --through puts words
+before each command, such as `--through "taskset -c 0 timeout 1200"`; a training that these words end is continued. The
+expected values were written down before anything was measured. They stand in the file, beside the measured ones.
 """
 import json
 import shlex
@@ -67,18 +67,18 @@ def title_of(name: str, seed: int) -> str:
 
 
 def record_of(folder: Path | None, name: str, seed: int) -> dict:
-    """The run record of a training, {} where there is none yet."""
+    """The run record of a training; {} before there is one."""
     path = folder / f"{title_of(name, seed)}_run.json" if folder else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
 
 
 def checkpoint_of(folder: Path) -> Path:
-    """The last one."""
+    """The last checkpoint of an experiment."""
     return max((folder / "checkpoints").glob("*ep.pth"), key=epoch_of)
 
 
 def call(args, *words) -> int:
-    """Run a command of this repository; its status. Raises InputError for any but success and a stop."""
+    """Run a command of this repository and return its status: success or a stop. Raises InputError for others."""
     words = [*shlex.split(args.through), sys.executable, "-m", *map(str, words)]
     print("+", shlex.join(words), flush=True)
     code = subprocess.run(words).returncode
@@ -93,7 +93,7 @@ def common(args) -> list[str]:
 
 
 def train(args, name: str, seed: int) -> Path:
-    """Train to the end, or say that it is done; the experiment folder."""
+    """Train to the end, or print that it is done. Returns the experiment folder."""
     run = RUNS[name]
     while not record_of(folder := folder_of(args, name, seed), name, seed).get("is_finished"):
         if folder:
@@ -106,7 +106,7 @@ def train(args, name: str, seed: int) -> Path:
 
 
 def score(args, name: str, seed: int) -> None:
-    """Every score that is not there yet."""
+    """Measure every score that is not there yet."""
     for title, (options, _) in RUNS[name].scores.items():
         output = score_file(args, name, seed, title)
         if not output.with_suffix(".json").is_file():
@@ -121,7 +121,7 @@ def score_file(args, name: str, seed: int, title: str) -> Path:
 
 
 def collect(args) -> None:
-    """Everything that is there, into the JSON."""
+    """Write all records and scores that are there into the JSON file."""
     from engine import devices
     rows, floor = [], None
     for name, run in RUNS.items():
@@ -145,7 +145,7 @@ def collect(args) -> None:
 
 
 def write_text(args) -> None:
-    """The tables of the family's text, made anew of what is published."""
+    """Write the tables of the family's text anew, from the published files."""
     from mnist import tables
     text = tables.TEXT.read_text(encoding="utf-8")
     with written_whole(tables.TEXT, "w") as file:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """An iteration of distillation against one of the published structure: iterations per second, ratio, memory.
 
-The published structure: float32, the critic's denoising, its logits of generated and of real images in passes of their
-own, the gradient clipped and the weights moved parameter by parameter, `.item()` in every update. Both distil the same
-teacher on the same images, with five updates of the critic for one of the student, in alternation, each in a process
-of its own; ours is the iteration of `python -m distill.train`, as it is and with --shared_critic_pass, whose ratio is
-the one claimed. The last line is JSON.
+The published structure works in float32. The critic's denoising, its logits of generated images and its logits of real
+images are passes of their own. The gradient is clipped and the weights are moved parameter by parameter, and every
+update calls `.item()`. Both sides distil the same teacher on the same images, with five updates of the critic for one
+of the student, in alternation, each in a process of its own. Ours is the iteration of `python -m distill.train`, as it
+is and with --shared_critic_pass; the claimed ratio is that of the latter. The last line is JSON.
 """
 import json
 import statistics

@@ -1,4 +1,5 @@
-"""Measure the dynamic program over paths against plain nested loops: seconds of one core, and that costs agree."""
+"""Measure the dynamic program over paths against plain nested loops: seconds of one core, and whether the costs
+agree."""
 import json
 import math
 import time
@@ -35,7 +36,7 @@ def cheapest_cost_by_loops(error: np.ndarray, num_steps: int, max_jump: int) -> 
 def seconds_of(call, repeats: int) -> tuple[float, object]:
     """The least of `repeats` times in seconds of one core, and what the call returned.
 
-    Processor time of this process, which runs one thread: other programs on the machine do not count.
+    It is the processor time of this process, which runs one thread. Other programs on the machine do not count.
     """
     times = []
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""What a benchmark that can be stopped has measured so far: its JSON file."""
+"""The JSON file of a benchmark that can be stopped: what it has measured so far."""
 import json
 from pathlib import Path
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What the outputs of a flow network are worth in pixels: held-out velocity error after equal training.
 
-Trains the same small DiT with each output and each seed by `python -m flow.train`, then measures the averaged weights
-on the held-out images, at logit-normal and at uniform times. What is finished is not trained again, and a training that
-was stopped goes on. Every run's numbers are in the JSON file as soon as they are known.
+The same small DiT is trained with each output and each seed by `python -m flow.train`. Then the averaged weights are
+measured on held-out images, at logit-normal and at uniform times. A finished training is not repeated, a stopped one
+goes on. Every run's numbers are in the JSON file as soon as they are known.
 """
 import json
 import shlex
@@ -40,7 +40,8 @@ def words_of(args, output: str, seed: int) -> list[str]:
 
 
 def train(words: list[str]) -> Path:
-    """The checkpoint of a training, which is finished first if it is not. Raises InputError if it fails."""
+    """The checkpoint of a training, which is started or continued unless it is finished. Raises InputError if it
+    fails."""
     folder = Path(words[words.index("--checkpoint_dir") + 1])
     if not run_files.list_checkpoints(folder, "flow"):
         command = [sys.executable, "-m", "flow.train", *words, "--resume"]

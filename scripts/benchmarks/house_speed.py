@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Did a change of the code cost speed: training, sampling and error map of two checkouts, in alternation.
+"""Does a change of the code cost speed? Training, sampling and error map of two checkouts, in alternation.
 
-Both checkouts run the same commands in the same interpreter settings, each in a process that stays: the first call of
-every command warms it up, the others are timed. A command is timed as a whole (build, work, files), so the sizes are
-such that the work is most of it. The claim is that the checkout at hand is at most 3 % slower at each; a round's
-order turns each time, and the ratio is the median of the rounds' ratios. With one thread the processor's time is
-compared, which other work on the machine hardly touches; with more threads the wall time, since waiting threads
-burn processor time. The last line is JSON.
+Both checkouts run the same commands in the same interpreter settings, each in a process that stays. The first call of
+every command warms it up, the others are timed. A command is timed as a whole (build, work, files), with sizes at which
+the work is most of it. The claim is that the checkout at hand is at most 3 % slower at each command. The order turns in
+every round, and the ratio is the median of the rounds' ratios. With one thread processor time is compared, which other
+work on the machine hardly touches. With more threads wall time is compared, since waiting threads burn processor time.
+The last line is JSON.
 
   git worktree add --detach ../before 6768f0e
   python -m scripts.benchmarks.house_speed --before ../before

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What EfficientNet-Lite0's distances make of known changes of photographs, by size of input and number of images.
+"""EfficientNet-Lite0's distances of known changes of photographs, by size of input and number of images.
 
 The split is shuffled once. The last --num_reference images are the reference; the candidates are the others, of which
 each score gets the first, the second, ... --num_images. No image is in both. Features are kept in the cache, rows are

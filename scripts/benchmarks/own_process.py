@@ -1,6 +1,6 @@
 """One side of a comparison in a process of its own, so that its settings (allocator, TF32, layout) are no one else's.
 
-The two sides are asked in turn; whoever is not asked waits on a pipe and takes no time.
+The sides are asked in turn. A side that is not asked waits on a pipe and takes no time.
 """
 import contextlib
 import multiprocessing
@@ -25,7 +25,8 @@ def serve(connection, build, arguments) -> None:
 
 
 class OwnProcess:
-    """`build(*arguments)` made there, and its methods called by name. A context manager: the process ends with it."""
+    """A process in which `build(*arguments)` is made and its methods are called by name. A context manager that ends
+    it."""
 
     def __init__(self, build, *arguments):
         context = multiprocessing.get_context("spawn")  # a fork would inherit threads and settings

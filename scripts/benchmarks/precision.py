@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """bf16 against float32 training of a small model: the loss curves must agree within noise over 2,000 steps.
 
-Noise is what another seed changes: the difference between the precisions, averaged over the last quarter of the run,
-is held against that between two seeds in float32. Writes results/precision.png; the last line is JSON.
+Noise is what another seed changes. So the difference between the precisions, averaged over the last quarter of the run,
+is compared with that between two seeds in float32. Writes results/precision.png; the last line is JSON.
 """
 import json
 import statistics

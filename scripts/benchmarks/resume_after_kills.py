@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Kill a training run with SIGKILL again and again, resume it each time, and compare with a run never stopped.
 
-Every other kill comes at a random moment; the ones between come while a file is being written, half of it on disk. The
-claim is that the final weights are the same, bit for bit. A flow can be trained in the latents of an autoencoder too.
-The last line is JSON.
+Every other kill comes at a random moment. The kills between come while a file is being written, with half of it on
+disk. The claim is that the final weights are the same, bit for bit. A flow can be trained in the latents of an
+autoencoder too. The last line is JSON.
 """
 import importlib
 import json
@@ -66,8 +66,8 @@ def run_to_its_end(folder: Path, main, command: list[str]) -> None:
 
 def kill_and_resume(folder: Path, main, command: list[str], num_kills: int, longest: float,
                     seed: int) -> tuple[int, int]:
-    """Start and kill until `num_kills` kills have hit or the run has reached its end; how many did, and how many of
-    them left a half-written file. Raises InputError if a run fails by itself."""
+    """Start and kill a run until `num_kills` kills have hit or the run has reached its end. Returns how many kills hit,
+    and how many of them left a half-written file. Raises InputError if a run fails by itself."""
     choices, kills, half_written = random.Random(seed), 0, 0
     while kills < num_kills:
         at_random_moment = kills % 2 == 0

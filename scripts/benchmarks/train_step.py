@@ -8,9 +8,9 @@ settings that PyTorch and the C library come with, ours under those of `devices.
 process trains with the compiled model, and its ratio is the one claimed. On a GPU and at default size it is also
 claimed that 100 epochs of 15,803 images take less than six minutes, compiled, as `scripts/gpu_run.sh` trains.
 
-Most of what the plain step loses are its handicaps. --handicaps takes them away one after the other, a side each, up to
-the best step that plain PyTorch gives; then the ratio to the fastest of these sides is the one claimed, at least 1. The
-last line is JSON.
+Most of the plain step's loss comes from its handicaps. --handicaps takes them away one after the other, a side each, up
+to the best step that plain PyTorch gives. The claimed ratio, at least 1, is then the one to the fastest of these sides.
+The last line is JSON.
 """
 import json
 import statistics

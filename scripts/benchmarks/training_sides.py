@@ -1,4 +1,4 @@
-"""The two sides of the benchmark of a training step, and the machine's rates that they are read beside."""
+"""The two sides of the benchmark of a training step, and the machine's own rates for comparison."""
 import io
 import resource
 import time
@@ -21,7 +21,8 @@ from networks.scales import downsample_to_32
 from scheduler import NUM_TIMESTEPS, CosineSteps
 from scripts.benchmarks.plain_attention import store_attention_matrices
 
-# Products whose rate is tried for the machine's best, (m, k, n): large squares, and tall ones that fit a CPU's cache.
+# Matrix products (m, k, n) that are tried for the machine's best rate: large squares, and tall ones that fit a CPU's
+# cache.
 PRODUCT_SHAPES = {"cpu": [(2048, 2048, 2048), (4096, 1024, 1024), (16384, 512, 512), (16384, 256, 256)],
                   "cuda": [(4096, 4096, 4096), (8192, 8192, 8192), (16384, 8192, 8192)]}
 
@@ -60,7 +61,7 @@ class Side:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-# What the plain step does slowly, in the order in which --handicaps takes it away.
+# The handicaps of the plain step, in the order in which --handicaps takes them away.
 HANDICAPS = ("decoding", "average by tensor", "item", "stored attention", "optimizer by tensor", "plain layout",
              "float32")
 
