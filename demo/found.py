@@ -14,8 +14,8 @@ INDEX = "model_index.json"              # what makes a folder a model in diffuse
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint on disk, or a folder in diffusers' layout. family: of `demo.options.FAMILIES`; a student of few steps is
-    `distilled`, but for one of text to image. base: the family that loads it."""
+    """A checkpoint on disk, or a folder in diffusers' layout. family: of `demo.options.FAMILIES`; a student of few
+    steps is `distilled`, but for one of text to image. base: the family that loads it."""
     path: Path
     family: str
     base: str

@@ -56,8 +56,8 @@ class Cancelled(Exception):
 class Walk:
     """What one way of sampling gave.
 
-    images: uint8 [B, C, S, S] per scale ("64×64"). strip: of the first image, uint8 [F, C, S, S] per scale, noise first;
-    captions: [F], the times of each frame. num_model_calls: per image. seconds: of the sampling alone.
+    images: uint8 [B, C, S, S] per scale ("64×64"). strip: of the first image, uint8 [F, C, S, S] per scale, noise
+    first; captions: [F], the times of each frame. num_model_calls: per image. seconds: of the sampling alone.
     """
     label: str
     images: dict[str, torch.Tensor]
@@ -120,7 +120,8 @@ def _opened(chosen: Found, age: int, weights: str, device, heatmaps) -> Opened:
                       decode=decoder_of(latents_of(model, None, device)))
     if chosen.family == TEXT_TO_IMAGE:
         from distill.text_to_image import TextToImage, load_student
-        model, few_steps = (TextToImage(path, device), None) if path.is_dir() else load_student(path, weights, device)[:2]
+        is_folder = path.is_dir()
+        model, few_steps = (TextToImage(path, device), None) if is_folder else load_student(path, weights, device)[:2]
         return Opened(chosen, model, device, few_steps=few_steps)
     content = mnist.load_checkpoint(path, "denoiser", "--checkpoint")
     model = mnist.model_of(content, path, device, raw=weights == "raw")
@@ -190,8 +191,8 @@ def corners_of(text: str | None) -> list[tuple[int, int]]:
 class Recorder:
     """An `on_step` of the sampler: reports progress and keeps some frames of the first image.
 
-    decode(scale, x [1, ...]) -> uint8 [1, C, S, S]. report(step, num_steps) may raise Cancelled. size_of(scale, step): the
-    deviation of what is noised there, by which it is shrunk to be seen; left out: 1.
+    decode(scale, x [1, ...]) -> uint8 [1, C, S, S]. report(step, num_steps) may raise Cancelled. size_of(scale, step):
+    the deviation of the noised image there, which it is divided by to be seen; left out: 1.
     """
 
     def __init__(self, num_steps: int, decode: Callable, report: Callable, size_of: Callable = lambda s, step: 1):
@@ -215,8 +216,8 @@ def size_name(images: torch.Tensor) -> str:
 
 
 def walk_of(label: str, recorder: Recorder, run: Callable) -> Walk:
-    """run(on_step) -> (xs per scale, calls per image), timed, with its images decoded. Raises InputError for images
-    that are not finite."""
+    """The walk of run(on_step) -> (xs per scale, calls per image): timed, with its images decoded. Raises InputError
+    for images that are not finite."""
     start = time.perf_counter()
     xs, num_model_calls = run(recorder)
     if not all(x.isfinite().all() for x in xs):
@@ -244,6 +245,17 @@ def sampled(label: str, denoiser, path, seed: int, count: int, decode: Callable,
     return walk_of(label, Recorder(len(path) - 1, decode, report, size_of), run)
 
 
+def drawn_by_class(opened: Opened, controls, denoiser, path, decode: Callable, report: Callable, **how) -> Result:
+    """The walk of a model with classes, or without, along one path; its label is the checkpoint and the solver.
+
+    controls: with class_name, solver, num_images and seed. The rest as in `sampled`.
+    """
+    count, seed = count_and_seed(controls)
+    labels = labels_of(controls.class_name, opened, count)
+    return Result([sampled(f"{opened.found.path.stem}, {controls.solver}", denoiser, path, seed, count, decode, report,
+                           opened.device, labels=labels, **how)])
+
+
 # --- LIFT -------------------------------------------------------------------------------------------------------------
 
 @dataclass
@@ -258,7 +270,7 @@ class LiftControls:
 
 
 def path_types(opened: Opened) -> list[str]:
-    """The paths that can be had for this checkpoint: those whose error map or edge costs are there, and a drawn one."""
+    """The paths for this checkpoint: a drawn one, and those whose error map or edge costs are there."""
     if opened.model.model_type == "baseline":
         return ["uniform", "lead"]
     heatmap = opened.heatmap
@@ -271,13 +283,13 @@ def path_types(opened: Opened) -> list[str]:
 
 
 def lift_path(opened: Opened, path_type: str, corners: str, num_steps: int) -> np.ndarray:
-    """The path that the controls mean: timesteps int64 [num_steps + 1, 2]. Raises InputError."""
+    """The path of the controls: timesteps int64 [num_steps + 1, 2]. Raises InputError."""
     one_of("path", path_type, path_types(opened))
     if path_type == DRAWN_PATH:
         return paths.path_through(corners_of(corners), num_steps)
     grid = len(opened.heatmap["timesteps"]) if opened.heatmap is not None else None
-    options = argparse.Namespace(num_steps=num_steps, heatmap=opened.heatmap_file, heatmap_dir=Path("results"), grid=grid,
-                                 allow_mismatch=False, step_size="index", max_jump=5)
+    options = argparse.Namespace(num_steps=num_steps, heatmap=opened.heatmap_file, heatmap_dir=Path("results"),
+                                 grid=grid, allow_mismatch=False, step_size="index", max_jump=5)
     return generation.find_path(opened.model, path_type, options, say=False)
 
 
@@ -288,7 +300,7 @@ def lift_path_of(opened: Opened, controls: LiftControls) -> np.ndarray:
 
 
 def describe_lift_path(opened: Opened, path_type: str, path: np.ndarray) -> list[str]:
-    """What a path does, and what its steps cost on the error map beside the diagonal's: a line each."""
+    """Lines about a path: what it does, and its cost on the error map beside the diagonal's."""
     lines = []
     if path_type == "lead" and "lead" not in (opened.heatmap or {}):
         lines.append(f"path lead: no winner of a search was found, so {paths.Lead()} is used")
@@ -341,7 +353,6 @@ class FlowControls:
 
 def draw_flow(opened: Opened, controls: FlowControls, report: Callable, precision: str) -> Result:
     """Images of a flow, in pixels or latents."""
-    count, seed = count_and_seed(controls)
     scale = number("guidance", controls.guidance_scale, real_number(0, 1000))
     ends = [number(f"guidance interval, {end}", value, real_number(0, 1))
             for end, value in (("from", controls.interval_low), ("to", controls.interval_high))]
@@ -351,14 +362,11 @@ def draw_flow(opened: Opened, controls: FlowControls, report: Callable, precisio
     if num_calls % per_step:
         raise InputError(f"calls: found {num_calls} with {controls.solver}, which makes {per_step} a step; expected an "
                          "even number")
-    labels = labels_of(controls.class_name, opened, count)
     check_guidance(scale, opened.model.options.get("label_dropout", 0.1), opened.found.path.name)
     denoiser = Guided(opened.model.denoiser, scale, interval)
     path = find_path(denoiser, "uniform", num_calls // per_step, controls.solver)
-    walk = sampled(f"{opened.found.path.stem}, {controls.solver}", denoiser, path, seed, count,
-                   lambda s, x: to_uint8(opened.decode(x) if s == 0 else x), report, opened.device, labels=labels,
-                   solver=controls.solver, clip=False, precision=precision)
-    return Result([walk])
+    return drawn_by_class(opened, controls, denoiser, path, lambda s, x: to_uint8(opened.decode(x) if s == 0 else x),
+                          report, solver=controls.solver, clip=False, precision=precision)
 
 
 # --- MNIST ------------------------------------------------------------------------------------------------------------
@@ -376,20 +384,16 @@ class MnistControls:
 
 def draw_mnist(opened: Opened, controls: MnistControls, report: Callable, precision: str) -> Result:
     """Digits, in pixels or latents, of a model with classes or without."""
-    count, seed = count_and_seed(controls)
     scale = number("w", controls.guidance_scale, real_number(0, 100))
     num_steps = number("steps", controls.num_steps, whole_number(1, MOST_STEPS))
     options = argparse.Namespace(checkpoint=opened.found.path.name, mode="ddim", eta=0.0, sampling_steps=num_steps,
                                  sampler=one_of("solver", controls.solver, MNIST_SOLVERS))
-    labels = labels_of(controls.class_name, opened, count)
     model = opened.model
-    class_labels(options, model, count, scale)                  # refuses guidance of a model that knows none
+    class_labels(options, model, count_and_seed(controls)[0], scale)    # refuses guidance of a model that knows none
     path, how = sampling_of(options, model)
-    denoiser = model.denoiser if labels is None else Guided(model.denoiser, scale)
-    walk = sampled(f"{opened.found.path.stem}, {controls.solver}", denoiser, path, seed, count,
-                   lambda _, x: model.decode(x), report, opened.device, labels=labels, clip=model.vae is None,
-                   precision=precision, **how)
-    return Result([walk])
+    denoiser = model.denoiser if opened.class_names is None else Guided(model.denoiser, scale)
+    return drawn_by_class(opened, controls, denoiser, path, lambda _, x: model.decode(x), report,
+                          clip=model.vae is None, precision=precision, **how)
 
 
 # --- students beside their teachers -----------------------------------------------------------------------------------
@@ -424,8 +428,8 @@ def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable
         scale = number("teacher's guidance", controls.guidance_scale, real_number(0, 100))
         teacher = open_teacher(opened, controls.teacher)
         if scale != 1 and (how["labels"] is None or not teacher.is_guidable):
-            raise InputError(f"teacher's guidance: found {scale:g}, but {controls.teacher.path.name} knows no prediction "
-                             "without a class beside one with it; expected 1")
+            raise InputError(f"teacher's guidance: found {scale:g}, but {controls.teacher.path.name} knows no "
+                             "prediction without a class beside one with it; expected 1")
 
     def decode(s, x):
         return loaded.images_of(x) if s == 0 else to_uint8(x)
@@ -435,14 +439,15 @@ def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable
                      lambda step, _: report(step, total), opened.device, solver="renoise", clip=False, **how)]
     if teacher is not None:
         denoiser = Guided(teacher.denoiser, scale) if scale != 1 else teacher.denoiser
-        walks.append(sampled(f"teacher: {controls.teacher.path.stem}, ddim", denoiser, teacher_path(teacher, steps), seed,
-                             count, decode, lambda step, _: report(len(path) - 1 + step, total), opened.device,
+        walks.append(sampled(f"teacher: {controls.teacher.path.stem}, ddim", denoiser, teacher_path(teacher, steps),
+                             seed, count, decode, lambda step, _: report(len(path) - 1 + step, total), opened.device,
                              clip=loaded.decode is None, **how))
     return Result(walks)
 
 
 def open_teacher(opened: Opened, chosen: Found) -> families.Loaded:
-    """The teacher. Raises InputError for another student, and for a model of other images than the student's."""
+    """The teacher. Raises InputError if it is a student itself, or if its images have another form than the
+    student's."""
     if chosen.family == "distilled":
         raise InputError(f"teacher: {chosen.path.name} is a student itself, expected a model of many steps")
     teacher = _teacher(chosen, chosen.path.stat().st_mtime_ns, opened.model.weights, opened.device)
@@ -461,9 +466,9 @@ def _teacher(chosen: Found, age: int, weights: str, device) -> families.Loaded:
 
 @dataclass
 class TextControls:
-    """num_steps: of a student, or of DDIM. conditioning_timestep: what a student's first step is told. guidance_scale: of a
-    model that is no student. tiny_vae: folder or name of the small autoencoder that decodes, "" the usual one; None: the
-    model's own."""
+    """num_steps: of a student, or of DDIM. conditioning_timestep: what a student's first step is told. guidance_scale:
+    of a model that is no student. tiny_vae: folder or name of the small autoencoder that decodes, "" the usual one;
+    None: the model's own."""
     prompt: str = ""
     num_steps: object = 4
     conditioning_timestep: object = None
@@ -492,7 +497,8 @@ def draw_text(opened: Opened, controls: TextControls, report: Callable, precisio
     else:
         places, called_at = ([[t] for t in student_times(num_steps, first=told)] for told in (None, first))
         sampler = TextSampler(model, few_steps_of(places, called_at, opened.few_steps["coupling"]), precision=precision)
-    tiny = None if controls.tiny_vae is None else _tiny_vae(controls.tiny_vae or TINY_VAES[model.is_sdxl], opened.device)
+    tiny = None if controls.tiny_vae is None else _tiny_vae(controls.tiny_vae or TINY_VAES[model.is_sdxl],
+                                                            opened.device)
     decoder = tiny.decode if tiny else model.decode
 
     def decode(_, x):                           # one by one: an image of 1024x1024 takes an autoencoder gigabytes
@@ -518,14 +524,15 @@ def _tiny_vae(name: str, device):
 
 CONTROLS = {"lift": LiftControls, "flow": FlowControls, "mnist": MnistControls, "distilled": DistilledControls,
             TEXT_TO_IMAGE: TextControls}
-DRAW = {"lift": draw_lift, "flow": draw_flow, "mnist": draw_mnist, "distilled": draw_distilled, TEXT_TO_IMAGE: draw_text}
+DRAW = {"lift": draw_lift, "flow": draw_flow, "mnist": draw_mnist, "distilled": draw_distilled,
+        TEXT_TO_IMAGE: draw_text}
 
 
 def draw(opened: Opened, controls, report: Callable = lambda step, num_steps: None,
          precision: str = "float32") -> Result:
-    """What the controls ask of a checkpoint.
+    """The images that the controls ask of a checkpoint.
 
     controls: of the checkpoint's family (CONTROLS). report(step, num_steps) is called before every step and may raise
-    Cancelled. Raises InputError, before any work, for a value that cannot be.
+    Cancelled. Raises InputError, before any work, for an impossible value.
     """
     return DRAW[opened.found.family](opened, controls, report, precision)

@@ -1,4 +1,4 @@
-"""What a browser may ask of the demo's server. Everything that the page does not need is refused: uploads above all."""
+"""The requests that the demo's server accepts. Everything that the page does not need is refused, above all uploads."""
 import re
 
 # Of gradio's routes. Missing with intent: upload, file, proxy, run, call, stream, vibe-..., run-history, monitoring.
@@ -9,7 +9,8 @@ ALLOWED = {
     "POST": r"/gradio_api/(queue/join|cancel|reset/?)",
 }
 MOST_BYTES = 100_000            # of a request's body: numbers and a prompt
-# Whatever gradio's page asks for, the browser fetches nothing from another place. It compiles its templates, hence eval.
+# Whatever gradio's page asks for, the browser fetches nothing from another place. It compiles its templates, hence
+# eval.
 POLICY = ("default-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' "
           "'unsafe-eval' blob:; connect-src 'self'; form-action 'none'; frame-ancestors 'self'; base-uri 'self'")
 
@@ -47,7 +48,7 @@ class Guard:
         await self.app(scope, receive, with_policy)
 
     def refusal(self, method: str, path: str, headers: dict) -> tuple[int, str]:
-        """Status and reason for what is refused, (0, "") for what is let through."""
+        """Status and reason of a refused request; (0, "") for an accepted one."""
         host = re.sub(r":\d+$", "", headers.get(b"host", "")).strip("[]")
         if self.hosts is not None and host not in self.hosts:
             return 403, "this page answers on localhost alone"

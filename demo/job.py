@@ -1,4 +1,4 @@
-"""Work in a thread of its own, that tells how far it is and can be stopped."""
+"""Work in a thread of its own. It reports how far it is, and it can be stopped."""
 import queue
 import threading
 import time
@@ -38,7 +38,8 @@ class Job:
         self.is_cancelled.set()
 
     def progress(self) -> Iterator[tuple[int, int]]:
-        """(steps done, steps in all) as they come, until the work ends; then `result` is there. Raises what it raised."""
+        """(steps done, steps in all) as they come, until the work ends; then `result` is there. Raises what it
+        raised."""
         while (event := self.events.get()) is not None:
             while not self.events.empty():                      # a slow reader sees the newest alone
                 newer = self.events.get()

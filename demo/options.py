@@ -3,7 +3,8 @@ from pathlib import Path
 
 from engine.command_line import Parser, add_device_options, whole_number
 
-FAMILIES = {"lift": "LIFT", "flow": "Flow", "mnist": "MNIST", "distilled": "Distilled", "text_to_image": "Text to image"}
+FAMILIES = {"lift": "LIFT", "flow": "Flow", "mnist": "MNIST", "distilled": "Distilled", "text_to_image": "Text to "
+                                                                                                         "image"}
 
 
 def parse_args(argv=None, family: str | None = None):
@@ -19,7 +20,8 @@ def parse_args(argv=None, family: str | None = None):
     group.add_argument("--heatmaps", type=Path, nargs="+", default=[Path("results")], metavar="FOLDER",
                        help="where LIFT's error maps are looked for")
     group.add_argument("--tiny_vae", default="", metavar="FOLDER_OR_NAME",
-                       help="the small autoencoder that text to image may decode with; left out: the usual one in the hub's cache")
+                       help="the small autoencoder that text to image may decode with; left out: the usual one in the "
+                            "hub's cache")
     group = parser.add_argument_group("who can reach it")
     group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
                        help="address to listen at; 0.0.0.0 lets in everyone in the network")

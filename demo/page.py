@@ -1,4 +1,4 @@
-"""The page: gradio's controls around `demo.generation`. What is computed, and what is shown of it, lies elsewhere."""
+"""The page: gradio's controls around `demo.generation`, which computes; `demo.view` makes HTML of the results."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ MONO_FONT = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
 
 @dataclass
 class Settings:
-    """Where checkpoints and error maps are looked for, what is chosen at the start, and where it runs."""
+    """The folders of checkpoints and error maps, the choices at the start, and the device."""
     folders: list[Path]
     heatmap_folders: list[Path]
     family: str | None
@@ -55,8 +55,8 @@ class Shelf:
         return [name for name, one in self.by_name.items() if one.family == family]
 
     def teachers(self, student: Found, own: str | None) -> tuple[list[str], str]:
-        """Those that may be a student's teacher, and which of them was. own: the file that the student's training names,
-        which need not lie in the folders."""
+        """Names of the checkpoints that may be a student's teacher, and of the one that was. own: the teacher's file in
+        the student's training; it need not lie in the folders."""
         names = [name for name, one in self.by_name.items() if one.base == student.base and one.family != "distilled"]
         at = next((name for name in names if own and Path(name).resolve() == Path(own).resolve()), None)
         at = at or next((name for name in names if own and Path(name).name == Path(own).name), None)
@@ -88,7 +88,7 @@ def with_labels(names: list[str]) -> list[tuple[str, str]]:
     return [(f"{Path(name).name} in {Path(name).parent}", name) for name in names]
 
 
-# --- controls of each family: the fields of its dataclass ---------------------------------------------------------------
+# --- controls of each family: the fields of its dataclass -------------------------------------------------------------
 
 def images_and_seed(defaults) -> dict:
     """What all families have."""
@@ -99,7 +99,8 @@ def images_and_seed(defaults) -> dict:
 
 def lift_fields(defaults) -> dict:
     """A path, drawn or by name."""
-    plane = gr.HTML({}, html_template=(HERE / "plane.html").read_text(encoding="utf-8"), js_on_load=(HERE / "plane.js").read_text(encoding="utf-8"),
+    plane = gr.HTML({}, html_template=(HERE / "plane.html").read_text(encoding="utf-8"),
+                    js_on_load=(HERE / "plane.js").read_text(encoding="utf-8"),
                     elem_id="plane")
     fields = {"plane": plane, "path_type": gr.Dropdown([DRAWN_PATH], label="Path", value=None),
               "corners": gr.Textbox(label="Corners of the drawn path: t_64,t_32 …", max_lines=3, elem_id="corners",
@@ -167,7 +168,7 @@ FIELDS = {"lift": lift_fields, "flow": flow_fields, "mnist": mnist_fields, "dist
           "text_to_image": text_fields}
 
 
-# --- the page -----------------------------------------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 class Page:
     """The components, and what happens at each event."""
@@ -206,7 +207,8 @@ class Page:
                       *(field for fields in self.fields.values() for field in fields.values())}
         shown = [self.checkpoint, self.state, *self.groups.values()]
         text = self.fields["text_to_image"]
-        of_checkpoint = [text["num_steps"], text["conditioning_timestep"], text["guidance_scale"], self.state, self.plane, lift["path_type"], lift["corners"], self.fields["distilled"]["teacher"],
+        of_checkpoint = [text["num_steps"], text["conditioning_timestep"], text["guidance_scale"], self.state,
+                         self.plane, lift["path_type"], lift["corners"], self.fields["distilled"]["teacher"],
                          *(self.fields[key][name] for key in ("flow", "mnist", "distilled")
                            for name in ("class_name", "guidance_scale"))]
         hidden = {"api_visibility": "private", "show_progress": "hidden"}
@@ -247,7 +249,7 @@ class Page:
         return self.show_family(family)
 
     def ready(self, family: str) -> str:
-        """The line that says so, with what was found and what was passed over."""
+        """The line that the page is ready, with the numbers of checkpoints and of files passed over."""
         passed_over = self.shelf.passed_over
         more = f"; {len(passed_over)} files passed over, first: {passed_over[0]}" if passed_over else ""
         return view.line_html(f"Ready. {FAMILIES[family]}: {len(self.shelf.names(family))} checkpoints{more}")
@@ -316,7 +318,7 @@ class Page:
         return {lift["corners"]: data[lift["corners"]], lift["path_type"]: DRAWN_PATH, **self.preview(data)}
 
     def run(self, data: dict, request: gr.Request):
-        """Generate, with progress; the work stops if nobody looks any more."""
+        """Generate, with progress. The work stops when the page is closed."""
         family = data[self.family]
         controls = self.controls(data)
         job = Job(lambda report: generation.draw(self.opened(data), controls, report, self.settings.precision))
@@ -366,7 +368,8 @@ def launch(page: Page, host: str, port: int | None, share: bool, block: bool = T
             app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)]})
     except OSError as error:
         raise InputError(f"--port: {error}; choose another, or leave it out") from error
-    print(f"the page is at {shared or address}" + (" (for everyone who knows the address)" if shared else ""), flush=True)
+    print(f"the page is at {shared or address}" + (" (for everyone who knows the address)" if shared else ""),
+          flush=True)
     if block:
         page.blocks.block_thread()
     return address

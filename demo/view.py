@@ -1,4 +1,4 @@
-"""What the page shows, as HTML: pictures as data in the page itself, so that nothing is written to a disk."""
+"""The results as HTML. Pictures are data in the page itself, so nothing is written to a disk."""
 import base64
 import html
 import io
@@ -21,7 +21,8 @@ def png_data(image: np.ndarray) -> str:
 
 
 def image_html(image: torch.Tensor, words: str) -> str:
-    """uint8 [C, H, W] as a picture whose pixels stay sharp; words: what a reader who cannot see it is told."""
+    """uint8 [C, H, W] as a picture whose pixels stay sharp. words: the text in its place for readers who cannot see
+    it."""
     array = image.permute(1, 2, 0).squeeze(-1).numpy()
     return (f'<img src="{png_data(array)}" alt="{html.escape(words)}" width="{image.shape[-1]}" '
             f'height="{image.shape[-2]}">')
@@ -53,8 +54,8 @@ def result_html(result: Result) -> str:
 def progress_html(done: int, total: int, what: str = "") -> str:
     """A bar; one without end until the number of steps is known."""
     value = f' value="{done}" max="{total}"' if total else ""
-    words = what or f"step {done} of {total}"
-    return f'<div class="state" role="status"><progress{value} aria-label="progress"></progress> {html.escape(words)}</div>'
+    words = html.escape(what or f"step {done} of {total}")
+    return f'<div class="state" role="status"><progress{value} aria-label="progress"></progress> {words}</div>'
 
 
 def line_html(words: str, is_error: bool = False) -> str:
@@ -87,7 +88,8 @@ def map_picture(heatmap: dict | None) -> str:
 def map_legend(heatmap: dict | None) -> str:
     """What the plane's colours mean."""
     if heatmap is None:
-        return "No error map of this checkpoint was found; compute_heatmap_30.py makes one. A path can be drawn all the same."
+        return ("No error map of this checkpoint was found; compute_heatmap_30.py makes one. A path can be drawn all the "
+                "same.")
     error, n = log_error(heatmap), len(heatmap["timesteps"])
     low, high = 10**error.min(), 10**error.max()
     return (f"Colour: error of both scales, from {low:.1g} (dark) to {high:.1g} (bright), at {n}×{n} points. "

@@ -1,7 +1,8 @@
 """What `eval_fid_batch.py` scores of any other checkpoint: a flow, a digit model, a student of few steps of any family.
 
 A model is drawn by its own sampler at the steps, guidance and solver asked for; a student in the steps that its
-checkpoint names. Classes take turns by an image's number. A model of two scales can walk S1's paths too, by its own error map.
+checkpoint names. Classes take turns by an image's number. A model of two scales can walk S1's paths too, by its own
+error map.
 """
 import hashlib
 
@@ -29,10 +30,13 @@ OF_SAMPLERS = ["num_steps", "solver", "eta", "guidance_scale", "guidance_interva
 
 
 class Candidates:
-    """A checkpoint and the ways it is sampled. refuse(options, where): `refuse_without_effect` of the command line.
-    Raises InputError for what the checkpoint does not have: a path, a class to guide towards, a scale that leads."""
+    """A checkpoint and the ways that it is sampled.
 
-    knows_its_data = True                       # real images, where none are named, are those it was trained on
+    refuse(options, where): `refuse_without_effect` of the command line. Raises InputError for options that ask for
+    something the checkpoint does not have: a path, a class to guide towards, a scale that leads.
+    """
+
+    knows_its_data = True                       # --dataset left out means the images that it was trained on
 
     def __init__(self, args, refuse, file, device, say: bool):
         self.args, self.device = args, device
@@ -85,7 +89,7 @@ class Candidates:
             refuse(["coarse_shift"], f"for {file}, a model of one scale")
 
     def drawing(self, name: str) -> Drawing:
-        """How images are drawn along a path; measured, where the path is, when first asked for."""
+        """How images are drawn along a path. A path that is measured is measured when it is first asked for."""
         if name not in self.drawings:
             self.drawings[name] = self.make_drawing(name)
         return self.drawings[name]
@@ -98,7 +102,8 @@ class Candidates:
                  "finish": loaded.cropped or torch.nn.Identity()}
         if loaded.few_steps:
             student, path = student_of(loaded)
-            return Drawing(student, path, how={"solver": "renoise", "clip": False, "precision": args.precision}, **shown)
+            return Drawing(student, path, how={"solver": "renoise", "clip": False, "precision": args.precision},
+                           **shown)
         denoiser = loaded.denoiser
         if classes is not None:
             denoiser = Guided(denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, process))
@@ -170,5 +175,5 @@ def num_calls(draw: Drawing) -> int:
 
 
 def path_hash(path: torch.Tensor) -> str:
-    """What identifies a path in the table of results: first 12 hex digits of the SHA-256 of its float64 times."""
+    """A path's identity in the table of results: the first 12 hex digits of the SHA-256 of its float64 times."""
     return hashlib.sha256(path.double().contiguous().numpy().astype("<f8").tobytes()).hexdigest()[:12]

@@ -10,9 +10,9 @@ HEAD_SIZE = 4                                           # pixels a side before t
 def gan_head(channels: int, size: int, num_groups: int | None = None) -> nn.Sequential:
     """Convolutions from features [B, channels, size, size] to a logit [B, 1, 1, 1].
 
-    4x4 convolutions of stride 2 halve the size down to less than eight pixels a side, one without padding takes what
-    is left; each is followed by GroupNorm and SiLU; a 1x1 convolution ends it. num_groups: min(32, channels / 4) where
-    not given. With one channel in a group the last norm would see one value and put out a constant.
+    4x4 convolutions of stride 2 halve the size to less than eight pixels a side. A convolution without padding takes
+    the rest. Each is followed by GroupNorm and SiLU. A 1x1 convolution is the last layer. num_groups: min(32, channels
+    / 4) if left out. With one channel in a group the last norm would see one value and put out a constant.
     """
     num_groups = num_groups or max(1, min(MAX_GROUPS, channels // CHANNELS_PER_GROUP))
     layers = []
@@ -33,7 +33,7 @@ def feature_map(features: torch.Tensor) -> torch.Tensor:
 
 
 class _EncoderDone(Exception):
-    """The head has its features: what the network would still do is not wanted."""
+    """Raised when the head has its features, to skip the rest of the network."""
 
 
 class Critic(nn.Module):

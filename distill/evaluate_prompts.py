@@ -26,7 +26,8 @@ def parse(argv=None):
     group.add_argument("--model_id", default=None, metavar="FOLDER_OR_NAME",
                        help="a model in diffusers' layout; beside --checkpoint: its teacher, where that has moved")
     group.add_argument("--weights", choices=("ema", "raw"), default="ema", help="a student's averaged or raw weights")
-    group.add_argument("--num_steps", type=whole_number(1, 1000), default=50, help="DDIM steps of a model, not of a student")
+    group.add_argument("--num_steps", type=whole_number(1, 1000), default=50,
+                       help="DDIM steps of a model, not of a student")
     group.add_argument("--guidance_scale", type=real_number(0), default=7.5, help="likewise: classifier-free guidance")
     group.add_argument("--resolution", type=whole_number(8), default=None, metavar="PIXELS", help="likewise")
     group.add_argument("--tiny_vae", nargs="?", const="", default=None, metavar="FOLDER_OR_NAME",

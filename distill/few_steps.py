@@ -1,4 +1,4 @@
-"""The few levels that a student is called at, the chain that its training sees, and the levels that its losses draw."""
+"""The few levels of a student's calls, the chain of its steps in training, and the levels that its losses draw."""
 import torch
 
 from scheduler import DiscreteSteps, NoiseProcess, Sigma, noise_added
@@ -7,7 +7,7 @@ from scheduler import DiscreteSteps, NoiseProcess, Sigma, noise_added
 def student_times(num_steps: int, num_levels: int = 1000, first: int | None = None) -> list[int]:
     """The places of a student's steps among the levels, noisiest first: 999 - k (1000 // N), k = 0 ... N - 1.
 
-    first: where the first step is called instead (the conditioning timestep). Its input stays pure noise.
+    first: another place for the first call (the conditioning timestep). The input of this call stays pure noise.
     """
     times = [num_levels - 1 - k * (num_levels // num_steps) for k in range(num_steps)]
     return times if first is None else [first, *times[1:]]
@@ -34,8 +34,8 @@ def level_range(num_levels: int = 1000, min_share: float = 0.02, max_share: floa
                 next_time: int | None = None) -> tuple[int, int]:
     """First and last place that distribution matching draws from, both included.
 
-    next_time: the student's next level. What it leaves of the noise below is renoised away, so that with a level
-    schedule only places above count; where none is left, the two ends are both the last place.
+    next_time: the student's next level. The next step noises its input again, which hides everything below that level.
+    So with a level schedule only places above it count. If none is left, both ends are the last place.
     """
     first, last = int(min_share * num_levels), int(max_share * num_levels)
     return (first if next_time is None else min(max(first, next_time + 1), last)), last

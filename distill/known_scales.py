@@ -54,7 +54,8 @@ class ScaleNetwork(nn.Module):
         h = torch.cat([x.flatten(1) for x in xs], dim=1)
         for layer, of_time in zip(self.inner, self.of_time):
             h = F.silu(layer(h) + of_time(embedding))
-        outputs = self.last(self.features(h[:, :, None, None]).flatten(1)).split([size**2 for size in self.sizes], dim=1)
+        outputs = self.last(self.features(h[:, :, None, None]).flatten(1))
+        outputs = outputs.split([size**2 for size in self.sizes], dim=1)
         outputs = [output.reshape(-1, 1, size, size) for output, size in zip(outputs, self.sizes)]
         return outputs if len(outputs) > 1 else outputs[0]
 

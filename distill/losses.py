@@ -9,10 +9,11 @@ from scheduler import per_image
 
 
 def matching_gradient(x: torch.Tensor, x_0_fake: torch.Tensor, x_0_real: torch.Tensor) -> torch.Tensor:
-    """Where the student's images should move away from: (x_0_fake - x_0_real) / mean |x - x_0_real| (DMD, eq. 7 and 8).
+    """The direction that the student's images should move against: (x_0_fake - x_0_real) / mean |x - x_0_real| (DMD,
+    eq. 7 and 8).
 
-    x: the student's images [B, ...]; x_0_fake, x_0_real: the clean images that critic and teacher see in x noised.
-    The mean is over all values of an image. Returns float32 [B, ...], without gradient.
+    x: the student's images [B, ...]; x_0_fake, x_0_real: the clean images that critic and teacher predict from noised
+    x. The mean is over all values of an image. Returns float32 [B, ...], without gradient.
     """
     x, x_0_fake, x_0_real = (images.detach().float() for images in (x, x_0_fake, x_0_real))
     return (x_0_fake - x_0_real) / per_image((x - x_0_real).abs().flatten(1).mean(1), x)

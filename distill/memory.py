@@ -75,7 +75,8 @@ def parts_of_training(num_unet: int, num_critic_more: int, *, half: bool, num_pr
 
 
 def estimate(folder: Path, args, num_processes: int) -> list[Part]:
-    """What every device will hold of a distillation, without activations. Raises InputError for what is no model."""
+    """The parts of a distillation that every device will hold, without activations. Raises InputError for a folder that
+    is no model."""
     config, shapes = read_json(folder / "unet" / "config.json", "the UNet's configuration"), shapes_of(folder / "unet")
     vae = read_json(folder / "vae" / "config.json", "the autoencoder's configuration")
     size = config["sample_size"] if args.resolution is None else \

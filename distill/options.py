@@ -1,4 +1,4 @@
-"""The options of a distillation, by the names of the published code; defaults of our own where it has none."""
+"""The options of a distillation, named as in the published code. Where that has no default, the default is ours."""
 from pathlib import Path
 
 from data import add_data_options
@@ -88,7 +88,7 @@ def add_distillation_options(parser: Parser) -> None:
 
 
 def add_text_options(parser: Parser) -> None:
-    """What a text-to-image teacher has in the place of --teacher."""
+    """Adds the options of a text-to-image teacher, in place of --teacher."""
     group = parser.add_argument_group("text to image (pip install '.[large]')")
     group.add_argument("--model_id", default=None, metavar="FOLDER_OR_NAME",
                        help="teacher in diffusers' layout: Stable Diffusion or SDXL, a folder or a name on the hub")
@@ -115,7 +115,7 @@ def needs_images(args) -> bool:
 
 
 def check_flags(args) -> None:
-    """Raises InputError for a flag without the one it needs, and for numbers that cannot be."""
+    """Raises InputError for a flag without another flag that it needs, and for impossible numbers."""
     def needs(flag: str, is_given, needed: str, has_needed) -> None:
         if is_given and not has_needed:
             raise InputError(f"{flag}: found without {needed}, which it needs; add {needed} or leave {flag} out")
@@ -144,7 +144,7 @@ def check_flags(args) -> None:
 
 
 def parse(argv=None):
-    """The command line of `distill.train`. Raises InputError for what the others leave without effect."""
+    """The command line of `distill.train`. Raises InputError for options that have no effect beside the others."""
     parser = Parser("Distil a teacher into a student of few steps (DMD2, Yin et al. 2024).")
     add_distillation_options(parser)
     args = parser.parse_args(argv)

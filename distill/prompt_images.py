@@ -1,4 +1,4 @@
-"""Images for prompts, and their scores: what is drawn already, what is left to a process, what real images say."""
+"""Images for prompts, and their scores: which are drawn already, which a process has to draw, and the real images."""
 import json
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from evaluation import scoring
 
 
 def sampler_of(args, device) -> tuple[TextSampler, dict]:
-    """What draws, and what identifies it. Raises InputError."""
+    """The sampler, and the entries that identify it. Raises InputError."""
     half = args.precision == "bf16"
     if args.checkpoint is None:
         model = TextToImage(args.model_id, device, args.resolution, tiny_vae=args.tiny_vae, half=half)
@@ -30,7 +30,8 @@ def sampler_of(args, device) -> tuple[TextSampler, dict]:
 
 
 def begin_or_go_on(folder: Path, key: dict) -> None:
-    """Write what identifies the images, or compare it with what is there. Raises InputError if they are others."""
+    """Write the entries that identify the images, or compare them with an earlier run's. Raises InputError if they
+    differ."""
     record = folder / "prompts.json"
     if not record.is_file():
         refuse_images(folder, overwrite=False)

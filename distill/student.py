@@ -1,4 +1,4 @@
-"""A student as the sampler sees it: a path of few points, and a denoiser that may be asked at other levels."""
+"""A student for the sampler: a path of few points, and a denoiser that may be called at other levels."""
 import torch
 
 from engine.denoiser import Denoiser
@@ -6,7 +6,7 @@ from networks.scales import downsample_to_32
 
 
 def few_steps_of(places: list[list[int]], called_at: list[list[int]], coupling: str) -> dict:
-    """What a student's checkpoint says of itself: plain types. places, called_at: [N][scales] among the levels."""
+    """The entry `few_steps` of a student's checkpoint, plain types. places, called_at: [N][scales] among the levels."""
     return {"places": places, "called_at": called_at, "coupling": coupling}
 
 
@@ -19,7 +19,7 @@ def path_of(few_steps: dict, times: list[torch.Tensor], processes) -> torch.Tens
 
 
 class StudentDenoiser(Denoiser):
-    """A student's clean images. Where its first step is called at a conditioning time, its input stays what it is.
+    """A student's clean images. A conditioning time changes only what the first call is told, not its input.
 
     tied: the image of the second scale is the 2x2 mean of the first; free: it is the network's own.
     """

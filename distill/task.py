@@ -34,10 +34,11 @@ VALIDATION_BATCH = 100
 
 
 def check_options(args, teacher: Denoiser, has_images: bool, is_guidable: bool = True) -> None:
-    """`check_flags`, and what depends on the teacher and the images. Raises InputError."""
+    """`check_flags`, and the checks that need the teacher and the images. Raises InputError."""
     check_flags(args)
     if isinstance(teacher, BandDenoiser):
-        raise InputError("--teacher: found a model of two bands, expected one of one scale, or of an image at two sizes")
+        raise InputError("--teacher: found a model of two bands, expected one of one scale, or of an image at two "
+                         "sizes")
     if args.cls_on_clean_image and not has_images:
         raise InputError("--cls_on_clean_image: found without real images, which it needs; give --dataset")
     if args.student_t_32 is not None and len(teacher.processes) == 1:
@@ -51,7 +52,7 @@ def check_options(args, teacher: Denoiser, has_images: bool, is_guidable: bool =
 
 
 def check_labels(args, teacher: Denoiser, labels) -> None:
-    """Raises InputError for a teacher with classes and real images without, or with others."""
+    """Raises InputError if the teacher has classes and the real images have none, or other ones."""
     num_classes = num_classes_of(teacher)
     if num_classes is None:
         return
@@ -117,7 +118,8 @@ class DistillationBatch:
 
 
 class DistillationTask(Task):
-    """Networks "generator" and "critic", teacher frozen; every few steps the student first, the critic at every one.
+    """The networks "generator" and "critic" with a frozen teacher. The critic is updated at every step, and the student
+    before it at every few.
 
     teacher: an OutputDenoiser of one scale or two. images: uint8 [N, C, S, S] or latents float32, and
     labels int64 [N] or None, or None without real images. loaded: the `families.Loaded` the teacher comes from, None
@@ -238,7 +240,7 @@ class DistillationTask(Task):
         return coupled(self.as_clean(self.outputs(network, xs, places, labels), xs, places), self.args.coupling)
 
     def student_input(self, network, batch: DistillationBatch) -> list[torch.Tensor]:
-        """What the step to be trained starts from."""
+        """The input of the step that is trained."""
         k, noises = batch.k, batch.noise["start"]
         if k == 0:
             return [start * noise for start, noise in zip(self.starts, noises)]

@@ -1,8 +1,8 @@
 """Text-to-image teachers in diffusers' layout, Stable Diffusion and SDXL: UNet, noise, texts, autoencoder.
 
-What such a UNet is told beside image and time is one flat row of numbers per image: the embeddings of the text's
-tokens, one token after the other, and for SDXL the pooled embedding behind them. Rows pass through losses, guidance and
-samplers where other teachers have labels.
+Besides image and time, such a UNet is told one flat row of numbers per image: the embeddings of the text's tokens, one
+token after the other, and for SDXL the pooled embedding behind them. Rows pass through losses, guidance and samplers in
+place of the labels of other teachers.
 
 diffusers and transformers (the extra `large`) take seconds to import, and most of the house needs neither.
 """
@@ -216,8 +216,8 @@ class TextToImage:
 
     name: its folder or its name on the hub. resolution: pixels a side, a multiple of the autoencoder's factor; None:
     what the UNet was made for. must_be_sdxl: whether another one is refused. tiny_vae: folder or name of an
-    AutoencoderTiny, "" for the usual one, None to decode with the model's own. half: weights in bfloat16, for use under autocast. Raises
-    InputError.
+    AutoencoderTiny, "" for the usual one, None to decode with the model's own. half: weights in bfloat16, for use under
+    autocast. Raises InputError.
     """
 
     def __init__(self, name, device="cpu", resolution: int | None = None, must_be_sdxl: bool = False,

@@ -10,7 +10,7 @@ from scheduler import LinearFlow
 
 
 def chosen_classes(labels, num_classes: int, names) -> list[int]:
-    """Numbers of the classes that --labels names; all where it is left out. Raises InputError for an unknown one."""
+    """The numbers of the classes in --labels; without it, of all classes. Raises InputError for an unknown class."""
     if labels is None:
         return list(range(num_classes))
     names = list(names or [])
@@ -25,8 +25,8 @@ def chosen_classes(labels, num_classes: int, names) -> list[int]:
 
 
 def latents_of(loaded: LoadedFlow, vae, device) -> Latents | None:
-    """The autoencoder that the model's latents belong to, None for a model of pixels. vae: --vae, None for that of the
-    training. Raises InputError."""
+    """The autoencoder of the model's latents; None for a model of pixels. vae: --vae, or None for the one of the
+    training. Raises InputError for another autoencoder."""
     trained_with = loaded.options.get("vae")
     if loaded.vae_fingerprint is None:
         if vae is not None:
@@ -40,14 +40,15 @@ def latents_of(loaded: LoadedFlow, vae, device) -> Latents | None:
 
 
 def check_sampling(args) -> None:
-    """Raises InputError for sampling options that contradict each other; known before any file is read."""
+    """Raises InputError for sampling options that contradict each other, before any file is read."""
     check_grid(args.grid, args.shift, args.solver)
     interval_in_log_snr(args.guidance_interval, LinearFlow())
 
 
 def drawing_of(loaded: LoadedFlow, args, device) -> Drawing:
-    """args: those of `flow.options.add_sampling_options`, labels, vae and precision. Raises InputError for what the
-    model does not have: a null class, a second scale, a class, an autoencoder."""
+    """How the model's images are drawn. args: those of `flow.options.add_sampling_options`, labels, vae and precision.
+    Raises InputError for options that ask for something the model does not have: a null class, a second scale, a class,
+    an autoencoder."""
     check_guidance(args.guidance_scale, loaded.options.get("label_dropout", 0.1), str(loaded.path))
     denoiser = Guided(loaded.denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, LinearFlow()))
     if len(denoiser.processes) == 1 and args.coarse_shift != 1:

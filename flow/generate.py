@@ -78,8 +78,9 @@ def images_of(args, draw, indices):
 
 
 def make_images(args, draw, loaded, group, made: Path, device) -> None:
-    """Generate into the folder `made`, then move the images to --output_dir and write grid and records. draw: the
-    model's `engine.drawing.Drawing`."""
+    """Generate into the folder `made`, then publish images, grid and records. draw: the model's
+    `engine.drawing.Drawing`.
+    """
     import torch
     from PIL import Image
     from engine.drawing import in_batches

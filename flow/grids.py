@@ -20,8 +20,8 @@ def shifted(t: torch.Tensor, shift: float) -> torch.Tensor:
 
 
 class VelocityRecorder(Wrapped):
-    """Passes a denoiser's clean images on and keeps the velocities they mean: `velocities`, a [B, D] a call, with the
-    numbers of all scales in a row."""
+    """Passes a denoiser's clean images on and keeps their velocities: `velocities` has a tensor [B, D] per call, with
+    the numbers of all scales in a row."""
 
     def __init__(self, denoiser: Denoiser):
         super().__init__(denoiser)
@@ -37,7 +37,7 @@ class VelocityRecorder(Wrapped):
 
 
 def step_density(velocities: torch.Tensor, order: int) -> torch.Tensor:
-    """Where a method of that order needs its steps: ||d^k v / dt^k||^(1 / (k + 1)) in each step of an even walk.
+    """The density of steps that suits a method of order k: ||d^k v / dt^k||^(1 / (k + 1)) in each step of an even walk.
 
     velocities: [M, B, ...] at t = m / M. A step of length h errs by h^(k + 1) ||d^k v / dt^k||, so of all grids of so
     many steps the one of that density has the least sum of errors. Returns float64 [M], mean about 1, for the parts
@@ -75,7 +75,8 @@ def grid_of_density(density: torch.Tensor, num_steps: int) -> torch.Tensor:
 
 def optimised_grid(denoiser: Denoiser, num_steps: int, solver: str, *, classes=None, num_images: int = NUM_GRID_IMAGES,
                    precision: str = "float32", device="cpu") -> torch.Tensor:
-    """The grid that suits a trained flow, from the velocities of a few images along a fine walk of 64 calls each.
+    """The grid that suits a trained flow, measured on the velocities of a few images along a fine walk of 64 calls
+    each.
 
     denoiser: with the guidance that will be used; of two scales, both move together. classes: which take turns, or
     None. Returns float64 [num_steps + 1].
@@ -101,7 +102,7 @@ def find_path(denoiser: Denoiser, grid: str, num_steps: int, solver: str, *, shi
 
 
 def check_grid(grid: str, shift: float, solver: str) -> None:
-    """Raises InputError for a grid that the solver has no use for."""
+    """Raises InputError for a grid that does not go with the solver, or a shift without its grid."""
     if grid == "optimised" and solver not in ORDERS:
         raise InputError(f"--grid: found optimised with --solver {solver}, expected one of {', '.join(ORDERS)}")
     if grid != "shift" and shift != 1:

@@ -1,7 +1,7 @@
-"""Latents of a given autoencoder: diffusers' AutoencoderKL, frozen. Images are encoded once, into a cache.
+"""Latents of a given, frozen autoencoder, diffusers' AutoencoderKL. Images are encoded once, into a cache.
 
-The cache holds the posterior's mean and deviation of every image, of the image as it is and of its mirror image, in
-the scaled latents that the flow works in: (posterior - shift) x scaling factor. A step draws fresh posterior noise.
+The cache holds the posterior's mean and deviation for every image and for its mirror image. They are in the flow's
+scaled latents, (posterior - shift) x scaling factor. Every training step draws fresh posterior noise.
 """
 import hashlib
 import json
@@ -92,7 +92,7 @@ class Latents:
 
 
 def decoder_of(latents: Latents | None):
-    """From what the sampler holds to images: the autoencoder's decoder, or nothing to do for a model of pixels."""
+    """The function from the sampler's result to images: the autoencoder's decoder, or the identity for pixels."""
     return torch.nn.Identity() if latents is None else latents.decode
 
 
@@ -133,6 +133,6 @@ def load_vae(folder):
         weights = "".join(sha256_of_file(file) for file in sorted(path.glob("*.safetensors")))
     else:
         weights = "".join(hashlib.sha256(value.numpy().tobytes()).hexdigest() for value in vae.state_dict().values())
-    # Entries with an underscore in front tell where it lies and which version wrote it, not what it computes.
+    # Entries with a leading underscore tell where the model lies and which version wrote it, not what it computes.
     config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
     return vae, hashlib.sha256((json.dumps(config, sort_keys=True, default=str) + weights).encode()).hexdigest()[:16]

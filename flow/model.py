@@ -25,7 +25,7 @@ def build_network(config: dict) -> DiT | DualDiT:
 
 
 def denoiser_of(network: DiT | DualDiT) -> OutputDenoiser:
-    """The network as the engine's sampler and trainer know it: a velocity on straight paths, with its classes."""
+    """The network as a denoiser of the engine: a velocity on straight paths, with its classes."""
     if isinstance(network, DualDiT):
         return DualFlowDenoiser(network)
     if isinstance(network, BandDiT):
@@ -47,7 +47,7 @@ def gflop_of_forward(config: dict) -> float:
 
 
 def rank_warning(network: DiT | DualDiT) -> str | None:
-    """One line for a velocity output whose tokens are wider than the network, None where there is nothing to say."""
+    """A line for a velocity output whose tokens are wider than the network; None for other networks."""
     bound = least_error(network)
     if not bound:
         return None
@@ -58,7 +58,7 @@ def rank_warning(network: DiT | DualDiT) -> str | None:
 
 
 def check_guidance(scale: float, label_dropout: float, where: str) -> None:
-    """Raises InputError for guidance of a model that never saw an unknown label."""
+    """Raises InputError for guidance of a model that was trained without dropped labels."""
     if scale != 1 and label_dropout == 0:
         raise InputError(f"--guidance_scale: found {scale:g}, but {where} was trained without dropped labels "
                          "(--label_dropout 0) and knows no null class; use --guidance_scale 1")

@@ -1,4 +1,4 @@
-"""The options that training and generation share, and what older command lines called them."""
+"""The options that training and generation share, and their names in older command lines."""
 from engine.command_line import real_number, whole_number
 from engine.errors import InputError
 from engine.options import SOLVERS
@@ -9,7 +9,7 @@ GRIDS = ("uniform", "shift", "optimised")
 ORDERS = {"ddim": 1, "heun": 2, "midpoint": 2, "multistep": 2}         # of the solvers
 PRESET_FLAGS = ("hidden_size", "depth", "num_heads", "mlp_ratio", "patch_size")
 
-# What earlier command lines call an option -> what it is called here.
+# Name of an option in earlier command lines -> its name here.
 OLDER_NAMES = {"model.preset": "preset", "model.patch_size": "patch_size", "model.hidden_size": "hidden_size",
                "model.depth": "depth", "model.num_heads": "num_heads", "model.mlp_ratio": "mlp_ratio",
                "model.lr": "learning_rate", "lr": "learning_rate", "model.cfg_scale": "guidance_scale",
@@ -105,9 +105,9 @@ def add_guidance_options(group, scale: float) -> None:
 
 
 def interval_in_log_snr(interval, process):
-    """The guidance interval, given in the process's time from noise to image, in log SNR; None stays None.
+    """A guidance interval in log SNR. interval: in the process's time, from noise to image; None stays None.
 
-    Raises InputError if it is turned round.
+    Raises InputError if its ends are in the wrong order.
     """
     if interval is None:
         return None

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """The table of the flow family's study: a row per output, patch and guidance, a column per solver and number of calls.
 
-Reads the rows that `scripts/flow_study.sh` adds; where there are several seeds a cell is their mean, with half of their
-range behind it.
+It reads the rows that `scripts/flow_study.sh` adds. With several seeds, a cell is their mean and half of their range.
 """
 import re
 import statistics

@@ -1,7 +1,7 @@
 """What training a flow minimises: the mean squared error of the velocity x_0 - eps on straight paths.
 
-The batch and its draws are the engine's (`engine.denoising_task`); here is what a flow adds: its distribution of t, its
-optimizer, errors by tenth of t, previews with a row per class.
+The batch and its draws are the engine's (`engine.denoising_task`). A flow adds its distribution of t, its optimizer,
+errors by tenth of t, and previews with a row per class.
 """
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class FlowTask(DenoisingTask):
         return torch.optim.Adam(parameters, lr=self.args.learning_rate, betas=(0.9, 0.99), fused=True)
 
     def begin(self) -> None:
-        """Fit what the residual output stands on."""
+        """Fit the affine velocity of a residual output."""
         if self.fitted_to is not None:
             images = self.fitted_to
             self.networks["model"].fit(images if len(self.denoiser.shapes) == 1 else [images, half_size(images)])
@@ -104,8 +104,8 @@ class FlowTask(DenoisingTask):
         return means[0] + means[1] / 4 if self.has_bands else sum(means) / len(means)
 
     def losses(self, networks, batch: Batch) -> dict[str, torch.Tensor]:
-        """The mean over the batch; and for each tenth of t, of the first scale, the share of the images in it and what
-        they add to the first scale's mean, from which `logged` has their error."""
+        """The mean over the batch. Then, for each tenth of the first scale's t, the share of the images in it and their
+        part of the first scale's mean; `logged` makes their error of the two."""
         squares = self.squared_errors(networks["model"], batch)
         means = [values.mean() for values in squares]
         of_images, place = squares[0].detach().mean((1, 2, 3)), tenth_of(batch.ts[0])
@@ -167,7 +167,7 @@ class FlowTask(DenoisingTask):
         return ts, noises, of_posterior
 
     def validation_text(self, result: dict) -> str:
-        """The error, and that of each tenth of t."""
+        """The error, and the error in each tenth of t."""
         tenths = (result.get(f"error_tenth_{k}") for k in range(NUM_TENTHS))
         return f"loss {result['loss']:.5f}; by tenth of t " + " ".join("-" if value is None else f"{value:.3f}"
                                                                      for value in tenths)
@@ -194,7 +194,7 @@ class FlowTask(DenoisingTask):
 
 
 def tenth_of(t: torch.Tensor) -> torch.Tensor:
-    """Which tenth of [0, 1] a time lies in: int64 [B], 0...9."""
+    """The tenth of [0, 1] that a time lies in: int64 [B], 0...9."""
     return (t * NUM_TENTHS).long().clamp(0, NUM_TENTHS - 1)
 
 

@@ -15,7 +15,7 @@ from networks.dit import check_options
 
 
 def sides_of(args, side: int) -> list[int]:
-    """The sides of the images, or latents, that the network sees: one, or a second half as large."""
+    """The sides of the network's images or latents: one side, or two, of which the second is half the first."""
     return [side, side // 2] if args.scales else [side]
 
 
@@ -30,7 +30,8 @@ def network_of(args, side: int, channels: int, num_classes: int):
 
 
 def labels_and_names(args, images, split: str) -> tuple[torch.Tensor, list[str] | None]:
-    """int64 [N] and the names of the classes. Raises InputError where there are none and nobody said so."""
+    """Labels int64 [N] and the names of the classes. Raises InputError for data without labels unless
+    --unconditional."""
     if args.unconditional:
         return torch.zeros(len(images), dtype=torch.int64), None
     if images.labels is None:
@@ -40,8 +41,8 @@ def labels_and_names(args, images, split: str) -> tuple[torch.Tensor, list[str] 
 
 
 def flow_task(args, images, held_out, device, latents: Latents | None = None) -> FlowTask:
-    """The task of a run. images, held_out (or None): ImageSet; latents: of --vae. Raises InputError for what does not
-    fit together."""
+    """The task of a run. images, held_out (or None): ImageSet; latents: of --vae. Raises InputError if data, network
+    and autoencoder do not fit together."""
     labels, names = labels_and_names(args, images, args.split)
     num_classes = len(names) if names else int(labels.max()) + 1
     channels, size = images.images.shape[1:3]
@@ -68,8 +69,8 @@ def flow_task(args, images, held_out, device, latents: Latents | None = None) ->
 
 
 def make_task(args, device, group: Group) -> FlowTask:
-    """Read autoencoder and data and build the task; says what a network so narrow can never learn. Sizes that do not
-    divide are told before data are read."""
+    """Read autoencoder and data and build the task. A line warns of a network that is too narrow to learn all. Raises
+    InputError for sizes that do not divide, before data are read."""
     latents = Latents(args.vae, device) if args.vae else None
     side = args.image_size if latents is None else latents.side_of(args.image_size)
     check_options(sides_of(args, side), args.patch_size, args.hidden_size, args.num_heads, args.output)
@@ -89,5 +90,5 @@ def make_task(args, device, group: Group) -> FlowTask:
 
 
 def loop_of(args, images, group: Group, device) -> Loop:
-    """The loop of a run on given images, as the benchmark times it."""
+    """The loop of a run on given images, for benchmarks."""
     return Loop(flow_task(args, images, None, device), args, group, device)

@@ -1,7 +1,7 @@
 """A Diffusion Transformer of one image in two parts (`networks.bands`), each with a flow time of its own.
 
-It is a DiT but for one embedding more, of which only the difference between the two times counts. At equal times it is
-the DiT itself, weight for weight.
+It is a DiT with one embedding more. Only the difference of this embedding between the two times counts, so at equal
+times it is the DiT itself, weight for weight.
 """
 import torch
 

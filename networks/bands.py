@@ -5,12 +5,12 @@ orthogonal projection, so white noise e falls into two independent parts too, an
 
     x_t = P (a_32 x_0 + s_32 e) + (1 - P) (a_64 x_0 + s_64 e)
 
-is one image with two noise levels. Nothing is in it twice, and at equal levels it is a x_0 + s e. Numbers 64 and 32
-name the fine and the coarse part, as elsewhere the two scales.
+is one image with two noise levels. Nothing is in it twice, and at equal levels it is a x_0 + s e. The numbers 64 and 32
+name the fine and the coarse part, as they name the two scales elsewhere.
 
-For the sampler the coarse part has orthonormal coordinates, twice the 2x2 mean, so that its noise is standard normal.
-The fine part keeps the image's shape. A coarse part within it means nothing: `joined` leaves it out. So standard normal
-noise of both shapes is noise of the parts, and every solver goes on as with two scales.
+For the sampler the coarse part has orthonormal coordinates, twice the 2x2 mean, so its noise is standard normal. The
+fine part keeps the image's shape; `joined` ignores any coarse part within it. So standard normal noise of both shapes
+is noise of the parts, and every solver works as with two scales.
 """
 import torch
 import torch.nn.functional as F
