@@ -88,8 +88,8 @@ def map_picture(heatmap: dict | None) -> str:
 def map_legend(heatmap: dict | None) -> str:
     """What the plane's colours mean."""
     if heatmap is None:
-        return ("No error map of this checkpoint was found; compute_heatmap_30.py makes one. A path can be drawn all the "
-                "same.")
+        return ("No error map of this checkpoint was found; compute_heatmap_30.py makes one. A path can be drawn all "
+                "the same.")
     error, n = log_error(heatmap), len(heatmap["timesteps"])
     low, high = 10**error.min(), 10**error.max()
     return (f"Colour: error of both scales, from {low:.1g} (dark) to {high:.1g} (bright), at {n}×{n} points. "

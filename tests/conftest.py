@@ -21,14 +21,15 @@ from lift.options import DEFAULT_NAMES
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
 
-# Names in a module of tests that fork from the server below, or load diffusers or gradio: ten seconds each for a worker.
+# Names in a module of tests that fork from the server below, or load diffusers or gradio: ten seconds each for a
+# worker.
 DEAR_TO_START = {"forks", "in_two_processes", "command_in_a_fork", "killed_and_resumed", "tiny_models", "save_tiny_vae",
                  "save_autoencoder", "diffusers", "shelf_folder"}
 
 
 def pytest_collection_modifyitems(items):
-    """What is dear to start comes first: of two workers, who begin with a half each, one alone pays for it. Where there is
-    no GPU, the tests marked gpu are skipped."""
+    """What is dear to start comes first: of two workers, who begin with a half each, one alone pays for it. Where there
+    is no GPU, the tests marked gpu are skipped."""
     import torch
     items.sort(key=lambda item: DEAR_TO_START.isdisjoint(vars(item.module)))
     if not torch.cuda.is_available():
@@ -125,8 +126,9 @@ def wait_until(condition) -> None:
 
 
 def forks():
-    """For processes that train: they are forked from a server that has everything loaded already, and draw no loss curves.
-    The process of the tests itself cannot be forked for that, since its own backward passes may have started threads."""
+    """For processes that train: they are forked from a server that has everything loaded already, and draw no loss
+    curves. The process of the tests itself cannot be forked for that, since its own backward passes may have started
+    threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["preloaded"])
     with pytest.MonkeyPatch.context() as patch:         # a server that is started elsewhere would find no module

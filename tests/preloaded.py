@@ -1,7 +1,7 @@
 """What the server of `conftest.forks` loads, once for all processes that are forked from it; nothing is computed here.
 
-The first optimizer of a process loads torch._dynamo, the first checkpoint of spread networks torch.distributed.checkpoint:
-seconds each, for processes that train for less.
+The first optimizer of a process loads torch._dynamo, the first checkpoint of spread networks
+torch.distributed.checkpoint: seconds each, for processes that train for less.
 """
 import pytest                                           # noqa: F401
 import torch

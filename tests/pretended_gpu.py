@@ -1,8 +1,8 @@
 """A GPU that is not there: what would run on it runs on fake tensors, which have shapes and devices and no values.
 
 Operations on CPU tensors alone run as ever. One that mixes devices raises, as on a GPU, and so does a copy of a fake
-tensor into a file. What comes back to the CPU is zeros, or True, of the right shape and kind. Backward passes cannot run,
-nor forward-mode derivatives of fused operations.
+tensor into a file. What comes back to the CPU is zeros, or True, of the right shape and kind. Backward passes cannot
+run, nor forward-mode derivatives of fused operations.
 """
 import contextlib
 import weakref
@@ -50,7 +50,7 @@ class PretendedGPU(TorchDispatchMode):
         if operation.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.item):
             PretendedGPU.waits += 1
             return made_up(arguments[0]).item()
-        if operation.overloadpacket is torch.ops.aten.to:       # as it comes in inference mode: of a fake, nothing is tried
+        if operation.overloadpacket is torch.ops.aten.to:  # as it comes in inference mode: of a fake, nothing is tried
             arguments = tree_map_only(torch.Tensor, self.faked, arguments)
         with self.fakes:
             result = operation(*arguments, **named)
@@ -82,7 +82,8 @@ def pretended_gpu(monkeypatch):
     monkeypatch.setattr(torch, "Generator", CPUGenerator)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
-    for name, value in {"_lazy_init": lambda: None, "is_available": lambda: True, "mem_get_info": lambda *_: (MEMORY, MEMORY),
+    for name, value in {"_lazy_init": lambda: None, "is_available": lambda: True,
+                        "mem_get_info": lambda *_: (MEMORY, MEMORY),
                         "is_bf16_supported": lambda *_, **__: True, "Stream": NoStream, "synchronize": lambda *_: None,
                         "current_stream": NoStream, "stream": lambda _: contextlib.nullcontext()}.items():
         monkeypatch.setattr(torch.cuda, name, value)

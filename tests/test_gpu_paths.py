@@ -127,7 +127,8 @@ def test_training_of_the_autoencoder_of_digits(gpu, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("words", [[], ["--precision", "bf16", "--qk_norm", "--output", "clean"]])
 def test_training_of_a_flow(gpu, words):
-    args = flow_train.parse_args(["--preset", "debug", "--batch_size", "4", "--val_every", "1", "--precision", "float32",
+    args = flow_train.parse_args(["--preset", "debug", "--batch_size", "4", "--val_every", "1", "--precision",
+                                  "float32",
                                   *words])
     images = pictures(16, 3, np.arange(8) % 3)
     check_training(flow_training.flow_task(args, images, images, gpu), args, gpu, has_preview=not words)
@@ -138,7 +139,8 @@ def teacher(tmp_path):
     """teacher(model_type) -> its checkpoint, at random weights."""
     def make(model_type: str):
         model = checkpoints.build_model(model_type, [8, 16])
-        save_torch(tmp_path / "teacher_1ep.pth", {"model_state": model.state_dict(), "hidden_dims": [8, 16], "epochs": 1,
+        save_torch(tmp_path / "teacher_1ep.pth", {"model_state": model.state_dict(), "hidden_dims": [8, 16],
+                                                  "epochs": 1,
                                                   "ema_state": {"shadow": model.state_dict(), "decay": 0.9},
                                                   "parametrization": "eps", "options": {}})
         return tmp_path / "teacher_1ep.pth"
@@ -214,7 +216,8 @@ def test_error_map_in_both_precisions(gpu):
 
 def test_costs_of_paths(gpu):
     model = checkpoints.build_model("lift", [8, 16]).to(gpu).eval().requires_grad_(False)
-    costs = path_costs.step_doubling_edge_costs(model, pictures().images, np.array([999, 500, 0]), num_steps=2, max_jump=1,
+    costs = path_costs.step_doubling_edge_costs(model, pictures().images, np.array([999, 500, 0]), num_steps=2,
+                                                max_jump=1,
                                                 max_images=2, seed=0)
     assert costs.shape == (3, 3, 2, 2)
 

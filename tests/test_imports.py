@@ -108,3 +108,10 @@ def test_nothing_is_defined_twice_in_different_rooms():
     twice = {name: [str(path) for path in paths] for (name, _), paths in homes.items()
              if len({room_of(path) for path in paths}) > 1}
     assert not twice
+
+
+def test_no_line_is_longer_than_120_columns():
+    names = [*modules(), *(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py"))]
+    long = [f"{name}:{number}" for name in names
+            for number, line in enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), 1) if len(line) > 120]
+    assert not long

@@ -112,7 +112,8 @@ PINS_FILE = REFERENCE / "pins.json"
 WRITE = os.environ.get("PINS") == "write"
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve")
 # Relative to the largest of the numbers compared. On the processor that made the pins, SSE4.1 and AVX2 code differ from
-# AVX512 code by up to 1e-6, and by 1.5e-4 in the small difference of average and weights; another AVX2 processor by 1.3e-5.
+# AVX512 code by up to 1e-6, and by 1.5e-4 in the small difference of average and weights; another AVX2 processor by
+# 1.3e-5.
 ROUNDING, ROUNDING_OF_DIFFERENCE = 5e-5, 1e-3
 # Of pixels in [-1, 1] where eta is above 0, on every machine: the formula of the variance may be written in other ways.
 ROUNDING_OF_PIXELS = 1e-5

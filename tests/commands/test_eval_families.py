@@ -25,7 +25,8 @@ import data
 COMMON = ["--device", "cpu", "--num_threads", "1", "--precision", "float32", "--num_images", "6", "--batch_size", "4"]
 FLOW = ["--hidden_size", "16", "--depth", "1", "--num_heads", "2", "--mlp_ratio", "1", "--patch_size", "16",
         "--batch_size", "4", "--device", "cpu"]
-UNET = {"base_channels": 8, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [], "patch_size": 2,
+UNET = {"base_channels": 8, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [],
+        "patch_size": 2,
         "conditioning": "none", "num_classes": 0}
 
 
@@ -48,7 +49,8 @@ def write_digits(path, process, few_steps=None):
     network = denoiser.network
     content = {"family": FAMILY, "model": "denoiser", "name": "digits", "process": process, "kind": denoiser.kind,
                "settings": network.settings, "image_size": 28, "channels": 1, "vae_checkpoint": None, "vae_hash": None,
-               "model_state": network.state_dict(), "epochs": 3, "options": {"dataset": "digits:12", "label_dropout": 0.1}}
+               "model_state": network.state_dict(), "epochs": 3,
+               "options": {"dataset": "digits:12", "label_dropout": 0.1}}
     save_torch(path, content | ({"few_steps": few_steps} if few_steps else {}))
 
 
@@ -95,7 +97,8 @@ def seen(monkeypatch):
 
 
 def test_the_documented_command(work, monkeypatch, capsys, seen):
-    """`python eval_fid_batch.py --checkpoint ... --guidance_scale 4 --num_steps 500`, with the data it was trained on."""
+    """`python eval_fid_batch.py --checkpoint ... --guidance_scale 4 --num_steps 500`, with the data it was trained
+    on."""
     words = shlex.split("--checkpoint flow.pth --guidance_scale 4 --num_steps 500")
     rows = rows_of(monkeypatch, work, *words, "--metrics", "swd")
     assert "--dataset: left out, so digits:12" in capsys.readouterr().out
@@ -123,7 +126,8 @@ def test_rows_are_keyed_by_all_that_decides_an_image(work, monkeypatch):
 
 
 def test_two_scales_digits_and_students(work, monkeypatch, tiny_inception, seen):                # noqa: F811
-    rows = rows_of(monkeypatch, work, "--checkpoint", "dual.pth", "--num_steps", 4, "--coarse_shift", 2, "--metrics", "swd")
+    rows = rows_of(monkeypatch, work, "--checkpoint", "dual.pth", "--num_steps", 4, "--coarse_shift", 2, "--metrics",
+                   "swd")
     assert rows[0]["num_model_calls"] == 4 and torch.cat(seen).shape == (6, 3, 64, 64)
     seen.clear()
     rows = rows_of(monkeypatch, work, "--checkpoints", "ddpm.pth", "student.pth", "--metrics", "fid")[len(rows):]
@@ -138,24 +142,30 @@ def test_a_flow_of_two_scales_walks_a_path_of_its_own_error_map(work, monkeypatc
     assert run(monkeypatch, compute_heatmap_30, "--checkpoint", "dual.pth", "--dataset", "digits:12", "--K", 1, *grid,
                "--batch_size", 2, "--target_error", 0, "--num_resamples", 0, "--output_dir", work, *COMMON[:6]) == 0
     [heatmap] = work.glob("heatmap_4_dual_7ep.pth")
-    rows = rows_of(monkeypatch, work, "--checkpoint", "dual.pth", "--paths", "dp_total", "uniform", "--heatmap", heatmap,
+    rows = rows_of(monkeypatch, work, "--checkpoint", "dual.pth", "--paths", "dp_total", "uniform", "--heatmap",
+                   heatmap,
                    *grid, "--metrics", "swd")
     assert [(row["path"], row["num_model_calls"]) for row in rows if row["metric"] == "swd"] == [("dp_total", 3),
                                                                                                ("uniform", 3)]
-    assert "expected one of 64 and 32 pixels" in fails(monkeypatch, capsys, compute_heatmap_30, "--checkpoint", "flow.pth")
+    assert "expected one of 64 and 32 pixels" in fails(monkeypatch, capsys, compute_heatmap_30, "--checkpoint",
+                                                       "flow.pth")
 
 
 @pytest.mark.parametrize("arguments, expected", [
-    (["flow.pth", "--paths", "diagonal"], "--paths: found diagonal for flow.pth of family flow, expected one of uniform"),
+    (["flow.pth", "--paths", "diagonal"], "--paths: found diagonal for flow.pth of family flow, expected one of "
+                                          "uniform"),
     (["flow.pth", "--x32", "random"], "--x32: found random, which has no effect for flow.pth, which is no model of S1"),
     (["flow.pth", "--coarse_shift", "2"], "--coarse_shift: found 2, which has no effect for flow.pth, a model of one"),
     (["flow.pth", "--shift", "0.5"], "--shift: found 0.5, which has no effect without --paths shift"),
     (["flow.pth", "--model_type", "lift"], "flow.pth: "),
-    (["undropped.pth", "--guidance_scale", "4"], "--guidance_scale: found 4, but undropped.pth was trained without dropped"),
-    (["ddpm.pth", "--guidance_scale", "4"], "--guidance_scale: found 4, which has no effect for ddpm.pth, a model without"),
+    (["undropped.pth", "--guidance_scale", "4"],
+     "--guidance_scale: found 4, but undropped.pth was trained without dropped"),
+    (["ddpm.pth", "--guidance_scale", "4"], "--guidance_scale: found 4, which has no effect for ddpm.pth, a model "
+                                            "without"),
     (["ddpm.pth", "--guidance_interval", "0", "1"], "--guidance_interval: found 0 1, which has no effect for ddpm.pth"),
     (["student.pth", "--num_steps", "5"], "--num_steps: found 5, which has no effect for student.pth, a student"),
-    (["flow.pth", "student.pth"], "--checkpoints: found flow.pth of 64 pixels, student.pth of 28 pixels; expected images"),
+    (["flow.pth", "student.pth"], "--checkpoints: found flow.pth of 64 pixels, student.pth of 28 pixels; expected "
+                                  "images"),
     (["none.pth"], "none.pth: no such checkpoint")])
 def test_wrong_input_is_one_line_before_any_work(work, monkeypatch, capsys, arguments, expected):
     monkeypatch.setattr(candidates.Drawing, "__call__", lambda *_: pytest.fail("work was done"))

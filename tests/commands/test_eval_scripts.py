@@ -254,7 +254,8 @@ def test_compiled_once_for_full_and_broken_batches_and_all_checkpoints(work, mon
     from torch._dynamo.testing import CompileCounter    # as long to load as torch
     counter = CompileCounter()                          # counts what is compiled, and runs it as it was
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
-    arguments = [*EVAL, *LIFT, "checkpoints/lift_dual_timestep_4ep.pth", "--paths", "diagonal", "lead_2", "--metrics", "swd"]
+    arguments = [*EVAL, *LIFT, "checkpoints/lift_dual_timestep_4ep.pth", "--paths", "diagonal", "lead_2", "--metrics",
+                 "swd"]
     assert run(monkeypatch, eval_fid_batch, *arguments) == 0
     assert counter.frame_count == 0
     assert run(monkeypatch, eval_fid_batch, *arguments, "--compile", "--results", "compiled.csv") == 0
@@ -315,7 +316,8 @@ def test_heatmap_of_this_checkpoint_is_found_and_another_refused(work, monkeypat
     assert generation.path_name(loaded, "dp_64", args) == "dp_64 (map of lift_dual_timestep_3ep 00000000)"
     assert generation.path_name(loaded, "lead_2", args) == "lead_2"         # found on no map
     save_torch("own.pth", fake_heatmap(loaded))
-    assert generation.path_name(loaded, "dp_64", SimpleNamespace(heatmap=Path("own.pth"), allow_mismatch=True)) == "dp_64"
+    assert generation.path_name(loaded, "dp_64",
+                                SimpleNamespace(heatmap=Path("own.pth"), allow_mismatch=True)) == "dp_64"
 
 
 def test_baseline_takes_an_optimised_schedule(work, monkeypatch):
@@ -462,14 +464,15 @@ def test_a_kill_between_two_rows_loses_neither(work, monkeypatch):
 
 def test_two_processes_give_the_same_rows(work, monkeypatch, tiny_inception):
     arguments = [*EVAL, *BASELINE, "--model_type", "baseline", "--metrics", "swd",
-                 "fid", "kid", *FEATURE_METRICS["lite0"], "--dataset", "synthetic:8", "--num_images", 4, "--batch_size", 1]
+                 "fid", "kid", *FEATURE_METRICS["lite0"], "--dataset", "synthetic:8", "--num_images", 4, "--batch_size",
+                 1]
     assert run(monkeypatch, eval_fid_batch, *arguments) == 0
     run_divided(eval_fid_batch, *arguments, "--results", "two.csv")
     divided = results_table.read("two.csv")
     assert [(row["metric"], row["value"]) for row in divided] == [
         (row["metric"], pytest.approx(row["value"], rel=1e-6)) for row in table()]
-    assert {row["metric"] for row in divided} == {"fid", "kid", "fd_lite0", "kd_lite0", "precision_lite0", "recall_lite0", "swd",
-                                                 "swd_64", "swd_32", "swd_16"}
+    assert {row["metric"] for row in divided} == {"fid", "kid", "fd_lite0", "kd_lite0", "precision_lite0",
+                                                 "recall_lite0", "swd", "swd_64", "swd_32", "swd_16"}
     [record] = (work / "runs").glob("eval_fid_batch_*.json")        # one, from the main process
     assert json.loads(record.read_text())["options"]["checkpoints"] == ["checkpoints/baseline_3ep.pth"]
 
@@ -491,8 +494,9 @@ def test_detail_of_the_generated_images(work, monkeypatch):
     (generate_with_path_30, [*LIFT, "--path", "uniform"], "expected one of diagonal"),
     (generate_with_path_30, [*LIFT, "--path", "dp_64"], "heatmap_30_3ep.pth: no such heatmap"),
     (generate_with_path_30, [], "the following arguments are required: --checkpoint"),
-    (generate_with_path_30, ["--epochs", "3"], "--epochs: found 3, an option that is gone; expected the file itself, such as "
-     "--checkpoint checkpoints/lift_dual_timestep_100ep.pth"),
+    (generate_with_path_30, ["--epochs", "3"],
+     "--epochs: found 3, an option that is gone; expected the file itself, such as --checkpoint "
+     "checkpoints/lift_dual_timestep_100ep.pth"),
     (eval_fid_batch, [*LIFT, "--name", "other"], "--name: found other, an option that is gone"),
     (eval_fid_batch, ["--model_type", "lift", "--epochs", "3", "4"], "--epochs: found 3 4, an option that is gone"),
     (eval_fid_batch, ["--model_type", "baseline"], "the following arguments are required: --checkpoints"),
@@ -512,12 +516,14 @@ def test_detail_of_the_generated_images(work, monkeypatch):
     (eval_fid_batch, [*BASELINE, "--x32", "random"], "--x32: found random for a baseline"),
     (generate_with_path_30, ["--checkpoint", "checkpoints/baseline_3ep.pth", "--x32", "random"],
      "--x32: found random for a baseline"),
-    (eval_fid_batch, [*LIFT, "--metrics", "swd", "--inception", "a.pth"], "--inception: found a.pth, which has no effect"),
+    (eval_fid_batch, [*LIFT, "--metrics", "swd", "--inception", "a.pth"],
+     "--inception: found a.pth, which has no effect"),
     (eval_fid_batch, [*LIFT, "--paths", "dp_64"], "no such heatmap"),
     (eval_fid_batch, ["--checkpoint", "lift_9ep.pth"], "lift_9ep.pth: no such checkpoint"),
     (eval_fid_batch, [*LIFT, "--paths", "diagonal", "--reference_split", "nonsense"], "nonsense"),
     (eval_fid_batch, [*LIFT, "--paths", "diagonal", "--num_images", "1"], "--num_images"),
-    (eval_fid_batch, [*LIFT, "--metrics", "swd", "swd"], "--metrics: found swd more than once, expected each value once"),
+    (eval_fid_batch, [*LIFT, "--metrics", "swd", "swd"],
+     "--metrics: found swd more than once, expected each value once"),
     (eval_fid_batch, ["--checkpoints", "a.pth", "a.pth"], "--checkpoint: found a.pth more than once"),
     (eval_fid_batch, [*LIFT, "--paths", "diagonal", "--metrics", "fid", "--inception", "none.pth"],
      "--inception: found no file"),
@@ -531,7 +537,8 @@ def test_wrong_input_is_one_line_and_leaves_nothing(work, monkeypatch, capsys, s
 def test_foreign_table_is_refused_before_any_work(work, monkeypatch, capsys):
     (work / "mine.csv").write_text("a,b\n")
     monkeypatch.setattr(generation, "generate", lambda *_, **__: pytest.fail("work was done"))
-    assert "mine.csv: line 1" in fails(monkeypatch, capsys, eval_fid_batch, *EVAL, *LIFT, "--paths", "diagonal", "--metrics",
+    assert "mine.csv: line 1" in fails(monkeypatch, capsys, eval_fid_batch, *EVAL, *LIFT, "--paths", "diagonal",
+                                       "--metrics",
                                        "swd", "--results", "mine.csv")
 
 
@@ -575,4 +582,5 @@ def test_a_row_names_its_correction_and_guidance_and_counts_both_calls(work, mon
 def test_guidance_that_does_not_fit_is_refused(work, monkeypatch, capsys, options, message):
     write_checkpoint("checkpoints/baseline_2ep.pth", "baseline", 1, epochs=2)
     for script, more in ((eval_fid_batch, [*EVAL, "--metrics", "swd"]), (generate_with_path_30, COMMON)):
-        assert message in fails(monkeypatch, capsys, script, *more, "--checkpoint", "checkpoints/baseline_3ep.pth", *options)
+        assert message in fails(monkeypatch, capsys, script, *more, "--checkpoint", "checkpoints/baseline_3ep.pth",
+                                *options)

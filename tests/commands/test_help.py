@@ -5,7 +5,8 @@ import sys
 
 from conftest import ROOT
 
-HEAVY = ("torch", "torchvision", "matplotlib", "skimage", "scipy", "datasets", "pytorch_fid", "tensorboard", "diffusers")
+HEAVY = ("torch", "torchvision", "matplotlib", "skimage", "scipy", "datasets", "pytorch_fid", "tensorboard",
+         "diffusers")
 
 # Runs every command twice in one process, which is fast since they share what they import.
 ASK = """
@@ -37,7 +38,8 @@ def commands() -> list[str]:
 
 def test_every_command_answers_help_and_a_wrong_option_without_heavy_imports():
     names = commands()
-    assert len(names) > 30 and {"train_lift", "flow.train", "mnist.score", "scripts.benchmarks.train_step"} <= set(names)
+    assert len(names) > 30 and {"train_lift", "flow.train", "mnist.score",
+                                "scripts.benchmarks.train_step"} <= set(names)
     done = subprocess.run([sys.executable, "-c", ASK, json.dumps([HEAVY, names])], cwd=ROOT, capture_output=True,
                           text=True, check=True)
     answers = json.loads(done.stdout)

@@ -21,7 +21,8 @@ def blocks_of(heading: str) -> list[str]:
 @pytest.fixture
 def checkout(tmp_path):
     """The files that git knows, and no others, in an empty folder."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True,
+                           check=True).stdout.decode().split("\0")
     for name in filter(None, names):
         if name.endswith((".py", ".sh", ".toml", ".md", ".txt")) and (ROOT / name).is_file():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -84,8 +84,8 @@ def test_eval_all_gives_every_file_to_one_gpu(box):
     lift = "eval_fid_batch.py --model_type lift --checkpoints c/lift_dual_timestep_{}ep.pth --paths diagonal dp_64 " \
            "--device {} --num_images 8"
     assert done.returncode == 0, done.stderr
-    assert notes == ["eval_fid_batch.py --model_type baseline --checkpoints c/baseline_1ep.pth --paths uniform --device 0 "
-                     "--num_images 8", lift.format(1, 1), lift.format(2, 0)]
+    assert notes == ["eval_fid_batch.py --model_type baseline --checkpoints c/baseline_1ep.pth --paths uniform "
+                     "--device 0 --num_images 8", lift.format(1, 1), lift.format(2, 0)]
 
 
 def test_eval_all_goes_on_after_a_failure_and_ends_with_its_status(box, tmp_path):
@@ -144,7 +144,8 @@ def test_flows_quickstart_trains_and_draws_a_row_per_class_at_each_guidance(box,
     names = {"CHECKPOINTS": str(checkpoints), "OUTPUT": str(tmp_path / "out"), "GUIDANCE": "1 4", "STEPS": "20"}
     done, notes = box("flow_quickstart.sh", **names)
     assert done.returncode != 0 and len(notes) == 1         # a training that left no checkpoint behind
-    assert notes[0].startswith("-m flow.train --dataset digits:5000 --image_size 28 --channels 1 --no-flip --max_steps 20")
+    assert notes[0].startswith("-m flow.train --dataset digits:5000 --image_size 28 --channels 1 --no-flip --max_steps "
+                               "20")
     assert "--output residual" in notes[0] and notes[0].endswith("--resume")
     (checkpoints / "flow_1ep.pth").touch()
     done, notes = box("flow_quickstart.sh", **names)        # a finished training is not started again

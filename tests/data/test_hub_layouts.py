@@ -126,7 +126,8 @@ def test_a_stream_that_breaks_off_is_one_line_and_leaves_no_cache(hub, monkeypat
                 raise ConnectionError("Connection reset\nby peer")
             yield row
     monkeypatch.setattr(data, "undecoded", broken)
-    with pytest.raises(InputError, match="^--dataset: uoft-cs/cifar10: .*cannot be reached .Connection reset by peer") as error:
+    with pytest.raises(InputError,
+                       match="^--dataset: uoft-cs/cifar10: .*cannot be reached .Connection reset by peer") as error:
         load_images("cifar10", "train", folder / "cache", size=32)
     assert "\n" not in str(error.value) and not [path for path in (folder / "cache").rglob("*") if path.is_file()]
 

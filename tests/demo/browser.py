@@ -1,4 +1,5 @@
-"""Headless Chromium over a pipe: what a page shows, how it takes a click, what it logs and what it asks the network for."""
+"""Headless Chromium over a pipe: what a page shows, how it takes a click, what it logs and what it asks the network
+for."""
 import base64
 import json
 import os
@@ -15,7 +16,8 @@ START = "import os, sys; r, w = int(sys.argv[1]), int(sys.argv[2]); h = max(r, w
 
 
 class Browser:
-    """One tab. `problems`: console errors, exceptions and failed requests so far; `addresses`: all that was asked for."""
+    """One tab. `problems`: console errors, exceptions and failed requests so far; `addresses`: all that was asked
+    for."""
 
     def __init__(self, executable: str, folder: Path, width: int, height: int = 900):
         ours_in, theirs_out = os.pipe()

@@ -1,4 +1,5 @@
-"""The demo's computing part, without gradio: what each family draws, what is counted, what is refused, what is stopped."""
+"""The demo's computing part, without gradio: what each family draws, what is counted, what is refused, what is
+stopped."""
 import threading
 
 import numpy as np
@@ -35,7 +36,7 @@ def shelf():
             open_checkpoint(one, "ema", "cpu", [folder / "results"]) for one in each}
 
 
-# --- what is found ------------------------------------------------------------------------------------------------------
+# --- what is found ----------------------------------------------------------------------------------------------------
 
 def test_every_family_is_found_and_known(shelf):
     assert {name: opened.found.family for name, opened in shelf.items()} == {
@@ -65,7 +66,7 @@ def test_a_file_that_goes_is_told(shelf, tmp_path):
         found.look_at(one.path)
 
 
-# --- what is drawn ------------------------------------------------------------------------------------------------------
+# --- what is drawn ----------------------------------------------------------------------------------------------------
 
 def test_lift_draws_both_scales_along_a_drawn_path(shelf):
     opened, steps = shelf["lift_dual_timestep"], []
@@ -138,7 +139,8 @@ def test_a_student_of_edms_network_stands_beside_its_teacher(tmp_path):
     state = network.state_dict()
     files.save_torch(tmp_path / "edm.pth", state)
     files.save_torch(tmp_path / "student_1ep.pth", {
-        "family": "edm", "config": config_of(state, "edm.pth"), "few_steps": few_steps_of([[999]], [[999]], "free"), "epochs": 1,
+        "family": "edm", "config": config_of(state, "edm.pth"), "few_steps": few_steps_of([[999]], [[999]], "free"),
+        "epochs": 1,
         "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}})
     [one], [passed_over] = found.find_checkpoints([tmp_path])
     assert (one.family, one.base) == ("distilled", "edm") and "edm that is no student" in passed_over
@@ -153,7 +155,7 @@ def test_a_student_of_edms_network_stands_beside_its_teacher(tmp_path):
     assert torch.equal(student.images["16×16"], to_uint8(expected.xs[0]))
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name, controls, message", [
     ("lift_dual_timestep", LiftControls(num_steps=2.5), "steps: found '2.5', expected a whole number"),
@@ -190,14 +192,14 @@ def test_a_teacher_must_fit(shelf):
         draw(shelf["student"], DistilledControls(teacher=shelf["lift_dual_timestep"].found, guidance_scale=3))
 
 
-# --- paths by hand ------------------------------------------------------------------------------------------------------
+# --- paths by hand ----------------------------------------------------------------------------------------------------
 
 def test_a_path_through_corners_passes_them_evenly():
     path = check_path(paths.path_through([(999, 500), (500, 500), (500, 0)], 10))
     total = 499 + 499 + 500 + 500
     assert path[0].tolist() == [999, 999] and path[-1].tolist() == [0, 0] and len(path) == 11
     along = np.concatenate([[0], np.cumsum(np.abs(np.diff(path, axis=0)).sum(1))])      # every leg is along one axis
-    assert np.abs(along - np.linspace(0, total, 11)).max() <= 1.5                       # a step ends at the next whole place
+    assert np.abs(along - np.linspace(0, total, 11)).max() <= 1.5  # a step ends at the next whole place
     assert np.abs(paths.path_through([], 18) - uniform_diagonal(18)).max() <= 1
     assert paths.path_through([(0, 0), (0, 0)], 999).tolist() == uniform_diagonal(999).tolist()
     with pytest.raises(InputError, match="--num_steps: found 1000, expected 1...999"):
@@ -210,7 +212,7 @@ def test_corners_are_pairs():
         corners_of("5,5 " * 201)
 
 
-# --- jobs ---------------------------------------------------------------------------------------------------------------
+# --- jobs -------------------------------------------------------------------------------------------------------------
 
 def test_a_job_tells_its_progress_and_hands_on_what_comes_of_it():
     gate = threading.Event()
@@ -253,7 +255,7 @@ def test_a_cancelled_job_stops_at_its_next_step_and_the_next_one_runs(shelf):
     assert list(after.progress())[-1] == (2, 2) and len(after.result.walks) == 1
 
 
-# --- what the page is told, and what it may ask -------------------------------------------------------------------------
+# --- what the page is told, and what it may ask -----------------------------------------------------------------------
 
 def test_words_are_escaped_and_pictures_are_exact(shelf):
     import base64

@@ -34,7 +34,8 @@ def shelf_folder() -> Path:
 
 
 def fill(folder: Path) -> None:
-    """A baseline and LIFT with its error map, a flow with classes, digits with classes and without, a student of LIFT."""
+    """A baseline and LIFT with its error map, a flow with classes, digits with classes and without, a student of
+    LIFT."""
     write_tiny_checkpoints(folder / "checkpoints")
     lift = checkpoints.load_model(folder / "checkpoints/lift_dual_timestep_1ep.pth")
     images = np.random.RandomState(0).randint(0, 256, (1, 3, 64, 64)).astype(np.uint8)
@@ -48,7 +49,8 @@ def fill(folder: Path) -> None:
          "--mlp_ratio", "2", "--patch_size", "4", "--max_steps", "2", "--name", "tiny_flow", *places, *SMALL]))
     train(distill_train.make_task, distill_options.parse(
         ["--teacher", str(lift.path), "--dataset", "synthetic:8", "--max_steps", "2", "--dfake_gen_update_ratio", "2",
-         "--denoising", "--num_denoising_step", "2", "--backward_simulation", "--sample_every", "0", "--name", "student",
+         "--denoising", "--num_denoising_step", "2", "--backward_simulation", "--sample_every", "0", "--name",
+         "student",
          *places, *SMALL]))
     for name, conditioning in (("plain", "none"), ("classes", "concat")):
         with pytest.MonkeyPatch.context() as patch:

@@ -117,8 +117,8 @@ def test_digits_of_one_scale_and_two_are_distilled_and_scored_alike(commands, tm
     assert (args.image_size, args.channels, args.max_steps, args.flip) == (28, 1, 7, False)
 
 
-@pytest.mark.parametrize("name, given", [("imagenet.sh", 1), ("digit_scales.sh", 0), ("imagenet_resumed.sh", 2), ("mnist.sh", 1),
-                                         ("two_scales.sh", 2)])
+@pytest.mark.parametrize("name, given", [("imagenet.sh", 1), ("digit_scales.sh", 0), ("imagenet_resumed.sh", 2),
+                                         ("mnist.sh", 1), ("two_scales.sh", 2)])
 def test_a_missing_argument_is_one_line(commands, name, given):
     done, found = commands(name, *["x"] * given)
     assert done.returncode == 2 and not found
@@ -138,7 +138,8 @@ def test_a_missing_argument_is_one_line(commands, name, given):
                        "resolution": 512, "sdxl": False, "conditioning_timestep": 999})])
 def test_the_published_recipes_of_text_to_image(commands, tmp_path, script, expected):
     (tmp_path / "prompts.txt").write_text("a house\n")
-    done, [command] = commands(script, "some/model", tmp_path / "prompts.txt", tmp_path, "--max_steps", "7", MAIN="first",
+    done, [command] = commands(script, "some/model", tmp_path / "prompts.txt", tmp_path, "--max_steps", "7",
+                               MAIN="first",
                                PROCESSES="4")
     assert done.returncode == 0, done.stderr
     assert command[:6] == ["-m", "torch.distributed.run", "--nnodes", "8", "--nproc_per_node", "4"]

@@ -203,7 +203,8 @@ def test_a_student_is_generated_from_and_distilled_again(teachers, tmp_path, mon
 
 
 @pytest.mark.parametrize("broken", ["generator", "critic"])
-def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_written(teachers, tmp_path, monkeypatch, broken):
+def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_written(teachers, tmp_path, monkeypatch,
+                                                                                broken):
     """From the third step on; the state of the second stays the last."""
     original = getattr(DistillationTask, f"{broken}_loss")
     calls = [0]
@@ -294,7 +295,8 @@ def test_images_that_do_not_come_to_their_end_leave_the_folder_as_it_was(teacher
             child.start()
             child.join()
             assert child.exitcode == -signal.SIGKILL
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == dict.fromkeys(("00000.png", "00007.png"), b"earlier")
+    left = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert left == dict.fromkeys(("00000.png", "00007.png"), b"earlier")
     generate.main()
     assert {path.name for path in out.iterdir()} == {"00000.png", "00001.png", "grid.png", "run.json"}
     assert not (tmp_path / ".out.tmp").exists()
@@ -315,7 +317,8 @@ def test_a_checkpoint_that_is_no_student_is_not_generated_from(teachers):
 
 def write_flow_teacher(path):
     """A DiT with ten classes on 16x16 grey images, at random weights."""
-    config = dict(image_size=16, channels=1, patch_size=2, hidden_size=32, depth=2, num_heads=2, mlp_ratio=1, num_classes=10)
+    config = dict(image_size=16, channels=1, patch_size=2, hidden_size=32, depth=2, num_heads=2, mlp_ratio=1,
+                  num_classes=10)
     network = DiT(**config)
     torch.nn.init.normal_(network.final_layer.linear.weight, std=0.1)
     state = network.state_dict()
@@ -325,7 +328,8 @@ def write_flow_teacher(path):
 
 def write_dual_flow_teacher(path, sides=(16, 8), patch_size=2):
     """A DiT of two scales with ten classes, at random weights."""
-    network = DualDiT([*sides], channels=1, patch_size=patch_size, hidden_size=32, depth=2, num_heads=2, mlp_ratio=1, num_classes=10)
+    network = DualDiT([*sides], channels=1, patch_size=patch_size, hidden_size=32, depth=2, num_heads=2, mlp_ratio=1,
+                      num_classes=10)
     for layer in network.final_layers:
         torch.nn.init.normal_(layer.linear.weight, std=0.1)
     state = network.state_dict()

@@ -1,4 +1,5 @@
-"""The two-scale bed: its teacher is exact, the task trains on it, and a short distillation comes closer to the truth."""
+"""The two-scale bed: its teacher is exact, the task trains on it, and a short distillation comes closer to the
+truth."""
 import pytest
 import torch
 
@@ -18,7 +19,8 @@ def test_the_teacher_is_the_posterior_mean(num_scales):
     xs = [a * x_0 + s * torch.randn(x_0.shape, generator=generator)
           for x_0, (a, s) in zip(x_0s, (level.levels(t[0]) for level, t in zip(teacher.processes, ts)))]
     clean = teacher.clean(xs, ts)
-    assert len(clean) == num_scales and torch.equal(clean[-1], downsample_to_32(clean[0]) if num_scales == 2 else clean[0])
+    assert len(clean) == num_scales and torch.equal(clean[-1],
+                                                    downsample_to_32(clean[0]) if num_scales == 2 else clean[0])
     error = x - clean[0]
     assert abs(float((error * clean[0]).mean())) < 0.01 * float(x.square().mean())
     assert float(error.square().mean()) < 0.9 * float(x.square().mean())

@@ -207,12 +207,13 @@ def test_a_device_holds_the_bytes_that_were_estimated(tiny_models, texts, tmp_pa
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def trained(name, gradients) -> int:
-        moments = [value for state in loop.optimizers[name].state.values() for key, value in state.items() if key != "step"]
+        moments = [value for state in loop.optimizers[name].state.values()
+                   for key, value in state.items() if key != "step"]
         return size(loop.plain[name].parameters()) + size(gradients) + size(moments)
 
     network, text_to_image = loop.task.frozen["teacher"], loop.task.model
     base = network.shared[0] if "--lora" in more else network
-    adapters = [p for name, p in base.named_parameters() if ".lora_" in name]        # not counted: they stay as they began
+    adapters = [p for name, p in base.named_parameters() if ".lora_" in name]  # not counted: they stay as they began
     found = [trained("generator", kept["student"]) + size(loop.averages["generator"].shadow.values()),
              trained("critic", kept["gradients"]), size(base.parameters()) - size(adapters),
              size(p for _, encoder in text_to_image.texts.pairs for p in encoder.parameters()),

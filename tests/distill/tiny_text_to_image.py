@@ -38,7 +38,8 @@ def save_tiny_model(folder, is_sdxl: bool = False, prediction: str = "epsilon", 
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **more)
     vae = diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4, sample_size=16, scaling_factor=0.18215)
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4, sample_size=16,
+        scaling_factor=0.18215)
     parts = {"unet": unet, "vae": vae, "tokenizer": tiny_tokenizer("<|endoftext|>"),
              "text_encoder": tiny_text_encoder(transformers.CLIPTextModel),
              "scheduler": diffusers.DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1,

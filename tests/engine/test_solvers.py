@@ -54,7 +54,8 @@ def test_order_of_convergence(name, solver, order):
     errors = []
     for num_steps in (40, 80, 160):
         path = between(process, num_steps, 0.1, 0.6)
-        x = process.levels(path[0], torch.float64)[1] * torch.linspace(-2, 2, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
+        noise = torch.linspace(-2, 2, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
+        x = process.levels(path[0], torch.float64)[1] * noise
         states = {}
         denoise_along(Gaussian(process), path, [x], solver=solver, clip=False,
                       on_step=lambda k, _, xs: states.__setitem__(k, xs[0].clone()))
@@ -75,7 +76,8 @@ def test_ddim_is_euler_on_the_linear_path(eta):
     torch.testing.assert_close(found, x, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver, calls", [("ddim", 6), ("multistep", 6), ("renoise", 6), ("heun", 12), ("midpoint", 12)])
+@pytest.mark.parametrize("solver, calls", [("ddim", 6), ("multistep", 6), ("renoise", 6), ("heun", 12),
+                                           ("midpoint", 12)])
 @pytest.mark.parametrize("name", PROCESSES)
 def test_calls_are_counted_and_images_do_not_depend_on_the_batch(name, solver, calls):
     process = PROCESSES[name]
@@ -146,7 +148,8 @@ def test_whole_and_fractional_timesteps_have_the_same_levels():
 
 
 def test_ancestral_step_of_every_process_has_the_posterior_variance():
-    """Var[x_next | x, x_0] of jointly normal x and x_next, whose noise is shared: s'^2 - (a s'^2 / (a' s))^2 in VP form."""
+    """Var[x_next | x, x_0] of jointly normal x and x_next, whose noise is shared: s'^2 - (a s'^2 / (a' s))^2 in VP
+    form."""
     for process, times in ((CosineSteps(), (600, 500)), (LinearFlow(), (0.3, 0.5)), (Sigma(), (4.0, 2.0))):
         t = torch.tensor(times)
         a, s = process.levels(t, torch.float64)
@@ -154,7 +157,7 @@ def test_ancestral_step_of_every_process_has_the_posterior_variance():
         zero = torch.zeros(1, dtype=torch.float64)
         added = step(zero, zero, a[0], s[0], a[1], s[1], 1.0, noise)
         ratio = a[0] / a[1]
-        of_process = s[0] ** 2 - ratio**2 * s[1] ** 2           # variance that the forward process adds on its way back up
+        of_process = s[0] ** 2 - ratio**2 * s[1] ** 2  # variance that the forward process adds on its way back up
         torch.testing.assert_close(added**2, (s[1] ** 2 * of_process / s[0] ** 2)[None])
 
 

@@ -141,7 +141,8 @@ def test_a_run_leaves_what_it_should(run):
     assert float(lines[-1].split(",")[5]) == pytest.approx(1e-6)
     record = json.loads((folder / "results/lift_dual_timestep_run.json").read_text())
     assert record["is_finished"] is True and record["finished"].endswith("Z")
-    assert record["checkpoints"] == {path.name: sha256_of_file(path)[:16] for path in (folder / "checkpoints").glob("*ep.pth")}
+    assert record["checkpoints"] == {path.name: sha256_of_file(path)[:16]
+                                     for path in (folder / "checkpoints").glob("*ep.pth")}
     assert len(record["checkpoints"]) > 1
     assert record["options"]["batch_size"] == 8 and record["versions"]["torch"]
     validations = json.loads((folder / "results/lift_dual_timestep_validation_bins.json").read_text())
@@ -177,7 +178,8 @@ def test_gradient_accumulation_changes_nothing_but_rounding(run):
 
 
 @pytest.mark.parametrize("options", [["--timesteps", "diagonal"], ["--timesteps", "band"], ["--loss_scales", "64"],
-                                     ["--timesteps", "fused"], ["--loss_weight_32", 0.5], ["--flip"], ["--seed", 1], ["--ema_decay", 0.05],
+                                     ["--timesteps", "fused"], ["--loss_weight_32", 0.5], ["--flip"],
+                                     ["--seed", 1], ["--ema_decay", 0.05],
                                      ["--lr_schedule", "constant"], ["--warmup_steps", 1], ["--learning_rate", 1e-3]])
 def test_every_switch_reaches_the_training(finished, run, options):
     plain, switched = final_weights(finished), final_weights(run("lift", "--max_steps", 3, *options))
@@ -327,7 +329,8 @@ def test_resume_refuses_the_other_model(run, saved, resumed):
     (["--hidden_dims", 8, 24], "--hidden_dims: found"), (["--batch_size", 16], "--batch_size: found 16"),
     (["--parametrization", "v"], "--parametrization: found v, but .* was trained with eps"),
     (["--native_32"], "--native_32: found True, but .* was trained with False"),
-    (["--dataset", "synthetic:40"], "--dataset: the images in synthetic:40 are not the ones .*state.pth was trained on"),
+    (["--dataset", "synthetic:40"],
+     "--dataset: the images in synthetic:40 are not the ones .*state.pth was trained on"),
     (["--max_steps", 9], "--epochs: found a run of 9")])
 def test_resume_refuses_another_run(finished, run, options, message):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
@@ -751,7 +754,8 @@ def test_two_processes_equal_one_and_resume_across_their_number(run, tmp_path, c
     options = ("--max_steps", 8, "--log_every", 1, "--state_every", 4)
     one, two = run("lift", *options, to="one"), tmp_path / "two"
     losses, weights = losses_of(one), final_weights(one)
-    start = final_weights(run("lift", "--max_steps", 1, "--learning_rate", 1e-12, "--lr_schedule", "constant", to="start"))
+    start = final_weights(run("lift", "--max_steps", 1, "--learning_rate", 1e-12, "--lr_schedule", "constant",
+                              to="start"))
 
     def in_two(folder, *more):
         in_two_processes(train_lift_with, command_of("lift", folder, cache, (*options, *more)))

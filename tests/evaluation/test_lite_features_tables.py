@@ -32,8 +32,8 @@ def texts(table):
 def test_tables_have_means_spreads_and_distances_in_deviations(tmp_path):
     assert benchmark_tables.lite_features_tables(tmp_path) == []
     write(tmp_path, [row("none", 100, 0, 300.0, 0.001), row("none", 100, 1, 310.0, -0.001),
-                     row("blur", 100, 0, 400.0, 0.010), row("blur", 100, 1, 410.0, 0.012), row("none", 500, 0, 150.0, 0.0),
-                     row("once", 100, 0, 500.0, 0.1)])
+                     row("blur", 100, 0, 400.0, 0.010), row("blur", 100, 1, 410.0, 0.012),
+                     row("none", 500, 0, 150.0, 0.0), row("once", 100, 0, 500.0, 0.1)])
     frechet, kernel, apart, shares = benchmark_tables.lite_features_tables(tmp_path)
     assert frechet.header == ["change", "100 at 96", "500 at 96"] and "61 images/s to 96" in frechet.note
     assert texts(frechet) == [["none: the floor", "305.0 ± 7.1", "150.0"], ["blur", "405.0 ± 7.1", "–"],
@@ -85,7 +85,8 @@ def test_what_the_text_concludes_is_what_was_measured():
     def apart(name, side=96):
         draws = [[entry[name] for entry in rows if (entry["change"], entry["num_images"], entry["side"])
                   == (change, 1000, side)] for change in (noise, "none")]
-        return (statistics.fmean(draws[0]) - statistics.fmean(draws[1])) / statistics.fmean(map(statistics.stdev, draws))
+        deviation = statistics.fmean(map(statistics.stdev, draws))
+        return (statistics.fmean(draws[0]) - statistics.fmean(draws[1])) / deviation
     assert apart("fd_lite0") > apart("kd_lite0") > 5                # the smallest change is told apart better by one
     assert apart("fd_lite0", 128) < apart("fd_lite0") and apart("kd_lite0", 128) > apart("kd_lite0")
     assert found["images_per_second"]["96"] > 1.5 * found["images_per_second"]["128"]

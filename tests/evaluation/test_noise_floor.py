@@ -66,7 +66,8 @@ def test_rows_of_real_images_and_of_the_normal_law(tmp_path, monkeypatch, capsys
 
 def test_small_grey_images_are_scored_and_what_becomes_of_them_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = [*ARGUMENTS, "--dataset", "digits:24", "--image_size", 28, "--channels", 1, "--num_images", 10, "--seeds",
+    arguments = [*ARGUMENTS, "--dataset", "digits:24", "--image_size", 28, "--channels", 1, "--num_images", 10,
+                 "--seeds",
                  1, "--metrics", "kd_lite0", "precision_recall_lite0", "swd", "detail"]
     assert run(monkeypatch, noise_floor, *arguments) == 0
     assert [row["metric"] for row in results_table.read("results/fid_results.csv")] == [
@@ -95,5 +96,6 @@ def test_without_the_packages_the_distance_is_left_out_or_refused(tmp_path, monk
     assert run(monkeypatch, noise_floor, *ARGUMENTS, "--num_images", 6, "--seeds", 1) == 0
     said = capsys.readouterr().out
     assert "found no package of that name" in said and "scoring with swd, which need no Inception weights" in said
-    assert {row["metric"] for row in results_table.read("results/fid_results.csv")} == {"swd", "swd_64", "swd_32", "swd_16"}
+    rows = results_table.read("results/fid_results.csv")
+    assert {row["metric"] for row in rows} == {"swd", "swd_64", "swd_32", "swd_16"}
     assert "found no package" in fails(monkeypatch, capsys, noise_floor, *ARGUMENTS, "--metrics", "kd_lite0")

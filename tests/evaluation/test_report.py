@@ -155,7 +155,8 @@ def folder(tmp_path_factory):
     lift = checkpoints.load_model(run_files.checkpoint_path(folder, "lift_dual_timestep", 10))
     images = np.random.RandomState(0).randint(0, 256, (2, 3, 64, 64)).astype(np.uint8)
     heatmap = error_map.estimate(lift.model, images, paths.timestep_grid(6), K=1, batch_size=2)
-    heatmap |= {"format_version": heatmap_file.FORMAT_VERSION, "checkpoint": lift.path.name, "checkpoint_fingerprint": lift.fingerprint, "weights": "ema",
+    heatmap |= {"format_version": heatmap_file.FORMAT_VERSION, "checkpoint": lift.path.name,
+                "checkpoint_fingerprint": lift.fingerprint, "weights": "ema",
                 "epochs": 10}
     files.save_torch(heatmap_file.heatmap_path(results, 6, "lift_dual_timestep", 10, "ema"), heatmap)
     return folder
@@ -205,7 +206,8 @@ def test_csv_alone_is_enough(written, tmp_path, capsys):
     (["--lift_checkpoint", "LIFT"], "--baseline_checkpoint"),
     (["--lift_checkpoint", "LIFT", "--baseline_checkpoint", "LIFT"], "is a lift checkpoint"),
     (["--lift_checkpoint", "LIFT", "--baseline_checkpoint", "BASE", "--grid", "7"], "heatmap_7_10ep.pth"),
-    (["--lift_checkpoint", "LIFT", "--baseline_checkpoint", "BASE", "--heatmap", "MAP", "--num_steps", "2", "--max_jump",
+    (["--lift_checkpoint", "LIFT", "--baseline_checkpoint", "BASE", "--heatmap", "MAP", "--num_steps", "2",
+      "--max_jump",
       "2"], "--max_jump 2 allows 3 to"),
     (["--html", "fid_results.csv"], "--html: found fid_results.csv, expected a name that ends in .html"),
     (["--readme", "absent.md"], "absent.md")])

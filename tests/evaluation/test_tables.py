@@ -326,7 +326,8 @@ def test_no_file_no_table(tmp_path):
 def test_bf16_is_set_against_float32_on_the_seeds_that_both_have():
     rows = [row(precision=precision, seed=seed, metric="swd", value=value) for precision, seed, value in (
         ("bf16", 1, 30.0), ("bf16", 2, 34.0), ("bf16", 3, 90.0), ("float32", 1, 29.0), ("float32", 2, 31.0))]
-    others = [row(precision="bf16", seed=1, path="dp_64", metric="swd"), row(precision="float32", seed=1, num_images=50)]
+    others = [row(precision="bf16", seed=1, path="dp_64", metric="swd"),
+              row(precision="float32", seed=1, num_images=50)]
     [table] = tables.bf16_tables([*rows, *others])
     assert [[cell.text for cell in line] for line in table.rows] == [
         ["lift_dual_timestep_20ep.pth", "diagonal", "joint", "18", "1,000", "swd", "32.00 ± 2.83", "30.00 ± 1.41",

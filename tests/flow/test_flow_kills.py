@@ -50,7 +50,8 @@ def test_two_processes_agree_with_one(tmp_path, monkeypatch, words):
     assert len(one["log"]) == 6
     for row, other in zip(one["log"], two["log"]):
         assert other["loss"] == pytest.approx(row["loss"], rel=1e-6)
-        assert [key for key, value in row.items() if value == ""] == [key for key, value in other.items() if value == ""]
+        empty, others = ([key for key, value in each.items() if value == ""] for each in (row, other))
+        assert empty == others
     for name, value in one["model_state"].items():
         assert torch.allclose(two["model_state"][name], value, atol=2e-6), name
     assert len(list_checkpoints(tmp_path / "two" / "checkpoints", "flow")) == 1

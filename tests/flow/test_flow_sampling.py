@@ -91,7 +91,8 @@ def test_image_k_is_the_same_for_any_batch(tiny_denoiser):
     path = FLOW.uniform_path(4)
 
     def draw(indices):
-        return sample(Guided(tiny_denoiser, 4.0), path, 3, indices, labels=classes_in_turn(indices, 5), clip=False).xs[0]
+        return sample(Guided(tiny_denoiser, 4.0), path, 3, indices, labels=classes_in_turn(indices, 5),
+                      clip=False).xs[0]
     together = draw(range(5))
     assert torch.allclose(torch.cat([draw([0]), draw([1, 2]), draw([3, 4])]), together, atol=1e-5)
     assert not torch.allclose(together[0], together[1], atol=0.1)

@@ -82,14 +82,18 @@ def test_bad_options_are_told(tmp_path, monkeypatch):
                            (["--time_distribution", "uniform", "--time_mean", "1"], "--time_mean: found 1"),
                            (["--val_images", "3"], "--val_images: found 3"),
                            (["--scales", "64", "16"], "--scales: found 64 16, expected a side and half of it"),
-                           (["--scales", "64", "32", "--image_size", "48"], "--image_size: found 48 with --scales 64 32"),
+                           (["--scales", "64", "32", "--image_size", "48"],
+                            "--image_size: found 48 with --scales 64 32"),
                            (["--vae", "x", "--channels", "1"], "--channels: found 1 with --vae")]:
         with pytest.raises(InputError, match=message):
             parse_args(words)
     monkeypatch.setattr(training, "load_images", lambda *_, **__: pytest.fail("data were read"))
-    for words, message in [(["--preset", "big", "--patch_size", "5"], "found 5, expected a divisor of the image side 32"),
-                           (["--preset", "debug", "--image_size", "28"], "found 8, expected a divisor of the image side 28"),
-                           (["--scales", "8", "4", "--preset", "debug"], "found 8, expected a divisor of the coarse side 4")]:
+    for words, message in [(["--preset", "big", "--patch_size", "5"],
+                            "found 5, expected a divisor of the image side 32"),
+                           (["--preset", "debug", "--image_size", "28"],
+                            "found 8, expected a divisor of the image side 28"),
+                           (["--scales", "8", "4", "--preset", "debug"],
+                            "found 8, expected a divisor of the coarse side 4")]:
         with pytest.raises(InputError, match=f"--patch_size: {message}"):
             training.make_task(parse_args(words), CPU, ALONE)
     outside = image_set()
@@ -191,7 +195,8 @@ def test_the_log_tells_the_error_of_each_tenth_of_t(tmp_path):
         loop.run_step()
     loop.collect_losses()
     [row] = loop.log
-    assert set(loop.log_columns) == set(row) and row["loss"] == pytest.approx(np.mean(sum(errors.values(), [])), rel=1e-5)
+    assert set(loop.log_columns) == set(row) and row["loss"] == pytest.approx(np.mean(sum(errors.values(), [])),
+                                                                              rel=1e-5)
     for k, values in errors.items():
         assert row[f"error_tenth_{k}"] == (pytest.approx(np.mean(values), rel=1e-5) if values else "")
     assert sum(bool(values) for values in errors.values()) < 10         # 48 logit-normal times leave the ends out
@@ -226,8 +231,8 @@ def test_two_scales_have_a_time_and_a_noise_each(tmp_path):
 def test_times_of_two_scales_belong_together_as_asked(tmp_path):
     """Free, equal, or apart by a lead so that both views say of the 2x2 mean what one would say."""
     def times(kind):
-        return flow_task(options(tmp_path, "--scales", 8, 4, "--batch_size", 500, "--timesteps", kind), image_set(600), None,
-                         CPU).times(torch.Generator().manual_seed(0))
+        return flow_task(options(tmp_path, "--scales", 8, 4, "--batch_size", 500, "--timesteps", kind), image_set(600),
+                         None, CPU).times(torch.Generator().manual_seed(0))
     fine, coarse = times("independent")
     assert abs(float(torch.corrcoef(torch.stack([fine, coarse]))[0, 1])) < 0.15
     assert torch.equal(*times("diagonal")) and torch.equal(times("diagonal")[0], fine)

@@ -1,4 +1,5 @@
-"""A flow in the latents of an autoencoder from end to end: training, its cache, resuming, generation, what is refused."""
+"""A flow in the latents of an autoencoder from end to end: training, its cache, resuming, generation, what is
+refused."""
 import sys
 
 import pytest
@@ -66,7 +67,8 @@ def test_a_resumed_run_is_the_run_and_encodes_nothing_again(work, monkeypatch, c
 def test_images_are_decoded_and_another_autoencoder_refused(work, monkeypatch, capsys):
     monkeypatch.chdir(work)
     checkpoint = list_checkpoints("checkpoints", "straight")[-1]
-    words = ["--checkpoint", checkpoint, "--num_images", 3, "--num_steps", 2, "--device", "cpu", "--precision", "float32"]
+    words = ["--checkpoint", checkpoint, "--num_images", 3, "--num_steps", 2, "--device", "cpu", "--precision",
+             "float32"]
     run(monkeypatch, generate, *words, "--output_dir", "drawn")
     from PIL import Image
     assert len(list((work / "drawn").glob("*.png"))) == 3 and Image.open(work / "drawn/00000.png").size == (16, 16)
@@ -81,7 +83,8 @@ def test_images_are_decoded_and_another_autoencoder_refused(work, monkeypatch, c
 def test_what_does_not_fit_is_told_before_data_are_read(work, monkeypatch, capsys):
     monkeypatch.chdir(work)
     monkeypatch.setattr("flow.training.load_images", lambda *_, **__: pytest.fail("data were read"))
-    for words, message in [(["--image_size", 17], "--image_size: found 17, expected a multiple of 2, the factor of --vae"),
+    for words, message in [(["--image_size", 17],
+                            "--image_size: found 17, expected a multiple of 2, the factor of --vae"),
                            (["--patch_size", 3], "--patch_size: found 3, expected a divisor of the image side 8"),
                            (["--vae", "checkpoints"], "--vae: checkpoints:")]:
         monkeypatch.setattr(sys, "argv", ["flow.train", *map(str, [*WORDS, "--vae", "vae", "--name", "bad", *words])])

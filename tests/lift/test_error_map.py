@@ -279,7 +279,8 @@ def test_cells_that_are_not_finite_are_named():
 @pytest.fixture
 def heatmap():
     result = error_map.estimate(BlockGaussian(), some_images(4), paths.timestep_grid(5), K=1, batch_size=4)
-    return {"format_version": heatmap_file.FORMAT_VERSION, **result, "checkpoint": "lift_dual_timestep_2ep.pth", "checkpoint_fingerprint": "ab" * 8, "weights": "ema",
+    return {"format_version": heatmap_file.FORMAT_VERSION, **result, "checkpoint": "lift_dual_timestep_2ep.pth",
+            "checkpoint_fingerprint": "ab" * 8, "weights": "ema",
             "epochs": 2}
 
 

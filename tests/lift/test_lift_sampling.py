@@ -318,7 +318,8 @@ def test_start_noise_depends_on_seed_and_image_alone():
     assert not torch.equal(start_noise(NOISIEST_SHAPES, 43, [0])[0][0], x_64[0])
     many = start_noise(NOISIEST_SHAPES, 0, range(60))[0]
     assert float(many.mean()) == pytest.approx(0, abs=0.01) and float(many.std()) == pytest.approx(1, abs=0.01)
-    assert not torch.allclose(many[0, 0, :32, :32], start_noise(NOISIEST_SHAPES, 0, [0])[1][0, 0])     # the scales are independent
+    # the scales are independent
+    assert not torch.allclose(many[0, 0, :32, :32], start_noise(NOISIEST_SHAPES, 0, [0])[1][0, 0])
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])

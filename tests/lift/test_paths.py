@@ -59,7 +59,8 @@ def test_golden_costs(golden):
         error_64, error_32 = golden["dp_error64"][k], golden["dp_error32"][k]
         by_index = [dynamic_program.cheapest_path(paths.edge_costs_index(error, 5), 18)[1] for error in
                     (error_64, error_64 + error_32)]
-        by_log_snr = [dynamic_program.cheapest_path(paths.edge_costs_log_snr(error_64, other, golden["dp_logsnr"], 5), 18)[1]
+        by_log_snr = [dynamic_program.cheapest_path(paths.edge_costs_log_snr(error_64, other, golden["dp_logsnr"], 5),
+                                                    18)[1]
                       for other in (None, error_32)]
         np.testing.assert_allclose(by_index, golden["dp_cost_index"][k], rtol=1e-9)
         np.testing.assert_allclose(by_log_snr, golden["dp_cost_logsnr"][k], rtol=1e-9)

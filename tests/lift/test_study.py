@@ -129,7 +129,8 @@ def test_levels_of_plain_and_of_reconciled_predictions():
         ("baseline", {}), ("lift_band", {}), ("lift_band", {"x32_mode": "random"}),
         ("lift_band", {"path": "lead_3", "path_hash": "q", "x32_mode": "reconciled"}),
         ("lift_band", {"path": "lead_3", "path_hash": "q", "x32_mode": "reconciled", "solver": "multistep"}))]
-    [table] = study_tables.tables_named("study_levels", rows + [real("swd_64", 3.0, 42), real("swd", 2.0, 42)], "nowhere")
+    [table] = study_tables.tables_named("study_levels", rows + [real("swd_64", 3.0, 42), real("swd", 2.0, 42)],
+                                        "nowhere")
     assert table.header == ["model; predictions", "SWD, level 64", "SWD, level 16"]
     assert texts(table) == [["baseline", "64.00", "16.00"], ["LIFT, band; each scale's own", "64.00", "16.00"],
                             ["LIFT, band; reconciled, lead 3", "64.00", "16.00"]]

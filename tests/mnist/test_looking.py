@@ -23,7 +23,8 @@ def test_looking_at_models(trained, place, tmp_path):
           "20", "--per_cell", "2", "--sampling_steps", "2", "--output", tmp_path / "cfg.png")
     rows = json.loads((tmp_path / "cfg.json").read_text())["rows"]
     assert [row["guidance_scale"] for row in rows] == [1, 3] and all(row["fd_digits"] > 0 for row in rows)
-    place(visualize_distribution, *digits, "--checkpoint", models["flow"], "--num_samples", "40", "--sampling_steps", "2",
+    place(visualize_distribution, *digits, "--checkpoint", models["flow"], "--num_samples", "40", "--sampling_steps",
+          "2",
           "--projection", "pca", "--output", tmp_path / "points")
     assert Image.open(tmp_path / "points.png").width > 1000
     place(score, *digits, "--num_samples", "20", "--output", tmp_path / "damages.csv")
@@ -37,7 +38,8 @@ def test_debugging_ends_with_what_looks_wrong(trained, place, tmp_path, capsys, 
     folder, models = trained
     monkeypatch.setattr(diagnosis, "ways_of", lambda model, w: {
         "one": (model.path(2), 1.0, {}), "two": (model.path(2), w, {})})
-    place(debug_conditioned_generation, "--dataset", "digits:400", "--cache_dir", folder / "cache", "--num_threads", "1",
+    place(debug_conditioned_generation, "--dataset", "digits:400", "--cache_dir", folder / "cache", "--num_threads",
+          "1",
           "--checkpoint", models["latent"], "--num_samples", "20", "--output", tmp_path / "debug")
     verdict = json.loads((tmp_path / "debug.json").read_text())["verdict"]
     assert "draws the class asked for in" in verdict                        # after four steps of training
@@ -83,23 +85,27 @@ def test_gradient_norms_are_those_of_the_loss(trained):
 def test_pictures():
     images = torch.arange(8, dtype=torch.uint8).reshape(8, 1, 1, 1)          # classes 0 1 2 3 0 1 2 3
     picture = class_rows(images, 4, 2)
-    assert [[picture.getpixel((2 * x, 2 * y))[0] for x in range(2)] for y in range(4)] == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert [[picture.getpixel((2 * x, 2 * y))[0] for x in range(2)]
+            for y in range(4)] == [[0, 4], [1, 5], [2, 6], [3, 7]]
     points = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.1])
     found = torch.from_numpy(principal_components(points))
     torch.testing.assert_close(found[:, 0].std(), points[:, 1].double().std(), rtol=0.02, atol=0)
     assert abs(float(torch.corrcoef(found.T)[0, 1])) < 1e-6
-    assert len(scatter([("a", found.numpy(), None), ("b", found.numpy(), torch.arange(200) % 10, found.numpy())]).axes) == 2
+    assert len(scatter([("a", found.numpy(),
+                         None), ("b", found.numpy(), torch.arange(200) % 10, found.numpy())]).axes) == 2
 
 
 @pytest.fixture(scope="module")
 def page(trained, tmp_path_factory):
     """The tour of all four tiny models, with fewer steps; and the words that it was called with."""
     folder, models = trained
-    words = ["--dataset", "digits:400", "--cache_dir", str(folder / "cache"), "--num_samples", "20", "--num_threads", "1"]
+    words = ["--dataset", "digits:400", "--cache_dir", str(folder / "cache"), "--num_samples", "20", "--num_threads",
+             "1"]
     output = tmp_path_factory.mktemp("tour") / "tour.html"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"REFERENCE_STEPS": 3, "CALLS": (2, 4), "SCALES": (1.0, 2.0), "FLOW_STEPS": 2,
-                            "DIFFUSION_STEPS": 2, "EXACT_STEPS": 2, "NUM_LOOKED": 20, "ERROR_SHARES": (0.1, 0.5, 0.9)}.items():
+                            "DIFFUSION_STEPS": 2, "EXACT_STEPS": 2, "NUM_LOOKED": 20,
+                            "ERROR_SHARES": (0.1, 0.5, 0.9)}.items():
             patch.setattr(lessons, name, value)
         patch.setattr("sys.argv", ["tour", *words, *(str(word) for name, path in models.items()
                                                      for word in (f"--{name}", path)), "--output", str(output)])

@@ -102,7 +102,8 @@ def test_colour_images_by_their_data_set_alone(place, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
     assert native_form(str(tmp_path / "photos")) == (32, 3) == NATIVE_FORMS["cifar10"]
-    [folder] = place(train_rf, *TINY, *UNET, "--dataset", tmp_path / "photos", "--conditioning", "concat", "--epochs", "1")
+    [folder] = place(train_rf, *TINY, *UNET, "--dataset", tmp_path / "photos", "--conditioning", "concat", "--epochs",
+                     "1")
     model = load_model(newest(folder, 1))
     images = model.images(model.path(2), 0, range(2), torch.tensor([0, 1]), 2.0)
     assert images.shape == (2, 3, 32, 32) and model.denoiser.num_classes == 2

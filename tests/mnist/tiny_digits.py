@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from mnist import (debug_conditioned_generation, generate, score, tour, train_ddpm, train_latent_rf, train_rf, train_vae,
-                   training, visualize_cfg_effect, visualize_distribution)
+from mnist import (debug_conditioned_generation, generate, score, tour, train_ddpm, train_latent_rf, train_rf,
+                   train_vae, training, visualize_cfg_effect, visualize_distribution)
 from mnist import train_conditioned_latent_diffusion as train_conditioned
 
 TINY = ["--dataset", "digits:32", "--batch_size", "8", "--epochs", "2", "--log_every", "2", "--num_threads", "1",
@@ -38,19 +38,22 @@ def newest(folder, epoch=2):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A flow, a DDPM with classes and a VAE with a latent model, of a few steps: name -> checkpoint; and their folder."""
+    """A flow, a DDPM with classes and a VAE with a latent model, of a few steps: name -> checkpoint; and their
+    folder."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
 
         def call(module, name, *words, main=None):
             patch.setattr(sys, "argv", [module.__file__, *TINY, "--epochs", "1", "--name", name, *map(str, words)])
-            main() if main else training.run(module.__doc__, name, *next(v[1:] for v in VERBS.values() if v[0] is module))
+            main() if main else training.run(module.__doc__, name,
+                                             *next(v[1:] for v in VERBS.values() if v[0] is module))
             return folder / newest(next((folder / "experiments").glob(f"*-{name}")), 1)
 
         classes = ["--conditioning", "concat"]
         found = {"flow": call(train_rf, "flow", *UNET, *classes), "ddpm": call(train_ddpm, "ddpm", *UNET, *classes),
-                 "vae": call(train_vae, "vae", "--channel_multipliers", "1", "1", "--patch_size", "2", main=train_vae.main)}
+                 "vae": call(train_vae, "vae", "--channel_multipliers", "1", "1", "--patch_size", "2",
+                             main=train_vae.main)}
         found["latent"] = call(train_conditioned, "latent", "--attention_levels", "0", "1", "--vae_checkpoint",
                                found["vae"], "--conditioning", "cross_attention")
     return folder, found

@@ -33,11 +33,12 @@ def test_two_orthogonal_parts_of_an_image():
     assert (fine * bands.from_coarse(coarse)).flatten(1).sum(1).abs().max() < 1e-12
     assert torch.allclose(fine.square().sum() + coarse.square().sum(), x.square().sum())
     assert torch.allclose(bands.joined(fine, coarse), x, atol=1e-12)
-    other = fine + bands.from_coarse(normal(5, 3, 4, 4))                # a coarse part within the fine one means nothing
+    other = fine + bands.from_coarse(normal(5, 3, 4, 4))  # a coarse part within the fine one means nothing
     assert torch.allclose(bands.joined(other, coarse), x, atol=1e-12)
 
 
-@pytest.mark.parametrize("process, t_64, t_32", [(LinearFlow(), 0.3, 0.8), (CosineSteps(), 700, 300), (Sigma(), 2.0, 0.5)])
+@pytest.mark.parametrize("process, t_64, t_32", [(LinearFlow(), 0.3,
+                                                  0.8), (CosineSteps(), 700, 300), (Sigma(), 2.0, 0.5)])
 def test_each_part_is_noised_at_its_own_level(process, t_64, t_32):
     P, x_0, eps = projection(4), normal(6, 2, 4, 4), normal(6, 2, 4, 4, seed=1)
     (a_64, s_64), (a_32, s_32) = (process.levels(torch.tensor(t), torch.float64) for t in (t_64, t_32))
@@ -54,7 +55,7 @@ def test_each_part_is_noised_at_its_own_level(process, t_64, t_32):
         assert torch.equal(bands.noise_added(x, e, levels, levels), noise_added(x, e, *levels))
 
 
-# --- a Gaussian whose flow is known ---------------------------------------------------------------------------------------
+# --- a Gaussian whose flow is known -----------------------------------------------------------------------------------
 
 class GaussianBands(bands.BandDenoiser):
     """The exact denoiser of x_0 ~ N(mean, covariance) at 4x4 pixels: the conditional mean given both parts' noised
@@ -115,8 +116,8 @@ def test_an_uneven_path_converges_to_the_known_flow(solver, order):
 
 @pytest.mark.parametrize("solver, error", [("ddim", 0.03), ("midpoint", 2e-3)])
 def test_parts_that_tell_of_each_other_have_the_right_law(solver, error):
-    """Along an uneven path the ends are another function of the noise than along equal times, of the same law: the end is
-    affine in the noise, and its matrix times its transpose is the covariance."""
+    """Along an uneven path the ends are another function of the noise than along equal times, of the same law: the end
+    is affine in the noise, and its matrix times its transpose is the covariance."""
     mean, covariance = gaussian(commutes=False)
     denoiser, path = GaussianBands(LinearFlow(), mean, covariance), uneven(LinearFlow(), 300)
     even = LinearFlow().uniform_path(300)[:, None].repeat(1, 2)
@@ -149,7 +150,7 @@ def test_the_image_is_clipped_and_not_its_parts():
     assert torch.equal(Guided(Corrected(denoiser), 1.0).image(clipped), denoiser.image(clipped))
 
 
-# --- the band DiT ---------------------------------------------------------------------------------------------------------
+# --- the band DiT -----------------------------------------------------------------------------------------------------
 
 def random_pair(**options) -> tuple[DiT, BandDiT]:
     """A DiT and a band DiT with its weights, all drawn at random."""
