@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Flow from nothing to pictures: train a small class-conditional DiT, draw a row per class at several guidance scales.
 # As it stands: drawn digits, on a CPU, without network after the set-up, in minutes. The real run is the same script:
-#   DATASET=cifar10 CHANNELS=3 IMAGE_SIZE=32 FLIP=--flip STEPS=800000 BATCH_SIZE=128 NETWORK="--preset big --patch_size 8 --output residual" \
+#   DATASET=cifar10 CHANNELS=3 IMAGE_SIZE=32 FLIP=--flip STEPS=800000 BATCH_SIZE=128 \
+#   NETWORK="--preset big --patch_size 8 --output residual" \
 #   OUTPUT=results/flow_cifar10 CHECKPOINTS=checkpoints/flow_cifar10 ./scripts/flow_quickstart.sh
 # Training resumes where it was stopped. OVERWRITE=1 starts anew.
 set -euo pipefail
@@ -26,7 +27,8 @@ stage() { printf '\n== %s ==\n' "$*"; }
 stage "1/2 training: $STEPS steps of $BATCH_SIZE images"
 if [ -n "${OVERWRITE:-}" ] || ! compgen -G "$CHECKPOINTS/flow_[0-9]*ep.pth" > /dev/null; then
     run "$PYTHON" -m flow.train --dataset "$DATASET" --image_size "$IMAGE_SIZE" --channels "$CHANNELS" "$FLIP" \
-        --max_steps "$STEPS" --epochs 1000000 --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --log_every 50 \
+        --max_steps "$STEPS" --epochs 1000000 --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" \
+        --log_every 50 \
         --save_every 1000000 --sample_every 0 --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" "${network[@]}" \
         "${device[@]}" "${again[@]}"
 fi
@@ -34,7 +36,8 @@ checkpoint=$(ls -t "$CHECKPOINTS"/flow_[0-9]*ep.pth | head -n 1)
 
 stage "2/2 a row per class, at guidance $GUIDANCE"
 for scale in $GUIDANCE; do
-    run "$PYTHON" -m flow.generate --checkpoint "$checkpoint" --guidance_scale "$scale" "${sampling[@]}" --num_images 80 \
+    run "$PYTHON" -m flow.generate --checkpoint "$checkpoint" --guidance_scale "$scale" "${sampling[@]}" \
+        --num_images 80 \
         --output_dir "generated/$(basename "$OUTPUT")/guidance$scale" --grid_png "$OUTPUT/samples_guidance$scale.png" \
         --overwrite "${device[@]}"
 done

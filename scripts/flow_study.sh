@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # The first study of the flow family: output x patch x solver x calls x guidance, two seeds, on CIFAR-10.
-#   DATASET=../shared/data/cifar10 ./scripts/flow_study.sh               as large as the issue asks: a night of two cores
+#   DATASET=../shared/data/cifar10 ./scripts/flow_study.sh         at full size: a night of two cores
 #   STEPS=1500 SIZES="--hidden_size 128 --depth 4 --num_heads 4" OUTPUTS="velocity residual" PATCHES=4 SEEDS=0 ...
 # Trainings resume where they were stopped and finished rows are not measured again, so that the script can be started
 # as often as there is time. Everything lies below $OUTPUT; the table is $OUTPUT/study.md.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
-DATASET="${DATASET:-cifar10}" OUTPUT="${OUTPUT:-results/flow_study}" CHECKPOINTS="${CHECKPOINTS:-checkpoints/flow_study}"
+DATASET="${DATASET:-cifar10}"
+OUTPUT="${OUTPUT:-results/flow_study}" CHECKPOINTS="${CHECKPOINTS:-checkpoints/flow_study}"
 SIZES="${SIZES:---hidden_size 256 --depth 6 --num_heads 4 --mlp_ratio 4}"                # 5 M parameters
 STEPS="${STEPS:-40000}" BATCH_SIZE="${BATCH_SIZE:-64}" LEARNING_RATE="${LEARNING_RATE:-5e-4}"
 OUTPUTS="${OUTPUTS:-velocity clean residual}" PATCHES="${PATCHES:-4 8}" SEEDS="${SEEDS:-0 1}"
@@ -23,7 +24,8 @@ for seed in $SEEDS; do
             name="${output}_patch${patch}_seed${seed}"
             if ! compgen -G "$CHECKPOINTS/${name}_[0-9]*ep.pth" > /dev/null; then
                 printf '\n== training %s ==\n' "$name"
-                run "$PYTHON" -m flow.train --dataset "$DATASET" --name "$name" --output "$output" --patch_size "$patch" \
+                run "$PYTHON" -m flow.train --dataset "$DATASET" --name "$name" --output "$output" \
+                    --patch_size "$patch" \
                     --seed "$seed" "${sizes[@]}" --max_steps "$STEPS" --epochs 1000000 --batch_size "$BATCH_SIZE" \
                     --learning_rate "$LEARNING_RATE" --save_every 1000000 --sample_every 0 --val_every 1000000 \
                     --no_tensorboard --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" "${device[@]}" --resume
@@ -34,7 +36,8 @@ for seed in $SEEDS; do
                     for calls in $CALLS; do
                         steps=$calls
                         [ "$solver" != midpoint ] || steps=$((calls / 2))           # two calls a step
-                        run "$PYTHON" eval_fid_batch.py --dataset "$DATASET" --checkpoints "$checkpoint" --solver "$solver" \
+                        run "$PYTHON" eval_fid_batch.py --dataset "$DATASET" --checkpoints "$checkpoint" \
+                            --solver "$solver" \
                             --num_steps "$steps" --guidance_scale "$guidance" --num_images "$NUM_IMAGES" --metrics \
                             "${metrics[@]}" --results "$OUTPUT/fid_results.csv" "${device[@]}"
                     done

@@ -17,17 +17,20 @@ source "$(dirname "$0")/environment.sh" || exit
 all_phases=(data tests benchmarks lift time chain flow mnist distill study)
 phases=("$@")
 [ $# -gt 0 ] || phases=("${all_phases[@]}")
-[ -z "${OVERWRITE:-}" ] || { echo "gpu_run.sh: OVERWRITE: has no effect here; delete what is to be made anew" >&2; exit 2; }
+[ -z "${OVERWRITE:-}" ] || {
+    echo "gpu_run.sh: OVERWRITE: has no effect here; delete what is to be made anew" >&2; exit 2; }
 for phase in "${phases[@]}"; do
     [[ " ${all_phases[*]} " == *" $phase "* ]] || {
         echo "gpu_run.sh: found phase $phase, expected some of: ${all_phases[*]}" >&2; exit 2; }
 done
 [ -n "${DEVICE:-}" ] || "$PYTHON" -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || {
-    echo "gpu_run.sh: found no GPU, expected one; on a CPU, run ./scripts/bench.sh and ./scripts/quickstart.sh" >&2; exit 2; }
+    echo "gpu_run.sh: found no GPU, expected one; on a CPU, run ./scripts/bench.sh and ./scripts/quickstart.sh" >&2
+    exit 2; }
 export OUTPUT="${OUTPUT:-results/gpu}" CHECKPOINTS="${CHECKPOINTS:-checkpoints/gpu}" DATASET="${DATASET:-huggan/AFHQv2}"
 export HIDDEN_DIMS="${HIDDEN_DIMS:-64 128 256 512}" EPOCHS="${EPOCHS:-100}" BATCH_SIZE="${BATCH_SIZE:-64}"
 export LEARNING_RATE="${LEARNING_RATE:-1e-4}" NUM_IMAGES="${NUM_IMAGES:-5000}" SEEDS="${SEEDS:-42 43 44}"
-export K="${K:-4}" MAP_IMAGES="${MAP_IMAGES:-16}" TRAIN_OPTIONS="${TRAIN_OPTIONS:---compile}" LIFT_OPTIONS="${LIFT_OPTIONS:- }"
+export K="${K:-4}" MAP_IMAGES="${MAP_IMAGES:-16}"
+export TRAIN_OPTIONS="${TRAIN_OPTIONS:---compile}" LIFT_OPTIONS="${LIFT_OPTIONS:- }"
 FLOW_DATASET="${FLOW_DATASET:-cifar10}" MNIST_DATASET="${MNIST_DATASET:-mnist}"
 FLOW_OPTIONS="${FLOW_OPTIONS:---preset small --epochs 100 --compile}"          # of its training
 FLOW_SAMPLING="${FLOW_SAMPLING:---num_images 5000 --batch_size 250}"
@@ -36,7 +39,8 @@ MNIST_SAMPLING="${MNIST_SAMPLING:---num_samples 1000}"
 DISTILL_OPTIONS="${DISTILL_OPTIONS:---max_steps 10000 --epochs 100 --generator_lr 1e-5 --guidance_lr 1e-5}"
 export BENCHMARKS_DIR="$OUTPUT/benchmarks" TRAINING_RUN="$OUTPUT/lift_dual_timestep_run.json"
 mkdir -p "$OUTPUT"
-"$PYTHON" -c "import torch; print(torch.__version__, [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())])" \
+"$PYTHON" -c "import torch
+print(torch.__version__, [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())])" \
     | tee "$OUTPUT/machine.txt"
 
 device=(${DEVICE:+--device "$DEVICE"})
@@ -80,7 +84,8 @@ mnist() {
 }
 
 distil() {              # NAME TEACHER [OPTION...]: a student, and its images beside the teacher's
-    step -m distill.train --teacher "$2" --dataset "$DATASET" --name "$1" $DISTILL_OPTIONS "${into[@]}" --resume "${@:3}" &&
+    step -m distill.train --teacher "$2" --dataset "$DATASET" --name "$1" $DISTILL_OPTIONS "${into[@]}" \
+        --resume "${@:3}" &&
         step -m distill.generate --checkpoint "$(newest "$CHECKPOINTS/$1")" --teacher "$2" --overwrite \
             --output_dir "generated/$(basename "$OUTPUT")/$1"
 }
@@ -96,7 +101,8 @@ for phase in "${phases[@]}"; do
     case "$phase" in
         data) "$PYTHON" -c "import sys, data
 from engine import command_line
-command_line.run_script(lambda: [print(len(data.load_images(name).images), 'images of', name) for name in sys.argv[1:]])" \
+command_line.run_script(lambda: [print(len(data.load_images(name).images), 'images of', name)
+                                 for name in sys.argv[1:]])" \
                   "$DATASET" "$FLOW_DATASET" "$MNIST_DATASET" || exit ;;
         tests) ./scripts/test.sh -m gpu -n 0 || status=1 ;;
         benchmarks) ./scripts/bench.sh ${BENCHMARKS:-train_step_compile sampling_compile error_map flow_step_compile} \

@@ -15,7 +15,8 @@ echo "setting up $VENV (some 5 GB of packages, once)"
 [ -x "$VENV/bin/python" ] || "${PYTHON:-python3}" -m venv "$VENV"
 "$VENV/bin/python" -m uv --version >/dev/null 2>&1 || "$VENV/bin/python" -m pip install --quiet uv
 if [ -n "$BACKEND" ]; then      # the full resolution belongs to the default build of torch
-    "$VENV/bin/python" -m uv pip install --quiet --python "$VENV/bin/python" --torch-backend "$BACKEND" -r pyproject.toml --all-extras
+    "$VENV/bin/python" -m uv pip install --quiet --python "$VENV/bin/python" \
+        --torch-backend "$BACKEND" -r pyproject.toml --all-extras
 else
     "$VENV/bin/python" -m uv pip install --quiet --python "$VENV/bin/python" -r scripts/requirements.lock.txt
 fi

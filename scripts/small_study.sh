@@ -32,7 +32,8 @@ evaluate --checkpoint "$lift" --seeds "${seeds[@]}"
 is_up_to_date results/mse.csv "$lift" || "$PYTHON" -m lift.eval_mse "${common[@]}" --checkpoint "$lift" --overwrite
 is_up_to_date results/model_error.csv "$lift" || "$PYTHON" -m lift.eval_mse "${common[@]}" --checkpoint "$lift" \
     --compare_baseline "$baseline" --num_images 128 --num_timesteps 14 --overwrite
-is_up_to_date results/super_resolution.csv "$lift" || "$PYTHON" -m lift.super_resolve "${common[@]}" --checkpoint "$lift" \
+is_up_to_date results/super_resolution.csv "$lift" || "$PYTHON" -m lift.super_resolve "${common[@]}" \
+    --checkpoint "$lift" \
     --overwrite
 "$PYTHON" -m lift.report --readme lift/README.md results/published/lift/study.md \
     --baseline_checkpoint "$baseline" --lift_checkpoint "$lift" "${where[@]}" \

@@ -101,7 +101,8 @@ here() { while read -r run; do if [ -e "$(checkpoint "$run")" ]; then echo "$run
 is_up_to_date() { [ "$1" -nt "$(checkpoint "$2")" ]; }     # FILE RUN: made after the run's checkpoint
 opponent() { echo "${opponents[${1%_seed*}]}_seed${1##*_seed}"; }      # the baseline that a run is measured beside
 model_type() { case "$1" in baseline*) echo baseline ;; *) echo lift ;; esac; }
-evenly_spaced() { case "$1" in baseline*) echo uniform ;; *) echo diagonal ;; esac; }      # the path, by its model's name
+# RUN: the path of evenly spaced timesteps, by the model's name
+evenly_spaced() { case "$1" in baseline*) echo uniform ;; *) echo diagonal ;; esac; }
 
 train_jobs() {
     local run options again
@@ -114,7 +115,8 @@ train_jobs() {
         echo "train_$run $options $data --hidden_dims $HIDDEN_DIMS --epochs $EPOCHS --batch_size $BATCH_SIZE" \
             "--learning_rate $LEARNING_RATE --warmup_steps $WARMUP_STEPS --flip --val_split $VAL_SPLIT --val_every 1" \
             "--save_epochs $EPOCHS" \
-            "--seed ${run##*_seed} --name $run --checkpoint_dir $CHECKPOINTS --output_dir $OUTPUT/training_${EPOCHS}ep" \
+            "--seed ${run##*_seed} --name $run --checkpoint_dir $CHECKPOINTS" \
+            "--output_dir $OUTPUT/training_${EPOCHS}ep" \
             "--precision $PRECISION $TRAIN_OPTIONS $again"
     done
 }
@@ -123,7 +125,9 @@ map_jobs() {
     local run edges
     for run in $(lift_runs | here); do
         edges=""
-        if [ "$run" = "lift_independent_seed$first" ]; then edges="--edge_costs step_doubling step_doubling_diagonal"; fi
+        if [ "$run" = "lift_independent_seed$first" ]; then
+            edges="--edge_costs step_doubling step_doubling_diagonal"
+        fi
         is_up_to_date "$(heatmap "$run").json" "$run" || echo "map_$run compute_heatmap_30.py $data" \
             "--checkpoint $(checkpoint "$run") --grid $GRID --K $K --batch_size $MAP_IMAGES --target_error 0" \
             "--edge_images $EDGE_IMAGES --max_lead $MAX_LEAD" \
@@ -180,16 +184,20 @@ path_jobs() {
     local steps solver on_diagonal schedule
     for steps in $STEPS; do for solver in $SOLVERS; do
         on_diagonal=""; schedule=""
-        if [ "$steps" -lt "$GRID" ]; then on_diagonal="dp_diagonal"; schedule="dp"; fi     # else no such path on this grid
+        # With more steps there is no such path on this grid.
+        if [ "$steps" -lt "$GRID" ]; then on_diagonal="dp_diagonal"; schedule="dp"; fi
         evaluate "baseline_seed$first" "$steps" "$NUM_IMAGES" "uniform $schedule lead" --solver "$solver"
-        evaluate "lift_independent_seed$first" "$steps" "$NUM_IMAGES" "diagonal $on_diagonal dp_64 dp_total dp_step lead" \
+        evaluate "lift_independent_seed$first" "$steps" \
+            "$NUM_IMAGES" "diagonal $on_diagonal dp_64 dp_total dp_step lead" \
             --solver "$solver"
-        evaluate "lift_independent_seed$first" "$steps" "$NUM_IMAGES" "dp_64 dp_total" --solver "$solver" --step_size logsnr
+        evaluate "lift_independent_seed$first" "$steps" "$NUM_IMAGES" "dp_64 dp_total" --solver "$solver" \
+            --step_size logsnr
     done; done
 }
 scale32_jobs() {
     local x32
-    for x32 in joint random fixed; do evaluate "lift_independent_seed$first" 18 "$NUM_IMAGES" diagonal --x32 "$x32"; done
+    for x32 in joint random fixed; do evaluate "lift_independent_seed$first" 18 "$NUM_IMAGES" diagonal \
+        --x32 "$x32"; done
     evaluate "lift_loss64_seed$first" 18 "$NUM_IMAGES" diagonal
 }
 predictions_jobs() {
@@ -258,7 +266,8 @@ done
 for phase in "${phases[@]}"; do
     printf '\n== %s ==\n' "$phase"
     if [[ " floor train tables " != *" $phase "* ]] && [ -z "$(runs | here)" ]; then
-        echo "study.sh: EPOCHS, CHECKPOINTS: found no *_${EPOCHS}ep.pth of these runs in $CHECKPOINTS; run phase train" >&2
+        echo "study.sh: EPOCHS, CHECKPOINTS: found no *_${EPOCHS}ep.pth of these runs in $CHECKPOINTS;" \
+            "run phase train" >&2
         exit 2
     fi
     case "$phase" in

@@ -14,14 +14,15 @@ export TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard" FLOW_DATASET=d
     TRAIN_STEP_OPTIONS="--hidden_dims 8 16 --batch_size 2 --rounds 1 --device cpu" \
     SAMPLING_OPTIONS="--hidden_dims 8 16 --num_images 2 --num_steps 2 --repeats 1 --device cpu" \
     FLOW_STEP_OPTIONS="--preset debug --batch_size 2 --rounds 1 --peak_gflops 10 --sampling --device cpu" \
-    FLOW_OPTIONS="--preset debug --image_size 16 --batch_size 16 --max_steps 3 --no_tensorboard --cache_dir $folder/cache" \
+    FLOW_OPTIONS="--preset debug --image_size 16 --batch_size 16 --max_steps 3 --no_tensorboard \
+        --cache_dir $folder/cache" \
     FLOW_SAMPLING="--num_images 10 --num_steps 2" \
     MNIST_OPTIONS="--fast --batch_size 32 --max_steps 3 --epochs 1 --sample_every 0 --cache_dir $folder/cache" \
     MNIST_SAMPLING="--num_samples 20 --sampling_steps 2 --cache_dir $folder/cache" \
     DISTILL_OPTIONS="--max_steps 3 --epochs 1 --batch_size 8 --no_tensorboard --cache_dir $folder/cache"
-export STUDY_SETTINGS="SEEDS=0 EPOCHS=1 GRID=20 K=1 EDGE_IMAGES=1 MAX_LEAD=1 SCHEDULE_IMAGES=1 LEADS=lead_2 LEAD=lead_2 \
-    LEAD_EDGE_IMAGES=1 LEAD_IMAGES=4 ERROR_IMAGES=4 ERROR_TIMESTEPS=2 STEPS=18 SOLVERS=ddim GATE_IMAGES=8 GATE_STEPS=50 \
-    THREADS=1 VAL_SPLIT=validation README=$readme" STUDY_TRAIN_OPTIONS="--val_images 4"
+export STUDY_SETTINGS="SEEDS=0 EPOCHS=1 GRID=20 K=1 EDGE_IMAGES=1 MAX_LEAD=1 SCHEDULE_IMAGES=1 LEADS=lead_2 \
+    LEAD=lead_2 LEAD_EDGE_IMAGES=1 LEAD_IMAGES=4 ERROR_IMAGES=4 ERROR_TIMESTEPS=2 STEPS=18 SOLVERS=ddim GATE_IMAGES=8 \
+    GATE_STEPS=50 THREADS=1 VAL_SPLIT=validation README=$readme" STUDY_TRAIN_OPTIONS="--val_images 4"
 COMPARED="baseline lift_independent" ABLATIONS="baseline_v_eps lift_native_v_eps" \
     ./scripts/gpu_run.sh data benchmarks lift chain flow mnist distill study
 
@@ -33,10 +34,12 @@ small=(--dataset synthetic:64 --num_images 8 --device cpu)
 "$PYTHON" -m lift.eval_mse --checkpoint "$lift" "${small[@]}" --output "$OUTPUT/mse"
 "$PYTHON" -m lift.eval_mse --checkpoint "$lift" --compare_baseline "$baseline" --num_timesteps 3 "${small[@]}" \
     --output "$OUTPUT/model_error"
-"$PYTHON" -m lift.super_resolve --checkpoint "$lift" "${small[@]}" --num_steps 4 --num_shown 4 --output "$OUTPUT/super_resolution"
+"$PYTHON" -m lift.super_resolve --checkpoint "$lift" "${small[@]}" --num_steps 4 --num_shown 4 \
+    --output "$OUTPUT/super_resolution"
 "$PYTHON" generate_with_path_30.py --checkpoint "$lift" --path lead --num_steps 4 --num_images 4 --solver multistep \
     --x32 fixed --output_dir "$folder/images" --grid_png "$folder/grid.png" --device cpu
-"$PYTHON" -m lift.compute_schedule --checkpoint "$baseline" --dataset synthetic:64 --grid 8 --num_steps 4 --edge_images 2 \
+"$PYTHON" -m lift.compute_schedule --checkpoint "$baseline" --dataset synthetic:64 --grid 8 --num_steps 4 \
+    --edge_images 2 \
     --output_dir "$OUTPUT" --device cpu
 "$PYTHON" -m lift.search_lead --checkpoint "$baseline" --dataset synthetic:64 --grid 8 --num_steps 4 --edge_images 1 \
     --num_images 8 --output_dir "$OUTPUT" --device cpu
@@ -44,8 +47,8 @@ grep -q "| LIFT, independent timesteps |" "$readme" && grep -q "| baseline lead 
     && grep -q "timesteps; reconciled |" "$readme" && grep -q "| baseline, v, loss of the noise | 0 |" "$readme" \
     && grep -q "| kurtosis, level 64 |" "$readme" && grep -q "| 64, epoch 1 |" "$readme" \
     || { echo "tiny_chain.sh: study.sh filled no table" >&2; exit 1; }
-for file in fid_results.csv report.html heatmap_8_2ep.png samples_dp_total.png baseline_loss.png mse.png model_error.png \
-    super_resolution.png again.png lead_baseline_2ep_4steps.json; do
+for file in fid_results.csv report.html heatmap_8_2ep.png samples_dp_total.png baseline_loss.png mse.png \
+    model_error.png super_resolution.png again.png lead_baseline_2ep_4steps.json; do
     [ -s "$OUTPUT/$file" ] || { echo "tiny_chain.sh: $file is missing or empty" >&2; exit 1; }
 done
 echo "tiny chain: every script ran"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What each part of the method is worth, in the shape of the paper's table: students of digits of four calls without one of
-# the parts each, two seeds, scored beside the full method.
+# What each part of the method is worth, in the shape of the paper's table: students of digits of four calls without one
+# of the parts each, two seeds, scored beside the full method.
 #   ./scripts/distill/ablation.sh TEACHER MNIST_FOLDER [more options of distill.train]
 # TEACHER, MNIST_FOLDER and the environment as for mnist.sh; OUTPUT: results/distill_ablation where left out.
 set -uo pipefail

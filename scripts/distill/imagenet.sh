@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# The published recipe for one step on ImageNet-64 (Yin et al. 2024): EDM's class-conditional network, a GAN, five updates
-# of the critic for one of the student, batches of 280. The published run has no planned end; its checkpoints are scored.
+# The published recipe for one step on ImageNet-64 (Yin et al. 2024): EDM's class-conditional network, a GAN, five
+# updates of the critic for one of the student, batches of 280. The published run has no planned end; its checkpoints
+# are scored.
 #   ./scripts/distill/imagenet.sh EDM_WEIGHTS IMAGENET_FOLDER [more options of distill.train]
-# EDM_WEIGHTS: the network's plain state dict, or .safetensors. IMAGENET_FOLDER: any data set of data.py with its classes.
+# EDM_WEIGHTS: the network's plain state dict, or .safetensors. IMAGENET_FOLDER: any data set of data.py with its
+# classes.
 #   PROCESSES    GPUs (7, of 40 images each)
 # Goes on where it stopped when started again with --resume.
 set -uo pipefail

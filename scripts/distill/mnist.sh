@@ -10,8 +10,8 @@
 #   GAN          options of the GAN; empty for none
 #   SIMULATION   options of students of several steps (--backward_simulation)
 #   OUTPUT       JSON, table and picture, without ending (results/distill_digits)
-# Students that are finished are not trained again, and scores that are there not measured again. After each student, the
-# minutes that the others will take are printed.
+# Students that are finished are not trained again, and scores that are there not measured again. After each student,
+# the minutes that the others will take are printed.
 set -uo pipefail
 [ $# -ge 2 ] || { echo "mnist.sh: found $# arguments, expected TEACHER MNIST_FOLDER" >&2; exit 2; }
 teacher=$(realpath -- "$1") dataset=$(realpath -- "$2")
@@ -38,5 +38,6 @@ for steps in "${steps_of[@]}"; do
         students+=(checkpoints/"${name}"_*ep.pth)
     done
 done
-run "$PYTHON" -m scripts.benchmarks.digit_students --teacher "$teacher" --students "${students[@]}" --dataset "$dataset" \
+run "$PYTHON" -m scripts.benchmarks.digit_students --teacher "$teacher" --students "${students[@]}" \
+    --dataset "$dataset" \
     --guidance_scale "${GUIDANCE:-2}" --output "${OUTPUT:-results/distill_digits}"

@@ -2,7 +2,8 @@
 # A text-to-image distillation on several machines: started alike on each of them, as the recipes beside it do.
 #   ./scripts/distill/on_nodes.sh MODEL PROMPTS IMAGES [options of distill.train]
 # MODEL: a folder in diffusers' layout, or a name on the hub. PROMPTS: .txt or .parquet. IMAGES: a folder of real images
-# with captions (NAME.txt beside NAME.png, or metadata.jsonl). Checkpoints and cache must lie where all machines see them.
+# with captions (NAME.txt beside NAME.png, or metadata.jsonl). Checkpoints and cache must lie where all machines see
+# them.
 #   NODES        machines (8)
 #   PROCESSES    GPUs of each (8)
 #   MAIN         address of the machine that the others meet at (localhost, for one machine)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The published recipe for Stable Diffusion 1.5 in one step (Yin et al. 2024): 64 GPUs, batches of 2048, guidance 1.75.
-#   ./scripts/distill/sd15_8node.sh MODEL PROMPTS IMAGES [more options of distill.train]        (environment: on_nodes.sh)
+#   ./scripts/distill/sd15_8node.sh MODEL PROMPTS IMAGES [more options of distill.train]
+# The environment is that of on_nodes.sh.
 # Its second stage: --name sd15_resumed --ckpt_only_path STATE --generator_lr 5e-7 --guidance_lr 5e-7.
 exec "$(dirname "$0")/on_nodes.sh" "${@:1:3}" --name sd15 --resolution 512 --batch_size 2048 --fsdp --use_fp16 \
     --gradient_checkpointing --conditioning_timestep 999 --real_guidance_scale 1.75 \

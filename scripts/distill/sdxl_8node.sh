@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# The published recipe for SDXL in four steps (Yin et al. 2024): 64 GPUs, batches of 128, backward simulation, guidance 8.
-#   ./scripts/distill/sdxl_8node.sh MODEL PROMPTS IMAGES [more options of distill.train]        (environment: on_nodes.sh)
-# The published critic is not told the student's step; without --no_critic_step --no_level_schedule it is, as is our default.
+# The published recipe for SDXL in four steps (Yin et al. 2024): 64 GPUs, batches of 128, backward simulation, guidance
+# 8.
+#   ./scripts/distill/sdxl_8node.sh MODEL PROMPTS IMAGES [more options of distill.train]
+# The environment is that of on_nodes.sh.
+# The published critic is not told the student's step; without --no_critic_step --no_level_schedule it is, as is our
+# default.
 exec "$(dirname "$0")/on_nodes.sh" "${@:1:3}" --name sdxl_4_steps --sdxl --resolution 1024 --batch_size 128 --fsdp \
     --sharded_state --use_fp16 --gradient_checkpointing --tiny_vae --denoising --num_denoising_step 4 \
     --backward_simulation --no_critic_step --no_level_schedule --conditioning_timestep 999 --real_guidance_scale 8 \

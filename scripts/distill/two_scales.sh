@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Does a student gain from a second scale where few calls are left? Students of 1, 2 and 4 calls of a baseline and of LIFT,
-# equal iterations and seeds: single scale; dual scale, tied, on the diagonal; and with the 32 scale ahead.
+# Does a student gain from a second scale where few calls are left? Students of 1, 2 and 4 calls of a baseline and of
+# LIFT, equal iterations and seeds: single scale; dual scale, tied, on the diagonal; and with the 32 scale ahead.
 #   ./scripts/distill/two_scales.sh BASELINE LIFT DATASET [more options of distill.train]
-# BASELINE, LIFT: checkpoints of train_baseline.py and train_lift.py of equal sizes and epochs; or two of flow.train, the
-# second with --scales. DATASET: what they were trained on; with classes, --real_guidance_scale may follow.
+# BASELINE, LIFT: checkpoints of train_baseline.py and train_lift.py of equal sizes and epochs; or two of flow.train,
+# the second with --scales. DATASET: what they were trained on; with classes, --real_guidance_scale may follow.
 #   STEPS, SEEDS   of the students (1 2 4; 0 1)
 #   ITERATIONS     updates of the critic of each (2000)
 #   PREFIX         of the students' names (none)
-# Students that are finished are not trained again, and after each the minutes for the others are printed. Score them, and
-# their teachers at 18 calls, by eval_fid_batch.py; digit_scales.sh does all of it for digits.
+# Students that are finished are not trained again, and after each the minutes for the others are printed. Score them,
+# and their teachers at 18 calls, by eval_fid_batch.py; digit_scales.sh does all of it for digits.
 set -uo pipefail
 [ $# -ge 3 ] || { echo "two_scales.sh: found $# arguments, expected BASELINE LIFT DATASET" >&2; exit 2; }
 baseline=$(realpath -- "$1") lift=$(realpath -- "$2") dataset=$3
