@@ -812,7 +812,7 @@ def test_ctrl_c_with_two_processes_saves_one_state(tmp_path, cache, launcher):
     assert step >= 1 and f"after step {step} of 100000" in output
 
 
-@pytest.mark.slow                                       # three starts; what the script does is seen in test_shell_scripts.py
+@pytest.mark.slow  # three starts; what the script does is seen in test_shell_scripts.py
 def test_train_script_trains_both_and_reports_a_failure(tmp_path, cache):
     environment = {**os.environ, "VENV": "none", "PYTHON": sys.executable, "DEVICE": "cpu",
                    "LIFT_OPTIONS": "--hidden_dims 12"}

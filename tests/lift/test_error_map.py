@@ -73,8 +73,8 @@ class BlockGaussian(Denoiser):
 
 @pytest.mark.parametrize("precision, timesteps", [("float32", [999, 500, 0]), ("bf16", [500, 0])])
 def test_jacobians_of_a_v_model(precision, timesteps):
-    """Both scales' own blocks in closed form, 3 (1 - abar) and 3 abar, in float32 and with the network in bf16, which is
-    slow on processors that do not know it."""
+    """Both scales' own blocks in closed form, 3 (1 - abar) and 3 abar, in float32 and with the network in bf16, which
+    is slow on processors that do not know it."""
     heatmap = error_map.estimate(blank_v_model("lift"), some_images(2), timesteps, K=1, batch_size=2, chain_rule="none",
                                  precision=precision)
     abar, n = SCHEDULE.alphas_cumprod[timesteps], len(timesteps)
