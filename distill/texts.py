@@ -64,8 +64,9 @@ def captions_of(dataset: str, split: str, column: str | None = None) -> list[str
         import datasets
         where = {"path": str(folder)} if tables else {"path": "imagefolder", "data_dir": str(folder)}
         with expecting(folder, "data-set folder with captions"):
-            table = datasets.load_dataset(**where)[base]
-        captions = table[chosen_column(table.column_names, column, "--dataset", folder)][:]
+            table = datasets.load_dataset(**where, streaming=True)[base]
+            chosen = chosen_column(list(data.columns_of(table)), column, "--dataset", folder)
+            captions = [row[chosen] for row in table.select_columns([chosen])]
         names = [f"row {row}" for row in range(len(captions))]
     else:
         _, splits, open_source = data.find_folder(dataset, data.Form(), {})
