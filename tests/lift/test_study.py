@@ -311,7 +311,8 @@ def test_validation_has_the_first_the_middle_and_the_last_epoch(tmp_path):
                             ["LIFT, band", "0", "0.1000", "0.3000", "0.5000", "0.0100", "0.0300", "0.0500"]]
     longer = tmp_path / "study/training_10ep"
     longer.mkdir()
-    (longer / "baseline_seed0_validation.csv").write_text("step,epoch,weights,loss_64\n90,9.0,ema,0.3\n")    # as trained today
+    as_trained_today = "step,epoch,weights,loss_64\n90,9.0,ema,0.3\n"
+    (longer / "baseline_seed0_validation.csv").write_text(as_trained_today)
     (tmp_path / "study/training_of_mine").mkdir()
     assert [found.title for found in study_tables.tables_named("study_validation", [], tmp_path)] == [
         f"Loss on held-out images during {epochs} epochs of training" for epochs in (5, 10)]
