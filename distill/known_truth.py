@@ -4,6 +4,7 @@ Eight Gaussians on a circle; the teacher is their exact posterior mean, so that 
 law and the true one is the method's own. Several seeds run as one network of batched matrices.
 """
 import copy
+import functools
 import math
 from dataclasses import dataclass
 
@@ -59,29 +60,45 @@ class BatchedLinear(nn.Module):
 
 
 class PointNetwork(nn.Module):
-    """Three hidden layers of 64 for [S, B, 2] points, each told the time, with a GAN head on the last of them."""
+    """Three hidden layers of 64 for [S, B, 2] points, with a GAN head on the last of them.
 
-    def __init__(self, seeds: int, num_steps: int = 1):
+    time_everywhere: an embedding of the time is added in every layer; otherwise time features stand beside the point at
+    the input, and nowhere else. head_layers: 1 or 2, of the head.
+    """
+
+    def __init__(self, seeds: int, num_steps: int = 1, time_everywhere: bool = False, head_layers: int = 2):
         super().__init__()
-        self.seeds = seeds
-        self.time = BatchedLinear(seeds, 1 + 2 * FREQUENCIES, WIDTH)
-        self.step_embedding = nn.Parameter(torch.zeros(seeds, num_steps, WIDTH))
-        self.inner = nn.ModuleList(BatchedLinear(seeds, inputs, WIDTH) for inputs in (2, WIDTH, WIDTH))
-        self.of_time = nn.ModuleList(BatchedLinear(seeds, WIDTH, WIDTH) for _ in self.inner)
+        features = 1 + 2 * FREQUENCIES
+        self.seeds, self.time_everywhere = seeds, time_everywhere
+        first = 2 if time_everywhere else 2 + features
+        self.inner = nn.ModuleList(BatchedLinear(seeds, inputs, WIDTH) for inputs in (first, WIDTH, WIDTH))
+        if time_everywhere:
+            self.time = BatchedLinear(seeds, features, WIDTH)
+            self.of_time = nn.ModuleList(BatchedLinear(seeds, WIDTH, WIDTH) for _ in self.inner)
         self.last = BatchedLinear(seeds, WIDTH, 2)
-        self.head = BatchedLinear(seeds, WIDTH, 1)
+        self.head = nn.ModuleList(BatchedLinear(seeds, WIDTH, outputs) for outputs in [WIDTH] * (head_layers - 1) + [1])
+        self.step_embedding = nn.Parameter(torch.zeros(seeds, num_steps, WIDTH))
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, student_step: int | None = None):
         """x: [S B, 2]; t: [S B] places among the levels -> output [S B, 2], logits [S B]."""
         u = (t.float() / NUM_LEVELS).reshape(self.seeds, -1, 1)
         angles = u * (math.pi / 2) * torch.arange(1, FREQUENCIES + 1)
-        embedding = self.time(torch.cat([u, angles.sin(), angles.cos()], dim=2))        # [S, B, 64]
-        if student_step is not None:
-            embedding = embedding + self.step_embedding[:, student_step:student_step + 1]
-        embedding, h = F.silu(embedding), x.reshape(self.seeds, -1, 2)
-        for layer, of_time in zip(self.inner, self.of_time):
-            h = F.silu(layer(h) + of_time(embedding))
-        return self.last(h).reshape(-1, 2), self.head(h).reshape(-1)
+        features = torch.cat([u, angles.sin(), angles.cos()], dim=2)                    # [S, B, 17]
+        told = 0.0 if student_step is None else self.step_embedding[:, student_step:student_step + 1]
+        h = x.reshape(self.seeds, -1, 2)
+        if self.time_everywhere:
+            embedding = F.silu(self.time(features) + told)                              # [S, B, 64]
+            for layer, of_time in zip(self.inner, self.of_time):
+                h = F.silu(layer(h) + of_time(embedding))
+        else:
+            first, *others = self.inner
+            h = F.silu(first(torch.cat([h, features], dim=2)) + told)
+            for layer in others:
+                h = F.silu(layer(h))
+        logits = h
+        for number, layer in enumerate(self.head):
+            logits = layer(F.silu(logits) if number else logits)
+        return self.last(h).reshape(-1, 2), logits.reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -101,18 +118,47 @@ class Settings:
     critic_rate: float = 1e-3
     iterations: int = 3000
     equal_weights: bool = False                         # a flawed teacher: it takes all centres for equally likely
+    denoiser_iterations: int = 10_000                   # of what student and critic start from
+    time_everywhere: bool = False                       # of the networks (`PointNetwork`)
+    head_layers: int = 2
     batch: int = 256
     seeds: int = 3
 
 
 GAN_CRITIC_WEIGHT = 1e-2
-DENOISER_ITERATIONS = 3000
 
 
 def cosine_rates(optimizer, iterations: int):
     """The rate of every optimizer step, from full to 5 %."""
     return torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda n: 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(n / iterations, 1))))
+
+
+def minimise(optimizer, rates, loss: torch.Tensor, seeds: int) -> None:
+    """One optimizer step; the loss is a mean over seeds, each seed's own gradient is that of its own mean."""
+    optimizer.zero_grad()
+    (loss * seeds).backward()
+    optimizer.step()
+    rates.step()
+
+
+@functools.lru_cache(maxsize=8)                         # many rows of a table start alike
+def trained_denoiser(seed: int, kind: str, equal_weights: bool, iterations: int, batch: int, seeds: int,
+                     time_everywhere: bool, head_layers: int) -> dict:
+    """The start of student and critic, weights by name: a denoiser of the teacher's law (`Settings` names the rest)."""
+    torch.manual_seed(seed)
+    law, process = CircleOfGaussians((1,) * 8 if equal_weights else WEIGHTS), CosineSteps()
+    generator = torch.Generator().manual_seed(seed)
+    network = PointNetwork(seeds, 1, time_everywhere, head_layers)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    rates = cosine_rates(optimizer, iterations)
+    for _ in range(iterations):
+        x_0 = law.draw((seeds * batch,), generator)
+        t = torch.randint(NUM_LEVELS, (len(x_0),), generator=generator)
+        eps, (a, s) = torch.randn(x_0.shape, generator=generator), process.levels(t)
+        output, _ = network(noise_added(x_0, eps, a, s), t)
+        minimise(optimizer, rates, losses.denoising_loss(output, training_target(kind, x_0, eps, a, s)), seeds)
+    return network.state_dict()
 
 
 class Distillation:
@@ -123,9 +169,12 @@ class Distillation:
         self.teacher = CircleOfGaussians((1,) * 8) if settings.equal_weights else self.truth
         torch.manual_seed(seed)
         self.generator = torch.Generator().manual_seed(seed)
-        self.critic = PointNetwork(settings.seeds, settings.num_steps)
+        how = {"time_everywhere": settings.time_everywhere, "head_layers": settings.head_layers}
+        self.critic = PointNetwork(settings.seeds, settings.num_steps, **how)
         if not settings.random_start:
-            self.train_denoiser()
+            start = trained_denoiser(seed, settings.kind, settings.equal_weights, settings.denoiser_iterations,
+                                     settings.batch, settings.seeds, **how)
+            self.critic.load_state_dict({**start, "step_embedding": self.critic.step_embedding.detach()})
         self.student = copy.deepcopy(self.critic)
         times = student_times(settings.num_steps)
         self.called_at = student_times(settings.num_steps, first=settings.conditioning_timestep)
@@ -148,21 +197,6 @@ class Distillation:
     def places(self, first: int = 0, last: int = NUM_LEVELS - 1) -> torch.Tensor:
         """Uniform places [N] among the levels, both ends included."""
         return torch.randint(first, last + 1, (self.num_points,), generator=self.generator)
-
-    def train_denoiser(self) -> None:
-        """The start of student and critic: a denoiser of the teacher's law."""
-        optimizer = torch.optim.AdamW(self.critic.parameters(), lr=1e-3)
-        rates = cosine_rates(optimizer, DENOISER_ITERATIONS)
-        for _ in range(DENOISER_ITERATIONS):
-            x_0 = self.teacher.draw((self.num_points,), self.generator)
-            self.minimise(optimizer, rates, self.denoising_loss(x_0, None))
-
-    def minimise(self, optimizer, rates, loss: torch.Tensor) -> None:
-        """One optimizer step; the loss is a mean over seeds, each seed's own gradient is that of its own mean."""
-        optimizer.zero_grad()
-        (loss * self.settings.seeds).backward()
-        optimizer.step()
-        rates.step()
 
     def denoising_loss(self, x, k):
         """The critic's loss on points x, of the student's step k or of no step."""
@@ -232,12 +266,12 @@ class Distillation:
             x_t = self.input_of(k)
             if iteration % settings.update_ratio == 0:
                 x = self.generated(x_t, k)
-                self.minimise(of_student, student_rates, self.student_loss(x, k, told))
+                minimise(of_student, student_rates, self.student_loss(x, k, told), settings.seeds)
                 x = x.detach()
             else:
                 with torch.no_grad():
                     x = self.generated(x_t, k)
-            self.minimise(of_critic, critic_rates, self.critic_loss(x, told))
+            minimise(of_critic, critic_rates, self.critic_loss(x, told), settings.seeds)
         history.append({"iteration": settings.iterations, "distances": self.distances()})
         return history
 

@@ -2,20 +2,24 @@
 """Few-step distillation where the truth is known: distances of students of eight Gaussians, row by row.
 
 Every row trains its seeds in one batched network and is written to {output}.json as soon as it is done; a call with the
-same iterations goes on where an earlier one stopped. {output}.png shows samples beside the truth, and distances over
-iterations.
+same iterations goes on where an earlier one stopped, and measures rows anew whose settings have changed. {output}.png
+shows samples beside the truth, and distances over iterations; --readme takes the tables.
 """
 import dataclasses
+import json
+import re
 import statistics
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 from engine.command_line import Parser, run_script, whole_number
-from engine.files import write_json
+from engine.files import write_json, written_whole
 from scripts.benchmarks.earlier_results import results_of_rows
 
 FOUR_STEPS = {"num_steps": 4}
-# name -> settings, and a figure of the row to compare with, of an earlier implementation (mean, deviation over seeds)
+# name -> settings, and a figure of the row to compare with, of an earlier implementation (mean, deviation over seeds);
+# None for rows that show what a choice of this bed decides
 ROWS = {
     "ratio 5": ({}, (0.040, 0.005)),
     "ratio 5, GAN": ({"gan_weight": 1e-2}, (0.034, 0.001)),
@@ -38,20 +42,45 @@ ROWS = {
     "4 steps, critic knows, no simulation": (
         {**FOUR_STEPS, "critic_step": True, "backward_simulation": False}, (0.036, 0.001)),
     "4 steps, critic knows, longer": ({**FOUR_STEPS, "critic_step": True, "iterations": 10_000}, (0.024, 0.003)),
+    "v at 399, a start of 3000 iterations": ({"conditioning_timestep": 399, "denoiser_iterations": 3000}, None),
+    "GAN alone, a head of one layer": ({"gan_weight": 1e-2, "gan_alone": True, "head_layers": 1}, None),
+    "random start, time in every layer": ({"random_start": True, "time_everywhere": True}, None),
+    "v at 399, time in every layer": ({"conditioning_timestep": 399, "time_everywhere": True}, None),
 }
+# The first of a pair was expected to come closer to the truth than the second.
+ORDER = (("ratio 5, GAN", "ratio 5"), ("ratio 5", "ratio 1"), ("ratio 1, GAN", "ratio 1"), ("ratio 5", "ratio 10"),
+         ("ratio 5, GAN", "GAN alone"), ("ratio 5", "random start"), ("v at 399", "ratio 5"),
+         ("eps at 399", "eps at 999"), ("eps at 399, GAN", "eps at 399"),
+         ("eps at 999, student rate 5e-5", "eps at 999"), ("equal teacher, GAN 1", "equal teacher"),
+         ("4 steps, critic knows", "4 steps, published critic"),
+         ("4 steps, critic knows", "4 steps, level schedule alone"), ("4 steps, both", "4 steps, critic knows"),
+         ("4 steps, critic knows, longer", "4 steps, critic knows"))
+NUM_DEVIATIONS = 3                                      # that a row may be away from its reference
+# Trials of single choices, made before the networks were what they are now.
+TRIALS = Path(__file__).resolve().parents[2] / "results/published/distill/distill_truth_trials.json"
+FORMER = " (former networks)"                           # of a row that was measured with other settings than today's
 SHOWN = ("ratio 5", "ratio 5, GAN", "ratio 1", "eps at 399", "4 steps, published critic", "4 steps, both")
 NUM_SHOWN = 1000
 NUM_CURVE_POINTS = 12
 
 
-def measure(name: str, iterations: int | None) -> dict:
+def settings_of(name: str, iterations: int):
+    """A row's settings. iterations: of a row of ordinary length."""
+    from distill.known_truth import Settings
+    settings = Settings(**ROWS[name][0])
+    return dataclasses.replace(settings, iterations=iterations * settings.iterations // Settings().iterations)
+
+
+def is_of_today(name: str, row: dict, results: dict) -> bool:
+    """Whether a row was measured with the settings that it has now."""
+    return row.get("settings") == dataclasses.asdict(settings_of(name, results["iterations"]))
+
+
+def measure(name: str, settings) -> dict:
     """Train one row and score it."""
     import torch
-    from distill.known_truth import Distillation, Settings
-    options, reference = ROWS[name]
-    settings = Settings(**options)
-    if iterations:
-        settings = dataclasses.replace(settings, iterations=iterations * settings.iterations // Settings().iterations)
+    from distill.known_truth import Distillation
+    reference = ROWS[name][1]
     start = time.perf_counter()
     run = Distillation(settings)
     history = run.run(every=max(settings.iterations // NUM_CURVE_POINTS, 1))
@@ -81,13 +110,68 @@ def mean_and_deviation(values) -> str:
 
 
 def markdown_table(results: dict) -> str:
-    """The rows as a table, each beside the figure to compare with."""
-    lines = ["| row | sliced Wasserstein-1 | reference |", "| --- | ---: | ---: |"]
+    """The rows as a table, each beside the figure to compare with, and how many of its deviations lie between."""
+    lines = ["| row | sliced Wasserstein-1 | reference | deviations apart |", "| --- | ---: | ---: | ---: |"]
     for name, row in results["rows"].items():
-        mean, deviation = row["reference"]
-        reference = f"{mean:.3f} ± {deviation:.3f}" if deviation else f"{mean:.3f}"
-        lines.append(f"| {name} | {mean_and_deviation(row['distances'])} | {reference} |")
+        former = "" if is_of_today(name, row, results) else FORMER
+        reference = apart = "–"
+        if row["reference"] is not None:
+            mean, deviation = row["reference"]
+            reference = f"{mean:.3f} ± {deviation:.3f}" if deviation else f"{mean:.3f}"
+            if deviation:
+                apart = f"{(statistics.mean(row['distances']) - mean) / deviation:+.1f}"
+        lines.append(f"| {name}{former} | {mean_and_deviation(row['distances'])} | {reference} | {apart} |")
     return "\n".join(lines)
+
+
+def order_table(results: dict) -> str:
+    """Which of the expected orders hold, and how many rows lie within NUM_DEVIATIONS deviations of their reference."""
+    rows = results["rows"]
+    lines = ["| expected closer to the truth | than | measured |", "| --- | --- | --- |"]
+    for better, worse in ORDER:
+        if better in rows and worse in rows:
+            first, second = (rows[name]["distances"] for name in (better, worse))
+            gap = statistics.mean(second) - statistics.mean(first)
+            is_clear = abs(gap) > statistics.stdev(first) + statistics.stdev(second)
+            said = ("closer" if gap > 0 else "farther") if is_clear else "level within the spread of the seeds"
+            lines.append(f"| {better} | {worse} | {said} |")
+    judged = {name: row for name, row in rows.items() if row["reference"] and row["reference"][1]}
+    near = [name for name, row in judged.items()
+            if abs(statistics.mean(row["distances"]) - row["reference"][0]) <= NUM_DEVIATIONS * row["reference"][1]]
+    far = [name for name in judged if name not in near]
+    floor, not_so = statistics.mean(results["references"]["floor"]), f"; not so: {', '.join(far)}" if far else ""
+    return "\n".join([*lines, "", f"Two draws of the truth are {floor:.4f} apart. Within {NUM_DEVIATIONS} deviations "
+                                  f"of their reference: {len(near)} of {len(judged)} rows{not_so}."])
+
+
+def trials_table(trials: dict) -> str:
+    """What was changed one by one, and what came of it. trials: as in TRIALS."""
+    lines = ["| row | changed | sliced Wasserstein-1 | reference |", "| --- | --- | ---: | ---: |"]
+    for trial in sorted(trials["rows"], key=lambda trial: list(ROWS).index(trial["row"])):
+        mean, deviation = ROWS[trial["row"]][1]
+        lines.append(f"| {trial['row']} | {trial['changed']} | {trial['mean']:.3f} ± {trial['deviation']:.3f} | "
+                     f"{mean:.3f} ± {deviation:.3f} |")
+    return "\n".join(lines)
+
+
+def write_tables(path: Path, results: dict) -> None:
+    """All tables into a text, between their marks. Raises InputError."""
+    from evaluation.text_tables import UnknownTable, with_tables
+    trials = json.loads(TRIALS.read_text(encoding="utf-8"))
+    known = {"distill_truth": markdown_table(results), "distill_truth_order": order_table(results),
+             "distill_truth_trials": trials_table(trials)}
+
+    def tables_named(name: str) -> list:
+        if name in known:
+            return [SimpleNamespace(markdown=lambda: known[name])]
+        if kept := re.search(f"<!-- table:{re.escape(name)} -->\n(.*?)\n<!-- end:", text, re.DOTALL):
+            return [SimpleNamespace(markdown=lambda: kept[1])]          # someone else's
+        raise UnknownTable(f"table:{name}: found no end of it")
+
+    text = path.read_text(encoding="utf-8")
+    new = with_tables(text, tables_named, str(path), "results")
+    with written_whole(path, "w") as file:
+        file.write(new)
 
 
 def draw_figure(rows: dict):
@@ -129,6 +213,7 @@ def main():
     parser.add_argument("--iterations", type=whole_number(12), default=3000,
                         help="of a row of ordinary length; a longer row keeps its ratio to it")
     parser.add_argument("--output", default="results/distill_truth", help="JSON and figure, without ending")
+    parser.add_argument("--readme", type=Path, default=None, metavar="FILE", help="text to write the tables into")
     args = parser.parse_args()
     import torch
     torch.set_num_threads(1)
@@ -136,16 +221,20 @@ def main():
     path = Path(f"{args.output}.json")
     results = results_of_rows(path, {"iterations": args.iterations}, references)
     for name in args.rows:
-        if name not in results["rows"]:
-            results["rows"][name] = measure(name, args.iterations)
+        if not is_of_today(name, results["rows"].get(name, {}), results):
+            results["rows"][name] = measure(name, settings_of(name, args.iterations))
+            results["rows"] = {known: results["rows"][known] for known in ROWS if known in results["rows"]}
             write_json(path, results)
         row = results["rows"][name]
+        reference = "–" if row["reference"] is None else "{:.3f} ± {:.3f}".format(*row["reference"])
         of_mixture = row.get("distances_of_mixture")
         mixture = f"   mixture {mean_and_deviation(of_mixture)}" if of_mixture else ""
-        print(f"{name:40} {mean_and_deviation(row['distances'])}   reference {row['reference'][0]:.3f} ± "
-              f"{row['reference'][1]:.3f}   {row['seconds']:.0f} s{mixture}", flush=True)
+        print(f"{name:40} {mean_and_deviation(row['distances'])}   reference {reference}   {row['seconds']:.0f} s"
+              f"{mixture}", flush=True)
     draw_figure(results["rows"]).savefig(f"{args.output}.png")
-    print("\n" + markdown_table(results))
+    if args.readme is not None:
+        write_tables(args.readme, results)
+    print("\n" + markdown_table(results) + "\n\n" + order_table(results))
 
 
 if __name__ == "__main__":
