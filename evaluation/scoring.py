@@ -132,6 +132,7 @@ class Scorer:
         images.record_stream(self.stream)
 
     def take_features(self, images: torch.Tensor) -> None:
+        """Adds the features of images, uint8 [n, C, H, W] on this device, by every network that a metric asks for."""
         for name in self.statistics | self.features:
             for features in fid.features_of(images, self.networks.extractors[name]):
                 if name in self.statistics:

@@ -212,6 +212,7 @@ class Lead:
     onset: float = 0.25
 
     def check(self) -> "Lead":
+        """Returns itself; raises InputError for a parameter outside its range."""
         rho = 1.0 if self.rho is None else self.rho
         if not (rho > 0 and math.isfinite(rho) and math.isfinite(self.lead) and 0 <= self.onset <= 1):
             raise InputError(f"lead path: found rho, lead, onset {self.rho}, {self.lead}, {self.onset}, expected rho "

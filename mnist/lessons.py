@@ -218,12 +218,14 @@ class Tour:
         return model.images(model.path(steps), self.args.seed, range(count), self.labels(model, count), w, **how)
 
     def forward(self) -> None:
+        """A digit on its way to noise, by each model's noise process."""
         image = padded(self.test_images[:1])
         self.add("forward",
                  {"A test digit and one noise, by share of the way.": rows_of_images(
                      noised_rows(self.pixels, image, SHARES), [f"{share:.0%}" for share in SHARES])})
 
     def learning(self) -> None:
+        """The curves of loss that stand beside the checkpoints; no section where no log is found."""
         logs = {}
         for path in (self.args.flow, self.args.ddpm, self.args.vae, self.args.latent):
             for log in sorted(path.parent.parent.glob("*_training.csv")) if path else []:
@@ -235,6 +237,7 @@ class Tour:
                       loss_curves(logs, {"loss": "training"})})
 
     def backward(self) -> None:
+        """The way of three digits out of noise, by each model."""
         figures = {}
         for name, model in self.models.items():
             path, how = ((model.path(2 * FLOW_STEPS), MIDPOINT) if model.denoiser.kind == "velocity" else
@@ -245,12 +248,14 @@ class Tour:
         self.add("backward", figures)
 
     def solvers(self) -> None:
+        """Each solver's error by its number of network calls, for the models of pixels."""
         found = {name: solver_errors(model, self.args.seed) for name, model in self.pixels.items()}
         self.add("solvers",
                  {"Error against network calls, log-log.":
                   curves(found, CALLS, "network calls", "RMS difference per pixel")})
 
     def guidance(self) -> None:
+        """Images and scores by guidance scale, for the models trained with dropped labels; no section without one."""
         figures, rows = {}, []
         for name, model in self.models.items():
             if model.denoiser.num_classes is None or not model.dropped_labels:
@@ -274,6 +279,7 @@ class Tour:
             self.add("guidance", figures, [table])
 
     def latents(self) -> None:
+        """What the VAE does to digits: there and back, a walk between two codes, noise decoded."""
         some = self.test_images[:10]
         x = from_uint8(padded(self.test_images))
         with torch.inference_mode():
@@ -294,6 +300,7 @@ class Tour:
                  numbers=(x[0].numel(), codes[0].numel()))
 
     def exact(self) -> None:
+        """The first model of pixels beside the exact denoiser of its training digits, and how much it copies them."""
         name, model = next(iter(self.pixels.items()))
         train_images, held_out = torch.tensor(self.train_set.images), self.test_images[:NUM_LOOKED]
         exact = exact_of(model, train_images)
@@ -315,6 +322,7 @@ class Tour:
                  [f"{len(train_images):,}"])
 
     def scored(self) -> None:
+        """Scores of every model of 28-pixel digits, beside real digits and damaged ones."""
         rows = []
         floor = self.judge.noise_floor(self.train_set, self.args.num_samples, 1)[0]
         sets = {"real digits": floor}

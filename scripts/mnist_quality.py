@@ -89,6 +89,7 @@ def call(args, *words) -> int:
 
 
 def common(args) -> list[str]:
+    """Words that every command here is given."""
     return ["--dataset", args.dataset, "--cache_dir", args.cache_dir, "--num_threads", "1"]
 
 
