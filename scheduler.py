@@ -89,7 +89,8 @@ class DiscreteSteps(NoiseProcess):
         return self._tables[key].take(t.long() + 1)         # an index of no dimension would be fetched from a GPU
 
     def levels(self, t: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-        """a and s at timesteps t; CLEAN and whole timesteps of an integer type by table, fractions interpolated."""
+        """a and s at timesteps t, of t's shape; CLEAN and whole timesteps of an integer type by table, fractions
+        interpolated."""
         if t.is_floating_point():
             abar = torch.where(t < 0, 1.0, self.alpha_cumprod_at(t)).to(dtype)
         else:
@@ -308,7 +309,7 @@ def extrapolate(value, previous, step: float, step_previous: float):
 # --- the same in alphas_cumprod, for processes with a^2 + s^2 = 1 -----------------------------------------------------
 
 def levels_of(abar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """a and s of a variance-preserving process."""
+    """a = sqrt(abar) and s = sqrt(1 - abar) of a variance-preserving process, of abar's shape."""
     return abar.sqrt(), (1 - abar).sqrt()
 
 
@@ -324,7 +325,7 @@ def predict_x_0(x_t: torch.Tensor, eps: torch.Tensor, abar: torch.Tensor, clip: 
 
 
 def predict_eps(x_t: torch.Tensor, x_0: torch.Tensor, abar: torch.Tensor) -> torch.Tensor:
-    """The noise that a clean image implies. Inverse of `predict_x_0`."""
+    """Noise that clean images imply. x_t, x_0: [B, C, H, W]; abar: scalar tensor or [B]. Inverse of `predict_x_0`."""
     return noise_in(x_t, x_0, *levels_of(abar))
 
 

@@ -158,7 +158,7 @@ class NetworkOf(Denoiser):
 
 
 def drawn(task: DistillationTask, network) -> list[torch.Tensor]:
-    """A student's images, per scale."""
+    """A student's images [NUM_SCORED, C, S, S], per scale."""
     student = StudentDenoiser(NetworkOf(task, network), task.few_steps, task.times)
     return sample(student, path_of(task.few_steps, task.times, task.processes), task.args.seed, range(NUM_SCORED),
                   solver="renoise", clip=False).xs

@@ -206,7 +206,7 @@ class Distillation:
         return losses.denoising_loss(output, training_target(self.settings.kind, x, eps, a, s))
 
     def critic_clean(self, x_t, t, k) -> torch.Tensor:
-        """The clean points that the critic sees."""
+        """The clean points that the critic predicts from x_t at time t: the shape of x_t. k: what it is told."""
         return clean_image(self.settings.kind, self.critic(x_t, t, k)[0], x_t, *self.levels(t))
 
     def logits(self, x, k):
@@ -220,7 +220,7 @@ class Distillation:
         return clean_image(self.settings.kind, self.student(x_t, t)[0], x_t, *self.levels(t))
 
     def input_of(self, k: int) -> torch.Tensor:
-        """What step k starts from in training: pure noise, the student's own chain, or a noised true point."""
+        """Where step k starts in training: pure noise, the student's own chain or a noised true point, a point each."""
         noise = self.normal()
         if k and not self.settings.backward_simulation:
             return noise_added(self.truth.draw((self.num_points,), self.generator), noise, *self.renoised_to[k])
@@ -228,7 +228,7 @@ class Distillation:
         return simulated_input(self.generated, self.normal(), renoise, noise, self.renoised_to, k)
 
     def student_loss(self, x, k, told) -> torch.Tensor:
-        """Distribution matching and GAN loss of generated points x of step k; told: what the critic knows of k."""
+        """Scalar: distribution matching and GAN loss of step k's generated points x. told: what the critic knows."""
         settings, loss = self.settings, 0.0
         if not settings.gan_alone:
             is_last = k == settings.num_steps - 1
@@ -244,7 +244,7 @@ class Distillation:
         return loss
 
     def critic_loss(self, x, told) -> torch.Tensor:
-        """Denoising and GAN loss of the critic on points x."""
+        """Scalar: denoising and GAN loss of the critic on generated points x. told: as in `student_loss`."""
         loss = self.denoising_loss(x, told)
         if self.settings.gan_weight:
             real = self.truth.draw((self.num_points,), self.generator)

@@ -31,15 +31,16 @@ def denoising_loss(output: torch.Tensor, target: torch.Tensor, weight: torch.Ten
 
 
 def edm_weight(sigma: torch.Tensor, sigma_data: float) -> torch.Tensor:
-    """The published critic's weight of a clean image's squared error: sigma^-2 + sigma_data^-2 (Karras et al. 2022)."""
+    """The published critic's weight of a clean image's squared error at noise levels sigma > 0, in the shape of sigma:
+    sigma^-2 + sigma_data^-2 (Karras et al. 2022)."""
     return sigma**-2 + sigma_data**-2
 
 
 def gan_student_loss(logits_fake: torch.Tensor) -> torch.Tensor:
-    """The non-saturating loss of the student: mean softplus(-logit) (Goodfellow et al. 2014)."""
+    """The non-saturating loss of the student: mean softplus(-logit), a scalar (Goodfellow et al. 2014)."""
     return F.softplus(-logits_fake.float()).mean()
 
 
 def gan_critic_loss(logits_fake: torch.Tensor, logits_real: torch.Tensor) -> torch.Tensor:
-    """The critic's: mean softplus(logit of fake) + mean softplus(-logit of real). A logit is high for a real image."""
+    """The critic's loss, a scalar: mean softplus(logit of fake) + mean softplus(-logit of real). High means real."""
     return F.softplus(logits_fake.float()).mean() + F.softplus(-logits_real.float()).mean()

@@ -45,5 +45,5 @@ class StudentDenoiser(Denoiser):
 
 
 def coupled(x_0s: list[torch.Tensor], coupling: str) -> list[torch.Tensor]:
-    """The student's images per scale: one generated image where the scales are tied."""
+    """The student's images per scale, [B, C, S, S] each. With tied scales the second is the 2x2 mean of the first."""
     return [x_0s[0], downsample_to_32(x_0s[0])] if len(x_0s) == 2 and coupling == "tied" else list(x_0s)

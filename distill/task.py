@@ -219,12 +219,12 @@ class DistillationTask(Task):
         return (per_scale, logits[0]) if more else per_scale
 
     def as_clean(self, outputs, xs, places) -> list[torch.Tensor]:
-        """The clean images that outputs mean, in float32."""
+        """The clean images that a network's outputs for xs mean, per scale, in float32. places: int64 [B, scales]."""
         return [clean_image(self.kind, output.float(), x, *levels)
                 for output, x, levels in zip(outputs, xs, self.levels(places))]
 
     def teacher_clean(self, xs, places, labels) -> list[torch.Tensor]:
-        """The teacher's clean images, guided above a scale of 1; in the precision of the critic's."""
+        """The teacher's clean images of xs, per scale, guided above a scale of 1; in the precision of the critic's."""
         ts = [times[places[:, scale]] for scale, times in enumerate(self.times)]
         with devices.autocast(xs[0].device, self.args.precision):
             return self.guided_teacher().clean(xs, ts, labels)
@@ -235,12 +235,12 @@ class DistillationTask(Task):
         return Guided(self.teacher, scale) if scale > 1 else self.teacher
 
     def generated(self, network, xs, k: int, labels) -> list[torch.Tensor]:
-        """The student's step k: noised images -> clean ones, one image at both sizes where they are tied."""
+        """The student's step k: noised images [B, C, S, S] per scale -> clean ones, one at both sizes where tied."""
         places = torch.tensor([self.few_steps["called_at"][k]], device=xs[0].device).expand(len(xs[0]), -1)
         return coupled(self.as_clean(self.outputs(network, xs, places, labels), xs, places), self.args.coupling)
 
     def student_input(self, network, batch: DistillationBatch) -> list[torch.Tensor]:
-        """The input of the step that is trained."""
+        """The noised images, per scale, that the step `batch.k` is trained on."""
         k, noises = batch.k, batch.noise["start"]
         if k == 0:
             return [start * noise for start, noise in zip(self.starts, noises)]
@@ -257,7 +257,7 @@ class DistillationTask(Task):
         return xs
 
     def told_step(self, batch: DistillationBatch, xs) -> torch.Tensor | None:
-        """What the critic is told of the student's step."""
+        """What the critic is told of the student's step: int64 [B], or None without `--critic_step`."""
         return torch.full((len(xs[0]),), batch.k, device=xs[0].device) if self.args.critic_step else None
 
     # --- what the engine asks for -----------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ class DistillationTask(Task):
         return [None] * self.num_scales if is_last or not self.args.level_schedule else self.few_steps["places"][k + 1]
 
     def pyramid(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """An image at every scale."""
+        """Images [B, C, S, S] at every scale: as they are, then their 2x2 means."""
         return [x] if self.num_scales == 1 else [x, downsample_to_32(x)]
 
     def updates(self, step: int) -> list[Update]:
@@ -401,7 +401,7 @@ class DistillationTask(Task):
         return a**-2 if self.loaded is not None and self.loaded.loss_over_a_squared else None
 
     def logits(self, critic, xs, use: str, batch: DistillationBatch, labels) -> torch.Tensor:
-        """The head's logits of images, noised at their own levels, or as they are without `--diffusion_gan`."""
+        """The head's logits [B] of images, noised at their own levels, or as they are without `--diffusion_gan`."""
         if self.args.diffusion_gan:
             places = batch.places[use]
             xs = self.noised(xs, batch.noise[use], places)

@@ -59,7 +59,7 @@ class TextToImageTask(DistillationTask):
             return self.model.texts.rows([self.texts[number] for number in labels.tolist()])
 
     def real_images(self, step: int, picks: torch.Tensor, part: slice) -> torch.Tensor:
-        """Latents of the real images, with fresh posterior noise."""
+        """Latents [B, C, S, S] of the real images that `picks[part]` names, with fresh posterior noise."""
         generator = seeded_generator(self.args.seed, TRAIN_BATCH, step, 1)
         noise = torch.randn(len(picks), *self.model.shape, generator=generator)
         indices = picks[part]

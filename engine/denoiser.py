@@ -131,7 +131,7 @@ class Corrected(Wrapped):
                                                         self.processes)]
 
     def corrected(self, x, x_0, t, told, process: NoiseProcess) -> torch.Tensor:
-        """The clean image at time t. told: the time that the network was told; x_0: what it predicted then."""
+        """The clean images [B, C, S, S] at times t [B]. told: the times the network was told; x_0: its prediction."""
         a, s = process.levels(t, x.dtype)
         eps = self.eps_scale * noise_in(x, x_0, *process.levels(told, x.dtype))
         # A scale that has arrived is told no finite noise level: its image is the clean one.

@@ -20,7 +20,8 @@ ENCODING_BATCH = 250
 
 
 def logit_normal(normal: torch.Tensor, mean: float = 0.0, deviation: float = 1.0) -> torch.Tensor:
-    """Times in (0, 1) whose logits are normal: sigmoid(mean + deviation normal) (Esser et al. 2024, eq. 19)."""
+    """Times in (0, 1) whose logits are normal: sigmoid(mean + deviation normal) (Esser et al. 2024, eq. 19). normal:
+    standard normal numbers, whose shape the times have."""
     return (mean + deviation * normal).sigmoid()
 
 
@@ -131,7 +132,7 @@ class DenoisingTask(ImageTask):
         return [self.times_of(process, self.args.batch_size, generator) for process in self.denoiser.processes]
 
     def times_of(self, process, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Times of one scale."""
+        """Random times [count] of one scale, in its process's unit."""
         if isinstance(process, CosineSteps):
             return torch.randint(process.num_timesteps, (count,), generator=generator)
         share = self.shares(count, generator)

@@ -47,7 +47,8 @@ def noise(rng, u, v) -> np.ndarray:
 
 
 def ellipse(x, y, centre_x, centre_y, radius_x, radius_y, tilt: float = 0.0) -> np.ndarray:
-    """Distance to an ellipse turned by `tilt` radians; exact on its outline, approximate elsewhere."""
+    """Signed distance, negative inside, of points (x, y) to an ellipse turned by `tilt` radians: in the shape and unit
+    of x and y, exact on the outline and approximate elsewhere."""
     cosine, sine = float(np.cos(tilt)), float(np.sin(tilt))
     x, y = x - centre_x, y - centre_y
     return (np.hypot((cosine * x + sine * y) / radius_x, (cosine * y - sine * x) / radius_y) - 1) * min(radius_x,
@@ -55,7 +56,7 @@ def ellipse(x, y, centre_x, centre_y, radius_x, radius_y, tilt: float = 0.0) -> 
 
 
 def triangle(x, y, a, b, c) -> np.ndarray:
-    """Distance to the triangle with corners a, b, c, in clockwise order as seen with y down."""
+    """Signed distance to the triangle with corners a, b, c, in clockwise order as seen with y down; exact inside."""
     edges = []
     for (x_0, y_0), (x_1, y_1) in ((a, b), (b, c), (c, a)):
         length = float(np.hypot(x_1 - x_0, y_1 - y_0))
@@ -64,7 +65,7 @@ def triangle(x, y, a, b, c) -> np.ndarray:
 
 
 def line(x, y, start, end, width: float) -> np.ndarray:
-    """Distance to a line of that width with round ends."""
+    """Signed distance to a line of that width with round ends."""
     (x_0, y_0), (x_1, y_1) = start, end
     along = np.clip(((x - x_0) * (x_1 - x_0) + (y - y_0) * (y_1 - y_0)) / ((x_1 - x_0) ** 2 + (y_1 - y_0) ** 2), 0, 1)
     return np.hypot(x - x_0 - along * (x_1 - x_0), y - y_0 - along * (y_1 - y_0)) - width / 2

@@ -228,7 +228,8 @@ def polynomial_kernel(features_a: torch.Tensor, features_b: torch.Tensor) -> tor
 
 
 def squared_mmd(features_a: torch.Tensor, features_b: torch.Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy with that kernel (Gretton et al. 2012, eq. 3): N, M >= 2."""
+    """Unbiased squared maximum mean discrepancy with that kernel (Gretton et al. 2012, eq. 3). Features [N, D] and
+    [M, D]; N, M >= 2."""
     a, b = features_a.double(), features_b.double()
 
     def mean_of_pairs(x):

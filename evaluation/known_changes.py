@@ -23,21 +23,22 @@ def as_grey_levels(x: torch.Tensor) -> torch.Tensor:
 
 
 def with_noise(images: torch.Tensor, grey_levels: float, seed: int = 0) -> torch.Tensor:
-    """White normal noise of that standard deviation added to every channel of every pixel."""
+    """White normal noise of that standard deviation added to every channel of every pixel: uint8 [N, C, H, W] -> the
+    same shape and type. Image k has its own noise, from the seed and k."""
     noise = torch.stack([torch.randn(image.shape, generator=seeded_generator(seed, NOISE_CHANGE, k))
                          for k, image in enumerate(images)])
     return as_grey_levels(images.float() + grey_levels * noise)
 
 
 def blurred(images: torch.Tensor) -> torch.Tensor:
-    """Resized to half the side and back, bilinear with antialias."""
+    """Resized to half the side and back, bilinear with antialias: uint8 [N, C, H, W] -> the same."""
     half = F.interpolate(images.float(), scale_factor=0.5, mode="bilinear", antialias=True)
     return as_grey_levels(F.interpolate(half, size=images.shape[2:], mode="bilinear", antialias=True))
 
 
 def with_shuffled_patches(images: torch.Tensor, per_side: int = 4, seed: int = 0) -> torch.Tensor:
-    """Cut into per_side x per_side equal patches, which change places at random. Raises InputError where a side does
-    not divide."""
+    """Cut into per_side x per_side equal patches, which change places at random: [N, C, H, W] -> the same. Raises
+    InputError where a side does not divide."""
     height, width = images.shape[2:]
     if height % per_side or width % per_side:
         raise InputError(f"shuffled patches: found images of {height}x{width}, expected a multiple of {per_side}")

@@ -30,7 +30,7 @@ def draw(images, num_images: int, seed: int) -> torch.Tensor:
 
 
 def draw_numbers(images, numbers: range, seed: int) -> torch.Tensor:
-    """The images of `draw` with those numbers."""
+    """The images of `draw` with those numbers: uint8 [len(numbers), C, S, S]."""
     weights = torch.stack([torch.randn(len(images), generator=seeded_generator(seed, NORMAL_LAW, k)) for k in numbers])
     weights -= weights.mean(dim=1, keepdim=True)            # so that x_n may stand in the sum in place of x_n - mean
     weights = weights / (len(images) - 1)**0.5 + 1 / len(images)

@@ -61,7 +61,7 @@ def guidance_of(args, guide=None) -> Guidance | None:
 
 
 def num_calls(path: np.ndarray, args) -> int:
-    """Network calls per image along a path: one a step, and one more where guidance acts."""
+    """Network calls per image along a path [N + 1, scales]: one a step, and one more where guidance acts."""
     guidance = guidance_of(args)
     return len(path) - 1 + (guidance.num_calls(path) if guidance else 0)
 
@@ -156,7 +156,7 @@ def find_path(loaded: checkpoints.LoadedModel, path_type: str, args, say: bool =
 
 
 def default_lead(args, loaded: checkpoints.LoadedModel, say: bool) -> np.ndarray:
-    """The lead family's path with its default parameters, and a line about it."""
+    """The lead family's path [N + 1, 2] with its default parameters. say: print that no search found a better one."""
     if say:
         print(f"path lead of {loaded.path.name}: no winner of a search was found, so {paths.Lead()} is used; "
               "lift.search_lead finds one", flush=True)

@@ -47,7 +47,7 @@ def step_errors(heatmap: dict, path: np.ndarray, step_size: str = "index") -> np
 
 
 def path_cost(heatmap: dict, path: np.ndarray, path_type: str, step_size: str = "index", max_jump: int = 5) -> float:
-    """What a path costs by the measure that its type minimises; the diagonal by DP-Total's.
+    """What a path [N + 1, 2] costs by the measure that its type minimises; the diagonal by DP-Total's.
 
     Edge costs are known on the grid alone and for jumps up to max_jump: nan for a path that leaves it.
     """

@@ -123,7 +123,7 @@ def edge_costs_log_snr(error_64, error_32, log_snr, max_jump: int) -> np.ndarray
 
 
 def limit_jump(edge_costs: np.ndarray, max_jump: int) -> np.ndarray:
-    """The same edge costs for a smaller max jump. Raises InputError for a larger one."""
+    """The same edge costs, their last axes cut, for a smaller max jump. Raises InputError for a larger one."""
     largest = edge_costs.shape[-1] - 1
     if not 1 <= max_jump <= largest:
         raise InputError(f"--max_jump: found {max_jump}, but these edge costs were computed for jumps of 1...{largest};"
@@ -224,7 +224,7 @@ FIXED_LEADS = {f"lead_{size}": Lead(None, float(size)) for size in LEAD_SIZES}
 
 
 def rho_log_snrs(num_steps: int, rho: float) -> np.ndarray:
-    """log SNR of `num_steps` + 1 noise levels evenly spaced in sigma^(1 / rho), from timestep 999 to 0: float64."""
+    """log SNR of noise levels evenly spaced in sigma^(1 / rho), from timestep 999 to 0: float64 [num_steps + 1]."""
     first, last = log_snr_of(np.array([NUM_TIMESTEPS - 1, 0]))
     # sigma^(1/rho) = exp(-log SNR / (2 rho)); relative to the first level it cannot overflow for small rho.
     levels = np.linspace(1.0, np.exp((first - last) / (2 * rho)), num_steps + 1)

@@ -104,7 +104,8 @@ def noised_rows(models: dict[str, Model], image: torch.Tensor, shares) -> dict[s
 
 
 def doubling_path(model: Model, num_steps: int) -> torch.Tensor:
-    """A path of even steps. The times for N steps are among those for 2 N; a noise prediction starts at 980."""
+    """A path [num_steps + 1] of even steps. The times for N steps are among those for 2 N. A noise prediction starts at
+    timestep 980."""
     process = model.denoiser.processes[0]
     if not isinstance(process, CosineSteps):
         return process.uniform_path(num_steps)

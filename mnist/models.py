@@ -28,7 +28,7 @@ def padded(images: torch.Tensor) -> torch.Tensor:
 
 
 def cropped(images: torch.Tensor, size: int) -> torch.Tensor:
-    """The inner size x size pixels: inverse of `padded`."""
+    """The inner size x size pixels, [..., S, S] -> [..., size, size]: inverse of `padded`."""
     top = (images.shape[-1] - size) // 2
     return images[..., top:top + size, top:top + size]
 
@@ -48,7 +48,8 @@ class Model:
     dropped_labels: bool = True         # whether it was trained without a class too, which guidance needs
 
     def path(self, num_steps: int, mode: str = "ddim") -> torch.Tensor:
-        """Times of a sampling. A noise prediction starts at 980 unless every timestep is passed (mode ddpm)."""
+        """Times [num_steps + 1] of a sampling; in mode ddpm every timestep and CLEAN. A noise prediction starts at 980
+        in mode ddim. Raises InputError."""
         process = self.denoiser.processes[0]
         if not isinstance(process, CosineSteps):
             return process.uniform_path(num_steps)
@@ -70,7 +71,7 @@ class Model:
 
     def images(self, path, seed: int, indices, labels=None, guidance_scale: float = 1.0, batch_size: int = 250,
                **how) -> torch.Tensor:
-        """Generated images of those numbers: uint8 on the CPU. how: options of `engine.sampling.sample`."""
+        """Generated images of those numbers: uint8 [n, C, S, S] on the CPU. how: as in `engine.sampling.sample`."""
         denoiser = self.denoiser if labels is None else Guided(self.denoiser, guidance_scale)
         device = next(self.denoiser.network.parameters()).device
         parts = []

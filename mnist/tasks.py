@@ -101,7 +101,7 @@ class DigitTask(Pictures, DenoisingTask):
             self.denoiser.network = network
 
     def preview(self, networks) -> torch.Tensor:
-        """Two rows, the classes in order."""
+        """Two rows of generated images, the classes in order: uint8 [n, C, S, S]."""
         return self.drawn(networks, self.model.images, 2 * PREVIEW_COLUMNS)
 
     def more_pictures(self, networks) -> dict:

@@ -34,7 +34,7 @@ class VAETask(Pictures, ImageTask):
         return [Update("model", self.losses)]
 
     def losses(self, networks, batch) -> dict[str, torch.Tensor]:
-        """Reconstruction, divergence and their weighted sum."""
+        """Reconstruction, divergence and their weighted sum: scalars, by name."""
         x, eps = batch
         with devices.autocast(self.device, self.args.precision):
             reconstruction, mean, log_variance = networks["model"](x, eps)
@@ -42,7 +42,7 @@ class VAETask(Pictures, ImageTask):
 
     @torch.no_grad()
     def preview(self, networks) -> torch.Tensor:
-        """A row of training images, and a row of their reconstructions."""
+        """A row of training images, and a row of their reconstructions: uint8 [n, C, S, S] on the CPU."""
         x = from_uint8(to_device(self.images[:PREVIEW_COLUMNS], self.device))
         reconstruction = networks["model"](x, x.new_zeros(len(x), *self.vae.latent_shape))[0]
         return cropped(to_uint8(torch.cat([x, reconstruction])), self.args.image_size).cpu()

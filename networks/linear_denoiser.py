@@ -80,7 +80,7 @@ class CosineTransform(nn.Module):
         return self.transformed(x, getattr(self, f"cosines_{x.shape[-1]}"), self.colors)
 
     def image(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Inverse of `coefficients`."""
+        """Coefficients [B, C, S, S] -> images of that shape: inverse of `coefficients`."""
         return self.transformed(coefficients, getattr(self, f"cosines_{coefficients.shape[-1]}").T, self.colors.T)
 
 
@@ -144,7 +144,8 @@ class LinearDenoiser(CosineTransform):
     def coarse_view(self, x_32: torch.Tensor, abar_32: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x_32 as a noised view of the 32 x 32 lowest frequencies of the 64 scale's coefficients.
 
-        The part of its coefficients that these do not explain counts as noise, of known mean and variance.
+        The part of its coefficients that these do not explain counts as noise, of known mean and variance. Returns the
+        view, its amplitude and its noise's variance, each padded to 64 x 64 frequencies.
         """
         amplitude = abar_32.sqrt() * self.slope.double()
         z = self.coefficients(x_32) - abar_32.sqrt() * self.mean_32.double() + amplitude * self.mean_64[:, :32, :32]

@@ -35,7 +35,8 @@ def vae_loss(x: torch.Tensor, reconstruction: torch.Tensor, mean: torch.Tensor, 
 
 
 def latent_scale(latents: torch.Tensor) -> float:
-    """1 / standard deviation over all entries. Multiplied with it, latents have variance 1; their mean stays."""
+    """1 / standard deviation over all entries of latents [N, C, H, W]. Multiplied with it they have variance 1; their
+    mean is not removed."""
     return float(1 / latents.std())
 
 
@@ -89,7 +90,7 @@ class VAE(nn.Module):
         return F.pixel_shuffle(self.run(self.decoder, z), self.patch_size).float()
 
     def forward(self, x: torch.Tensor, eps: torch.Tensor):
-        """Reconstruction, mean and log variance of images x, from the posterior sample that eps picks."""
+        """Reconstruction, mean and log variance of images x [B, C, S, S], from the posterior sample that eps picks."""
         mean, log_variance = self.parameters_of(x)
         return self.decoded(reparametrised(mean, log_variance, eps)), mean, log_variance
 
