@@ -30,15 +30,25 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_the_first_training_runs_as_it_stands(checkout):
-    [block] = blocks_of("The first training")
+def test_the_commands_of_first_trainings_run_as_they_stand(checkout):
+    """In their order, in one shell; quickstart.sh and test.sh above them are too long for that."""
+    blocks = [*blocks_of("The first training"), *blocks_of("Your own images")]
+    assert len(blocks) == 2 and set(re.findall(r"^## (.*)", README, re.M)) > {"Two commands", "Your own images"}
     environment = {**os.environ, "VENV": "none", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
                    "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(["bash", "-e", "-c", block], cwd=checkout, env=environment, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-e", "-c", "".join(blocks)], cwd=checkout, env=environment, capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    for path in ("checkpoints/baseline_1ep.pth", "checkpoints/lift_dual_timestep_1ep.pth", "results/baseline_run.json"):
+    for path in ("checkpoints/baseline_1ep.pth", "checkpoints/lift_dual_timestep_1ep.pth", "results/baseline_run.json",
+                 "checkpoints/mine_1ep.pth"):
         assert (checkout / path).is_file(), path
     assert len(list(checkout.glob("generated/**/*.png"))) == 4
+
+
+def test_the_only_commands_of_the_readme_are_those_that_are_tested():
+    assert len(re.findall(r"```bash\n", README)) == 1 + 2
+    [two] = blocks_of("Two commands")
+    assert re.findall(r"^(\S+)", two, re.M) == ["./scripts/quickstart.sh", "./scripts/test.sh"]
 
 
 def test_readme_is_short_and_its_links_lead_somewhere():
