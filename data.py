@@ -127,7 +127,7 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
 
     image_column, label_column: of a data-set folder or a hub data set, where they are not called as usual. split: a
     name, or a name with a slice of images: `train[:500]`, `train[-256:]`, `train[100:200]`. Raises InputError for
-    anything that is not there or cannot be read, and leaves no cache file behind then.
+    anything missing or unreadable, and removes the unfinished cache file.
     """
     dataset, (base_split, part) = str(dataset), parse_split(split)
     if size < 1 or channels not in (1, 3):
@@ -206,7 +206,7 @@ def find(dataset: str, base_split: str, form: Form, columns: dict):
 def images_on(images: np.ndarray, device):
     """uint8 [N, C, S, S] as a tensor: on the GPU if it fits in half of the free memory, else on the CPU.
 
-    On the CPU the tensor shares the memory map: nothing is copied, and it must not be written to.
+    On the CPU the tensor shares the read-only memory map: it is no copy, and is read only.
     """
     import torch
     with warnings.catch_warnings():
@@ -456,7 +456,7 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expe
             not hasattr(holds.feature, "feature") and not isinstance(holds, datasets.Image):
         raise InputError(f"--dataset: {dataset}: column `{image_column}` of split {split} holds rows of numbers, "
                          "expected images; a row of numbers has no height and width, so write them as images")
-    try:            # a stream says at its first row that it cannot be cast, a table without rows says so at once
+    try:            # an empty table tells at once what a stream tells at its first row: that the column cannot be cast
         datasets.Dataset.from_dict({image_column: []}, datasets.Features({image_column: holds})).cast_column(
             image_column, datasets.Image(decode=False))
     except Exception as error:
@@ -570,8 +570,8 @@ def chosen_column(features: dict, given: str | None, usual, option: str, dataset
 
 
 def labels_of(values: list, names: list[str] | None, others, what: str) -> tuple[np.ndarray | None, list[str] | None]:
-    """Labels of a split, int64 [N], and the names of the classes. (None, None) if labels are missing, or are neither
-    whole numbers nor texts.
+    """Labels of a split, int64 [N], and the names of the classes. (None, None) if labels are missing, or of a
+    kind other than whole numbers and texts.
 
     values: of the column of labels. names: of the classes, if the data set names them. others(): the values in the
     other splits. what: the split, for the line about missing labels. Numbers stay as they are. Texts are numbered in

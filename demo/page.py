@@ -51,7 +51,7 @@ class Shelf:
         self.by_name = {str(one.path): one for one in each}
 
     def names(self, family: str) -> list[str]:
-        """Those of a family."""
+        """Names of the checkpoints of a family."""
         return [name for name, one in self.by_name.items() if one.family == family]
 
     def teachers(self, student: Found, own: str | None) -> tuple[list[str], str]:

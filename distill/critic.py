@@ -74,10 +74,11 @@ class Critic(nn.Module):
             raise _EncoderDone
 
     def forward(self, *inputs, student_step: torch.Tensor | None = None, output: bool = True, logits: bool = True):
-        """(output, logits): the network's own output, and logits [B]; None for what is not wanted, or has no head.
+        """(output, logits): the network's own output, and logits [B]; None for what `output` or `logits` leaves out,
+        and for the logits of a critic without a head.
 
         inputs: the network's own: x, t and conditions, or LIFT's images and timesteps. student_step: int64 [B], the
-        step k whose images x are; None for images that no step made. Without `output` the network's decoder is not run.
+        step k whose images x are; None where it is not told. Without `output` the network's decoder is skipped.
         """
         self._student_step = student_step if self.step_embedding is not None else None
         self._stops, self._is_called, found = not output, True, None

@@ -16,8 +16,8 @@ def student_times(num_steps: int, num_levels: int = 1000, first: int | None = No
 def simulated_input(student, start: torch.Tensor, renoise, noise: torch.Tensor, levels, num_calls: int) -> torch.Tensor:
     """The noised image that step `num_calls` of the student starts from, by its own chain (DMD2, section 4.5).
 
-    student(x, k) -> clean images of step k, called without gradient; start, noise: [B, ...], the noise of the chain's
-    beginning and that of the step to be trained; renoise: a noise per step between; levels: (a, s) per step.
+    student(x, k) -> clean images of step k, called without gradient. start: [B, ...], the noise that the chain begins
+    with; noise: the noise of the step to be trained; renoise: a noise per step between. levels: (a, s) per step.
     num_calls = 0 gives `noise` itself: step 0 always starts from pure noise.
     """
     if num_calls == 0:

@@ -83,7 +83,7 @@ def main():
 def make_images(args, made: Path, device) -> tuple[int, float]:
     """Images, grid and record into the folder `made`: network calls per image, and images per second.
 
-    Raises InputError for checkpoints that cannot serve, and for an image that is not finite.
+    Raises InputError for checkpoints of another kind, and for an image with infinite or undefined pixels.
     """
     import torch
     from PIL import Image

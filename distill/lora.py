@@ -44,7 +44,7 @@ def merge_adapter(network, state: dict, rank: int, alpha: float) -> None:
 class AdaptedNetwork(nn.Module):
     """A network with an adapter of its own, called like it. Its parameters are the adapter's alone.
 
-    network: a frozen ConditionedUNet with adapter layers, shared with others, neither copied nor saved here.
+    network: a frozen ConditionedUNet with adapter layers. Several AdaptedNetworks share it; their states leave it out.
     """
 
     def __init__(self, network):

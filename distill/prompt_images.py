@@ -74,7 +74,7 @@ def batches_of(args, prompts: list[str], group):
 
 
 def find_clip(args, device, say: bool = True) -> ClipScore | None:
-    """The CLIP model, or None, with a line, where it was not asked for and is not at hand."""
+    """The CLIP model of --clip, or the usual one. Where the usual one is missing: None, and a line that says so."""
     try:
         return ClipScore(args.clip or USUAL_CLIP, device)
     except InputError as error:

@@ -34,7 +34,7 @@ class StudentDenoiser(Denoiser):
 
     @property
     def num_evaluations(self) -> int:
-        """Those of the denoiser inside."""
+        """How many images went through the network of the denoiser inside."""
         return self.denoiser.num_evaluations
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:

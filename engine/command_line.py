@@ -119,8 +119,8 @@ def real_number(minimum: float, maximum: float = math.inf, open_below: bool = Fa
 
 
 def refuse_without_effect(parser: argparse.ArgumentParser, args: argparse.Namespace, options, where: str) -> None:
-    """Raises InputError if one of the options is not at its default although it has no effect. where: in which case,
-    such as "without --x"."""
+    """Raises InputError if one of `options`, which have no effect here, has another value than its default. where: in
+    which case they have no effect, such as "without --x"."""
     for option in options:
         value = getattr(args, option)
         if value != parser.get_default(option):

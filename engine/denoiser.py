@@ -27,7 +27,7 @@ class Denoiser:
         raise NotImplementedError
 
     def image(self, xs: list[torch.Tensor]) -> torch.Tensor:
-        """The image, or latent, that a sampler's xs stand for: [B, *shapes[0]]. That of the first scale."""
+        """The image, or latent, that a sampler's xs stand for: [B, *shapes[0]]. Here it is the first scale's."""
         return xs[0]
 
     def clipped(self, x_0s: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -97,7 +97,7 @@ class Wrapped(Denoiser):
 
     @property
     def num_evaluations(self) -> int:
-        """Those of the denoiser inside."""
+        """How many images went through the network of the denoiser inside."""
         return self.denoiser.num_evaluations
 
     def image(self, xs) -> torch.Tensor:
@@ -159,7 +159,7 @@ class Autoguided(Wrapped):
 
     @property
     def num_evaluations(self) -> int:
-        """Those of both."""
+        """How many images went through both networks, together."""
         return self.denoiser.num_evaluations + self.weak.num_evaluations
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:

@@ -6,7 +6,7 @@ the geometry of resizing the shorter side to S and cropping; S is 64 unless anot
 that size stay as they are, bit for bit.
 
 A cache is three files: `NAME_SPLIT_KEY.npy` with the images, and `.labels.npy` and `.json` beside it. The JSON record
-is written last; without a record the other files do not count.
+is written last: only a cache with a record is complete.
 """
 import hashlib
 import io
@@ -168,7 +168,7 @@ def write_header(file, form: Form, count: int) -> None:
 def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form) -> None:
     """Decode a source into the three cache files, the record last.
 
-    At most WINDOW images are in memory at once. Raises InputError if there is no image, or one that cannot be used.
+    At most WINDOW images are in memory at once. Raises InputError if there is no image, or a broken one.
     """
     digest, bad, count = hashlib.sha256(), [], 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, written_whole(path) as file, \

@@ -35,7 +35,7 @@ def refuse_images(folder: Path, overwrite: bool) -> list[Path]:
 def check_outputs(args) -> None:
     """Raises InputError, before any work, if images cannot go to --output_dir or their grid to --grid_png.
 
-    The reason may be a name that is none, an earlier output without --overwrite, or a place that cannot be written to.
+    Reasons: a folder or file name that names nothing, an earlier output without --overwrite, a place that is read-only.
     """
     if args.output_dir.name in ("", ".."):
         raise InputError(f"--output_dir: found {args.output_dir}, expected a folder with a name of its own")

@@ -404,7 +404,7 @@ class Loop:
         preview = self.is_due(getattr(self.args, "sample_every", 0))
         if log or state or validate:
             num_rows = len(self.log)
-            self.collect_losses()               # also: no checkpoint is written after a loss that is not finite
+            self.collect_losses()               # and so a loss that is not finite stops the run before its checkpoint
             if self.group.is_main and len(self.log) > num_rows:
                 row = self.log[-1]
                 shown = [f"{column} {row[column]:.4f}" for column in self.task.columns if row[column] != ""][:2]

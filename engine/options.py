@@ -85,8 +85,8 @@ def check_options(args) -> None:
 def check_same_run(path, state: dict, args, task, num_steps: int) -> None:
     """Raises InputError if a resumed run would not be the run that was saved.
 
-    task: its `content_hash` is that of the images given now; its `older_options` are values of options that states of
-    earlier versions lack.
+    task: its `content_hash` names the images given now; its `older_options` stand in for options that states of earlier
+    versions lack.
     """
     saved, given = {**task.older_options, **state["options"]}, plain_options(args)
     for key, value in given.items():

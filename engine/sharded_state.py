@@ -1,7 +1,7 @@
 """The tensors of a training state, each process's part written by itself (torch.distributed.checkpoint).
 
-They lie in a folder beside the state's file, which holds everything else. The file is written last; without it the
-folder does not count. Any number of processes can go on from such a state.
+They lie in a folder beside the state's file, which holds everything else. The file is written last: only a
+folder with its file is complete. Any number of processes can go on from such a state.
 """
 import contextlib
 import pickle
@@ -24,8 +24,8 @@ ALLOWED = {"torch": {"Size"}, "torch.serialization": {"_get_layout"},
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Opens the table of contents that torch pickles, and no other pickle. Nothing that a pickle names is called unless
-    ALLOWED has it."""
+    """Opens the table of contents that torch pickles. Of the callables that a pickle names, it calls those in ALLOWED
+    alone."""
 
     def find_class(self, module: str, name: str):
         """One of ALLOWED, or a data type of tensors. Raises UnpicklingError for anything else."""

@@ -40,7 +40,7 @@ def statistics_of(images) -> dict[str, tuple[float, float | None]]:
     image).
 
     images: uint8 [N, C, S, S], array or tensor. Each image counts with the mean over its channels; contrast is in grey
-    levels of 255. A channel without any detail has no kurtosis and is left out of that mean. Raises InputError if no
+    levels of 255. A channel without detail has no kurtosis; the mean leaves it out. Raises InputError if no
     channel has detail, or if the images are so small that they have a single level.
     """
     rows = rows_of("detail", images.shape[2])

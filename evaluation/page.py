@@ -199,7 +199,7 @@ def read_records(folder) -> list[tuple[str, dict]]:
 
 
 def records_html(records: list[tuple[str, dict]]) -> str:
-    """All runs; those of a folder below on demand."""
+    """All runs as HTML; a folder's runs show when it is opened."""
     by_folder = {}
     for name, record in records:
         by_folder.setdefault(name.rpartition("/")[0], []).append(record_html(name, record))

@@ -180,7 +180,7 @@ def earlier_trainings(rows: list[dict]) -> dict[tuple, int]:
 
 
 def of_latest_trainings(rows: list[dict]) -> list[dict]:
-    """The rows without those of trainings whose name was trained anew."""
+    """The rows of the latest training of each name."""
     numbers = earlier_trainings(rows)
     return [row for row in rows if not numbers[row["model_type"], run_name(row["checkpoint"]), row["checkpoint_hash"]]]
 

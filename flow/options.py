@@ -54,7 +54,7 @@ def add_network_options(parser) -> None:
 
 def check_scales(args, default_size: int) -> None:
     """Two scales decide the size of the images. Raises InputError for sides that do not fit, another --image_size, and
-    what two bands do not go with."""
+    options that two bands exclude."""
     if args.bands:
         found = {"--scales": args.scales is not None, "--output residual": args.output == "residual",
                  "--timesteps fused": args.timesteps == "fused"}

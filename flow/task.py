@@ -95,7 +95,7 @@ class FlowTask(DenoisingTask):
         return [x_0] if len(self.denoiser.shapes) == 1 else [x_0, downsample_to_32(x_0)]
 
     def noises(self, normal) -> list[torch.Tensor]:
-        """As in `DenoisingTask`; bands are the parts of one noise, that of a model of one scale."""
+        """As in `DenoisingTask`. For bands, one noise of the image's size is split into its two parts."""
         return split(normal(self.denoiser.shapes[0])) if self.has_bands else super().noises(normal)
 
     def total(self, means):
@@ -148,9 +148,8 @@ class FlowTask(DenoisingTask):
 
     def validation_draws(self, k: int, distribution: str) -> tuple[list, list, torch.Tensor]:
         """Times and noises per scale of draw k, and the noise of its posterior sample. distribution: of the first
-        scale's time; tenths: in tenth k mod 10, else one that training knows, with mean 0 and deviation 1. The second
-        scale's time is uniform; that of a second band is the first one's, so that the loss compares with one
-        scale's."""
+        scale's time; tenths: in tenth k mod 10, else one that training knows, with mean 0 and deviation 1. A second
+        scale's time is uniform. A second band's time is the first one's, so that the loss compares with one scale's."""
         generator = seeded_generator(VALIDATION_SEED, seeds.VALIDATION, k)
         if distribution == "tenths":
             ts = [(k % NUM_TENTHS + torch.rand((), generator=generator)) / NUM_TENTHS]

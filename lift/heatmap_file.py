@@ -64,8 +64,8 @@ def keep_lead(heatmap: dict, path) -> dict:
 
 
 def load_heatmap(path, expect_grid: int | None = None) -> dict:
-    """A heatmap file, checked. Raises InputError if it is missing, damaged, no heatmap or of another grid than
-    `expect_grid`, and names cells that are not finite."""
+    """A heatmap file, checked. Raises InputError if it is missing, damaged, another kind of file or of another
+    grid than `expect_grid`; for infinite or undefined cells, which the message names."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such heatmap; make it with compute_heatmap_30.py, or give the --grid and folder "
                          "of one that is there")

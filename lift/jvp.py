@@ -4,7 +4,7 @@ torch.func.jvp takes the primal along with every tangent and breaks normalisatio
 passes over memory. Here a value carries its tangents, [P, B, ...] beside [B, ...], through the network's own code by
 `__torch_function__`: linear operations treat the tangents as a larger batch, group normalisation, SiLU and attention
 have their derivative written out, and any other operation is left to torch.func.jvp. No architecture is repeated
-here, and the result is that of torch.func.jvp up to rounding.
+here, and the result equals torch.func.jvp's up to rounding.
 """
 import torch
 import torch.nn.functional as F
@@ -125,7 +125,7 @@ def propagate_cat(function, args, kwargs):
 
 
 def propagate_sum(function, args, kwargs):
-    """a + b and a - b; a term without tangents drops out where it does not enlarge the other."""
+    """a + b and a - b. A term without tangents leaves the other's tangents as they are, if it keeps their shape."""
     a, b = args[:2]
     if isinstance(a, Dual) and isinstance(b, Dual):
         return propagate_linear(function, args, kwargs)

@@ -20,7 +20,7 @@ WITHOUT_CONDITIONS = ("bf16", *MEASURED, *SIDE_TABLES,
 def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
     """The tables that a marker's name stands for. rows: of the results CSV; folder: where the other CSVs lie.
 
-    That of a metric or of a comparison of the study may be followed by conditions on the models' rows: `fid
+    The name of a metric, or of one of the study's comparisons, may be followed by conditions on the models' rows: `fid
     num_images=1000 weights=ema`. Raises UnknownTable for an unknown name or column, and for conditions elsewhere.
     """
     kind, *conditions = name.split() or [""]

@@ -171,7 +171,7 @@ def plan_edges(timesteps, max_jump: int, num_steps: int, *, num_scales: int = 2,
     """All edges that some path of exactly `num_steps` steps uses, sorted by start cell.
 
     diagonal_only: only edges from (i, i) to (k, k). max_lead: for a slow machine, only cells whose scales are at most
-    that far apart in log SNR; the end cells always count. What is not measured cannot be used. Raises InputError where
+    that far apart in log SNR; the end cells always count. Paths then use measured edges alone. Raises InputError where
     no path of `num_steps` steps is left.
     """
     n = len(timesteps)
@@ -248,8 +248,8 @@ def flow_derivatives(at: Measurement, cells: np.ndarray):
     """States, predictions and the derivatives of the predictions along each scale's own flow, at cells [E, S].
 
     Scale s' alone follows dz_s'/dlambda_s' = -(z_s' - x^_s') / 2, time included. Since x^_s = z_s - sigma_s eps_s, the
-    derivative of x^_s is then -sigma_s times that of eps_s, at both scales; 0 where x^_s is clipped. Returns (states,
-    predictions, D) with D[s'][s]: [E * M, ...]. One Jacobian-vector product per scale.
+    derivative of x^_s is -sigma_s times the derivative of eps_s, at both scales, and 0 where x^_s is clipped.
+    Returns (states, predictions, D) with D[s'][s]: [E * M, ...]. One Jacobian-vector product per scale.
     """
     states, times, abars = inputs_at(at, cells)
     below = np.minimum(at.timesteps[cells], NUM_TIMESTEPS - 2)
@@ -316,7 +316,7 @@ def form_of_gram(at: Measurement, vectors, lengths: np.ndarray, cell_of: np.ndar
 
 def start_jacobian_products(at: Measurement, cells: np.ndarray, derivatives, pairs) -> list[torch.Tensor]:
     """Per pair (s, axis): the clean image's change by D_axis x^_s and, where they differ, by D_s x^_axis with it, since
-    both go with the same product of steps. The Jacobians are those at `cells`: P of [cells * M, ...]."""
+    both go with the same product of steps. The Jacobians are taken at `cells`. Returns P tensors [cells * M, ...]."""
     nothing = [torch.zeros_like(x) for x in derivatives[0]]
     vectors = []
     for s, axis in pairs:
@@ -340,7 +340,7 @@ def arrival_costs(at: Measurement, ends: np.ndarray, steps: np.ndarray, cell_of:
                    for s, x in enumerate(at.clean)]
         errors = [lengths[s] / 4 * sum(lengths[axis] * derivatives[axis][s][images] for axis in range(at.num_scales)
                                        if used[axis][s]) for s in range(at.num_scales)]
-        if at.num_scales == 2 and not used[1][0]:           # without cross terms J_64,32 counts no more than they do
+        if at.num_scales == 2 and not used[1][0]:           # without cross terms J_64,32 is left out as well
             errors[1] = torch.zeros_like(errors[1])
         costs[edges] = at.lengths(at.transform(propagate_to_image(at, ends[edges], errors)))
     return costs

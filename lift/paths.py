@@ -259,7 +259,7 @@ def lead_path(num_steps: int, parameters: Lead = Lead()) -> np.ndarray:
 # Paths by name
 
 def map_of(heatmap: dict | None, key: str, path_type: str):
-    """heatmap[key] as float64. Raises InputError without a heatmap, and if it has no such key."""
+    """heatmap[key] as float64. Raises InputError if the heatmap or the key is missing."""
     if heatmap is None:
         raise InputError(f"path {path_type}: needs an error map; compute one with compute_heatmap_30.py and "
                          "give it with --heatmap")

@@ -87,7 +87,7 @@ def range_cell(values: list[float], digits: int) -> Cell:
 
 
 def side_table(folder, name: str) -> Table | None:
-    """The table of `{folder}/{name}.csv`, None where there is no such file or it has no rows."""
+    """The table of `{folder}/{name}.csv`; None where the file is missing or has no rows."""
     path = Path(folder) / f"{name}.csv"
     rows = read_csv(path) if path.exists() else []
     try:

@@ -47,7 +47,7 @@ SHORT_LABELS = {"fid": "FID", "kid": "KID", "fd_lite0": "fd_lite0", "kd_lite0": 
                 "kurtosis_64": "kurtosis, level 64",
                 "kurtosis_32": "kurtosis, level 32", "contrast_64": "contrast, level 64",
                 "contrast_32": "contrast, level 32"}
-MANY_STEPS = 50                                         # a protocol without so many says nothing about the gate
+MANY_STEPS = 50                                         # the gate is judged by protocols with this many steps
 NOISY_FROM = 600                                        # timesteps of the noisy end
 SCHEDULE = CosineSteps()
 NUM_STEPS = 18                                          # where steps are not compared
@@ -87,7 +87,7 @@ def caption_of(name: str) -> str | None:
 
 
 def others(rows: list[dict]) -> list[dict]:
-    """The rows that are neither of the study nor of images that no network made."""
+    """The rows of networks that the study does not name."""
     return [row for row in rows if row["model_type"] not in WITHOUT_NETWORK and not run_of(row)]
 
 
@@ -282,7 +282,7 @@ def note_of(protocol: dict, members: list[dict], without_network: str) -> str:
 
 
 def order_of(rows: list[dict], label: Callable[[dict], str], by_steps: bool = False) -> list[str]:
-    """The labels in the order in which runs and paths are named above; `by_steps`: in that of the number of steps."""
+    """The labels in the order in which runs and paths are named above. `by_steps`: by the number of steps first."""
     runs, paths = list(LABELS), list(PATH_LABELS)
 
     def place(row):

@@ -226,7 +226,7 @@ class Tour:
                      noised_rows(self.pixels, image, SHARES), [f"{share:.0%}" for share in SHARES])})
 
     def learning(self) -> None:
-        """The curves of loss that stand beside the checkpoints; no section where no log is found."""
+        """The curves of loss that stand beside the checkpoints; the section is left out if all logs are missing."""
         logs = {}
         for path in (self.args.flow, self.args.ddpm, self.args.vae, self.args.latent):
             for log in sorted(path.parent.parent.glob("*_training.csv")) if path else []:
@@ -256,7 +256,7 @@ class Tour:
                   curves(found, CALLS, "network calls", "RMS difference per pixel")})
 
     def guidance(self) -> None:
-        """Images and scores by guidance scale, for the models trained with dropped labels; no section without one."""
+        """Images and scores by guidance scale, for models trained with dropped labels; no section if there are none."""
         figures, rows = {}, []
         for name, model in self.models.items():
             if model.denoiser.num_classes is None or not model.dropped_labels:

@@ -21,7 +21,7 @@ FAST = {"batch_size": FAST_BATCH, "learning_rate": FAST_RATE}
 
 
 def parser_of(description: str, name: str, fast: dict) -> Parser:
-    """Data, training and output options, with this family's defaults. fast: those of the network with --fast."""
+    """Data, training and output options, with this family's defaults. fast: the network's defaults with --fast."""
     parser = Parser(description)
     parser.fast = {**FAST, **fast}
     parser.conflict_handler = "resolve"             # --resume is a folder here
@@ -49,7 +49,7 @@ def parser_of(description: str, name: str, fast: dict) -> Parser:
 
 
 def add_unet_options(parser, preset: str) -> None:
-    """Sizes of the UNet; left out, they are those of a preset."""
+    """Sizes of the UNet. A size that is left out comes from the preset."""
     group = parser.add_argument_group("network")
     group.add_argument("--preset", choices=tuple(PRESETS), default=preset, help="sizes where none are given")
     group.add_argument("--base_channels", type=whole_number(8, 4096), default=None, metavar="CHANNELS")

@@ -1,6 +1,6 @@
 """A linear denoiser of images at both scales, close to the best linear one, and the deviation of its error.
 
-It assumes that the cosine coefficients of an image's three principal colours are independent. Those of photographs
+It assumes that the cosine coefficients of an image's three principal colours are independent. In photographs they
 nearly are (Ahmed, Natarajan and Rao 1974), so the coefficients' means and variances suffice. The best linear estimate
 of a coefficient is the mean of the prior and of every noised view, weighted by precision. The variance of its error is
 one over the sum of the precisions (Wiener 1949). With two scales, the coefficients of the same frequency are combined.
@@ -88,9 +88,9 @@ class LinearDenoiser(CosineTransform):
     """Estimates of the clean images from one noised image or two, in float64, also under autocast.
 
     Buffers, of images in [-1, 1]: `colors` [3, 3] has a principal colour per row. `mean_64`, `variance_64` [3, 64, 64]
-    and `mean_32`, `variance_32` [3, 32, 32] are those of the coefficients [colour, vertical frequency, horizontal
+    and `mean_32`, `variance_32` [3, 32, 32] belong to the coefficients [colour, vertical frequency, horizontal
     frequency]. `slope` and `rest_variance` [3, 32, 32] belong to the regression of a coefficient at 32 on the same one
-    at 64. Before `fit` all of them are those of white noise at 64.
+    at 64. Before `fit` all of them describe white noise at 64.
     """
 
     def __init__(self):

@@ -127,7 +127,7 @@ def summary(rows: list[dict]) -> list[dict]:
 
 
 def earlier(args) -> tuple[list[dict], list[dict]]:
-    """(rows, choices) that an earlier run has written to --output. Raises InputError for those of other settings."""
+    """(rows, choices) that an earlier run has written to --output. Raises InputError for a run with other settings."""
     if not args.output.is_file():
         return [], []
     with expecting(args.output, "measurement of the digit models"):

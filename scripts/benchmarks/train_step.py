@@ -56,7 +56,7 @@ def main():
     if args.compile:
         builds["compiled"] = (OurStep, *shared, args.precision, True)
     claimed = list(builds)[-1]
-    # bf16 is no handicap removed where this machine's own step does without.
+    # float32 is a handicap only where this machine's own step runs in bf16.
     removable = HANDICAPS[:None if args.precision == "bf16" else -1] if args.handicaps else ()
     plain_sides = {"plain": "nothing"} | {f"without {name}": name for name in removable}
     for number, name in enumerate(removable, 1):

@@ -49,7 +49,7 @@ class Side:
         return sum(size for size, _ in kept.values()) / 1e6
 
     def warm_up(self) -> None:
-        """A step that allocates, autotunes and compiles, and counts neither for the time nor for a GPU's peak."""
+        """A step that allocates, autotunes and compiles. Neither the time nor a GPU's peak counts it."""
         self.seconds_per_step(1)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -67,7 +67,7 @@ HANDICAPS = ("decoding", "average by tensor", "item", "stored attention", "optim
 
 
 class PlainStep(Side):
-    """The thing to beat. without: those of HANDICAPS that it does not have."""
+    """The thing to beat. without: the HANDICAPS that are removed from it."""
 
     def __init__(self, hidden_dims, images, batch_size, device, num_threads, without=()):
         torch.manual_seed(0)
