@@ -160,7 +160,7 @@ def draw(index: int) -> np.ndarray:
 
 
 def draw_images(indices) -> np.ndarray:
-    """Those images: uint8 [N, 1, 28, 28]."""
+    """The images with the given indices: uint8 [N, 1, 28, 28]."""
     return np.stack([draw(int(index)) for index in indices])
 
 

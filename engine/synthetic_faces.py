@@ -259,7 +259,7 @@ def draw(index: int) -> np.ndarray:
 
 
 def draw_images(indices) -> np.ndarray:
-    """Those images: uint8 [N, 3, 64, 64]."""
+    """The images with the given indices: uint8 [N, 3, 64, 64]."""
     return np.stack([draw(int(index)) for index in indices])
 
 

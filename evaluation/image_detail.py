@@ -1,13 +1,13 @@
 """The contrast of fine detail, and its kurtosis, which tells structure from even texture.
 
 Both are measured on the band-pass levels (64 and 32 pixels of an image of 64) of the Laplacian pyramid that the sliced
-Wasserstein distance uses, without a margin of 4 pixels: mirrored borders put a kink there that would be most of a
-smooth image's detail. A field of Gaussian noise, whatever its colours and however smooth, has kurtosis 3 in each level,
-or a little less where few of its pixels are independent; so does what a linear denoiser makes of noise. Photographs
-have more: flat regions, and edges between them (Field 1987; Ruderman 1994). The distances see both kinds of detail
-mixed with much else, and the sliced Wasserstein distance sees no contrast.
+Wasserstein distance uses. A margin of 4 pixels is left out: mirrored borders put a kink there, and of a smooth image it
+would be most of the detail. A field of Gaussian noise, whatever its colours and however smooth, has kurtosis 3 in each
+level, or a little less where few of its pixels are independent; so does what a linear denoiser makes of noise.
+Photographs have more: flat regions, and edges between them (Field 1987; Ruderman 1994). The distances see both kinds of
+detail mixed with much else, and the sliced Wasserstein distance sees no contrast.
 
-Lower is not better, and higher is not: compare generated images with real ones.
+Neither has a better direction: compare generated images with real ones.
 """
 import torch
 

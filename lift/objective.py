@@ -1,7 +1,7 @@
 """What training minimises: which timesteps a batch gets, how it is noised, and the error per scale.
 
-Every random draw of a batch depends on the run's seed and the step alone and is made for the whole global batch, of
-which a process uses its share; so one process or eight, straight through or resumed, see the same numbers.
+Every random draw of a batch depends on the run's seed and the step alone. It is made for the whole global batch, of
+which a process uses its share. So one process or eight, straight through or resumed, see the same numbers.
 """
 from dataclasses import dataclass
 

@@ -2,9 +2,10 @@
 """Do two times pay? Digits at 28 and 14 pixels by one small transformer: one scale, two scales, two bands, in minutes.
 
 A baseline of one time and models of two, whose times are drawn in several ways, are trained with the same steps,
-batches and sizes, several seeds each, and scored at equal calls: along equal times, and with the coarse scale or band
-ahead; as they are, and with exposure bias corrected. The correction's constants are chosen cell by cell on a training
-of another seed, with other noise. Finished parts are not done again. Writes results/published/mnist/dual_digits.json.
+batches and sizes, several seeds each. All are scored at equal calls: along equal times, and with the coarse scale or
+band ahead; as they are, and with exposure bias corrected. The correction's constants are chosen cell by cell on a
+training of another seed, with other noise. Finished parts are not done again. Writes
+results/published/mnist/dual_digits.json.
 """
 import json
 import shlex
