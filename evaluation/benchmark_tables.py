@@ -118,6 +118,23 @@ def handicap_tables(folder) -> list[Table]:
                   ["taken away", "images/s", "ours over it"], rows)]
 
 
+def first_contact_tables(folder) -> list[Table]:
+    """What scripts/benchmarks/first_contact.py found: seconds until a command answers, and of the two scripts."""
+    path = Path(folder) / "first_contact.json"
+    if not path.exists():
+        return []
+    with written_by(path, "scripts/benchmarks/first_contact.py"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        before, after = found["seconds"]["before"], found["seconds"]["after"]
+        rows = [[Cell(f"`{name}`"), Cell(f"{before[name]:.2f}", before[name]), Cell(f"{after[name]:.2f}", after[name])]
+                for name in after]
+        rows += [[Cell(f"the {name}, once"), Cell("not run"), Cell(f"{value:.0f}", value)]
+                 for name, value in found["scripts"].items()]
+        note = (f"Median wall time of {found['rounds']} starts in alternation, nothing else running: {found['processor']}, "
+                f"{found['cores']} cores. Before: the flat layout.")
+    return [Table("first_contact", "Seconds that a stranger waits", note, ["asked", "before", "now"], rows)]
+
+
 def lite_features_tables(folder) -> list[Table]:
     """What scripts/benchmarks/lite_features.py found: both distances of known changes, beside the floor."""
     path = Path(folder) / "lite_features.json"

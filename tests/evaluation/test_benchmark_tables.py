@@ -34,6 +34,18 @@ def test_benchmarks_come_from_their_last_lines(tmp_path):
         benchmark_tables.benchmarks_tables(tmp_path)
 
 
+def test_how_long_a_stranger_waits(tmp_path):
+    assert benchmark_tables.first_contact_tables(tmp_path) == []
+    found = {"seconds": {"before": {"a.py --help": 4.126}, "after": {"a.py --help": 0.5}}, "scripts": {"tests": 299.6},
+             "rounds": 5, "processor": "a", "cores": 2}
+    (tmp_path / "first_contact.json").write_text(json.dumps(found))
+    [table] = benchmark_tables.first_contact_tables(tmp_path)
+    assert texts(table) == [["`a.py --help`", "4.13", "0.50"], ["the tests, once", "not run", "300"]]
+    (tmp_path / "first_contact.json").write_text("{}")
+    with pytest.raises(InputError, match="first_contact.json: is not what scripts/benchmarks/first_contact.py writes"):
+        benchmark_tables.first_contact_tables(tmp_path)
+
+
 def test_those_of_a_gpu_have_a_table_of_their_own(tmp_path):
     assert benchmark_tables.benchmarks_tables(tmp_path) == benchmark_tables.arithmetic_tables(tmp_path) == []
     keep(tmp_path, "train_step", STEP)
