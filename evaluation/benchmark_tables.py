@@ -130,8 +130,8 @@ def first_contact_tables(folder) -> list[Table]:
                 for name in after]
         rows += [[Cell(f"the {name}, once"), Cell("not run"), Cell(f"{value:.0f}", value)]
                  for name, value in found["scripts"].items()]
-        note = (f"Median wall time of {found['rounds']} starts in alternation, nothing else running: {found['processor']}, "
-                f"{found['cores']} cores. Before: the flat layout.")
+        note = (f"Median wall time of {found['rounds']} starts in alternation, nothing else running: "
+                f"{found['processor']}, {found['cores']} cores. Before: the flat layout.")
     return [Table("first_contact", "Seconds that a stranger waits", note, ["asked", "before", "now"], rows)]
 
 

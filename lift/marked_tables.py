@@ -13,7 +13,8 @@ from lift.side_tables import SIDE_TABLES, path_cost_tables, side_table
 
 
 MEASURED = {"benchmarks": benchmarks_tables, "arithmetic": arithmetic_tables, "handicaps": handicap_tables,
-            "first_contact": first_contact_tables, "path_costs": path_cost_tables, "lite_features": lite_features_tables}
+            "first_contact": first_contact_tables, "path_costs": path_cost_tables,
+            "lite_features": lite_features_tables}
 WITHOUT_CONDITIONS = ("bf16", *MEASURED, *SIDE_TABLES,
                       *(name for name in study_tables.NAMES if name not in study_tables.COMPARISONS))
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from engine.command_line import Parser, run_script, whole_number
 from engine.errors import InputError
 
-COMMANDS = ("train_baseline.py", "train_lift.py", "compute_heatmap_30.py", "generate_with_path_30.py", "eval_fid_batch.py")
+COMMANDS = ("train_baseline.py", "train_lift.py", "compute_heatmap_30.py", "generate_with_path_30.py",
+            "eval_fid_batch.py")
 ASKED = {"--help": 0, "--no_such_option": 2}        # what is asked, and the status that answers it
 SCRIPTS = {"quickstart": "./scripts/quickstart.sh", "tests": "./scripts/test.sh"}
 MOST_SECONDS = 1.0
@@ -40,7 +41,8 @@ def main():
     parser = Parser(__doc__)
     parser.add_argument("--before", type=Path, required=True, metavar="FOLDER", help="the checkout to compare with")
     parser.add_argument("--rounds", type=whole_number(1), default=5, help="alternations")
-    parser.add_argument("--scripts", action="store_true", help="quickstart and tests of this checkout too, minutes each")
+    parser.add_argument("--scripts", action="store_true",
+                        help="quickstart and tests of this checkout too, minutes each")
     args = parser.parse_args()
     if missing := [command for command in COMMANDS if not (args.before / command).is_file()]:
         raise InputError(f"--before: found {args.before}, which has no {missing[0]}; expected a checkout of this "
