@@ -145,10 +145,6 @@ class DiscreteSteps(NoiseProcess):
         """SNR at timesteps t -> float64 on the CPU."""
         return self.t_to_log_snr(t).exp()
 
-    def snr_to_t(self, snr: torch.Tensor) -> torch.Tensor:
-        """The fractional timestep with that SNR -> float64 on the CPU."""
-        return self.t_at(torch.as_tensor(snr, dtype=torch.float64).log())
-
     def add_noise(self, x_0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """x_t of integer timesteps t. x_0, noise: [B, C, H, W]; t: [B]."""
         return noised(x_0, noise, self.alpha_cumprod(t, x_0.dtype))

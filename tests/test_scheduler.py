@@ -20,7 +20,7 @@ def test_schedule_equals_the_golden_one(golden):
 def test_facts_of_the_schedule():
     assert schedule.alphas_cumprod[0].item() == pytest.approx(0.9999, abs=1e-12)
     assert schedule.alphas_cumprod[-1].item() == pytest.approx(0.0031948, abs=5e-8)
-    assert schedule.snr_to_t(torch.tensor([0.01, 1.0, 100.0])).round().tolist() == [943, 495, 54]
+    assert schedule.t_at(torch.tensor([0.01, 1.0, 100.0]).log()).round().tolist() == [943, 495, 54]
     assert schedule.t_to_log_snr(torch.tensor([0, 999])).tolist() == pytest.approx([9.210, -5.743], abs=1e-3)
     assert schedule.alpha_cumprod(torch.tensor(CLEAN)) == 1
 
