@@ -42,10 +42,22 @@ class Group:
         """What the main process found, the same in all processes. Called by all."""
         return self.sum(torch.tensor(float(self.is_main and mark), device=device)).item() > 0
 
+    def main_text(self, text: str) -> str:
+        """The main process's text, the same in all processes. Called by all."""
+        texts = [text]
+        if self.size > 1:
+            dist.broadcast_object_list(texts, src=0)
+        return texts[0]
+
     def wait(self) -> None:
         """Return once every process has come here."""
         if self.size > 1:
             dist.barrier()
+
+
+def is_first_process() -> bool:
+    """Whether torchrun calls this process rank 0, or there is no torchrun; known before `join` and after `leave`."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def local_gpu(name: str | None) -> str | None:

@@ -551,11 +551,12 @@ def prepare_start(loop: Loop) -> None:
             loop.replaced = found + [path for path in reports if path.exists()]
 
 
-def train(make_task, args) -> None:
+def train(make_task, args, agree=None) -> None:
     """Everything a training script does once its options are known.
 
     make_task(args, device, group) returns the Task; it reads the data. The main process reads them first, so that the
-    others find them in the cache.
+    others find them in the cache. agree(args, group): called before any file is made, for what all processes must
+    choose alike.
     """
     check_options(args)
     check_can_be_written(args.output_dir / f"{args.name}_run.json")
@@ -563,6 +564,8 @@ def train(make_task, args) -> None:
     device = start_device(args, tf32=True)
     group = distributed.join(device)
     distributed.check_divisible(args.batch_size, group, args.grad_accum)
+    if agree is not None:
+        agree(args, group)
     with run_files.name_held(args) if group.is_main else contextlib.nullcontext():
         if group.is_main:
             refuse_what_is_there(args)

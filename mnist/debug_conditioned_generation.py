@@ -10,7 +10,7 @@ from engine.command_line import (Parser, add_device_options, real_number, run_sc
                                  whole_number, write_run_record)
 from engine.errors import InputError
 from engine.files import outputs_beside, save_png, written_together
-from mnist.options import add_sampling_options, class_labels, judge_of
+from mnist.options import add_sampling_options, check_scored, class_labels, judge_of
 
 
 def parse_args(argv=None):
@@ -41,6 +41,7 @@ def main():
     model = load_model(args.checkpoint, device, args.vae_checkpoint)
     if model.denoiser.num_classes is None:
         raise InputError(f"--checkpoint: {args.checkpoint} is a model without classes; train one with --conditioning")
+    check_scored(args, model, [args.guidance_scale])
     labels = class_labels(args, model, args.num_samples, args.guidance_scale)
     judge, (train_set, _) = judge_of(args)
     ways, accuracies = diagnosis.ways_of(model, args.guidance_scale), {}

@@ -259,7 +259,7 @@ class Tour:
         """Images and scores by guidance scale, for models trained with dropped labels; no section if there are none."""
         figures, rows = {}, []
         for name, model in self.models.items():
-            if model.denoiser.num_classes is None or not model.dropped_labels:
+            if not model.is_guidable:
                 continue
             columns = {}
             for w in SCALES:

@@ -47,9 +47,22 @@ class Model:
     name: str
     dropped_labels: bool = True         # whether it was trained without a class too, which guidance needs
 
+    @property
+    def is_guidable(self) -> bool:
+        """Whether it predicts with a class and without."""
+        return self.denoiser.num_classes is not None and self.dropped_labels
+
+    @property
+    def channels(self) -> int:
+        """Of the images."""
+        return (self.denoiser.shapes[0] if self.vae is None else self.vae.settings["shape"])[0]
+
     def path(self, num_steps: int, mode: str = "ddim") -> torch.Tensor:
-        """Times [num_steps + 1] of a sampling; in mode ddpm every timestep and CLEAN. A noise prediction starts at 980
-        in mode ddim. Raises InputError."""
+        """Times [num_steps + 1] of a sampling, even ones; in mode ddpm every timestep and CLEAN.
+
+        DDIM of a noise prediction takes every k-th timestep where 1000 = k num_steps: 980, 960 ... 0 for 50. Other
+        numbers of steps start at 980, or where 980 has too few timesteps below it, at num_steps - 1. Raises InputError.
+        """
         process = self.denoiser.processes[0]
         if not isinstance(process, CosineSteps):
             return process.uniform_path(num_steps)
@@ -57,12 +70,14 @@ class Model:
             return torch.arange(process.num_timesteps - 1, CLEAN - 1, -1)
         if not 1 <= num_steps <= process.num_timesteps:
             raise InputError(f"--sampling_steps: found {num_steps}, expected 1...{process.num_timesteps}")
-        t = torch.arange(num_steps - 1, -1, -1) * (process.num_timesteps // num_steps)
+        stride, rest = divmod(process.num_timesteps, num_steps)
         if self.denoiser.kind != "eps":
-            t = torch.linspace(process.noisiest, 0, num_steps).round().long() if num_steps > 1 else torch.tensor([999])
-        elif num_steps == 1:
-            t = torch.tensor([DDIM_START])
-        return torch.cat([t, torch.tensor([CLEAN])])
+            t = torch.linspace(process.noisiest, 0, num_steps, dtype=torch.float64)
+        elif rest or num_steps == 1:
+            t = torch.linspace(max(DDIM_START, num_steps - 1), 0, num_steps, dtype=torch.float64)
+        else:
+            t = torch.arange(num_steps - 1, -1, -1) * stride
+        return torch.cat([t.round().long(), torch.tensor([CLEAN])])
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:
         """uint8 images [B, C, image_size, image_size] of what the sampler holds."""
@@ -81,7 +96,6 @@ class Model:
                        device=device, **how).xs[0]
             parts.append(self.decode(x).cpu())
         return torch.cat(parts)
-
 
     def strip(self, path, seed: int, indices, labels=None, guidance_scale: float = 1.0, **how):
         """The sampler's state on its way: the steps before which it is shown (`strip_points`), and its images, uint8

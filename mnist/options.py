@@ -67,6 +67,18 @@ def class_labels(args, model, count: int, guidance_scale: float, class_label: in
     return torch.arange(count) % num_classes if class_label is None else torch.full((count,), class_label)
 
 
+def check_scored(args, model, guidance_scales) -> None:
+    """Raises InputError where a model draws no grey digits of 28 pixels, which the scores are of, or where it does not
+    know one of the scales or the way of sampling."""
+    if (model.image_size, model.channels) != (28, 1):
+        raise InputError(f"--checkpoint: {args.checkpoint} draws images of {model.image_size} pixels in "
+                         f"{model.channels} channels, expected grey digits of 28")
+    for scale in guidance_scales:
+        class_labels(args, model, 1, scale)
+    if "sampler" in vars(args):
+        sampling_of(args, model)
+
+
 def load_sets(args) -> tuple:
     """ImageSets of the training digits and of the test digits, grey and 28 pixels a side."""
     from data import load_images

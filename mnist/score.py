@@ -11,7 +11,7 @@ from engine.command_line import (Parser, add_device_options, real_number, run_sc
                                  whole_number, write_run_record)
 from engine.errors import InputError
 from engine.files import load_torch, refuse_existing, write_csv, written_together
-from mnist.options import add_sampling_options, class_labels, judge_of, sampling_of
+from mnist.options import add_sampling_options, check_scored, class_labels, judge_of, sampling_of
 
 
 def parse_args(argv=None):
@@ -19,8 +19,8 @@ def parse_args(argv=None):
     parser = Parser(__doc__)
     add_data_options(parser)
     add_sampling_options(parser, required=False)
-    parser.add_argument("--guidance_scales", type=real_number(0, 100), nargs="+", default=[1.0, 2.0], metavar="W",
-                        action="each_once", help="one row each; of a model without classes 1 alone")
+    parser.add_argument("--guidance_scales", type=real_number(0, 100), nargs="+", default=None, metavar="W",
+                        action="each_once", help="one row each; left out: 1 and 2, of a model that cannot be guided 1")
     parser.add_argument("--num_samples", type=whole_number(10), default=1000)
     parser.add_argument("--seed", type=seed_number, default=0)
     parser.add_argument("--output", type=Path, default=Path("results/mnist_scores.csv"))
@@ -30,22 +30,39 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def rows_of_vae(args, judge, test_set, device) -> list[dict]:
+def rows_of_vae(args, judge, vae, test_set) -> list[dict]:
     """One row, of the reconstructions of test digits."""
     from evaluation.digit_scores import balanced_choice
-    from mnist.models import load_vae, reconstructed
+    from mnist.models import reconstructed
     chosen = balanced_choice(test_set.labels, args.num_samples)
-    images = reconstructed(load_vae(args.checkpoint, "--checkpoint").to(device), test_set.images[chosen])
+    images = reconstructed(vae, test_set.images[chosen])
     return [{"what": "reconstructions", "num_steps": 1, "calls": 1, **judge.scores(images, test_set.labels[chosen])}]
 
 
-def rows_of_model(args, judge, device) -> list[dict]:
-    """A row per guidance scale."""
+def checked_vae(args, device):
+    """The VAE. Raises InputError for one of other images than digits."""
+    from mnist.models import load_vae
+    vae = load_vae(args.checkpoint, "--checkpoint").to(device)
+    if vae.settings["shape"] != [1, 32, 32]:
+        raise InputError(f"--checkpoint: {args.checkpoint} is a VAE of images {vae.settings['shape']}, expected one of "
+                         "grey digits, padded to [1, 32, 32]")
+    if args.guidance_scales is not None:
+        raise InputError(f"--guidance_scales: {args.checkpoint} is a VAE, which knows no class; leave the option out")
+    return vae
+
+
+def checked_model(args, device):
+    """The model, once it is known to fit; scales left out become those it knows."""
     from mnist.models import load_model
     model = load_model(args.checkpoint, device, args.vae_checkpoint)
-    if model.image_size != 28:
-        raise InputError(f"--checkpoint: {args.checkpoint} draws images of {model.image_size} pixels, expected "
-                         "digits of 28")
+    if args.guidance_scales is None:
+        args.guidance_scales = [1.0, 2.0] if model.is_guidable else [1.0]
+    check_scored(args, model, args.guidance_scales)
+    return model
+
+
+def rows_of_model(args, judge, model) -> list[dict]:
+    """A row per guidance scale."""
     path, how = sampling_of(args, model)
     rows = []
     for w in args.guidance_scales:
@@ -73,9 +90,10 @@ def main():
     refuse_existing(args.output, args.overwrite)
     device = start_device(args)
     is_vae = args.checkpoint and kind_of(load_torch(args.checkpoint, "checkpoint")) == "vae"
+    model = args.checkpoint and (checked_vae if is_vae else checked_model)(args, device)
     judge, (train_set, test_set) = judge_of(args)
-    if args.checkpoint:
-        rows = rows_of_vae(args, judge, test_set, device) if is_vae else rows_of_model(args, judge, device)
+    if model:
+        rows = rows_of_vae(args, judge, model, test_set) if is_vae else rows_of_model(args, judge, model)
     else:
         rows = rows_of_damages(args, judge, test_set)
     rows += [{"what": f"real digits, draw {draw + 1}", **scores} for draw, scores in

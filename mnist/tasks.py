@@ -11,8 +11,9 @@ from engine.denoising_task import DenoisingTask
 from engine.errors import InputError
 from engine.files import save_png, sha256_of_file, write_json
 from evaluation import figures
-from mnist.models import FAMILY, Model, build_denoiser, load_vae, padded
+from mnist.models import EDGE_MULTIPLE, FAMILY, Model, build_denoiser, load_vae, padded
 from mnist.options import PRESETS
+from networks.conditional_unet import check_settings
 from evaluation.small_images import grid
 
 PREVIEW_COLUMNS = 10
@@ -20,8 +21,10 @@ PREVIEW_GUIDANCE = 2.0
 FOLDERS = ("checkpoints", "epoch_samples", "final_samples", "denoising_steps")
 
 
-def note_experiment(args) -> None:
-    """Make the folders of an experiment and its config.json, and print where they are."""
+def note_experiment(args, group) -> None:
+    """Make the folders of an experiment and its config.json, and print where they are; the main process does."""
+    if not group.is_main:
+        return
     for name in FOLDERS:
         (args.output_dir / name).mkdir(parents=True, exist_ok=True)
     if not args.resume:
@@ -31,12 +34,17 @@ def note_experiment(args) -> None:
     print(f"experiment folder: {args.output_dir}", flush=True)
 
 
-def training_images(args):
-    """The ImageSet of the training split, and its images padded, uint8 [N, C, S, S]. Sizes that were left out become
-    the data's own."""
+def form_of_images(args) -> list[int]:
+    """[C, S, S] of the padded images. Sizes left out become the data's own, which its first image tells."""
     if None in (args.image_size, args.channels):
         size, channels = native_form(args.dataset, args.split)
         args.image_size, args.channels = args.image_size or size, args.channels or channels
+    side = args.image_size + -args.image_size % EDGE_MULTIPLE
+    return [args.channels, side, side]
+
+
+def training_images(args):
+    """ImageSet of the training split, and its images padded: uint8 [N, C, S, S]."""
     images = load_images(args.dataset, args.split, cache_dir=args.cache_dir, size=args.image_size,
                          channels=args.channels)
     return images, padded(torch.from_numpy(np.array(images.images)))
@@ -124,29 +132,29 @@ class _Called:
 
 
 def denoiser_task(args, device, group) -> DigitTask:
-    """The task of every verb but train_vae."""
-    image_set, images = training_images(args)
-    vae = None
+    """The task of every verb but train_vae. What cannot be is refused before the data set is decoded."""
+    shape, vae = form_of_images(args), None
     if getattr(args, "vae_checkpoint", None) is not None:
         vae = load_vae(args.vae_checkpoint).to(device)
-        if vae.settings["shape"] != list(images.shape[1:]):
+        if vae.settings["shape"] != shape:
             raise InputError(f"--vae_checkpoint: {args.vae_checkpoint} is of images {vae.settings['shape']}, the data "
-                             f"set's are {list(images.shape[1:])}; give --image_size and --channels as for the VAE")
-    num_classes = 0
+                             f"set's are {shape}; give --image_size and --channels as for the VAE")
+    settings = {"shape": shape if vae is None else list(vae.latent_shape), **PRESETS[args.preset]}
+    settings |= {key: getattr(args, key) for key in PRESETS[args.preset] if getattr(args, key) is not None}
+    settings |= {"conditioning": args.conditioning, "num_classes": 0}
+    check_settings(**settings | {"num_classes": 1})         # how many there are, only the data tell
+    image_set, images = training_images(args)
     if args.conditioning != "none":
         if image_set.labels is None:
             raise InputError(f"--conditioning: found {args.conditioning}, but {args.dataset} {args.split} has no "
                              "labels; expected none")
-        num_classes = int(image_set.labels.max()) + 1
-    settings = {"shape": list(images.shape[1:] if vae is None else vae.latent_shape), **PRESETS[args.preset]}
-    settings |= {key: getattr(args, key) for key in PRESETS[args.preset] if getattr(args, key) is not None}
-    settings |= {"conditioning": args.conditioning, "num_classes": num_classes}
+        settings["num_classes"] = int(image_set.labels.max()) + 1
     torch.manual_seed(args.seed)
     denoiser = build_denoiser(args.process, args.output, settings)
     facts = {"model": "denoiser", "name": args.name, "process": args.process, "kind": args.output,
              "settings": denoiser.network.settings, "image_size": args.image_size, "channels": args.channels,
              "vae_checkpoint": vae and str(args.vae_checkpoint),
              "vae_hash": vae and sha256_of_file(args.vae_checkpoint)}
-    note_experiment(args)
+    note_experiment(args, group)
     return DigitTask(Model(denoiser, vae, args.image_size, args.name), images, image_set.labels, image_set, args,
                      device, facts)

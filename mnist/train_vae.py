@@ -5,15 +5,16 @@ from mnist.training import parse, parser_of, train_into_folder
 
 
 def vae_task(args, device, group):
-    """The VAETask of a run."""
+    """The VAETask of a run. What cannot be is refused before the data set is decoded."""
     import torch
-    from mnist.tasks import note_experiment, training_images
+    from mnist.tasks import form_of_images, note_experiment, training_images
     from mnist.vae_task import VAETask
     from networks.vae import VAE
-    image_set, images = training_images(args)
+    shape = form_of_images(args)
     torch.manual_seed(args.seed)
-    vae = VAE(images.shape[1:], args.base_channels, args.channel_multipliers, args.latent_channels, args.patch_size)
-    note_experiment(args)
+    vae = VAE(shape, args.base_channels, args.channel_multipliers, args.latent_channels, args.patch_size)
+    image_set, images = training_images(args)
+    note_experiment(args, group)
     return VAETask(vae, images, image_set, args, device)
 
 

@@ -90,13 +90,20 @@ def parse(parser, argv=None):
     return args
 
 
+def share_folder(args, group) -> None:
+    """All processes work in the folder of the first one, for the clocks that named their folders differ."""
+    args.output_dir = Path(group.main_text(str(args.output_dir)))
+    args.checkpoint_dir = args.output_dir / "checkpoints"
+
+
 def train_into_folder(make_task, args) -> None:
-    """`engine.loop.train`. If the experiment does not begin, its folder is removed."""
+    """`engine.loop.train`; of an experiment that did not begin, nothing stays."""
+    from engine.distributed import is_first_process
     from engine.loop import train
     try:
-        train(make_task, args)
+        train(make_task, args, share_folder)
     finally:
-        if not (args.output_dir / "config.json").exists():
+        if is_first_process() and not (args.output_dir / "config.json").exists():
             shutil.rmtree(args.output_dir, ignore_errors=True)
 
 

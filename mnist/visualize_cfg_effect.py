@@ -10,7 +10,7 @@ from engine.command_line import (Parser, add_device_options, real_number, run_sc
                                  whole_number, write_run_record)
 from engine.errors import InputError
 from engine.files import refuse_existing, save_png, written_together
-from mnist.options import add_sampling_options, class_labels, judge_of, sampling_of
+from mnist.options import add_sampling_options, check_scored, class_labels, judge_of, sampling_of
 
 NAMES = {"accuracy": "accuracy", "fd_digits": "fd, %", "diversity": "diversity"}
 
@@ -40,6 +40,8 @@ def main():
     for path, model in zip(checkpoints, models):
         if model.denoiser.num_classes is None:
             raise InputError(f"--checkpoint: {path} is a model without classes; train one with --conditioning")
+        args.checkpoint = path
+        check_scored(args, model, args.guidance_scales)
     judge, _ = judge_of(args)
     columns = len(models) * len(args.guidance_scales)
     fig, axes = figure(0.45 * args.per_cell * columns + 0.6, 5.6, ncols=columns, squeeze=False)

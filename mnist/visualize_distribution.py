@@ -6,7 +6,7 @@ from data import add_data_options
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number, write_run_record)
 from engine.files import outputs_beside, save_png, written_together
-from mnist.options import add_sampling_options, class_labels, judge_of, sampling_of
+from mnist.options import add_sampling_options, check_scored, class_labels, judge_of, sampling_of
 
 
 def parse_args(argv=None):
@@ -49,6 +49,7 @@ def main():
     outputs = outputs_beside(args.output, args.overwrite, ("png", "json"))
     device = start_device(args)
     model = load_model(args.checkpoint, device, args.vae_checkpoint)
+    check_scored(args, model, [args.guidance_scale])
     labels = class_labels(args, model, args.num_samples, args.guidance_scale)
     path, how = sampling_of(args, model)
     judge, (_, test_set) = judge_of(args)

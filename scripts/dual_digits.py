@@ -5,7 +5,7 @@ A baseline of one time and models of two, whose times are drawn in several ways,
 batches and sizes, several seeds each. All are scored at equal calls: along equal times, and with the coarse scale or
 band ahead; as they are, and with exposure bias corrected. The correction's constants are chosen cell by cell on a
 training of another seed, with other noise. Finished parts are not done again. Writes
-results/published/mnist/dual_digits.json.
+--output.
 """
 import json
 import shlex
@@ -153,7 +153,7 @@ def main():
                                                                                      "tried")
     parser.add_argument("--experiments", type=Path, default=Path("experiments/dual_digits"), metavar="FOLDER")
     parser.add_argument("--through", default="", metavar="WORDS", help="what every training is started through")
-    parser.add_argument("--output", type=Path, default=Path("results/published/mnist/dual_digits.json"), metavar="FILE")
+    parser.add_argument("--output", type=Path, default=Path("results/mnist/dual_digits.json"), metavar="FILE")
     args = parser.parse_args()
     rows, choices = earlier(args)
     import torch

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Train the digit models of the quality table, score them, write results/published/mnist/quality.json.
+"""Train the digit models of the quality table, score them, write the scores into one JSON.
 
 Every training has a fixed number of steps; a stopped training goes on, a finished one stays. --through puts words
 before each command, such as `--through "taskset -c 0 timeout 1200"`; a training that these words end is continued. The
-expected values were written down before anything was measured. They stand in the file, beside the measured ones.
+expected values were written down before anything was measured. They stand in the file, beside the measured ones. To
+publish: --output results/published/mnist/quality.json, then --text_only for the tables of mnist/README.md.
 """
 import json
 import shlex
@@ -164,8 +165,9 @@ def main():
     parser.add_argument("--through", default="", metavar="WORDS", help="what every command is started through")
     parser.add_argument("--no_scores", action="store_true", help="train only")
     parser.add_argument("--no_training", action="store_true", help="score and collect what is trained")
-    parser.add_argument("--output", type=Path, default=Path("results/published/mnist/quality.json"))
-    parser.add_argument("--text_only", action="store_true", help="write the tables of mnist/README.md, measure nothing")
+    parser.add_argument("--output", type=Path, default=Path("results/mnist/quality.json"), metavar="FILE")
+    parser.add_argument("--text_only", action="store_true",
+                        help="write the tables of mnist/README.md from what is published, measure nothing")
     args = parser.parse_args()
     if args.text_only:
         return write_text(args)
@@ -178,7 +180,6 @@ def main():
         if not args.no_scores and record_of(folder_of(args, name, seed), name, seed).get("is_finished"):
             score(args, name, seed)
     collect(args)
-    write_text(args)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything after training of the README's small run: error maps, scores, side measurements, figures, tables.
-# Finished parts are not measured again. DATASET, EPOCHS ("10"; the last one with all seeds), DEVICE, NUM_IMAGES.
+# Finished parts are not measured again. DATASET, EPOCHS ("10"; the last one with all seeds), DEVICE, NUM_IMAGES;
+# README: texts whose tables are written anew ("lift/README.md results/published/lift/study.md"), none if left out.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 DATASET="${DATASET:-../shared/data/animals64}"
@@ -35,6 +36,6 @@ is_up_to_date results/model_error.csv "$lift" || "$PYTHON" -m lift.eval_mse "${c
 is_up_to_date results/super_resolution.csv "$lift" || "$PYTHON" -m lift.super_resolve "${common[@]}" \
     --checkpoint "$lift" \
     --overwrite
-"$PYTHON" -m lift.report --readme lift/README.md results/published/lift/study.md \
+"$PYTHON" -m lift.report ${README:+--readme $README} \
     --baseline_checkpoint "$baseline" --lift_checkpoint "$lift" "${where[@]}" \
     --title "LIFT: small models on photographs"

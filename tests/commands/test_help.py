@@ -48,5 +48,13 @@ def test_every_command_answers_help_and_a_wrong_option_without_heavy_imports():
     for command, (status, out, err, _) in answers.items():
         if command.endswith("--help"):
             assert (status, err) == (0, "") and out.startswith("usage: "), command
+            assert "default: results/published" not in " ".join(out.split()), command       # only what is asked for
         else:
             assert (status, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1, command
+
+
+def test_no_script_writes_where_published_results_lie_unless_told():
+    """Comments may say how to publish."""
+    for path in ROOT.glob("scripts/**/*.sh"):
+        code = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+        assert not [line for line in code if "results/published" in line or "--readme lift" in line], path

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from engine.errors import InputError
+from engine.files import save_torch
 from mnist import (debug_conditioned_generation, diagnosis, lessons, score, tour, visualize_cfg_effect,
                    visualize_distribution)
-from mnist.models import load_model
+from mnist.models import build_denoiser, load_model, padded
 from evaluation.small_images import class_rows, principal_components, scatter
 from test_report import open_page
 from tiny_digits import place, trained                          # noqa: F401  fixtures
@@ -32,6 +33,42 @@ def test_looking_at_models(trained, place, tmp_path):
     assert "mirrored" in names and "real digits, draw 5" in names
     place(score, *digits, "--num_samples", "20", "--checkpoint", models["vae"], "--output", tmp_path / "vae.csv")
     assert json.loads((tmp_path / "vae.json").read_text())["rows"][0]["what"] == "reconstructions"
+
+
+def untrained(path, conditioning="none", image_size=28, channels=1, label_dropout=0.0):
+    """A checkpoint of a tiny flow as it was built."""
+    shape = [channels, *padded(torch.zeros(1, channels, image_size, image_size)).shape[2:]]
+    denoiser = build_denoiser("flow", "velocity", {
+        "shape": shape, "base_channels": 8, "channel_multipliers": [1], "attention_levels": [],
+        "conditioning": conditioning, "num_classes": 0 if conditioning == "none" else 10})
+    save_torch(path, {"family": "mnist", "model": "denoiser", "name": "rf", "process": "flow", "kind": "velocity",
+                      "settings": denoiser.network.settings, "image_size": image_size, "channels": channels,
+                      "vae_checkpoint": None, "vae_hash": None, "model_state": denoiser.network.state_dict(),
+                      "options": {"label_dropout": label_dropout}})
+    return path
+
+
+@pytest.mark.parametrize("conditioning", ["none", "concat"])
+def test_a_model_that_cannot_be_guided_is_scored_at_the_class_alone(conditioning, trained, place, tmp_path):
+    """One without classes, and one that was trained with --label_dropout 0."""
+    place(score, "--dataset", "digits:400", "--cache_dir", trained[0] / "cache", "--num_threads", "1", "--num_samples",
+          "20", "--sampling_steps", "1", "--checkpoint", untrained(tmp_path / "a.pth", conditioning), "--output",
+          tmp_path / "scores.csv")
+    rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
+    assert [row["guidance_scale"] for row in rows[:-1]] == [1] and rows[-1]["what"] == "real digits, draw 1"
+
+
+@pytest.mark.parametrize("module", [score, visualize_cfg_effect, visualize_distribution, debug_conditioned_generation])
+def test_what_cannot_be_scored_is_refused_before_a_classifier_is_trained(module, place, tmp_path, monkeypatch):
+    """Judges are asked for last."""
+    monkeypatch.setattr(module, "judge_of", lambda args: pytest.fail("the judge was asked for"))
+    scales = "--guidance_scales" if module in (score, visualize_cfg_effect) else "--guidance_scale"
+    for words, message in (
+            ([untrained(tmp_path / "a.pth", "concat"), scales, "2"], "guidance: found scale 2"),
+            ([untrained(tmp_path / "b.pth", "concat", 32), scales, "1"], "32 pixels in 1 channels"),
+            ([untrained(tmp_path / "c.pth", "concat", 28, 3), scales, "1"], "28 pixels in 3 channels")):
+        with pytest.raises(InputError, match=message):
+            place(module, "--checkpoint", *words, "--output", tmp_path / "out.png")
 
 
 def test_debugging_ends_with_what_looks_wrong(trained, place, tmp_path, capsys, monkeypatch):

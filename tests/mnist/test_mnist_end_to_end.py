@@ -1,20 +1,25 @@
 """Training, resuming, generating and the family's messages, on few drawn digits and tiny networks."""
 import json
+import os
 import re
+import signal
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from conftest import ROOT
+from conftest import ROOT, command_in_a_fork, in_two_processes
 from data import NATIVE_FORMS, native_form
+from engine import run_files
 from engine.errors import InputError
-from engine.files import load_torch
-from mnist import generate, train_ddpm, train_latent_rf, train_rf, train_vae
+from engine.files import load_torch, save_torch
+from mnist import generate, train_ddpm, train_latent_rf, train_rf, train_vae, training
 from mnist import train_conditioned_latent_diffusion as train_conditioned
 from mnist.models import cropped, load_model, padded
 from networks.vae import VAE
+from scripts.benchmarks.resume_after_kills import die_while_writing
 from tiny_digits import TINY, UNET, newest, place, trained      # noqa: F401  fixtures
 
 def test_padding_and_cropping():
@@ -24,21 +29,43 @@ def test_padding_and_cropping():
     assert torch.equal(padded(images[..., :24, :24]), images[..., :24, :24])
 
 
+def train_flow() -> None:
+    """`mnist.train_rf` as `place` calls it."""
+    training.run("", "model", "flow")
+
+
+def die_in_epoch_two() -> None:
+    """In a process of its own: SIGKILL once the second training state has been written by half."""
+    save, count = run_files.save_torch, []
+
+    def save_or_die(path, content):
+        count.append(path)
+        if len(count) == 2:
+            die_while_writing(1)
+        save(path, content)
+
+    run_files.save_torch = save_or_die
+
+
 @pytest.mark.draws
 def test_a_resumed_experiment_ends_as_a_straight_one(place):
-    words = [*TINY, *UNET, "--conditioning", "concat", "--save_every", "1"]
+    """Although it was killed while it wrote the state of its second epoch."""
+    words = [*TINY, *UNET, "--conditioning", "concat", "--save_every", "1", "--cache_dir", place.folder / "cache"]
     [straight] = place(train_rf, *words)
-    states = sorted((straight / "checkpoints").glob("*.state.pth"))
     expected = load_torch(newest(straight))
-    states[-1].unlink()
-    newest(straight).unlink()
-    (straight / "model_run.json").unlink()
-    [again] = place(train_rf, "--resume", straight)
-    found = load_torch(newest(again))
+    killed = place.folder / "killed"
+    done = command_in_a_fork(train_flow, ["train_rf", *words, "--experiments", killed], place.folder, die_in_epoch_two)
+    [folder] = killed.glob("*")
+    assert done.returncode == -signal.SIGKILL and len(list(folder.glob("checkpoints/*.state.pth"))) == 1
+    [half] = folder.glob("checkpoints/*.state.pth.tmp*")
+    assert 0 < half.stat().st_size < next(folder.glob("checkpoints/*.state.pth")).stat().st_size
+    place(train_rf, "--resume", folder)
+    found = load_torch(newest(folder))
     for part in (lambda c: c["model_state"], lambda c: c["ema_state"]["shadow"]):
         assert part(expected).keys() == part(found).keys()
         assert all(torch.equal(part(expected)[name], part(found)[name]) for name in part(expected))
-    assert (again / "model_training.csv").is_file() and (again / "model_loss.png").is_file()
+    assert (folder / "model_training.csv").is_file() and (folder / "model_loss.png").is_file()
+    assert not list(folder.rglob("*.tmp*"))
 
 
 @pytest.mark.parametrize("module, words, how", [
@@ -177,6 +204,47 @@ def test_documented_shell_names(name):
     assert len(lines) == 3 and (ROOT / "mnist" / f"{verb}.py").is_file()
     kind, _, model = name.removesuffix(".sh").partition("-")
     assert verb == "generate" if kind == "generate" else verb == f"{kind}_{model.replace('-', '_')}"
+
+
+def run_rf(folder, words) -> str:
+    """Train in each of two processes whose clocks tell different seconds; -> the folder that each worked in."""
+    os.chdir(folder)
+    sys.argv = ["mnist/train_rf.py", *words]
+    training.time.strftime = lambda *_: f"second_{os.environ['RANK']}"
+    found = []
+    share = training.share_folder
+    training.share_folder = lambda args, group: (share(args, group), found.append(str(args.checkpoint_dir)))
+    training.run("", "rf", "flow")
+    return found[0]
+
+
+def test_two_processes_share_the_folder_of_the_first(tmp_path):
+    """Although each would have named one of its own."""
+    words = [*TINY, *UNET, "--device", "cpu", "--epochs", "1", "--max_steps", "2", "--cache_dir",
+             str(tmp_path / "cache")]
+    assert in_two_processes(run_rf, tmp_path, words) == ["experiments/second_0-rf/checkpoints"] * 2
+    assert [folder.name for folder in (tmp_path / "experiments").iterdir()] == ["second_0-rf"]
+    assert (tmp_path / "experiments/second_0-rf/config.json").is_file()
+
+
+@pytest.mark.parametrize("module, words, message", [
+    (train_rf, ["--base_channels", "12"], "--base_channels: found 12"),
+    (train_rf, ["--attention_levels", "5"], "--attention_levels: found 5"),
+    (train_conditioned, ["--vae_checkpoint", "{none}"], "holds no model of mnist, expected a vae"),
+    (train_conditioned, ["--vae_checkpoint", "{vae}"], r"is of images \[3, 32, 32\], the data set's are \[1, 32, 32\]"),
+    (train_vae, ["--base_channels", "12"], "--base_channels: found 12"),
+    (train_vae, ["--channel_multipliers", "1", "1", "1", "1", "1", "1"], "--channel_multipliers: found 6 levels"),
+])
+def test_what_cannot_be_trained_is_refused_before_decoding(module, words, message, place, tmp_path, monkeypatch):
+    monkeypatch.setattr("mnist.tasks.load_images", lambda *_, **__: pytest.fail("the data set was decoded"))
+    vae = VAE((3, 32, 32), 8, (1, 1), patch_size=2)
+    save_torch(tmp_path / "vae.pth", {"family": "mnist", "model": "vae", "settings": vae.settings,
+                                      "model_state": vae.state_dict()})
+    save_torch(tmp_path / "none.pth", {"model_state": {}})
+    words = [word.format(vae=tmp_path / "vae.pth", none=tmp_path / "none.pth") for word in words]
+    with pytest.raises(InputError, match=message):
+        place(module, "--dataset", "digits:32", *words)
+    assert not list((tmp_path / "experiments").glob("*"))
 
 
 def test_what_cannot_be_is_said_in_one_line(place, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT
 from engine.errors import InputError
 from mnist import tables
+from scripts import mnist_quality
 
 
 def test_the_text_agrees_with_the_files():
@@ -34,3 +35,19 @@ def test_what_is_no_table(tmp_path):
     (tmp_path / "damages.json").write_text("{}")
     with pytest.raises(InputError, match="damages.json: its content is not what a measurement of the digit models"):
         tables.tables_named("damages", tmp_path)
+
+
+def test_a_collection_of_scores_leaves_the_text_alone_unless_asked(tmp_path, monkeypatch):
+    """Into --output go the rows, into the text only what --text_only finds published."""
+    text = tmp_path / "text.md"
+    text.write_text("<!-- table:quality -->\n<!-- end:quality -->\n")
+    monkeypatch.setattr(tables, "TEXT", text)
+    before = text.read_text()
+    monkeypatch.setattr("sys.argv", ["mnist_quality", "--no_training", "--no_scores", "--experiments", str(tmp_path),
+                                     "--output", str(tmp_path / "new/quality.json")])
+    mnist_quality.main()
+    rows = json.loads((tmp_path / "new/quality.json").read_text())["rows"]
+    assert text.read_text() == before and len(rows) > 20 and not any("accuracy" in row for row in rows)
+    monkeypatch.setattr("sys.argv", ["mnist_quality", "--text_only"])
+    mnist_quality.main()
+    assert "Quality of short trainings" in text.read_text()

@@ -29,6 +29,7 @@ def place(tmp_path, monkeypatch):
             training.run(module.__doc__, "model", process, latent,
                          "cross_attention" if module is train_conditioned else "none")
         return sorted((tmp_path / "experiments").glob("*"))
+    call.folder = tmp_path
     return call
 
 
