@@ -69,16 +69,34 @@ def say_what_differs(rows: list[dict], key: dict) -> None:
                 break
 
 
-def generate_and_score(args, candidates, key: dict, scorer, references, group) -> dict:
-    """The scores of one row's images, as `scoring.Scorer.scores` gives them; key: of that row.
+def timed(batches, device, seconds: list[float]):
+    """Passes batches on and appends to `seconds` how long each took to make."""
+    import torch
+    batches, is_gpu = iter(batches), torch.device(device).type == "cuda"
+    while True:
+        start = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        if is_gpu:
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+        yield batch
+
+
+def generate_and_score(args, candidates, key: dict, scorer, references, group) -> tuple[dict, float]:
+    """The scores of one row's images, as `scoring.Scorer.scores` gives them, and the seconds that this process took to
+    generate an image; key: of that row.
 
     Raises InputError if an image is not finite or the network was called another number of times than the row says.
     """
     import torch
     from lift import generation
     what = f"{key['checkpoint'].removesuffix('.pth')} {key['path']} seed {key['seed']}"
-    num_broken = 0
-    for indices, images, broken, num_model_calls in candidates.batches(key["path"], key["seed"], group, what):
+    num_broken, num_drawn, seconds = 0, 0, []
+    batches = candidates.batches(key["path"], key["seed"], group, what)
+    for indices, images, broken, num_model_calls in timed(batches, scorer.device, seconds):
+        num_drawn += len(indices)
         if num_model_calls != key["num_model_calls"]:
             raise InputError(f"{what}: {num_model_calls} network calls were counted, expected "
                              f"{key['num_model_calls']}; no row was added, for it would be wrong")
@@ -86,7 +104,7 @@ def generate_and_score(args, candidates, key: dict, scorer, references, group) -
         num_broken = num_broken + broken
     num_broken = int(group.sum(torch.as_tensor(num_broken, device=scorer.device)))
     generation.check_finite(num_broken, args.num_images, what)
-    return scorer.scores(args.num_images, references, group)
+    return scorer.scores(args.num_images, references, group), sum(seconds) / max(num_drawn, 1)
 
 
 def is_of_s1(file) -> bool:
@@ -161,10 +179,10 @@ def unfinished_metrics(args, metrics: list[str], key: dict, rows: list[dict], si
     return [metric for metric, mark in zip(metrics, group.sum(marks).tolist()) if mark]
 
 
-def add_rows(args, key: dict, scores: dict, revision: str, seconds: float) -> int:
+def add_rows(args, key: dict, scores: dict, revision: str, seconds: float, costs: dict) -> int:
     """Add a row per score to the table and print them; returns how many were new."""
     from evaluation import scoring
-    new = scoring.result_rows(key, scores, revision)
+    new = scoring.result_rows(key, scores, revision, costs)
     for row in new:
         scoring.print_row(row, "new")
     num_added = results_table.add(args.results, new, replace=args.force)
@@ -175,6 +193,7 @@ def add_rows(args, key: dict, scores: dict, revision: str, seconds: float) -> in
 def main():
     args, refuse = parse_options()
     from engine import distributed
+    from engine.flops import gflop_done_by
     from evaluation import scoring
     args.device = distributed.local_gpu(args.device)
     device = start_device(args)
@@ -211,10 +230,13 @@ def main():
                 networks = scoring.Networks(metrics, weights_file, device)
                 references = scoring.References(metrics, image_set, networks, args.cache_dir, device)
             start = time.time()
-            scores = generate_and_score(args, candidates, key, scoring.Scorer(wanted, networks, device), references,
-                                        group)
+            scores, seconds_per_image = generate_and_score(args, candidates, key,
+                                                           scoring.Scorer(wanted, networks, device), references, group)
             if group.is_main:
-                num_added += add_rows(args, key, scores, revision, time.time() - start)
+                seconds = time.time() - start
+                costs = {"gflop": gflop_done_by(lambda: candidates.draw_one(name, seed)),
+                         "seconds_per_image": seconds_per_image}
+                num_added += add_rows(args, key, scores, revision, seconds, costs)
 
     if group.is_main:
         print(f"{args.results}: {num_added} rows added, {num_skipped} jobs were finished already")

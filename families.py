@@ -21,11 +21,10 @@ from engine.seeds import seeded_generator
 from flow import model as flow
 from flow.latents import Latents
 from lift import checkpoints
-from lift.coupling import TimestepDenoiser, TimestepModel
+from lift.coupling import TimestepModel, timestep_denoiser
 from lift.objective import draw_timesteps, timestep_rule
 from mnist import models as mnist
 from networks import adm
-from networks.bands import BandDenoiser
 from scheduler import CosineSteps, Sigma
 
 SAFETENSORS = ".safetensors"
@@ -88,7 +87,8 @@ def load_lift(content: dict, path, weights: str, fingerprint: str, device, vae=N
     found = checkpoints.model_of(content, fingerprint, path, None, weights, device)
     model, schedule, options = found.model, CosineSteps(), content.get("options") or {}
     build = {"family": "lift", "model_type": found.model_type, "hidden_dims": list(model.hidden_dims),
-             "parametrization": model.parametrization}
+             "parametrization": model.parametrization,
+             **({"skip_64_at_noise": True} if getattr(model, "skip_64_at_noise", False) else {})}
     facts = {"content": build, "path": Path(path), "weights": weights, "fingerprint": fingerprint, "options": options,
              "few_steps": content.get("few_steps"), "loss_over_a_squared": options.get("loss_target", "eps") == "v",
              "is_steep": model.parametrization == "eps"}
@@ -100,7 +100,7 @@ def load_lift(content: dict, path, weights: str, fingerprint: str, device, vae=N
     def draw_times(num: int, generator: torch.Generator) -> torch.Tensor:
         return torch.stack(draw_timesteps(rule, num, generator, schedule), dim=1)
 
-    return Loaded("lift", model, TimestepDenoiser(model, 2), "eps", draw_times=draw_times, **facts)
+    return Loaded("lift", model, timestep_denoiser(model, 2), "eps", draw_times=draw_times, **facts)
 
 
 def load_flow(content: dict, path, weights: str, fingerprint: str, device, vae=None) -> Loaded:
@@ -229,9 +229,6 @@ def load_two_scales(path, weights: str = "ema", device="cpu") -> checkpoints.Loa
 
 
 def as_lift(loaded: Loaded) -> checkpoints.LoadedModel:
-    """A loaded model of two scales, called as LIFT is. Raises InputError for one of two bands."""
-    if isinstance(loaded.denoiser, BandDenoiser):
-        raise InputError(f"{loaded.path}: is a model of two bands, expected one of an image at two sizes: S1's paths "
-                         "and error maps do not know bands yet")
+    """A loaded model of two scales, or bands, called as LIFT is."""
     return checkpoints.LoadedModel(TimestepModel(loaded.denoiser), "lift", loaded.weights, loaded.path,
                                    loaded.fingerprint, loaded.epochs, loaded.options)

@@ -141,6 +141,10 @@ class Candidates:
                 parts.append("from{:g}to{:g}".format(*args.guidance_interval))
         return "_".join(parts)
 
+    def draw_one(self, name: str, seed: int) -> None:
+        """Generate image 0, so that its arithmetic can be counted; that of the decoder too."""
+        self.drawing(name)(seed, [0])
+
     def batches(self, name: str, seed: int, group, progress: str):
         """Yields (image numbers, uint8 [B, 3, S, S], number that are not finite, network calls per image)."""
         draw = self.drawing(name)

@@ -7,6 +7,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
+def gflop_done_by(call: Callable[[], object]) -> float:
+    """As `gflop_of`, of a call that is made in earnest, on numbers that may decide what it does."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        call()
+    return counted.get_total_flops() / 1e9
+
+
 def gflop_of(call: Callable[[], object]) -> float:
     """10^9 multiplications and additions in the convolutions and matrix products of call(). The call builds a network
     and its inputs and runs it; tensors hold no numbers there, so any size is counted at once."""

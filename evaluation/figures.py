@@ -2,8 +2,10 @@
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from evaluation.pareto import COSTS, front
 
 matplotlib.use("Agg")
 
@@ -90,6 +92,54 @@ def plain_log_axis(axis) -> None:
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]) if is_short else LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def score_by_cost(points, metric_label: str):
+    """A score against what an image costs: a line per model and way of sampling, a panel per kind of cost, a row of
+    panels per group; grey, what no point beats at its cost.
+
+    points: list of `evaluation.pareto.Point`. Colours tell models, dashes ways, bars the deviation over seeds. Returns
+    a Figure.
+    """
+    groups, models, ways = (list(dict.fromkeys(getattr(point, name) for point in points))
+                            for name in ("group", "model", "way"))
+    colors = dict(zip(models, ("black", *CURVE_COLORS, "#56B4E9", "#F0E442", "0.5")))
+    fig, axes = figure(9.0, 0.9 + 2.9 * len(groups), nrows=len(groups), ncols=len(COSTS), squeeze=False, sharey=True)
+    for row, group in zip(axes, groups):
+        for ax, (cost, label) in zip(row, COSTS.items()):
+            own = [point for point in points if point.group == group]
+            best = front(own, cost)
+            ax.plot([point.costs[cost] for point in best], [point.value for point in best], color="0.85", linewidth=7,
+                    drawstyle="steps-post", solid_joinstyle="round", zorder=0)
+            for k, model in enumerate(models):
+                for way in ways:
+                    line = sorted((point for point in own if (point.model, point.way) == (model, way)),
+                                  key=lambda point: point.costs[cost])
+                    if line:
+                        ax.errorbar([point.costs[cost] for point in line], [point.value for point in line],
+                                    [point.deviation for point in line], color=colors.get(model, "0.5"),
+                                    linestyle=LINE_STYLES[ways.index(way) % len(LINE_STYLES)], linewidth=1.6,
+                                    marker=LINE_MARKERS[k % len(LINE_MARKERS)], markersize=4.5, elinewidth=0.8,
+                                    capsize=2)
+            ax.set(xscale="log", yscale="log", xlabel=label)
+            ax.tick_params(labelsize=9)
+            ax.grid(True, which="both", color="0.92", linewidth=0.6)
+        row[0].set_ylabel(metric_label)
+        row[1].set_title(plain(group), fontsize=11)
+    for ax in axes.flat:
+        plain_log_axis(ax.xaxis)
+        plain_log_axis(ax.yaxis)
+    calls = sorted({point.costs["calls"] for point in points})
+    for ax in axes[:, list(COSTS).index("calls")] if len(calls) <= 6 else []:
+        ax.xaxis.set_major_locator(FixedLocator(calls))
+        ax.xaxis.set_minor_locator(NullLocator())
+    shown = [Line2D([], [], color=colors.get(model, "0.5"), marker=LINE_MARKERS[k % len(LINE_MARKERS)], linewidth=1.8,
+                    label=plain(model)) for k, model in enumerate(models)]
+    shown += [Line2D([], [], color="0.3", linestyle=LINE_STYLES[k % len(LINE_STYLES)], label=plain(way))
+              for k, way in enumerate(ways) if len(ways) > 1]
+    shown.append(Line2D([], [], color="0.85", linewidth=7, label="best at its cost"))
+    fig.legend(handles=shown, loc="outside lower center", ncols=min(4, len(shown)), frameon=False, fontsize=9)
+    return fig
 
 
 def metric_by_epoch(panels: list[dict], metric_label: str):

@@ -17,6 +17,8 @@ from engine.files import locked, written_whole
 COLUMNS = ("checkpoint", "checkpoint_hash", "model_type", "epochs", "weights", "path", "path_hash", "step_size",
            "solver", "x32_mode", "precision", "num_steps", "num_model_calls", "seed", "num_images", "dataset", "split",
            "reference_hash", "metric", "value", "standard_error", "git_revision", "finished")
+COST_COLUMNS = ("gflop", "seconds_per_image")       # of an image; rows of earlier versions end before them
+HEADERS = [",".join(COLUMNS + COST_COLUMNS), ",".join(COLUMNS)]         # of a table, and of an earlier one
 KEY_COLUMNS = COLUMNS[:-4]              # what was measured; the last four say what came out, and when
 WHOLE_NUMBERS = ("epochs", "num_steps", "num_model_calls", "seed", "num_images")
 REAL_NUMBERS = ("value", "standard_error")
@@ -35,16 +37,18 @@ def metrics_of(rows: list[dict]) -> list[str]:
 
 
 def parse_line(line: str) -> dict:
-    """The row in one line, with numbers converted; an absent standard error is None. Raises ValueError."""
+    """The row in one line, with numbers converted; an absent standard error is None, an absent cost no key at all.
+    Raises ValueError."""
     try:
         fields = next(csv.reader([line], strict=True))
     except (csv.Error, StopIteration) as error:
         raise ValueError(str(error) or "found an empty line") from error
-    if len(fields) != len(COLUMNS):
-        raise ValueError(f"found {len(fields)} fields, expected {len(COLUMNS)}")
+    if len(fields) not in (len(COLUMNS), len(COLUMNS) + len(COST_COLUMNS)):
+        raise ValueError(f"found {len(fields)} fields, expected {len(COLUMNS) + len(COST_COLUMNS)}")
     row = dict(zip(COLUMNS, fields))
-    for column in WHOLE_NUMBERS + REAL_NUMBERS:
-        text = row[column]
+    costs = {column: text for column, text in zip(COST_COLUMNS, fields[len(COLUMNS):]) if text}
+    for column in (*WHOLE_NUMBERS, *REAL_NUMBERS, *costs):
+        text = row[column] = costs.get(column, row.get(column))
         if column == "standard_error" and text == "":
             row[column] = None
             continue
@@ -61,14 +65,13 @@ def parse_line(line: str) -> dict:
 
 def format_line(row: dict) -> str:
     """One line without its line break; the inverse of `parse_line`. Raises InputError for a row that does not fit."""
-    if set(row) != set(COLUMNS):
-        wrong = sorted(set(row) ^ set(COLUMNS))
+    if wrong := sorted((set(row) ^ set(COLUMNS)) - set(COST_COLUMNS)):
         raise InputError(f"results row: found missing or unknown columns {', '.join(wrong)}, expected exactly those of "
                          "results_table.COLUMNS")
     text = {column: "" if value is None else repr(value) if isinstance(value, float) else str(value)
             for column, value in row.items()}
     buffer = io.StringIO()
-    csv.DictWriter(buffer, COLUMNS, lineterminator="").writerow(text)
+    csv.DictWriter(buffer, COLUMNS + COST_COLUMNS, restval="", lineterminator="").writerow(text)
     line = buffer.getvalue()
     if "\n" in line or "\r" in line:
         raise InputError(f"results row: found a line break in one of its values ({line!r}), expected none")
@@ -96,8 +99,8 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path}: could not be read ({error.strerror or error}); check its permissions") from error
     header = text.split("\n", 1)[0].rstrip("\r")
-    if text and header != ",".join(COLUMNS):
-        raise InputError(f"{path}: line 1 is {header[:60]!r}, expected the header {','.join(COLUMNS)[:60]!r}...; it is "
+    if text and header not in HEADERS:
+        raise InputError(f"{path}: line 1 is {header[:60]!r}, expected the header {HEADERS[0][:60]!r}...; it is "
                          "no table of results of this project, or its header is damaged; move it or mend line 1")
     return text
 
@@ -140,7 +143,8 @@ def find(rows: list[dict], key: dict) -> list[dict]:
 
 
 def add(path, rows: list[dict], replace: bool = False) -> int:
-    """Add rows (dicts with all COLUMNS; standard_error may be None or "") and return how many were added.
+    """Add rows (dicts with all COLUMNS; standard_error may be None or "", costs left out) and return how many were
+    added.
 
     A row whose key is in the table already is left out, or with `replace` takes that row's place. All of `rows` appear
     at once. Raises InputError if a row does not fit or the file cannot be written; the table then stays as it was.
@@ -154,12 +158,8 @@ def add(path, rows: list[dict], replace: bool = False) -> int:
             new = {key: line for key, line in new.items() if key not in present}
         if not new:
             return 0
-        kept = [line for line in text.split("\n") if line]
-        if not text:
-            kept = [",".join(COLUMNS)]
-        else:
-            outdated = {present[key] for key in new if key in present}
-            kept = [line for line in kept if line.rstrip("\r") not in outdated]
+        outdated = {present[key] for key in new if key in present}
+        kept = [HEADERS[0], *(line for line in text.split("\n")[1:] if line and line.rstrip("\r") not in outdated)]
         content = "\n".join([*kept, *new.values()]) + "\n"
         with written_whole(path) as file:
             file.write(content.encode("utf-8", "surrogateescape"))

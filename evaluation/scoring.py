@@ -175,14 +175,15 @@ class Scorer:
         return values
 
 
-def result_rows(key: dict, scores: dict, revision: str) -> list[dict]:
+def result_rows(key: dict, scores: dict, revision: str, costs: dict | None = None) -> list[dict]:
     """Rows for the table of results, one per score of `Scorer`. key: the identifying columns but the metric.
 
     revision: of the code that measured them; it is asked for when a run begins, since files may change meanwhile.
+    costs: of an image, by `results_table.COST_COLUMNS`.
     """
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return [{**key, "metric": metric, "value": value, "standard_error": standard_error, "git_revision": revision,
-             "finished": now} for metric, (value, standard_error) in scores.items()]
+             "finished": now, **(costs or {})} for metric, (value, standard_error) in scores.items()]
 
 
 def print_row(row: dict, note: str) -> None:

@@ -1,4 +1,6 @@
 """What `eval_fid_batch.py` scores of a baseline or LIFT checkpoint: path by path, a row's columns and its images."""
+import copy
+
 from engine.errors import InputError
 from engine.files import printable
 from lift import checkpoints, generation
@@ -42,6 +44,14 @@ class Candidates:
                 "step_size": args.step_size if generation.reads_step_size(name) else "",
                 "solver": generation.solver_name(args, self.guide), "x32_mode": args.x32, "precision": args.precision,
                 "num_steps": args.num_steps, "num_model_calls": generation.num_calls(path, args)}
+
+    def draw_one(self, name: str, seed: int) -> None:
+        """Generate image 0 by the models as they are, not compiled, so that its arithmetic can be counted."""
+        args = copy.copy(self.args)
+        args.batch_size, args.compile = 1, False
+        for _ in generation.generate_uint8(self.loaded.model, self.paths[name], seed, 1, args,
+                                           guide=self.guide and self.guide.model):
+            pass
 
     def batches(self, name: str, seed: int, group, progress: str):
         """Yields (image numbers, uint8 [B, 3, 64, 64], number that are not finite, network calls per image)."""

@@ -2,8 +2,8 @@
 
 An epoch checkpoint `{name}_{E}ep.pth` is a dictionary of plain types: `model_state` (raw weights), `ema_state`
 (`shadow` weights and `decay`), `hidden_dims`, `parametrization` (eps where it is missing), `model_type`, `epochs`,
-`step`, `losses`, `options`. Checkpoints of the earlier implementation (`model_state`, `hidden_dims`, `losses`,
-`epochs`, `optimizer_state`, perhaps `ema_state`) load as well.
+`step`, `losses`, `options`, and `skip_64_at_noise` where LIFT does so. Checkpoints of the earlier implementation
+(`model_state`, `hidden_dims`, `losses`, `epochs`, `optimizer_state`, perhaps `ema_state`) load as well.
 """
 import hashlib
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from baseline_model import BaselineModel
 from engine.errors import InputError
 from engine.files import expecting, load_torch
 from engine.run_files import epoch_of
-from model import LIFTDualTimestepModel
+from model import LIFTBandModel, LIFTDualTimestepModel
 from networks.unet import PARAMETRIZATIONS
 
 MODELS = {"baseline": BaselineModel, "lift": LIFTDualTimestepModel}
@@ -33,20 +33,29 @@ class LoadedModel:
     options: dict               # of the training run; empty for checkpoints of the earlier implementation
 
 
-def build_model(model_type: str, hidden_dims, parametrization: str = "eps", native_32: bool = False):
-    """A freshly initialised model. native_32: of LIFT alone. Raises InputError for sizes or kinds that cannot be."""
-    only_lift = {"native_32": native_32} if model_type == "lift" else {}
+def build_model(model_type: str, hidden_dims, parametrization: str = "eps", native_32: bool = False,
+                bands: bool = False, skip_64_at_noise: bool = False):
+    """A freshly initialised model. native_32, bands, skip_64_at_noise: of LIFT alone, bands without the others. Raises
+    InputError for what cannot be built."""
+    if bands:
+        return LIFTBandModel([int(c) for c in hidden_dims], parametrization)
+    only_lift = {"native_32": native_32, "skip_64_at_noise": skip_64_at_noise} if model_type == "lift" else {}
     return MODELS[model_type]([int(c) for c in hidden_dims], parametrization, **only_lift)
 
 
 def type_of_weights(state: dict) -> str:
     """Whether a state dict belongs to the baseline or to LIFT, told by its parameter names."""
-    return "lift" if any(name.startswith("time_combine") for name in state) else "baseline"
+    return "lift" if any(name.startswith(("time_combine", "lead_mlp")) for name in state) else "baseline"
 
 
 def is_native_32(state: dict) -> bool:
     """Whether a LIFT state dict has the 32 scale at its own level, told by its parameter names."""
     return any(name.startswith("init_conv_32") for name in state)
+
+
+def has_bands(state: dict) -> bool:
+    """Whether a LIFT state dict is one of two bands, told by its parameter names."""
+    return any(name.startswith("lead_mlp") for name in state)
 
 
 def load_content(path, digest) -> dict:
@@ -96,7 +105,8 @@ def model_of(content: dict, fingerprint: str, path, model_type, weights: str, de
     if parametrization not in PARAMETRIZATIONS:
         raise InputError(f"{path}: its parametrization is {str(parametrization)[:50]!r}, expected "
                          f"{', '.join(PARAMETRIZATIONS)}; use the version of this repository that wrote it")
-    model = build_model(found, content["hidden_dims"], parametrization, is_native_32(content["model_state"]))
+    model = build_model(found, content["hidden_dims"], parametrization, is_native_32(content["model_state"]),
+                        has_bands(content["model_state"]), bool(content.get("skip_64_at_noise")))
     state = weights_of(content, weights, path)
     try:
         model.load_state_dict(state)

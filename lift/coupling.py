@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from engine.denoiser import Autoguided, Corrected, Denoiser, OutputDenoiser, Wrapped, acts_at
+from networks.bands import BandDenoiser, split
 from networks.scales import downsample_to_32, reconcile
 from scheduler import CLEAN, CosineSteps, NoiseProcess, noise_in, per_image
 
@@ -37,6 +38,25 @@ class TimestepDenoiser(OutputDenoiser):
         return super().clean(xs, [t.clamp(min=0) for t in ts])
 
 
+class BandTimestepDenoiser(TimestepDenoiser, BandDenoiser):
+    """A model of two bands, called as LIFT is."""
+
+
+def has_bands(model) -> bool:
+    """Whether what is called as LIFT is takes the two bands of one image, not an image at two sizes."""
+    return getattr(model, "has_bands", False)
+
+
+def views(model, x_0_64: torch.Tensor) -> list[torch.Tensor]:
+    """What a model that is called as LIFT is sees of images [B, 3, 64, 64]: [B, 3, 64, 64] and [B, 3, 32, 32]."""
+    return split(x_0_64) if has_bands(model) else [x_0_64, downsample_to_32(x_0_64)]
+
+
+def timestep_denoiser(model, num_scales: int, shapes=None) -> TimestepDenoiser:
+    """S1's denoiser of a model that is called with timesteps."""
+    return (BandTimestepDenoiser if has_bands(model) else TimestepDenoiser)(model, num_scales, shapes)
+
+
 class TimestepModel(nn.Module):
     """Any denoiser of two scales, called as LIFTDualTimestepModel is. So error maps and edge costs can be measured on
     it.
@@ -50,9 +70,12 @@ class TimestepModel(nn.Module):
     def __init__(self, denoiser: OutputDenoiser):
         super().__init__()
         self.network, self.denoiser, self.schedule = denoiser.network, denoiser, CosineSteps()
+        self.has_bands = isinstance(denoiser, BandDenoiser)
 
     def forward(self, x_64, x_32, t_64, t_32) -> list[torch.Tensor]:
         """The noise per scale. x_64, x_32: [B, C, S, S]; t_64, t_32: timesteps [B], also fractions."""
+        if self.has_bands:
+            x_64 = split(x_64)[0]
         xs, ts, levels = [], [], []
         for x, t, process in zip((x_64, x_32), (t_64, t_32), self.denoiser.processes):
             own_t = process.t_at(self.schedule.log_snr_at(t))
@@ -106,7 +129,7 @@ def denoiser_of(model, shapes, eps_scale: float = 1.0, told_log_snr: float = 0.0
     shapes: [C, H, W] per scale. step_noise(x): noise like x, for a guidance by pure noise.
     """
     def corrected(network) -> Denoiser:
-        denoiser = TimestepDenoiser(network, len(shapes), shapes)
+        denoiser = timestep_denoiser(network, len(shapes), shapes)
         is_plain = eps_scale == 1 and told_log_snr == 0
         return denoiser if is_plain else Corrected(denoiser, eps_scale, told_log_snr)
 

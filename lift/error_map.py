@@ -20,12 +20,13 @@ from engine import devices
 from lift import paths
 from engine import seeds
 from engine.errors import InputError
-from networks.scales import downsample_to_32
 from engine.sampling import from_uint8
 from scheduler import NUM_TIMESTEPS, CosineSteps, predict_x_0
 from engine.seeds import seeded_generator
+from lift.coupling import has_bands, views
 from lift.jvp import propagate
 from lift.options import PREDICTIONS
+from networks.bands import split
 
 BLOCKS = ("64<-64", "32<-64", "64<-32", "32<-32")       # output scale <- input scale
 NUM_PIXELS = {"64": 64 * 64, "32": 32 * 32}
@@ -124,11 +125,16 @@ def identity_map(heatmap: dict) -> dict:
 class Draws:
     """Images with their noise and probes, image by image the same for every cell and every batch size."""
 
-    def __init__(self, images: np.ndarray, numbers, num_probes: int, seed: int, device):
-        """images: uint8 [N, 3, 64, 64]; numbers: which draws, 0...N - 1, in an order that the seed shuffles."""
+    def __init__(self, images: np.ndarray, numbers, num_probes: int, seed: int, device, model=None):
+        """images: uint8 [N, 3, 64, 64]; numbers: which draws, 0...N - 1, in an order that the seed shuffles. model:
+        whose views of the images these are; left out: LIFT's.
+
+        Probes of a fine band keep to it, which has three numbers in four, and are longer by sqrt(4 / 3): an identity
+        Jacobian scores 3 there too.
+        """
         order = torch.randperm(len(images), generator=seeded_generator(seed, seeds.ERROR_MAP_IMAGES)).numpy()
-        self.x_0_64 = from_uint8(torch.from_numpy(np.stack([images[order[k]] for k in numbers]))).to(device)
-        self.x_0_32 = downsample_to_32(self.x_0_64)
+        x_0 = from_uint8(torch.from_numpy(np.stack([images[order[k]] for k in numbers]))).to(device)
+        self.x_0_64, self.x_0_32 = views(model, x_0)
         noises, probes = [], []
         for k in numbers:
             generator = seeded_generator(seed, seeds.ERROR_MAP_NOISE, k)
@@ -139,6 +145,9 @@ class Draws:
             probes.append([torch.stack(values) * 2 - 1 for values in zip(*draws)])
         self.noise_64, self.noise_32 = (torch.stack(values).to(device) for values in zip(*noises))
         self.probes_64, self.probes_32 = (torch.stack(values, 1).to(device) for values in zip(*probes))  # [K, N, ...]
+        if has_bands(model):
+            fine = split(self.probes_64.float().flatten(0, 1))[0].view_as(self.probes_64)
+            self.probes_64 = fine * (4 / 3)**0.5
 
 
 def frozen_copy(model: torch.nn.Module, precision: str) -> torch.nn.Module:
@@ -249,7 +258,7 @@ def estimate(model, images: np.ndarray, timesteps, *, K: int = 4, batch_size: in
     with tqdm(desc="error map", unit=" images", total=0, disable=not progress, smoothing=0.1) as bar:
         while len(active) and first < limit:
             last = min(first + batch_size, limit)
-            draws = Draws(images, range(first, last), K, seed, device)
+            draws = Draws(images, range(first, last), K, seed, device, model)
             bar.total += len(active) * (last - first)
             bar.refresh()
             norms = sampler.sample(draws, timesteps[active], bar.update)

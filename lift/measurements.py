@@ -10,7 +10,8 @@ from engine import devices
 from engine import seeds
 from data import load_images, num_in_common
 from engine.errors import InputError
-from networks.scales import downsample_to_32
+from lift.coupling import has_bands, views
+from networks.bands import split
 from engine.sampling import from_uint8
 from networks.scales import reconcile
 from scheduler import CLEAN, NUM_TIMESTEPS, CosineSteps, predict_eps, predict_x_0
@@ -69,14 +70,15 @@ def squared_errors(model, x_0_64, noises, timesteps, schedule: CosineSteps, prec
     is the clean image; the network is told 0 for it, and its output is compared with no noise. reconciled: LIFT's
     predictions are made to agree first. Returns float64 [number of scales, B] on the CPU.
     """
-    clean = [x_0_64, downsample_to_32(x_0_64)][:len(noises)]
+    clean = views(model, x_0_64)[:len(noises)]
+    noises = split(noises[0]) if has_bands(model) else noises
     t = [torch.full((len(x_0_64),), timestep, device=x_0_64.device) for timestep in timesteps]
     noised = [schedule.add_noise(x_0, noise, t_s) for x_0, noise, t_s in zip(clean, noises, t)]
     noised[0] = noised[0].contiguous(memory_format=torch.channels_last)
     with devices.autocast(x_0_64.device, precision):
         predictions = model(*noised, *(t_s.clamp(min=0) for t_s in t))
     predictions = predictions if len(noises) > 1 else [predictions]
-    if reconciled and len(noises) > 1:
+    if reconciled and len(noises) > 1 and not has_bands(model):
         predictions = reconciled_noise(noised, [eps.float() for eps in predictions], timesteps, schedule)
     targets = [noise * (timestep != CLEAN) for noise, timestep in zip(noises, timesteps)]
     return torch.stack([(eps.float() - target).double().square().mean((1, 2, 3))
@@ -140,7 +142,7 @@ def comparison_curves(timesteps, leads, schedule: CosineSteps) -> dict[str, np.n
 @torch.inference_mode()
 def errors_beside_baseline(lift, baseline, images, timesteps, curves: dict, seed: int, batch_size: int, device,
                            precision: str = "float32", progress=lambda steps: None, reconciled: bool = False):
-    """Errors at 64 of both models at the same timesteps, on the same images and noise.
+    """Errors at 64 of both models at the same timesteps, on the same images and noise; of bands, of the whole image.
 
     timesteps: int [n] of t_64; curves: label -> int [n] of t_32; reconciled: as in `squared_errors`. Returns the
     baseline's errors float64 [n, N] and label -> LIFT's float64 [n, N].
@@ -152,9 +154,10 @@ def errors_beside_baseline(lift, baseline, images, timesteps, curves: dict, seed
         single = [squared_errors(baseline, x_0_64, noises[:1], (int(t),), schedule, precision)[0] for t in timesteps]
         of_baseline.append(torch.stack(single))
         for label, t_32 in curves.items():
-            both = [squared_errors(lift, x_0_64, noises, (int(t), int(s)), schedule, precision, reconciled)[0]
+            both = [squared_errors(lift, x_0_64, noises, (int(t), int(s)), schedule, precision, reconciled)
                     for t, s in zip(timesteps, t_32)]
-            of_lift[label].append(torch.stack(both))
+            of_lift[label].append(torch.stack([fine + coarse / 4 if has_bands(lift) else fine
+                                               for fine, coarse in both]))
         progress(len(indices) * len(timesteps) * (1 + len(curves)))
     return (torch.cat(of_baseline, dim=1).numpy(),
             {label: torch.cat(parts, dim=1).numpy() for label, parts in of_lift.items()})

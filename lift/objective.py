@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from engine import devices
 from engine import seeds
 from engine.errors import InputError
+from networks.bands import split
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8, to_device
 from scheduler import NUM_TIMESTEPS, CosineSteps, fused_log_snrs
@@ -24,27 +25,31 @@ class TimestepRule:
     independent: each uniform on 0...999. diagonal: t_32 = t_64. band: t_64 uniform, and the 32 scale leads by `lead`
     in log SNR, uniform on [lead_min, lead_max]; a share `noise_share` of the images gets t_32 = 999 instead, and a
     share `independent_share` gets independent pairs. fused: pairs with such a lead that say together of the coarse
-    image what one view says at a uniform timestep (`fused_within`).
+    image what one view says at a uniform timestep (`fused_within`). clock: such a lead, half of the batch with t_64
+    uniform and the 32 scale ahead, half with t_32 uniform and the 64 scale behind. Of any kind, a share `skipped_share`
+    of the images gets t_64 = 999 and t_32 uniform instead: the pairs at which a model may skip its 64 level.
     """
     kind: str = "independent"
     lead_min: float = 0.0
     lead_max: float = 5.0
     noise_share: float = 0.15
     independent_share: float = 0.15
+    skipped_share: float = 0.0
 
 
 def timestep_rule(args) -> TimestepRule:
     """The rule that LIFT's options name; for the baseline only t_64 is used."""
     if not hasattr(args, "timesteps"):
         return TimestepRule()
-    lead = "fused_lead" if args.timesteps == "fused" else "band_lead"
+    lead = f"{args.timesteps}_lead" if args.timesteps in ("fused", "clock") else "band_lead"
     low, high = getattr(args, lead)
     if low > high:
         raise InputError(f"--{lead}: found {low:g} {high:g}, expected the smaller number first")
     if args.band_noise_share + args.band_independent_share > 1:
         raise InputError(f"--band_noise_share and --band_independent_share: found {args.band_noise_share:g} and "
                          f"{args.band_independent_share:g}, expected a sum of at most 1")
-    return TimestepRule(args.timesteps, low, high, args.band_noise_share, args.band_independent_share)
+    return TimestepRule(args.timesteps, low, high, args.band_noise_share, args.band_independent_share,
+                        getattr(args, "skip_64_at_noise", 0.0))
 
 
 def fused_within(log_snr: torch.Tensor, lead: torch.Tensor, lowest: float, highest: float):
@@ -62,7 +67,17 @@ def fused_within(log_snr: torch.Tensor, lead: torch.Tensor, lowest: float, highe
 
 
 def draw_timesteps(rule: TimestepRule, batch_size: int, generator: torch.Generator, schedule: CosineSteps):
-    """t_64 and t_32: int64 [batch_size] each, on the CPU."""
+    """t_64 and t_32: int64 [batch_size] each, on the CPU. Images that skip are spread evenly over the batch."""
+    t_64, t_32 = draw_pairs(rule, batch_size, generator, schedule)
+    if rule.skipped_share:
+        skipped = (torch.arange(batch_size + 1, dtype=torch.float64) * rule.skipped_share).floor().diff() > 0
+        t_64 = torch.where(skipped, NUM_TIMESTEPS - 1, t_64)
+        t_32 = torch.where(skipped, torch.randint(NUM_TIMESTEPS, (batch_size,), generator=generator), t_32)
+    return t_64, t_32
+
+
+def draw_pairs(rule: TimestepRule, batch_size: int, generator: torch.Generator, schedule: CosineSteps):
+    """As `draw_timesteps`, without images that skip."""
     t_64 = torch.randint(NUM_TIMESTEPS, (batch_size,), generator=generator)
     if rule.kind == "diagonal":
         return t_64, t_64.clone()
@@ -72,6 +87,11 @@ def draw_timesteps(rule: TimestepRule, batch_size: int, generator: torch.Generat
         return tuple(schedule.t_at(log_snr).round().long()
                      for log_snr in fused_within(schedule.t_to_log_snr(t_64), lead, *ends))
     t_32 = torch.randint(NUM_TIMESTEPS, (batch_size,), generator=generator)
+    if rule.kind == "clock":
+        lead = torch.empty(batch_size, dtype=torch.float64).uniform_(rule.lead_min, rule.lead_max, generator=generator)
+        is_ahead = torch.arange(batch_size) % 2 == 0
+        return (torch.where(is_ahead, t_64, schedule.leading_t(t_32, -lead)),
+                torch.where(is_ahead, schedule.leading_t(t_64, lead), t_32))
     if rule.kind == "band":
         share = torch.rand(batch_size, generator=generator)
         lead = torch.empty(batch_size, dtype=torch.float64).uniform_(rule.lead_min, rule.lead_max, generator=generator)
@@ -84,19 +104,29 @@ def draw_timesteps(rule: TimestepRule, batch_size: int, generator: torch.Generat
 
 @dataclass
 class Batch:
-    """A noised batch: clean images, noises and timesteps per scale."""
+    """A noised batch: clean images, noises and timesteps per scale; bands are in the places of scales."""
     x_0_64: torch.Tensor        # [B, 3, 64, 64] in [-1, 1]
+    x_0_32: torch.Tensor        # [B, 3, 32, 32]
     noise_64: torch.Tensor      # [B, 3, 64, 64]
     noise_32: torch.Tensor      # [B, 3, 32, 32]
     t_64: torch.Tensor          # int64 [B]
     t_32: torch.Tensor          # int64 [B]
 
 
+def batch_of(x_0_64, noise_64, noise_32, t_64, t_32, has_bands: bool) -> Batch:
+    """Of images [B, 3, 64, 64] and their noise. Bands are parts of one image and of one noise: noise_32 is not used."""
+    if has_bands:
+        (fine, coarse), (noise_64, noise_32) = split(x_0_64), split(noise_64)
+        return Batch(fine, coarse, noise_64, noise_32, t_64, t_32)
+    return Batch(x_0_64, downsample_to_32(x_0_64), noise_64, noise_32, t_64, t_32)
+
+
 def training_batch(images, indices, rule, seed: int, step: int, part: slice, flip: bool, schedule,
-                   device) -> Batch:
+                   device, has_bands: bool = False) -> Batch:
     """The share `part` of the global batch of one step.
 
-    images: uint8 [N, 3, 64, 64], on the device or on the CPU; indices: int64 [global batch] on the CPU.
+    images: uint8 [N, 3, 64, 64], on the device or on the CPU; indices: int64 [global batch] on the CPU. has_bands: of a
+    model of two bands.
     """
     generator = seeded_generator(seed, seeds.TRAIN_BATCH, step)
     t_64, t_32 = draw_timesteps(rule, len(indices), generator, schedule)
@@ -108,7 +138,7 @@ def training_batch(images, indices, rule, seed: int, step: int, part: slice, fli
     x_0_64 = from_uint8(to_device(chosen, device) if chosen.device.type == "cpu" else chosen)
     if flip:
         x_0_64 = torch.where(to_device(flipped[part], device)[:, None, None, None], x_0_64.flip(3), x_0_64)
-    return Batch(x_0_64, noise_64, noise_32, to_device(t_64[part], device), to_device(t_32[part], device))
+    return batch_of(x_0_64, noise_64, noise_32, to_device(t_64[part], device), to_device(t_32[part], device), has_bands)
 
 
 def errors_per_image(model, is_lift: bool, batch: Batch, schedule, precision: str, loss_target: str = "eps"):
@@ -120,7 +150,7 @@ def errors_per_image(model, is_lift: bool, batch: Batch, schedule, precision: st
     x_64 = schedule.add_noise(batch.x_0_64, batch.noise_64, batch.t_64)
     with devices.autocast(x_64.device, precision):
         if is_lift:
-            x_32 = schedule.add_noise(downsample_to_32(batch.x_0_64), batch.noise_32, batch.t_32)
+            x_32 = schedule.add_noise(batch.x_0_32, batch.noise_32, batch.t_32)
             predictions = model(x_64, x_32, batch.t_64, batch.t_32)
         else:
             predictions = (model(x_64, batch.t_64),)
@@ -141,7 +171,7 @@ def total_loss(losses, loss_scales: str = "both", loss_weight_32: float = 1.0) -
 NUM_BINS = 5
 
 
-def validation_batch(images: torch.Tensor, start: int, seed: int, device) -> Batch:
+def validation_batch(images: torch.Tensor, start: int, seed: int, device, has_bands: bool = False) -> Batch:
     """Held-out images with timesteps and noise that are the same at every call.
 
     images: uint8 [B, 3, 64, 64], of which the first is number `start` of the held-out set. Image k gets t_64 in bin
@@ -155,12 +185,12 @@ def validation_batch(images: torch.Tensor, start: int, seed: int, device) -> Bat
         t = ((bins + torch.rand(2, generator=generator)) * (NUM_TIMESTEPS / NUM_BINS)).long()
         draws.append((torch.randn(3, 64, 64, generator=generator), torch.randn(3, 32, 32, generator=generator), t))
     noise_64, noise_32, t = (torch.stack(values).to(device) for values in zip(*draws))
-    return Batch(from_uint8(images.to(device)), noise_64, noise_32, t[:, 0], t[:, 1])
+    return batch_of(from_uint8(images.to(device)), noise_64, noise_32, t[:, 0], t[:, 1], has_bands)
 
 
 @torch.no_grad()
 def validate(model, is_lift: bool, images: torch.Tensor, seed: int, schedule, precision: str, device,
-             batch_size: int = 50, loss_target: str = "eps") -> dict:
+             batch_size: int = 50, loss_target: str = "eps", has_bands: bool = False) -> dict:
     """Mean held-out error per scale, and for LIFT the mean over each pair of timestep bins.
 
     Returns {"loss_64", "loss_32", "bins_64", "bins_32"}: floats and nested lists [t_64 bin][t_32 bin] of floats
@@ -168,7 +198,7 @@ def validate(model, is_lift: bool, images: torch.Tensor, seed: int, schedule, pr
     """
     errors, times = [], []
     for start in range(0, len(images), batch_size):
-        batch = validation_batch(images[start:start + batch_size], start, seed, device)
+        batch = validation_batch(images[start:start + batch_size], start, seed, device, has_bands)
         errors.append(torch.stack(errors_per_image(model, is_lift, batch, schedule, precision, loss_target)))
         times.append(torch.stack([batch.t_64, batch.t_32]))
     errors, times = torch.cat(errors, dim=1).double().cpu(), torch.cat(times, dim=1).cpu()

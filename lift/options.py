@@ -8,7 +8,7 @@ from engine.options import WEIGHTS
 from networks.presets import DEFAULT_HIDDEN_DIMS, PARAMETRIZATIONS
 
 DEFAULT_NAMES = {"baseline": "baseline", "lift": "lift_dual_timestep"}      # of runs, by the kind of model
-TIMESTEP_KINDS = ("independent", "diagonal", "band", "fused")
+TIMESTEP_KINDS = ("independent", "diagonal", "band", "fused", "clock")
 LOSS_SCALES = ("both", "64")
 LOSS_TARGETS = ("eps", "v")
 SOLVERS = ("ddim", "multistep")         # one call a step

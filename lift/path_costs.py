@@ -20,6 +20,7 @@ from engine import devices
 from lift import dynamic_program, paths
 from engine import seeds
 from engine.errors import InputError
+from lift.coupling import has_bands
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8
 from scheduler import NUM_TIMESTEPS, CosineSteps, noised, per_image, predict_x_0, step_from_x_0
@@ -40,6 +41,9 @@ class Measurement:
         self.model, self.clip, self.precision = model, clip, precision
         self.batch_size, self.progress, self.transform = batch_size, progress, transform or (lambda x: x)
         self.num_scales = 2 if model.model_type == "lift" else 1
+        if has_bands(model):
+            raise InputError("edge costs: found a model of two bands, expected one of two scales or one; use the paths "
+                             "of its error map, or leads")
         self.clean = [x_0, downsample_to_32(x_0)][:self.num_scales]                     # per scale [M, C, H, W]
         self.noise = [torch.stack([
             torch.randn(x.shape[1:], generator=seeded_generator(seed, seeds.PATH_COSTS, image, scale))

@@ -217,11 +217,11 @@ def caption_of(name: str) -> str:
 def raw_rows_table(rows) -> tables.Table:
     """Every row of the CSV as it is."""
     table = tables.Table("rows", "All measurements", "Every row of the results CSV, one per seed.",
-                         list(results_table.COLUMNS))
+                         [*results_table.COLUMNS, *results_table.COST_COLUMNS])
     for row in rows:
-        table.rows.append([tables.Cell("" if row[c] is None else str(row[c]),
-                                       row[c] if isinstance(row[c], (int, float)) else None)
-                           for c in results_table.COLUMNS])
+        values = [row.get(column) for column in table.header]
+        table.rows.append([tables.Cell("" if value is None else str(value),
+                                       value if isinstance(value, (int, float)) else None) for value in values])
     return table
 
 

@@ -12,7 +12,9 @@ import torch
 from engine import sampling
 from engine.errors import InputError
 from engine.sampling import StepNoise, start_noise, to_device, to_uint8
-from lift.coupling import NOISIEST_SHAPES, Coupled, Guidance, HeldBranch, denoiser_of
+from lift.coupling import NOISIEST_SHAPES, Coupled, Guidance, HeldBranch, denoiser_of, has_bands
+from networks.bands import joined
+from networks.scales import downsample_to_32
 from scheduler import CLEAN, NUM_TIMESTEPS, CosineSteps, predict_x_0
 
 
@@ -20,7 +22,7 @@ from scheduler import CLEAN, NUM_TIMESTEPS, CosineSteps, predict_x_0
 class Samples:
     """What `generate` returns."""
     x_64: torch.Tensor              # [B, 3, 64, 64] in [-1, 1]
-    x_32: torch.Tensor | None       # [B, 3, 32, 32]; None for the baseline
+    x_32: torch.Tensor | None       # [B, 3, 32, 32]; None for the baseline; of bands the 2x2 mean of x_64
     num_model_calls: int
 
 
@@ -60,7 +62,7 @@ def generate(model, path, seed: int, indices, *, x32_mode: str = "joint", x_32_s
     device = next(model.parameters()).device
     starts = start_noise(NOISIEST_SHAPES, seed, indices, device)[:1 + (model.model_type == "lift")]
     if x_32_start is not None and len(starts) == 2:
-        starts[1] = to_device(x_32_start, device)
+        starts[1] = (2 if has_bands(model) else 1) * to_device(x_32_start, device)       # a coarse part: twice the mean
     return denoise_along(model, path, starts, x32_mode=x32_mode, step_noise=StepNoise(seed, indices), **options)
 
 
@@ -77,21 +79,27 @@ def denoise_along(model, path, starts, *, x32_mode: str = "joint", solver: str =
     sampling.check_solver(solver, eta)
     denoiser = denoiser_of(model, [tuple(start.shape[1:]) for start in starts], eps_scale, told_log_snr, guidance,
                            step_noise)
+    if has_bands(model) and x32_mode != "joint":
+        raise InputError(f"--x32: found {x32_mode} for a model of two bands, whose parts cannot disagree; leave it out")
     if len(starts) == 2 and x32_mode in ("from_64", "reconciled"):
         denoiser = Coupled(denoiser, x32_mode, clip)
     elif len(starts) == 2 and x32_mode in ("random", "fixed"):
         denoiser = HeldBranch(denoiser, x32_mode, starts[1], step_noise)
 
     def x_32_of(xs):
+        if has_bands(model):
+            return downsample_to_32(denoiser.image(xs))
         return denoiser.x_32 if denoiser.held else xs[1]
 
     def say(step, _, xs):
-        on_step(step, int(path[step, 0]), int(path[step, 1]), xs[0], *([x_32_of(xs)] if len(xs) == 2 else []))
+        on_step(step, int(path[step, 0]), int(path[step, 1]), denoiser.image(xs),
+                *([x_32_of(xs)] if len(xs) == 2 else []))
 
     arrivals = np.where(path == 0, CLEAN, path)[:, :len(starts)]
     samples = sampling.denoise_along(denoiser, torch.from_numpy(arrivals), starts, solver=solver, eta=eta, clip=clip,
                                      step_noise=step_noise, on_step=say if on_step else None, **options)
-    return Samples(samples.xs[0], x_32_of(samples.xs) if len(starts) == 2 else None, samples.num_model_calls)
+    return Samples(denoiser.image(samples.xs), x_32_of(samples.xs) if len(starts) == 2 else None,
+                   samples.num_model_calls)
 
 
 def denoising_steps(model, path, seed: int, index: int, **options) -> dict[str, list]:
@@ -110,8 +118,11 @@ def denoising_steps(model, path, seed: int, index: int, **options) -> dict[str, 
 
     def keep_predictions(module, inputs, output):
         x, t = inputs[:len(scales)], inputs[len(scales):]
-        for scale, x_s, t_s, eps in zip(scales, x, t, output if len(scales) > 1 else [output]):
-            x_0 = predict_x_0(x_s.float(), eps.float(), schedule.alpha_cumprod(t_s))
+        x_0s = [predict_x_0(x_s.float(), eps.float(), schedule.alpha_cumprod(t_s), clip=False)
+                for x_s, t_s, eps in zip(x, t, output if len(scales) > 1 else [output])]
+        if has_bands(module):
+            x_0s = [joined(*x_0s), x_0s[1] / 2]
+        for scale, x_0 in zip(scales, x_0s):
             predictions[scale].append(to_uint8(x_0)[0].cpu().numpy())
 
     hook = model.register_forward_hook(keep_predictions)

@@ -44,6 +44,9 @@ RUNS = {
                                      f"{NEAR} --native_32 {RESIDUAL}"),
     "lift_native_fused_residual": Run("LIFT, 32 at its own level, fused leads 0 to 2, residual",
                                       f"--timesteps fused --native_32 {RESIDUAL}"),
+    "lift_native_skip_residual": Run("LIFT, 32 at its own level, 64 skipped at noise, residual",
+                                     f"--native_32 --skip_64_at_noise 0.1 {RESIDUAL}"),
+    "lift_bands_residual": Run("two bands, clock, residual", f"--bands --timesteps clock {RESIDUAL}"),
 }
 LABELS = {name: run.label for name, run in RUNS.items()}
 

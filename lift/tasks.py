@@ -29,10 +29,11 @@ class ScaleTask(Task):
         self.images = images_on(images.images, device)
         self.held_out = torch.from_numpy(np.array(held_out.images[:args.val_images])) if held_out else None
         self.has_validation = held_out is not None
-        self.rule = objective.timestep_rule(args)
+        self.rule, self.has_bands = objective.timestep_rule(args), self.is_lift and args.bands
         torch.manual_seed(args.seed)
         self.networks = {"model": checkpoints.build_model(model_type, args.hidden_dims, args.parametrization,
-                                                          self.is_lift and args.native_32)}
+                                                          self.is_lift and args.native_32, self.has_bands,
+                                                          self.is_lift and args.skip_64_at_noise > 0)}
 
     def compiled(self, network):
         """The network by way of torch.compile."""
@@ -46,7 +47,7 @@ class ScaleTask(Task):
     def batch(self, step: int, part: slice) -> objective.Batch:
         """Images, noises and timesteps of a part of the step's batch."""
         return objective.training_batch(self.images, self.indices(step), self.rule, self.args.seed, step, part,
-                                        self.args.flip, self.schedule, self.device)
+                                        self.args.flip, self.schedule, self.device, self.has_bands)
 
     def updates(self, step: int) -> list[Update]:
         """One network, one update."""
@@ -57,13 +58,16 @@ class ScaleTask(Task):
         errors = objective.errors_per_image(networks["model"], self.is_lift, batch, self.schedule, self.args.precision,
                                             self.args.loss_target)
         losses = [error.mean() for error in errors]
-        total = objective.total_loss(losses, self.args.loss_scales, self.args.loss_weight_32)
+        # A quarter of the image's numbers are the coarse band's, so that the sum is the mean over its pixels.
+        weight_32 = self.args.loss_weight_32 / 4 if self.has_bands else self.args.loss_weight_32
+        total = objective.total_loss(losses, self.args.loss_scales, weight_32)
         return {"loss": total, **dict(zip(("loss_64", "loss_32"), losses))}
 
     def validate(self, networks: Networks) -> dict:
         """Held-out error per scale, and for LIFT per pair of timestep bins."""
         return objective.validate(networks["model"], self.is_lift, self.held_out, VALIDATION_SEED, self.schedule,
-                                  self.args.precision, self.device, loss_target=self.args.loss_target)
+                                  self.args.precision, self.device, loss_target=self.args.loss_target,
+                                  has_bands=self.has_bands)
 
     def validation_detail(self, result: dict) -> str:
         """The 64 error by timestep bins, for LIFT."""
@@ -73,7 +77,8 @@ class ScaleTask(Task):
         """What builds the model."""
         model = self.networks["model"]
         return {"family": "lift", "model_type": self.model_type, "hidden_dims": list(model.hidden_dims),
-                "parametrization": model.parametrization}
+                "parametrization": model.parametrization,
+                **({"skip_64_at_noise": True} if getattr(model, "skip_64_at_noise", False) else {})}
 
     def check_content(self, path, state: dict) -> None:
         """Raises InputError for a state of the other model."""
@@ -83,7 +88,7 @@ class ScaleTask(Task):
                              f"{self.model_type}; resume it with train_{found}.py, or choose another --name")
         parametrization = state["options"].get("parametrization", "eps")
         self.older_options = {"parametrization": parametrization, "loss_target": parametrization,
-                              **({"native_32": False} if self.is_lift else {})}
+                              **({"native_32": False, "bands": False, "skip_64_at_noise": 0.0} if self.is_lift else {})}
 
     def describe_batch(self, step: int) -> str:
         """The timesteps of a step, drawn again from the seed."""

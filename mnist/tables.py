@@ -3,7 +3,7 @@ import csv
 import json
 from pathlib import Path
 
-from engine.files import expecting
+from engine.files import expecting, written_whole
 from evaluation.digit_scores import SCORES
 from evaluation.tables import Cell, Table
 from evaluation.text_tables import UnknownTable, with_tables
@@ -55,6 +55,59 @@ def benchmark_table(found: dict) -> Table:
                  "sampling and call.", ["what", "plain", "ours", "ratio", "target"], rows)
 
 
+def digit_correction(row: dict) -> str:
+    """What was chosen to correct a cell's exposure bias, in words."""
+    if row["told_log_snr"]:
+        return f"told −{row['told_log_snr']:g}"
+    return f"noise × {row['eps_scale']:g}" if row["eps_scale"] != 1 else "none"
+
+
+def beside_baseline(rows: list[dict], own: list[dict], calls: list[int]) -> str:
+    """At which calls all seeds of a line have a lower, or a higher, fd_digits than all of the baseline with the same
+    correction or none. rows: all; own: of the line."""
+    ahead, behind = [], []
+    for number in calls:
+        values = [row["fd_digits"] for row in own if row["calls"] == number]
+        baseline = [row["fd_digits"] for row in rows if (row["cell"], row["calls"], row["corrected"]) == (
+            "baseline", number, own[0]["corrected"])]
+        if min(len(values), len(baseline)) > 1 and own[0]["cell"] != "baseline":
+            ahead += [str(number)] * (max(values) < min(baseline))
+            behind += [str(number)] * (min(values) > max(baseline))
+    parts = [f"{word} at {', '.join(found)}" for word, found in (("ahead", ahead), ("behind", behind)) if found]
+    return "; ".join(parts) or "–"
+
+
+def dual_digits_table(found: dict) -> Table:
+    """A row per model, lead and correction; fd_digits at each number of calls, mean and deviation over the seeds."""
+    rows, lines = found["rows"], found["summary"]
+    calls = sorted({line["calls"] for line in lines})
+    seeds = sorted({line["seeds"] for line in lines})
+    keys = list(dict.fromkeys((row["cell"], row["shift"], row["corrected"]) for row in rows))
+    table = Table("dual_digits", "Two times against one",
+                  f"Digits, {found['options']['steps']:,} steps of training, {' to '.join(map(str, seeds))} seeds a "
+                  f"row, {found['options']['num_samples']:,} images each. fd_digits (lower is better), mean ± "
+                  "deviation over seeds. Corrected: by the constants in the last column, one for each number of calls, "
+                  "chosen on the training of another seed. Beside the baseline: at which calls all seeds are on one "
+                  f"side of all of its seeds, with the same correction or none. Expected: {found['expected']}",
+                  ["model", "coarse part", "corrected", *(f"{number} calls" for number in calls),
+                   f"accuracy at {calls[-1]}", f"GFLOP at {calls[-1]}", f"ms at {calls[-1]}", "beside the baseline",
+                   "constants"])
+    for cell, shift, is_corrected in keys:
+        own = [row for row in rows if (row["cell"], row["shift"], row["corrected"]) == (cell, shift, is_corrected)]
+        of_calls = [next(line for line in lines if (line["cell"], line["shift"], line["corrected"], line["calls"]) == (
+            cell, shift, is_corrected, number)) for number in calls]
+        scores = [Cell(f"{line['fd_digits']:.2f}"
+                       + (f" ± {line['fd_digits_deviation']:.2f}" if line["seeds"] > 1 else ""), line["fd_digits"])
+                  for line in of_calls]
+        last = of_calls[-1]
+        table.rows.append([Cell(cell), Cell("equal times" if shift == 1 else "ahead"),
+                           Cell("yes" if is_corrected else "no"), *scores, number(last["accuracy"], ".3f"),
+                           number(last["gflop"], ".2f"), number(1000 * last["seconds_per_image"], ".1f"),
+                           Cell(beside_baseline(rows, own, calls)),
+                           Cell("; ".join(map(digit_correction, of_calls)) if is_corrected else "–")])
+    return table
+
+
 def first_flow_table(rows: list[dict]) -> Table:
     """The flow of 2,000 steps."""
     calls = [2 * int(row["num_steps"] or 0) * (1 if row["guidance_scale"] == "1.0" else 2) for row in rows]
@@ -65,7 +118,7 @@ def first_flow_table(rows: list[dict]) -> Table:
 
 
 TABLES = {"quality": ("quality.json", quality_table), "damages": ("damages.json", damages_table),
-          "mnist_step": ("mnist_step.json", benchmark_table),
+          "mnist_step": ("mnist_step.json", benchmark_table), "dual_digits": ("dual_digits.json", dual_digits_table),
           "flow_2000_steps": ("flow_2000_steps_scores.csv", first_flow_table)}
 
 
@@ -80,6 +133,13 @@ def tables_named(name: str, folder=FOLDER) -> list[Table]:
         return []
     with expecting(path, "measurement of the digit models"), open(path, newline="", encoding="utf-8") as file:
         return [make(list(csv.DictReader(file)) if path.suffix == ".csv" else json.load(file))]
+
+
+def rewrite_text() -> None:
+    """The tables of this family's text, made anew of what is published."""
+    text = TEXT.read_text(encoding="utf-8")
+    with written_whole(TEXT, "w") as file:
+        file.write(text_with_tables(text))
 
 
 def text_with_tables(text: str, folder=FOLDER) -> str:

@@ -45,6 +45,18 @@ def gain_of_coarse() -> torch.Tensor:
     return one[:, None] * one
 
 
+def fold_of_means() -> torch.Tensor:
+    """The orthonormal 2-mean in one direction, sqrt(2) times it, from cosine coefficients to cosine coefficients:
+    float64 [32, 64].
+
+    It leaves cos(pi k / 128) of frequency k and -sin(pi k / 128) of 64 - k, which looks like k at half as many places.
+    """
+    places = torch.arange(32)
+    pairs = torch.zeros(32, 64, dtype=torch.float64)
+    pairs[places, 2 * places] = pairs[places, 2 * places + 1] = math.sqrt(0.5)
+    return cosine_matrix(32) @ pairs @ cosine_matrix(64).T
+
+
 def principal_colors(images) -> torch.Tensor:
     """Eigenvectors of the covariance of the pixels' colours, least variance first: float64 [C, C], one in each row.
 
@@ -167,6 +179,38 @@ class LinearDenoiser(CosineTransform):
         of_32 = [(self.coefficients(x_32), abar_32.sqrt(), 1 - abar_32),
                  (self.coefficients(downsample_to_32(x_64)), abar_64.sqrt(), (1 - abar_64) / 4)]
         return [self.estimate(64, of_64), self.estimate(32, of_32)]
+
+    def estimate_of_bands(self, x: torch.Tensor, abar_64: torch.Tensor, abar_32: torch.Tensor):
+        """(coefficients, deviation) of the clean image: float64 [B, 3, 64, 64], from one whose two orthogonal parts
+        have noise levels of their own (`networks.bands`). abars: float64 [B].
+
+        Each coefficient of the coarse part is one of four of the image, that of the frequency itself and those of the
+        three that the 2x2 mean folds down to it. So the precision of the image is diagonal but for a rank of one in
+        each such four, U (SNR_32 - SNR_64) U^T, which is inverted in closed form (Sherman and Morrison 1950).
+        """
+        mean, precision = self.prior(64)
+        amplitudes = [(abar.sqrt() / (1 - abar))[:, None, None, None] for abar in (abar_64, abar_32)]
+        snr_64, snr_32 = ((abar / (1 - abar))[:, None, None, None] for abar in (abar_64, abar_32))
+        fold = fold_of_means().to(x.device)                                                     # U^T in one direction
+
+        def folded(values, matrix):
+            return F.linear(F.linear(values, matrix).transpose(2, 3), matrix).transpose(2, 3)
+
+        coefficients = self.coefficients(x)
+        weighted = mean * precision + amplitudes[0] * coefficients + folded(
+            (amplitudes[1] - amplitudes[0]) * folded(coefficients, fold), fold.T)
+        diagonal = precision + snr_64
+        gain = snr_32 - snr_64
+        gain = gain / (1 + gain * folded(1 / diagonal, fold.square()))                          # [B, 3, 32, 32]
+        estimate = weighted / diagonal - folded(gain * folded(weighted / diagonal, fold), fold.T) / diagonal
+        variance = 1 / diagonal - folded(gain, fold.square().T) / diagonal.square()
+        return estimate, variance.sqrt()
+
+    def clean_of_bands(self, output: torch.Tensor, x: torch.Tensor, abar_64, abar_32) -> torch.Tensor:
+        """The clean image that a network's output means, float64: the linear estimate plus output times deviation,
+        coefficient by coefficient. The rest as in `estimate_of_bands`."""
+        estimate, deviation = self.estimate_of_bands(x, abar_64, abar_32)
+        return self.image(estimate + self.coefficients(output) * deviation)
 
     def noises(self, outputs, xs, abars) -> list[torch.Tensor]:
         """The noise per scale that a network's outputs mean, float64: the clean image is the linear estimate plus

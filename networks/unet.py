@@ -183,19 +183,29 @@ class UNet(nn.Module):
         """
         time_features = F.silu(time_embedding)          # every residual block starts with it: computed once
         h = self.init_conv(x)                           # [B, hidden_dims[0], 64, 64]
+        skip = run_blocks(self.encoder_blocks[0], h, time_features, tokens)
+        h = self.downsample[0](skip)                    # half the height and width
+        if joining_at_32 is not None:
+            h = h + joining_at_32
+        h_32 = self.run_below(h, time_features, tokens)
+        h = torch.cat([self.upsample[-1](h_32), skip], dim=1)
+        h = run_blocks(self.decoder_blocks[-1], h, time_features, tokens)
+        return self.final_conv(h), h_32
+
+    def run_below(self, h: torch.Tensor, time_features: torch.Tensor,
+                  tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """All but the 64x64 level: from what the encoder brings to 32x32, [B, hidden_dims[0], 32, 32], to the decoder's
+        last features there, [B, channels_at_32, 32, 32]."""
         skips = []
-        for blocks, downsample in zip(self.encoder_blocks, self.downsample):
+        for blocks, downsample in zip(self.encoder_blocks[1:], self.downsample[1:]):
             h = run_blocks(blocks, h, time_features, tokens)
             skips.append(h)
-            h = downsample(h)                           # half the height and width
-            if len(skips) == 1 and joining_at_32 is not None:
-                h = h + joining_at_32
+            h = downsample(h)
         h = run_blocks(self.bottleneck, h, time_features, tokens)
-        for blocks, upsample in zip(self.decoder_blocks, self.upsample):
-            h_before = h                                # of the last round: at 32x32
+        for blocks, upsample in zip(self.decoder_blocks[:-1], self.upsample[:-1]):
             h = torch.cat([upsample(h), skips.pop()], dim=1)
             h = run_blocks(blocks, h, time_features, tokens)
-        return self.final_conv(h), h_before
+        return h
 
     def bottleneck_size(self, size: int) -> int:
         """Pixels a side in the bottleneck, of images with `size` pixels a side."""

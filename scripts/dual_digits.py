@@ -149,8 +149,7 @@ def main():
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=list(CELLS), action="each_once")
     parser.add_argument("--steps", type=whole_number(1), default=1500, help="of every training")
     parser.add_argument("--num_samples", type=whole_number(20), default=1000, help="of every reported score")
-    parser.add_argument("--choice_samples", type=whole_number(20), default=500, help="of every correction that is "
-                                                                                     "tried")
+    parser.add_argument("--choice_samples", type=whole_number(20), default=500, help="of every correction tried")
     parser.add_argument("--experiments", type=Path, default=Path("experiments/dual_digits"), metavar="FOLDER")
     parser.add_argument("--through", default="", metavar="WORDS", help="what every training is started through")
     parser.add_argument("--output", type=Path, default=Path("results/mnist/dual_digits.json"), metavar="FILE")

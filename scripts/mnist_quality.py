@@ -15,7 +15,7 @@ from pathlib import Path
 
 from engine.command_line import Parser, run_script
 from engine.errors import InputError
-from engine.files import write_json, written_whole
+from engine.files import write_json
 from engine.run_files import epoch_of
 
 SEEDS = (0, 1)
@@ -146,14 +146,6 @@ def collect(args) -> None:
     print(f"{args.output}: {sum('accuracy' in row for row in rows)} of {len(rows)} rows measured")
 
 
-def write_text(args) -> None:
-    """Write the tables of the family's text anew, from the published files."""
-    from mnist import tables
-    text = tables.TEXT.read_text(encoding="utf-8")
-    with written_whole(tables.TEXT, "w") as file:
-        file.write(tables.text_with_tables(text))
-
-
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--only", nargs="+", default=[], metavar="RUN:SEED",
@@ -170,7 +162,8 @@ def main():
                         help="write the tables of mnist/README.md from what is published, measure nothing")
     args = parser.parse_args()
     if args.text_only:
-        return write_text(args)
+        from mnist.tables import rewrite_text
+        return rewrite_text()
     wanted = [(name, seed) for name, run in RUNS.items() for seed in run.seeds]
     if args.only:
         wanted = [(name, int(seed)) for name, _, seed in (word.rpartition(":") for word in args.only)]

@@ -31,8 +31,21 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     assert results_table.add(path, rows[1:]) == 2
     assert results_table.read(path) == rows             # all-digit hashes stay text, floats keep every digit
     with open(path, newline="") as file:
-        assert next(csv.reader(file)) == list(results_table.COLUMNS)
+        assert next(csv.reader(file)) == [*results_table.COLUMNS, *results_table.COST_COLUMNS]
     assert [p.name for p in path.parent.iterdir() if ".tmp" in p.name] == []
+
+
+def test_costs_stand_in_rows_that_have_them_and_an_earlier_table_goes_on(tmp_path):
+    path, earlier = tmp_path / "table.csv", row(seed=1)
+    line = results_table.format_line(earlier).removesuffix(",,")
+    path.write_text(",".join(results_table.COLUMNS) + f"\n{line}\n")
+    assert results_table.read(path) == [earlier]
+    later = row(seed=2, gflop=16.5, seconds_per_image=0.25)
+    assert results_table.add(path, [later, row(seed=1, gflop=1.0, seconds_per_image=1.0)]) == 1
+    assert results_table.read(path) == [earlier, later] and path.read_text().splitlines()[1] == line
+    assert path.read_text().splitlines()[0].endswith(",finished,gflop,seconds_per_image")
+    with pytest.raises(InputError, match="found 'nan' in column gflop, expected a finite number"):
+        results_table.add(path, [row(seed=3, gflop=float("nan"), seconds_per_image=1.0)])
 
 
 def damaged_lines(path) -> list[tuple[int, str]]:

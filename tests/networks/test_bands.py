@@ -33,12 +33,12 @@ def test_two_orthogonal_parts_of_an_image():
     assert (fine * bands.from_coarse(coarse)).flatten(1).sum(1).abs().max() < 1e-12
     assert torch.allclose(fine.square().sum() + coarse.square().sum(), x.square().sum())
     assert torch.allclose(bands.joined(fine, coarse), x, atol=1e-12)
-    other = fine + bands.from_coarse(normal(5, 3, 4, 4))  # a coarse part within the fine one means nothing
+    other = fine + bands.from_coarse(normal(5, 3, 4, 4))                # what is coarse in the fine part means nothing
     assert torch.allclose(bands.joined(other, coarse), x, atol=1e-12)
 
 
-@pytest.mark.parametrize("process, t_64, t_32", [(LinearFlow(), 0.3,
-                                                  0.8), (CosineSteps(), 700, 300), (Sigma(), 2.0, 0.5)])
+@pytest.mark.parametrize("process, t_64, t_32", [(LinearFlow(), 0.3, 0.8), (CosineSteps(), 700, 300),
+                                                  (Sigma(), 2.0, 0.5)])
 def test_each_part_is_noised_at_its_own_level(process, t_64, t_32):
     P, x_0, eps = projection(4), normal(6, 2, 4, 4), normal(6, 2, 4, 4, seed=1)
     (a_64, s_64), (a_32, s_32) = (process.levels(torch.tensor(t), torch.float64) for t in (t_64, t_32))
