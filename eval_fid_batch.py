@@ -193,7 +193,6 @@ def add_rows(args, key: dict, scores: dict, revision: str, seconds: float, costs
 def main():
     args, refuse = parse_options()
     from engine import distributed
-    from engine.flops import gflop_done_by
     from evaluation import scoring
     args.device = distributed.local_gpu(args.device)
     device = start_device(args)
@@ -234,7 +233,7 @@ def main():
                                                            scoring.Scorer(wanted, networks, device), references, group)
             if group.is_main:
                 seconds = time.time() - start
-                costs = {"gflop": gflop_done_by(lambda: candidates.draw_one(name, seed)),
+                costs = {"gflop": candidates.gflop(name, device),
                          "seconds_per_image": seconds_per_image}
                 num_added += add_rows(args, key, scores, revision, seconds, costs)
 

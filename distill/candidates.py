@@ -14,6 +14,7 @@ from engine.denoiser import Denoiser, Guided
 from engine.drawing import Drawing, in_batches
 from engine.errors import InputError
 from engine.files import printable
+from engine.flops import gflop_done_by, gflop_of_evaluation
 from engine.sampling import check_solver, denoise_along
 from flow.grids import check_grid, find_path
 from flow.options import GRIDS, interval_in_log_snr
@@ -141,9 +142,13 @@ class Candidates:
                 parts.append("from{:g}to{:g}".format(*args.guidance_interval))
         return "_".join(parts)
 
-    def draw_one(self, name: str, seed: int) -> None:
-        """Generate image 0, so that its arithmetic can be counted; that of the decoder too."""
-        self.drawing(name)(seed, [0])
+    def gflop(self, name: str, device) -> float:
+        """10^9 multiplications and additions of an image along a path, its decoding from latents among them."""
+        denoiser, decode = self.loaded.denoiser, self.loaded.decode
+        gflop = num_calls(self.drawing(name)) * gflop_of_evaluation(denoiser, device)
+        if decode is None:
+            return gflop
+        return gflop + gflop_done_by(lambda: decode(torch.zeros(1, *denoiser.shapes[0], device=device)))
 
     def batches(self, name: str, seed: int, group, progress: str):
         """Yields (image numbers, uint8 [B, 3, S, S], number that are not finite, network calls per image)."""

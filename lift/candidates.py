@@ -3,7 +3,9 @@ import copy
 
 from engine.errors import InputError
 from engine.files import printable
+from engine.flops import gflop_done_by, gflop_of_evaluation
 from lift import checkpoints, generation
+from lift.coupling import timestep_denoiser
 from lift.options import DEFAULT_PATHS, SOLVERS, refuse_unguided
 
 OF_OTHERS = ["guidance_scale", "guidance_interval", "shift", "coarse_shift", "vae"]      # options without effect here
@@ -45,13 +47,16 @@ class Candidates:
                 "solver": generation.solver_name(args, self.guide), "x32_mode": args.x32, "precision": args.precision,
                 "num_steps": args.num_steps, "num_model_calls": generation.num_calls(path, args)}
 
-    def draw_one(self, name: str, seed: int) -> None:
-        """Generate image 0 by the models as they are, not compiled, so that its arithmetic can be counted."""
-        args = copy.copy(self.args)
+    def gflop(self, name: str, device) -> float:
+        """10^9 multiplications and additions of an image along a path: alike in every call, unless the model skips a
+        level in some; then an image is generated, not compiled, and counted."""
+        model, args = self.loaded.model, copy.copy(self.args)
+        if not getattr(model, "skip_64_at_noise", False):
+            denoiser = timestep_denoiser(model, 1 + (self.loaded.model_type == "lift"))
+            return generation.num_calls(self.paths[name], args) * gflop_of_evaluation(denoiser, device)
         args.batch_size, args.compile = 1, False
-        for _ in generation.generate_uint8(self.loaded.model, self.paths[name], seed, 1, args,
-                                           guide=self.guide and self.guide.model):
-            pass
+        images = generation.generate_uint8(model, self.paths[name], 0, 1, args, guide=self.guide and self.guide.model)
+        return gflop_done_by(lambda: list(images))
 
     def batches(self, name: str, seed: int, group, progress: str):
         """Yields (image numbers, uint8 [B, 3, 64, 64], number that are not finite, network calls per image)."""

@@ -14,7 +14,7 @@ from engine.files import save_torch
 from engine.loop import Loop
 from engine.sampling import sample, to_uint8
 from evaluation import results_table
-from flow.model import load_checkpoint
+from flow.model import gflop_of_forward, load_checkpoint
 from flow.train import parse_args
 from flow.training import flow_task
 from mnist.models import FAMILY, build_denoiser
@@ -172,3 +172,13 @@ def test_wrong_input_is_one_line_before_any_work(work, monkeypatch, capsys, argu
     message = fails(monkeypatch, capsys, eval_fid_batch, *COMMON, "--metrics", "swd", "--results", work / "table.csv",
                     "--checkpoints", *arguments)
     assert expected in message and not (work / "table.csv").exists()
+
+
+def test_what_an_image_costs_stands_in_its_rows(work, monkeypatch):
+    """GFLOP: those of a forward pass, counted without numbers, times the calls."""
+    rows = rows_of(monkeypatch, work, "--checkpoints", "flow.pth", "--num_steps", 3, "--guidance_scale", 2, "--metrics",
+                   "swd")
+    config = torch.load("flow.pth", weights_only=True)["config"]
+    assert rows[0]["num_model_calls"] == 6
+    assert rows[0]["gflop"] == pytest.approx(6 * gflop_of_forward(config), rel=1e-6)
+    assert 0 < rows[0]["seconds_per_image"] < 60

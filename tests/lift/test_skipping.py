@@ -4,7 +4,7 @@ import torch
 
 from engine.errors import InputError
 from engine.files import save_torch
-from engine.flops import gflop_of
+from engine.flops import gflop_done_by, gflop_of
 from lift import checkpoints, objective, sampling
 from model import LIFTDualTimestepModel
 from networks.presets import DEFAULT_HIDDEN_DIMS, PARAMETRIZATIONS
@@ -92,3 +92,25 @@ def test_checkpoint_and_sampling(tmp_path):
     path = [[999, 999], [999, 500], [400, 200], [0, 0]]
     samples = sampling.generate(model, path, 0, range(2))
     assert samples.x_64.isfinite().all() and samples.num_model_calls == 3
+
+
+def test_arithmetic_of_an_image_along_a_path(tmp_path):
+    """Calls at t_64 = 999 count as what they do."""
+    from types import SimpleNamespace
+    from lift.candidates import Candidates
+    content = {"model_state": skipping().state_dict(), "hidden_dims": DIMS, "parametrization": "eps", "epochs": 1,
+               "options": {}}
+    found = {}
+    for is_skipping in (True, False):
+        path = tmp_path / f"{is_skipping}.pth"
+        save_torch(path, content | ({"skip_64_at_noise": True} if is_skipping else {}))
+        candidates = Candidates.__new__(Candidates)
+        candidates.loaded, candidates.guide = checkpoints.load_model(path, "lift", "raw"), None
+        candidates.paths = {"p": sampling.check_path([[999, 999], [999, 500], [400, 200], [0, 0]])}
+        candidates.args = SimpleNamespace(batch_size=8, compile=False, solver="ddim", eta=0.0, x32="joint",
+                                          eps_scale=1.0, precision="float32", told_log_snr=0.0, guide=None,
+                                          guide_noisy_32=False)
+        found[is_skipping] = candidates.gflop("p", "cpu")
+    model, t = skipping(), torch.tensor([999])
+    alone = gflop_done_by(lambda: model.at_32_alone(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 32, 32), t, t))
+    assert found[True] == pytest.approx(2 * alone + found[False] / 3, rel=1e-6) and alone < found[False] / 3
