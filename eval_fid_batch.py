@@ -69,21 +69,6 @@ def say_what_differs(rows: list[dict], key: dict) -> None:
                 break
 
 
-def timed(batches, device, seconds: list[float]):
-    """Passes batches on and appends to `seconds` how long each took to make."""
-    import torch
-    batches, is_gpu = iter(batches), torch.device(device).type == "cuda"
-    while True:
-        start = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
-            return
-        if is_gpu:
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-        yield batch
-
-
 def generate_and_score(args, candidates, key: dict, scorer, references, group) -> tuple[dict, float]:
     """The scores of one row's images, as `scoring.Scorer.scores` gives them, and the seconds that this process took to
     generate an image; key: of that row.
@@ -93,18 +78,21 @@ def generate_and_score(args, candidates, key: dict, scorer, references, group) -
     import torch
     from lift import generation
     what = f"{key['checkpoint'].removesuffix('.pth')} {key['path']} seed {key['seed']}"
-    num_broken, num_drawn, seconds = 0, 0, []
-    batches = candidates.batches(key["path"], key["seed"], group, what)
-    for indices, images, broken, num_model_calls in timed(batches, scorer.device, seconds):
-        num_drawn += len(indices)
+    num_broken, num_drawn, seconds = 0, 0, 0.0
+    start = time.perf_counter()
+    for indices, images, broken, num_model_calls in candidates.batches(key["path"], key["seed"], group, what):
         if num_model_calls != key["num_model_calls"]:
             raise InputError(f"{what}: {num_model_calls} network calls were counted, expected "
                              f"{key['num_model_calls']}; no row was added, for it would be wrong")
+        if scorer.device.type == "cuda":
+            torch.cuda.current_stream(scorer.device).synchronize()          # of scoring nothing is waited for
+        seconds, num_drawn = seconds + time.perf_counter() - start, num_drawn + len(indices)
         scorer.take(indices, images)
         num_broken = num_broken + broken
+        start = time.perf_counter()
     num_broken = int(group.sum(torch.as_tensor(num_broken, device=scorer.device)))
     generation.check_finite(num_broken, args.num_images, what)
-    return scorer.scores(args.num_images, references, group), sum(seconds) / max(num_drawn, 1)
+    return scorer.scores(args.num_images, references, group), seconds / max(num_drawn, 1)
 
 
 def is_of_s1(file) -> bool:
