@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw a score against calls, arithmetic and seconds of an image: a line per model and way of sampling.
 
-Reads results/published/mnist/dual_digits.json, or a table that eval_fid_batch.py wrote.
+Reads what scripts.dual_digits wrote, or a table that eval_fid_batch.py wrote.
 """
 from pathlib import Path
 

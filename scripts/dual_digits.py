@@ -4,8 +4,8 @@
 A baseline of one time and models of two, whose times are drawn in several ways, are trained with the same steps,
 batches and sizes, several seeds each. All are scored at equal calls: along equal times, and with the coarse scale or
 band ahead; as they are, and with exposure bias corrected. The correction's constants are chosen cell by cell on a
-training of another seed, with other noise. Finished parts are not done again. Writes
---output.
+training of another seed, with other noise. Finished parts are not done again. Writes --output. To publish: --output
+results/published/mnist/dual_digits.json, then scripts.mnist_quality --text_only for the table of mnist/README.md.
 """
 import json
 import shlex
