@@ -12,25 +12,28 @@ from engine.flops import gflop_of
 from networks.band_dit import BandDiT, BandFlowDenoiser
 from networks.dit import DiT, least_error
 from networks.dual_dit import DualDiT, DualFlowDenoiser
+from networks.flow_unet import FlowUNet
 from scheduler import LinearFlow
 
 FAMILY = "flow"
 
 
-def build_network(config: dict) -> DiT | DualDiT:
+def build_network(config: dict) -> DiT | DualDiT | FlowUNet:
     """The network of a checkpoint's sizes."""
+    if config.get("network") == "unet":
+        return FlowUNet(**config)
     if config.get("bands"):
         return BandDiT(**config)
     return DualDiT(**config) if "image_sizes" in config else DiT(**config)
 
 
-def denoiser_of(network: DiT | DualDiT) -> OutputDenoiser:
+def denoiser_of(network: DiT | DualDiT | FlowUNet) -> OutputDenoiser:
     """The network as a denoiser of the engine: a velocity on straight paths, with its classes."""
-    if isinstance(network, DualDiT):
-        return DualFlowDenoiser(network)
-    if isinstance(network, BandDiT):
-        return BandFlowDenoiser(network)
     config = network.config
+    if "image_sizes" in config:
+        return DualFlowDenoiser(network)
+    if config.get("bands"):
+        return BandFlowDenoiser(network)
     shape = (config["channels"], config["image_size"], config["image_size"])
     return NetworkDenoiser(network, LinearFlow(), "velocity", shape, config["num_classes"])
 
@@ -48,7 +51,7 @@ def gflop_of_forward(config: dict) -> float:
 
 def rank_warning(network: DiT | DualDiT) -> str | None:
     """A line for a velocity output whose tokens are wider than the network; None for other networks."""
-    bound = least_error(network)
+    bound = 0 if isinstance(network, FlowUNet) else least_error(network)
     if not bound:
         return None
     numbers = network.patch_size**2 * network.channels
@@ -69,7 +72,7 @@ def check_guidance(scale: float, label_dropout: float, where: str) -> None:
 @dataclass
 class LoadedFlow:
     """A model ready to be sampled, and where it came from."""
-    network: DiT | DualDiT          # in eval mode, float32 parameters, on the device asked for
+    network: DiT | DualDiT | FlowUNet       # in eval mode, float32 parameters, on the device asked for
     weights: str                    # ema or raw
     path: Path
     fingerprint: str                # first 16 hex digits of the file's SHA-256

@@ -2,12 +2,13 @@
 from engine.command_line import real_number, whole_number
 from engine.errors import InputError
 from engine.options import SOLVERS
-from networks.presets import OUTPUTS, PRESETS, TIME_SCALE
+from networks.presets import NETWORKS, OUTPUTS, PRESETS, TIME_SCALE, UNET_SIZES
 
 LEAD_MAX = 2.0                  # of the coarse scale in log SNR, in training with --timesteps near, fused or clock
 GRIDS = ("uniform", "shift", "optimised")
 ORDERS = {"ddim": 1, "heun": 2, "midpoint": 2, "multistep": 2}         # of the solvers
 PRESET_FLAGS = ("hidden_size", "depth", "num_heads", "mlp_ratio", "patch_size")
+ONLY_OF_DIT = ("preset", "num_heads", "mlp_ratio", "qk_norm", "time_scale", "output")
 
 # Name of an option in earlier command lines -> its name here.
 OLDER_NAMES = {"model.preset": "preset", "model.patch_size": "patch_size", "model.hidden_size": "hidden_size",
@@ -31,6 +32,10 @@ def refuse_older_names(arguments) -> None:
 def add_network_options(parser) -> None:
     """--preset, a flag for each of its sizes, and what the network puts out."""
     group = parser.add_argument_group("network")
+    group.add_argument("--network", choices=NETWORKS, default="dit",
+                       help="dit: the transformer. unet: a UNet with --hidden_size channels at its first level, twice as "
+                            "many at the second, and --depth residual blocks a level; sizes left out: "
+                            + ", ".join(f"{flag} {size}" for flag, size in UNET_SIZES.items()))
     group.add_argument("--preset", choices=PRESETS, default="small", help="sizes that the flags below leave out")
     group.add_argument("--hidden_size", type=whole_number(4, 8192), default=None, help="numbers per token")
     group.add_argument("--depth", type=whole_number(1, 256), default=None, help="blocks")
@@ -74,9 +79,10 @@ def check_scales(args, default_size: int) -> None:
 
 def fill_preset(args) -> None:
     """Give every size that no flag named the value of the preset; a flag beats its preset."""
+    sizes = PRESETS[args.preset] if args.network == "dit" else UNET_SIZES
     for flag in PRESET_FLAGS:
         if getattr(args, flag) is None:
-            setattr(args, flag, PRESETS[args.preset][flag])
+            setattr(args, flag, sizes.get(flag))
 
 
 def add_sampling_options(parser) -> None:

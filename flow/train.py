@@ -7,7 +7,8 @@ from data import add_data_options
 from engine.command_line import Parser, real_number, refuse_without_effect, run_script, whole_number
 from engine.errors import InputError
 from engine.options import PAIRINGS, TIME_SAMPLINGS, add_training_options
-from flow.options import LEAD_MAX, add_network_options, check_scales, fill_preset, refuse_older_names
+from flow.options import (LEAD_MAX, ONLY_OF_DIT, add_network_options, check_scales, fill_preset,
+                          refuse_older_names)
 
 LABEL_DROPOUT = 0.1
 IMAGE_SIZE = 32
@@ -57,6 +58,8 @@ def parse_args(argv=None):
                          "pixels); use velocity or clean")
     if args.vae is not None and args.channels != 3:
         raise InputError(f"--channels: found {args.channels} with --vae, expected 3; leave it out")
+    if args.network == "unet":
+        refuse_without_effect(parser, args, ONLY_OF_DIT, "with --network unet")
     check_scales(args, IMAGE_SIZE)
     fill_preset(args)
     return args

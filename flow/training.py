@@ -12,6 +12,7 @@ from flow.model import build_network, rank_warning
 from flow.task import FlowTask
 from networks.bands import check_side
 from networks.dit import check_options
+from networks.flow_unet import check_unet
 
 
 def sides_of(args, side: int) -> list[int]:
@@ -22,8 +23,9 @@ def sides_of(args, side: int) -> list[int]:
 def network_of(args, side: int, channels: int, num_classes: int):
     """A fresh network for images or latents of that side. Raises InputError for sizes that do not divide."""
     sides = sides_of(args, side)
-    sizes = {name: getattr(args, name) for name in ("patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio",
-                                                    "qk_norm", "time_scale", "output")}
+    of_dit = ("num_heads", "mlp_ratio", "qk_norm", "time_scale", "output")
+    sizes = {name: getattr(args, name)
+             for name in ("patch_size", "hidden_size", "depth", *(of_dit if args.network == "dit" else ["network"]))}
     where = {"image_sizes": sides} if len(sides) > 1 else {"image_size": side}
     bands = {"bands": True} if args.bands else {}
     return build_network({**where, "channels": channels, "num_classes": num_classes, **sizes, **bands})
@@ -73,7 +75,10 @@ def make_task(args, device, group: Group) -> FlowTask:
     InputError for sizes that do not divide, before data are read."""
     latents = Latents(args.vae, device) if args.vae else None
     side = args.image_size if latents is None else latents.side_of(args.image_size)
-    check_options(sides_of(args, side), args.patch_size, args.hidden_size, args.num_heads, args.output)
+    if args.network == "unet":
+        check_unet(sides_of(args, side), args.patch_size, args.hidden_size)
+    else:
+        check_options(sides_of(args, side), args.patch_size, args.hidden_size, args.num_heads, args.output)
     if args.bands:
         check_side(side, "--image_size" if latents is None else "--vae: side of the latents")
     how = dict(cache_dir=args.cache_dir, size=args.image_size, channels=args.channels, image_column=args.image_column,

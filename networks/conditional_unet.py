@@ -93,6 +93,10 @@ class ConditionalUNet(UNet):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """x: [B, C, H, W]; t: [B], 0...999; labels: int64 [B], 0...num_classes, or None -> [B, C, H, W]."""
+        return self.last_layer(x, self.time_mlp(t), labels)
+
+    def last_layer(self, x: torch.Tensor, of_time: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """The output. of_time: the embedding of the time, [B, 4 * base_channels]; the rest as in `forward`."""
         tokens = None
         if self.conditioning == "concat":
             x = torch.cat([x, self.class_maps[labels].to(x.dtype)], dim=1)
@@ -100,7 +104,7 @@ class ConditionalUNet(UNet):
             tokens = self.class_tokens(labels)[:, None]                         # [B, 1, 128]
         if self.patch_size > 1:
             x = F.pixel_unshuffle(x, self.patch_size)
-        output, _ = self.run_backbone(x, self.time_mlp(t), tokens=tokens)
+        output, _ = self.run_backbone(x, of_time, tokens=tokens)
         return F.pixel_shuffle(output, self.patch_size) if self.patch_size > 1 else output
 
 

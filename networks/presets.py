@@ -4,6 +4,11 @@ DEFAULT_HIDDEN_DIMS = (64, 128, 256, 512)               # of the UNet: channels 
 PARAMETRIZATIONS = ("eps", "v", "residual")             # what it puts out
 CONDITIONINGS = ("none", "concat", "cross_attention")   # how it learns of a class
 
+# The two networks of a flow, and sizes of the UNet.
+NETWORKS = ("dit", "unet")
+UNET_MULTIPLIERS = (1, 2)       # channels of its levels, over --hidden_size
+UNET_SIZES = dict(hidden_size=48, depth=1, patch_size=2)
+
 # The Diffusion Transformer.
 OUTPUTS = ("velocity", "clean", "residual")
 TIME_SCALE = 10_000.0           # flow time 0...1 becomes angles up to 10^4; published weights want 1

@@ -356,3 +356,25 @@ def test_checkpoints_of_other_families_are_refused(tmp_path):
         load_checkpoint(tmp_path / "lift.pth")
     with pytest.raises(InputError):
         load_checkpoint(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("words", [(), ("--scales", "8", "4", "--timesteps", "fused"), ("--bands",)])
+def test_a_unet_takes_the_place_of_the_transformer(tmp_path, words):
+    args = parse_args(["--network", "unet", "--dataset", "drawn", "--hidden_size", "16", "--batch_size", "8",
+                       "--image_size", "8", "--name", "tiny", "--checkpoint_dir", str(tmp_path), "--output_dir",
+                       str(tmp_path), "--no_tensorboard", "--precision", "float32", "--learning_rate", "2e-3",
+                       "--max_steps", "40", *words])
+    loop = Loop(flow_task(args, image_set(), None, CPU), args, ALONE, CPU)
+    for _ in range(40):
+        loop.run_step()
+    losses = [row["loss"].item() for row in loop.pending]
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+    loop.started = 0.0
+    loop.collect_losses()
+    loop.save_checkpoint()
+    loaded = load_checkpoint(next(tmp_path.glob("tiny_*ep.pth")), "raw")
+    assert loaded.network.config == loop.task.networks["model"].config
+    assert all(torch.equal(found, trained) for found, trained in
+               zip(loaded.network.state_dict().values(), loop.task.networks["model"].state_dict().values()))
+    with pytest.raises(InputError, match="--mlp_ratio: found 2, which has no effect with --network unet"):
+        parse_args(["--network", "unet", "--mlp_ratio", "2", *words])
