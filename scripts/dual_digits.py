@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Do two times pay? Digits at 28 and 14 pixels by one small transformer: one scale, two scales, two bands, in minutes.
+"""Do two times pay? Digits at 28 and 14 pixels by one small UNet: one scale, two scales, two bands, in minutes.
 
 A baseline of one time and models of two, whose times are drawn in several ways, are trained with the same steps,
 batches and sizes, several seeds each. All are scored at equal calls: along equal times, and with the coarse scale or
@@ -24,8 +24,8 @@ CELLS = {BASELINE: "--image_size 28",
          **{f"two scales, {kind}": f"--scales 28 14 --timesteps {kind}"
             for kind in ("independent", "diagonal", "near", "fused")},
          **{f"two bands, {kind}": f"--image_size 28 --bands --timesteps {kind}" for kind in ("clock",)}}
-SIZES = ("--channels 1 --patch_size 7 --hidden_size 128 --depth 4 --num_heads 4 --mlp_ratio 4 --no-flip "
-         "--batch_size 64 --learning_rate 1e-3 --lr_schedule cosine --ema_decay 0.995 --sample_every 0 "
+SIZES = ("--network unet --channels 1 --patch_size 2 --hidden_size 32 --depth 1 --no-flip "
+         "--batch_size 64 --learning_rate 2e-3 --lr_schedule cosine --ema_decay 0.995 --sample_every 0 "
          "--no_tensorboard --num_threads 1")
 CALLS, SHIFTS = (6, 9, 18), (1.0, 1.65)             # the second: the coarse scale leads by 1 in log SNR
 PLAIN = (1.0, 0.0)                                  # eps_scale, told_log_snr: no correction
