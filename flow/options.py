@@ -33,8 +33,8 @@ def add_network_options(parser) -> None:
     """--preset, a flag for each of its sizes, and what the network puts out."""
     group = parser.add_argument_group("network")
     group.add_argument("--network", choices=NETWORKS, default="dit",
-                       help="dit: the transformer. unet: a UNet with --hidden_size channels at its first level, twice as "
-                            "many at the second, and --depth residual blocks a level; sizes left out: "
+                       help="dit: the transformer. unet: a UNet with --hidden_size channels at its first level, twice "
+                            "as many at the second, and --depth residual blocks a level; sizes left out: "
                             + ", ".join(f"{flag} {size}" for flag, size in UNET_SIZES.items()))
     group.add_argument("--preset", choices=PRESETS, default="small", help="sizes that the flags below leave out")
     group.add_argument("--hidden_size", type=whole_number(4, 8192), default=None, help="numbers per token")

@@ -23,8 +23,8 @@ class FlowUNet(nn.Module):
 
     image_size: the side of square images; or image_sizes: a side and half of it, for an image at two sizes. bands: two
     parts of one image (`networks.bands`) have times of their own. patch_size: the side of the square that enters as one
-    pixel; even for two sizes. hidden_size: channels of the first level; the second, of half the side, has twice as many,
-    and attention. depth: residual blocks of a level on the way down, one more on the way up. Class num_classes stands
+    pixel; even for two sizes. hidden_size: channels of the first level. The second level, of half the side, has twice
+    as many, and attention. depth: residual blocks of a level on the way down, one more on the way up. Class num_classes stands
     for no class. Raises InputError for sizes that do not divide.
 
     forward(x, t, labels) for one time; forward(x, [t_64, t_32], labels) for bands; forward([x_64, x_32], [t_64, t_32],
@@ -51,8 +51,8 @@ class FlowUNet(nn.Module):
                                     num_classes=num_classes)
         if self.has_two_times:
             width = 4 * hidden_size
-            self.lead_mlp = nn.Sequential(SinusoidalTimeEmbedding(hidden_size), nn.Linear(hidden_size, width), nn.SiLU(),
-                                          nn.Linear(width, width, bias=False))
+            self.lead_mlp = nn.Sequential(SinusoidalTimeEmbedding(hidden_size), nn.Linear(hidden_size, width),
+                                          nn.SiLU(), nn.Linear(width, width, bias=False))
 
     def forward(self, x, t, labels: torch.Tensor | None = None):
         """The velocity, shaped as x. t: [B] per time, 0 noise ... 1 image; labels: int64 [B], 0...K, or None for the
