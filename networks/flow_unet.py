@@ -21,11 +21,11 @@ NOISIEST_TIME = 999.0           # what the network is told at pure noise; 0 at t
 class FlowUNet(nn.Module):
     """A class-conditional velocity field x_0 - eps.
 
-    image_size: the side of square images; or image_sizes: a side and half of it, for an image at two sizes. bands: two
+    image_size: the side of square images. Or image_sizes: a side and half of it, for an image at two sizes. bands: two
     parts of one image (`networks.bands`) have times of their own. patch_size: the side of the square that enters as one
     pixel; even for two sizes. hidden_size: channels of the first level. The second level, of half the side, has twice
-    as many, and attention. depth: residual blocks of a level on the way down, one more on the way up. Class num_classes stands
-    for no class. Raises InputError for sizes that do not divide.
+    as many, and attention. depth: residual blocks of a level on the way down; there is one more on the way up. Class
+    num_classes stands for no class. Raises InputError for sizes that do not divide.
 
     forward(x, t, labels) for one time; forward(x, [t_64, t_32], labels) for bands; forward([x_64, x_32], [t_64, t_32],
     labels) for two sizes. Two times enter as the fine one's embedding and what another embedding says of their
