@@ -157,9 +157,12 @@ def trials_table(trials: dict) -> str:
 def write_tables(path: Path, results: dict) -> None:
     """All tables into a text, between their marks. Raises InputError."""
     from evaluation.text_tables import UnknownTable, with_tables
+    from evaluation.benchmark_tables import benchmarks_tables
     trials = json.loads(TRIALS.read_text(encoding="utf-8"))
+    measured = benchmarks_tables(TRIALS.parent)                         # what scripts/bench.sh left there
     known = {"distill_truth": markdown_table(results), "distill_truth_order": order_table(results),
-             "distill_truth_trials": trials_table(trials)}
+             "distill_truth_trials": trials_table(trials),
+             "benchmarks": "\n\n".join(table.markdown() for table in measured)}
 
     def tables_named(name: str) -> list:
         if name in known:
