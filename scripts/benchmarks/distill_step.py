@@ -19,8 +19,8 @@ TARGET, MEMORY_TARGET = 1.3, 1.0
 def main():
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--hidden_dims", type=whole_number(8), nargs="+", default=None,
-                        help="of the teacher; left out: 32 64 128 256 on a CPU, 64 128 256 512 on a GPU")
-    parser.add_argument("--batch_size", type=whole_number(1), default=None, help="images; 2 on a CPU, 64 on a GPU")
+                        help="of the teacher; left out: 16 32 64 128 on a CPU, 64 128 256 512 on a GPU")
+    parser.add_argument("--batch_size", type=whole_number(1), default=None, help="images; 4 on a CPU, 64 on a GPU")
     parser.add_argument("--rounds", type=whole_number(1), default=None, help="alternations; 3 on a CPU, 10 on a GPU")
     add_device_options(parser, precision="float32")
     args = parser.parse_args()
@@ -30,8 +30,8 @@ def main():
     from scripts.benchmarks.own_process import median_ratio, opened, seconds_in_turn, warmed_up
     device = start_device(args, tf32=True)
     on_gpu = device.type == "cuda"
-    rounds, batch_size = args.rounds or (10 if on_gpu else 3), args.batch_size or (64 if on_gpu else 2)
-    hidden_dims = args.hidden_dims or [(64 if on_gpu else 32) * factor for factor in (1, 2, 4, 8)]
+    rounds, batch_size = args.rounds or (10 if on_gpu else 3), args.batch_size or (64 if on_gpu else 4)
+    hidden_dims = args.hidden_dims or [(64 if on_gpu else 16) * factor for factor in (1, 2, 4, 8)]
     shared = (hidden_dims, batch_size, device, torch.get_num_threads())
     builds = {"published": (PublishedStep, *shared), "ours": (OurStep, *shared, args.precision),
               "shared_pass": (OurStep, *shared, args.precision, "--shared_critic_pass")}
