@@ -6,6 +6,7 @@ A finished row is skipped and printed; --force measures it again and replaces ju
 once, and torchrun divides one generation over processes.
 """
 import functools
+import sys
 import time
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from engine.command_line import (Parser, add_device_options, git_revision, refus
 from engine.errors import InputError
 from engine.files import check_can_be_written
 from engine.options import SOLVERS as ALL_SOLVERS
-from flow.options import GRIDS, add_guidance_options
+from flow.options import GRIDS, add_guidance_options, refuse_older_names
 from lift.options import DEFAULT_NAMES, PATH_NAMES, add_checkpoint_option, add_generation_options
 
 
 def parse_options():
+    refuse_older_names(sys.argv[1:], load_dir="checkpoint")
     parser = Parser(__doc__)
     group = parser.add_argument_group("what is evaluated")
     add_checkpoint_option(group, "checkpoints of any family, students among them: checkpoints/*_100ep.pth",
@@ -40,7 +42,8 @@ def parse_options():
     add_guidance_options(group, scale=1.0)
     group.add_argument("--vae", default=None, metavar="FOLDER",
                        help="the autoencoder of a model of latents; left out: the one it was trained with")
-    add_metric_options(parser, "real images to compare with: a split, or part of one such as train[:5000]")
+    add_metric_options(parser, "real images to compare with: a split, or part of one such as train[:5000]",
+                       with_groups=True)
     data.add_data_options(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--results", type=Path, default=Path("results/fid_results.csv"), metavar="CSV",
@@ -98,8 +101,8 @@ def generate_and_score(args, candidates, key: dict, scorer, references, group) -
 def is_of_s1(file) -> bool:
     """Whether a checkpoint is a baseline or LIFT model, and no student of one. Raises InputError if it is none at
     all."""
-    from engine.files import load_torch
-    content = {} if Path(file).suffix == ".safetensors" else load_torch(file, "checkpoint")
+    from flow.model import content_of
+    content = content_of(file)
     return isinstance(content, dict) and not content.get("few_steps") and content.get("family", "lift") == "lift" \
         and "model_state" in content
 
@@ -112,19 +115,21 @@ def candidates_of(args, refuse, file, device, say: bool):
     return kind.Candidates(args, refuse, file, device, say)
 
 
-def check(args, refuse, files, say: bool) -> tuple[int, list[dict]]:
-    """The side of the models' images, and the options of each one's training where its data are those to compare with.
-    Raises InputError for what does not fit, before any work; one model at a time is in memory."""
-    shapes, options = {}, []
+def check(args, refuse, files, say: bool) -> tuple[int, list[dict], dict]:
+    """The side of the models' images, the options of each one's training where its data are those to compare with, and
+    the number of its classes by file. Raises InputError for what does not fit, before any work; one model at a time is
+    in memory."""
+    shapes, options, classes = {}, [], {}
     for file in files:
         candidates = candidates_of(args, refuse, file, "cpu", say)
         shapes[candidates.image_shape[-1]] = file
         options.append(candidates.options if candidates.knows_its_data else {})
+        classes[file] = getattr(candidates, "num_classes", None)
     if len(shapes) > 1:
         found = ", ".join(f"{file} of {side} pixels" for side, file in shapes.items())
         raise InputError(f"--checkpoints: found {found}; expected images of one size, for they are compared with the "
                          "same real ones")
-    return next(iter(shapes)), options
+    return next(iter(shapes)), options, classes
 
 
 def choose_dataset(args, options: list[dict], say: bool) -> dict:
@@ -195,8 +200,9 @@ def main():
                      "--metrics: the processes do not all have Inception weights at hand; give --metrics, or "
                      "--inception with a file that all machines see")
     rows = results_table.read(args.results, warn=group.is_main)         # what is wrong with it is said before any work
-    side, options = check(args, refuse, files, group.is_main)
+    side, options, classes = check(args, refuse, files, group.is_main)
     image_set = load_reference(args, metrics, side, choose_dataset(args, options, group.is_main), group)
+    scoring.check_groups(metrics, image_set, classes)
     networks = references = None
     revision, num_added, num_skipped = git_revision(), 0, 0
 

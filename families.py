@@ -15,7 +15,7 @@ from torch import nn
 from engine.denoiser import Denoiser, NetworkDenoiser
 from engine.denoising_task import encoded
 from engine.errors import InputError
-from engine.files import expecting, load_torch, sha256_of_file
+from engine.files import expecting
 from engine.sampling import to_uint8
 from engine.seeds import seeded_generator
 from flow import model as flow
@@ -24,10 +24,8 @@ from lift import checkpoints
 from lift.coupling import TimestepModel, timestep_denoiser
 from lift.objective import draw_timesteps, timestep_rule
 from mnist import models as mnist
-from networks import adm
+from networks import adm, dit
 from scheduler import CosineSteps, Sigma
-
-SAFETENSORS = ".safetensors"
 
 
 @dataclass
@@ -106,13 +104,16 @@ def load_lift(content: dict, path, weights: str, fingerprint: str, device, vae=N
 def load_flow(content: dict, path, weights: str, fingerprint: str, device, vae=None) -> Loaded:
     """A DiT in pixels, or in the latents of an autoencoder. vae: its folder, where that has moved."""
     found = flow.load_checkpoint(path, weights, device)
-    build = {key: content[key] for key in ("family", "config", "label_names") if key in content}
+    build = {"family": "flow", "config": found.network.config}
+    build |= {key: content[key] for key in ("config", "label_names") if key in content}
     facts = {"few_steps": content.get("few_steps"), "options": found.options,
              "is_guidable": found.options.get("label_dropout", 0) > 0}
     if found.vae_fingerprint:
         folder = vae or content.get("vae") or found.options.get("vae")
+        if folder is None:
+            raise InputError(f"--vae: {path} has published weights of a model of latents; name their autoencoder")
         latents = Latents(folder, device)
-        if latents.fingerprint != found.vae_fingerprint:
+        if found.vae_fingerprint not in (latents.fingerprint, flow.ANY_AUTOENCODER):
             raise InputError(f"--vae: {folder}: its weights are not those that {path} was trained with; give the "
                              "folder of that autoencoder")
         build |= {"vae": str(folder), "vae_fingerprint": latents.fingerprint}
@@ -167,6 +168,8 @@ FAMILIES = {"lift": load_lift, "flow": load_flow, "mnist": load_mnist, "edm": lo
 
 def family_of(content: dict) -> str:
     """The family that a checkpoint names. Without a name, the weights' names tell it."""
+    if dit.is_published(content):
+        return "flow"
     return content.get("family", "edm" if adm.FIRST_WEIGHT in content else "lift")
 
 
@@ -194,12 +197,9 @@ def load(path, weights: str = "ema", device="cpu", option: str = "--checkpoint",
 
     Raises InputError for a file that is missing, damaged or holds pickled objects, and for an unknown family.
     """
-    if Path(path).suffix == SAFETENSORS:
-        content, fingerprint = adm.load_safetensors(path), sha256_of_file(path)
-    else:
-        digest = hashlib.sha256()
-        content = load_torch(path, "checkpoint", digest)
-        fingerprint = digest.hexdigest()
+    digest = hashlib.sha256()
+    content = flow.content_of(path, digest)
+    fingerprint = digest.hexdigest()
     if not isinstance(content, dict):
         raise InputError(f"{option}: {path} holds a {type(content).__name__}, expected a checkpoint of this repository")
     family = family_of(content)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from engine.errors import InputError
 
+SAFETENSORS = ".safetensors"                # how a file of tensors alone ends
 
 # What `written_whole` has written within `written_together` and not yet renamed: path -> temporary file.
 held_back = contextvars.ContextVar("held_back", default=None)
@@ -264,6 +265,18 @@ def named_file(path) -> Path:
     if not Path(path).name:
         raise InputError(f"output: found {str(path)!r}, expected the name of a file")
     return Path(path)
+
+
+def load_safetensors(path) -> dict:
+    """The tensors of a safetensors file. Raises InputError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file; give the network's weights") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a safetensors file ({error}); store the weights again") from error
 
 
 def check_can_be_written(path) -> None:

@@ -37,6 +37,9 @@ GROUPS = {"animal": range(398),
                       569, 573, 575, 576, 586, 603, 609, 612, 625, 627, 628, 654, 656, 661, 665, 670, 671, 675, 690,
                       705, 717, 724, 734, 751, 757, 779, 780, 802, 803, 812, 814, 817, 820, 829, 833, 847, 856, 864,
                       866, 867, 870, 871, 874, 880, 895, 914)}
+# The group of a class by its name, as CIFAR-10 names them.
+GROUP_OF_CLASS = {**dict.fromkeys(("bird", "cat", "deer", "dog", "frog", "horse"), "animal"),
+                  **dict.fromkeys(("airplane", "automobile", "ship", "truck"), "vehicle")}
 
 
 class PackagesMissing(InputError):
@@ -117,3 +120,24 @@ def class_shares(classes: torch.Tensor, groups=GROUPS) -> dict[str, float]:
     classes = torch.as_tensor(classes)
     return {name: float(torch.isin(classes, torch.tensor(list(members))).double().mean())
             for name, members in groups.items()}
+
+
+def groups_of_names(names) -> list[str]:
+    """The group of each class: names of the classes by number. Raises InputError for a name without a group."""
+    unknown = [name for name in names or () if name not in GROUP_OF_CLASS]
+    if not names or unknown:
+        found = unknown[0] if unknown else "no names of classes"
+        raise InputError(f"--metrics groups: found {found} in the real images, expected classes among "
+                         f"{', '.join(GROUP_OF_CLASS)}; leave the metric out")
+    return [GROUP_OF_CLASS[name] for name in names]
+
+
+def share_in_group(guesses: torch.Tensor, wanted, groups=GROUPS) -> float:
+    """The share of images whose guessed class [N], 0...999, lies in the group wanted of that image: 0...1.
+
+    wanted: the name of a group per image. Raises InputError for no image.
+    """
+    if len(guesses) == 0:
+        raise InputError("class shares: found no images, expected at least 1")
+    inside = {name: torch.isin(guesses, torch.tensor(list(members))) for name, members in groups.items()}
+    return sum(bool(inside[name][k]) for k, name in enumerate(wanted)) / len(guesses)

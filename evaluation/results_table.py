@@ -25,8 +25,8 @@ REAL_NUMBERS = ("value", "standard_error")
 # Metric -> dimensions of its features: with fewer images its covariance is singular, its value biased upwards.
 FEW_IMAGES = {"fid": 2048, "fd_lite0": 1280}
 # fd_tiny is history: an earlier measure, on a classifier of the project's own. It is no longer computed.
-METRICS = ("fid", "kid", "precision", "recall", "fd_lite0", "kd_lite0", "precision_lite0", "recall_lite0", "fd_tiny",
-           "swd", "swd_64", "swd_32", "swd_16", "kurtosis_64", "kurtosis_32", "contrast_64", "contrast_32")
+METRICS = ("fid", "kid", "precision", "recall", "fd_lite0", "kd_lite0", "precision_lite0", "recall_lite0", "groups",
+           "fd_tiny", "swd", "swd_64", "swd_32", "swd_16", "kurtosis_64", "kurtosis_32", "contrast_64", "contrast_32")
 OF_LEVEL = re.compile(r"(swd|kurtosis|contrast)_[1-9]\d*")         # of images of other sizes
 
 

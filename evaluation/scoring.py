@@ -13,7 +13,7 @@ from evaluation import sliced_wasserstein
 from engine import distributed
 from engine.command_line import write_run_record
 from engine.errors import InputError
-from evaluation.options import FEATURE_METRICS, WITHOUT_INCEPTION, pyramid_levels, rows_of
+from evaluation.options import FEATURE_METRICS, GROUPS, WITHOUT_INCEPTION, pyramid_levels, rows_of
 from evaluation.results_table import FEW_IMAGES
 
 OF_ALL_IMAGES = {"swd", "detail"}                       # metrics that are computed from all images at once
@@ -25,7 +25,7 @@ def choose_metrics(args) -> tuple[list[str], Path | None]:
     Raises InputError where files that a metric needs are not there.
     """
     of_inception, of_lite0 = FEATURE_METRICS.values()
-    if set(args.metrics or ()) & set(of_lite0):
+    if set(args.metrics or ()) & {*of_lite0, GROUPS}:
         lite_features.find_weights()
     if args.metrics is not None and not set(args.metrics) & set(of_inception):
         if args.inception:
@@ -46,6 +46,18 @@ def choose_metrics(args) -> tuple[list[str], Path | None]:
         metrics = [metric for metric in metrics if metric not in of_lite0]
     print(f"scoring with {', '.join(metrics)}, which need no Inception weights", flush=True)
     return metrics, None
+
+
+def check_groups(metrics: list[str], image_set, classes_of_models: dict) -> None:
+    """Raises InputError where groups are asked for of real images whose classes have none, or of a model of other
+    classes. classes_of_models: file -> number of classes, or None."""
+    if GROUPS not in metrics:
+        return
+    count = len(lite_features.groups_of_names(image_set.label_names))
+    for file, num_classes in classes_of_models.items():
+        if num_classes != count:
+            raise InputError(f"--metrics groups: found {file} with {num_classes or 'no'} classes, expected the "
+                             f"{count} of {image_set.dataset}; leave the metric out")
 
 
 def warn_of_few(metrics: list[str], counts: dict[str, int]) -> None:
@@ -75,7 +87,7 @@ class Networks:
 
     def __init__(self, metrics: list[str], weights_file, device):
         self.extractors = {"inception": fid.load_inception(weights_file, device)} if weights_file else {}
-        if set(metrics) & set(FEATURE_METRICS["lite0"]):
+        if set(metrics) & {*FEATURE_METRICS["lite0"], GROUPS}:
             self.extractors["lite0"] = lite_features.load(device)
 
     def settings(self) -> dict[str, str]:
@@ -101,6 +113,7 @@ class References:
             if needs_statistics:
                 self.statistics[name] = fid.reference_statistics(image_set, extractor, cache_dir,
                                                                  from_features=needs_features)
+        self.groups = lite_features.groups_of_names(image_set.label_names) if GROUPS in metrics else None   # by class
         if "swd" in metrics:
             self.profile = sliced_wasserstein.reference_profile(image_set, cache_dir, device=device)
 
@@ -113,7 +126,8 @@ class Scorer:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.statistics = {name: fid.FeatureStatistics(extractor.num_features, device)
                            for name, extractor in networks.extractors.items() if users_of(name, metrics)[0]}
-        self.features = {name: [] for name in networks.extractors if users_of(name, metrics)[1]}
+        self.features = {name: [] for name in networks.extractors
+                         if users_of(name, metrics)[1] or name == "lite0" and GROUPS in metrics}
         self.images, self.indices = [], []
 
     def take(self, indices: list[int], images: torch.Tensor) -> None:
@@ -166,6 +180,11 @@ class Scorer:
             if precision_recall in self.metrics:
                 shares = fid.precision_recall(features[name], references.features[name])
                 values |= {row: (share, None) for row, share in zip(rows_of(precision_recall), shares)}
+        if GROUPS in self.metrics:              # classes take turns by an image's number
+            guesses = self.networks.extractors["lite0"].first_guesses(features["lite0"])
+            wanted = [references.groups[k % len(references.groups)] for k in range(num_images)]
+            share = lite_features.share_in_group(guesses, wanted)
+            values[GROUPS] = share, (share * (1 - share) / num_images)**0.5
         if "swd" in self.metrics:
             profile = sliced_wasserstein.profile(images, device=self.device)
             values |= {name: (value, None) for name, value in

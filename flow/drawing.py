@@ -4,7 +4,7 @@ from engine.drawing import Drawing
 from engine.errors import InputError
 from flow.grids import check_grid, find_path
 from flow.latents import Latents, decoder_of
-from flow.model import LoadedFlow, check_guidance
+from flow.model import ANY_AUTOENCODER, LoadedFlow, check_guidance
 from flow.options import interval_in_log_snr
 from scheduler import LinearFlow
 
@@ -32,8 +32,10 @@ def latents_of(loaded: LoadedFlow, vae, device) -> Latents | None:
         if vae is not None:
             raise InputError(f"--vae: found {vae}, but {loaded.path} is a model of pixels; leave it out")
         return None
+    if vae is None and trained_with is None:
+        raise InputError(f"--vae: {loaded.path} has published weights of a model of latents; name their autoencoder")
     latents = Latents(vae or trained_with, device)
-    if latents.fingerprint != loaded.vae_fingerprint:
+    if loaded.vae_fingerprint not in (latents.fingerprint, ANY_AUTOENCODER):
         raise InputError(f"--vae: {vae or trained_with}: its weights are not those that {loaded.path} was trained "
                          "with; give the folder of that autoencoder")
     return latents

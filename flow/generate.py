@@ -21,7 +21,7 @@ GRID_ROWS = 20                              # classes in the grid, at most
 
 def parse_args(argv=None):
     """The command line. Raises InputError for an option of the earlier implementation."""
-    refuse_older_names(sys.argv[1:] if argv is None else argv)
+    refuse_older_names(sys.argv[1:] if argv is None else argv, load_dir="checkpoint")
     parser = Parser(__doc__)
     group = parser.add_argument_group("model")
     group.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by python -m flow.train")

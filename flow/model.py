@@ -7,15 +7,18 @@ import torch
 
 from engine.denoiser import NetworkDenoiser, OutputDenoiser
 from engine.errors import InputError
-from engine.files import expecting, load_torch
+from engine.files import SAFETENSORS, expecting, load_safetensors, load_torch
 from engine.flops import gflop_of
 from networks.band_dit import BandDiT, BandFlowDenoiser
-from networks.dit import DiT, least_error
+from networks.dit import DiT, is_published, least_error, load_published, published_state
 from networks.dual_dit import DualDiT, DualFlowDenoiser
 from networks.flow_unet import FlowUNet
 from scheduler import LinearFlow
 
 FAMILY = "flow"
+ANY_AUTOENCODER = "any"         # in place of a fingerprint: published weights do not tell whose latents they know
+PIXEL_CHANNELS = (1, 3)
+PUBLISHED_DROPOUT = 0.1         # of labels, in the trainings of DiT and SiT
 
 
 def build_network(config: dict) -> DiT | DualDiT | FlowUNet:
@@ -79,7 +82,7 @@ class LoadedFlow:
     epochs: int
     options: dict                   # of the training run
     label_names: list[str] | None
-    vae_fingerprint: str | None     # of the autoencoder whose latents it models; None: pixels
+    vae_fingerprint: str | None     # of the autoencoder whose latents it models, or ANY_AUTOENCODER; None: pixels
 
     @property
     def denoiser(self) -> OutputDenoiser:
@@ -87,14 +90,41 @@ class LoadedFlow:
         return denoiser_of(self.network)
 
 
+def content_of(path, digest=None):
+    """What a file of weights holds: a checkpoint of this repository, or published weights, plain, as safetensors or
+    within a training run's. digest: as in `load_torch`. Raises InputError."""
+    if Path(path).suffix == SAFETENSORS:
+        content = load_safetensors(path)
+        if digest:
+            digest.update(Path(path).read_bytes())
+        return content
+    try:
+        return load_torch(path, "checkpoint", digest)
+    except InputError as error:
+        try:
+            return published_state(path)
+        except InputError:
+            raise error from None
+
+
+def load_published_weights(path, weights: str, device, fingerprint: str) -> LoadedFlow:
+    """A DiT with published weights of DiT or SiT (`networks.dit.load_published`). Raises InputError."""
+    network = load_published(path).requires_grad_(False).eval().to(device)
+    knows_latents = network.config["channels"] not in PIXEL_CHANNELS
+    return LoadedFlow(network, weights, Path(path), fingerprint, 0, {"label_dropout": PUBLISHED_DROPOUT}, None,
+                      ANY_AUTOENCODER if knows_latents else None)
+
+
 def load_checkpoint(path, weights: str = "ema", device="cpu") -> LoadedFlow:
-    """The model in a checkpoint of `python -m flow.train`.
+    """The model in a checkpoint of `python -m flow.train`, or in a file of published DiT or SiT weights.
 
     weights: ema or raw. Raises InputError if the file is missing, damaged, of another family, or does not fit.
     """
     digest = hashlib.sha256()
     with expecting(path, "checkpoint"):
-        content = load_torch(path, "checkpoint", digest)
+        content = content_of(path, digest)
+    if is_published(content):
+        return load_published_weights(path, weights, device, digest.hexdigest()[:16])
     if not isinstance(content, dict) or content.get("family") != FAMILY:
         found = content.get("family") or content.get("model_type") if isinstance(content, dict) else None
         raise InputError(f"{path}: is a checkpoint of {found or 'something else'}, expected one of the flow family; "

@@ -21,12 +21,14 @@ OLDER_NAMES = {"model.preset": "preset", "model.patch_size": "patch_size", "mode
                "log_interval": "log_every", "model.use_stable_vae": "vae", "use_stable_vae": "vae"}
 
 
-def refuse_older_names(arguments) -> None:
-    """Raises InputError for an option of the earlier implementation, with its new name."""
+def refuse_older_names(arguments, **other_names: str) -> None:
+    """Raises InputError for an option of the earlier implementation, with its new name; other_names: those of this
+    command that differ from OLDER_NAMES."""
+    known = {**OLDER_NAMES, **other_names}
     for argument in arguments:
         name = argument.removeprefix("--").split("=")[0]
-        if argument.startswith("--") and name in OLDER_NAMES:
-            raise InputError(f"--{name}: is called --{OLDER_NAMES[name]} here; give that instead")
+        if argument.startswith("--") and name in known:
+            raise InputError(f"--{name}: is called --{known[name]} here; give that instead")
 
 
 def add_network_options(parser) -> None:

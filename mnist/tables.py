@@ -48,7 +48,7 @@ def benchmark_table(found: dict) -> Table:
     """Training and sampling against plain loops."""
     rates = found["images_per_second"]
     rows = [[Cell(what), number(rates[f"{what} plain"]), number(rates[f"{what} ours"]), number(found[ratio], ".2f"),
-             Cell(f"{found['target']:g}" if what == "training" else "–")]
+             Cell(f"{found['target']:g}")]
             for what, ratio in (("training", "ratio"), ("sampling", "sampling_ratio"))]
     return Table("mnist_step", "The documented DDPM against a plain loop", f"{found['device']}, {found['precision']}, "
                  f"batches of {found['batch_size']}, {found['rounds']} rounds in alternation; images per second, of "

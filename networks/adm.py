@@ -224,18 +224,6 @@ def config_of(state: dict, path) -> dict:
             "attention_at": sorted(attention, reverse=True), "num_classes": 0 if labels is None else labels.shape[1]}
 
 
-def load_safetensors(path) -> dict:
-    """The tensors of a safetensors file. Raises InputError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file; give the network's weights") from error
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a safetensors file ({error}); store the weights again") from error
-
-
 def load_state(network: nn.Module, state, path) -> None:
     """Fill a network. Raises InputError that names the file if names or shapes differ."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}

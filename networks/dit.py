@@ -7,18 +7,21 @@ and SiT weights, so that `load_published` can read them.
 import argparse
 import math
 import pickle
+from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from engine.errors import InputError
+from engine.files import SAFETENSORS, load_safetensors
 from networks.affine_velocity import AffineVelocity
 from networks.presets import OUTPUTS, PRESETS, TIME_SCALE
 
 TIME_FEATURES = 256
 LEAST_NOISE = 0.05              # an output that is the clean image is divided by no less than this share of noise
 NORM_EPS = 1e-6
+FIRST_WEIGHT = "x_embedder.proj.weight"             # by which published weights are told
 
 
 def position_embedding(side: int, width: int, spacing: int = 1) -> torch.Tensor:
@@ -284,18 +287,32 @@ def least_error(model) -> float:
 def published_state(path) -> dict[str, torch.Tensor]:
     """The state dict in a published checkpoint: a plain one, or of a training run with `ema` and `model` in it.
 
-    Such a run stores its options as an argparse.Namespace, which this one load accepts. Raises InputError.
+    Such a run stores its options as an argparse.Namespace, which this one load accepts. A file that ends in
+    .safetensors is a plain state dict. Raises InputError.
     """
     try:
+        if Path(path).suffix == SAFETENSORS:
+            return state_in(load_safetensors(path), path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"{path}: cannot be read as a PyTorch checkpoint ({reason}); expected published DiT or SiT "
                          "weights") from error
+    return state_in(content, path)
+
+
+def is_published(content) -> bool:
+    """Whether that is what a file of published DiT or SiT weights holds."""
+    parts = [content, content.get("ema"), content.get("model")] if isinstance(content, dict) else []
+    return any(isinstance(part, dict) and FIRST_WEIGHT in part for part in parts)
+
+
+def state_in(content, path) -> dict[str, torch.Tensor]:
+    """The state dict in what a file holds, the averaged one of a training run. Raises InputError for one without."""
     state = content.get("ema", content.get("model", content)) if isinstance(content, dict) else {}
-    if "x_embedder.proj.weight" not in state:
-        raise InputError(f"{path}: has no x_embedder.proj.weight; expected published DiT or SiT weights")
+    if FIRST_WEIGHT not in state:
+        raise InputError(f"{path}: has no {FIRST_WEIGHT}; expected published DiT or SiT weights")
     return state
 
 

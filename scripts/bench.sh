@@ -2,7 +2,8 @@
 # Run every benchmark (or the ones named) and keep the last line of each in results/benchmarks/NAME.json.
 #   ./scripts/bench.sh                      all
 #   ./scripts/bench.sh train_step frechet   these; NAME_compile is NAME.py --compile, which needs
-#                                           a C++ compiler on a CPU; train_step_handicaps likewise
+#                                           a C++ compiler on a CPU; train_step_handicaps and
+#                                           flow_step_latents (of a GPU, not among all) likewise
 #   TRAINING_RUN=results/gpu/lift_dual_timestep_run.json ./scripts/bench.sh training_time
 #                                           how long a training took; not among all
 #   BENCHMARKS_DIR                          another folder than results/benchmarks
@@ -13,16 +14,16 @@ set -uo pipefail
 source "$(dirname "$0")/environment.sh" || exit
 all="dynamic_program train_step train_step_compile error_map sampling sampling_compile frechet path_costs"
 all+=" resume_after_kills two_processes precision flow_step flow_step_compile distill_step"
-all+=" train_step_handicaps"
+all+=" train_step_handicaps mnist_step"
 folder="${BENCHMARKS_DIR:-results/benchmarks}"
 mkdir -p "$folder"
 for name in "$@"; do
-    [[ " $all training_time " == *" $name "* ]] || {
-        echo "bench.sh: found $name, expected some of: $all training_time" >&2; exit 2; }
+    [[ " $all training_time flow_step_latents " == *" $name "* ]] || {
+        echo "bench.sh: found $name, expected some of: $all training_time flow_step_latents" >&2; exit 2; }
 done
 status=0
 for name in ${@:-$all}; do
-    base="${name%_compile}"; base="${base%_handicaps}"
+    base="${name%_compile}"; base="${base%_handicaps}"; base="${base%_latents}"
     command=(-m "scripts.benchmarks.$base")
     if [ "$base" != "$name" ]; then command+=("--${name##*_}"); fi
     options="${base}_options"; options="${options^^}"

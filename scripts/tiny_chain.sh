@@ -10,10 +10,11 @@ readme="$folder/README.md"
 printf '<!-- table:study_%s -->\n<!-- end:study_%s -->\n' training training paths paths \
     predictions predictions clean_error clean_error detail detail validation validation > "$readme"
 export TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard" FLOW_DATASET=digits:64 MNIST_DATASET=digits:256 \
-    BENCHMARKS="train_step sampling flow_step" IGNORE_TARGETS=1 \
+    BENCHMARKS="train_step sampling flow_step mnist_step" IGNORE_TARGETS=1 \
     TRAIN_STEP_OPTIONS="--hidden_dims 8 16 --batch_size 2 --rounds 1 --device cpu" \
     SAMPLING_OPTIONS="--hidden_dims 8 16 --num_images 2 --num_steps 2 --repeats 1 --device cpu" \
     FLOW_STEP_OPTIONS="--preset debug --batch_size 2 --rounds 1 --peak_gflops 10 --sampling --device cpu" \
+    MNIST_STEP_OPTIONS="--preset fast --batch_size 2 --rounds 1 --steps 1 --sampling_steps 1 --device cpu" \
     FLOW_OPTIONS="--preset debug --image_size 16 --batch_size 16 --max_steps 3 --no_tensorboard \
         --cache_dir $folder/cache" \
     FLOW_SAMPLING="--num_images 10 --num_steps 2" \

@@ -12,7 +12,7 @@ import statistics
 from engine.command_line import Parser, add_device_options, run_script, start_device, whole_number
 from mnist.options import PRESETS
 
-TARGETS = {"float32": 1.3, "bf16": 2.0}
+TARGETS = {"float32": 1.3, "bf16": 2.0}                 # of the training step and of a solver's call
 
 
 def main():
@@ -43,7 +43,7 @@ def main():
         print(f"{name:>16}: {rate:8.1f} images/s{' and call' * name.startswith('sampling')}")
     target = TARGETS[args.precision]
     print(json.dumps({"benchmark": "mnist_step", "ratio": round(ratios["training"], 3), "target": target,
-                      "ok": ratios["training"] >= target, "sampling_ratio": round(ratios["sampling"], 3),
+                      "ok": min(ratios.values()) >= target, "sampling_ratio": round(ratios["sampling"], 3),
                       "images_per_second": {name: round(rate, 2) for name, rate in rates.items()},
                       "device": devices.describe(device), "num_threads": torch.get_num_threads(),
                       "precision": args.precision, "batch_size": args.batch_size, "preset": args.preset,

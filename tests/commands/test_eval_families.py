@@ -96,6 +96,18 @@ def seen(monkeypatch):
     return taken
 
 
+@pytest.mark.parametrize("words, message", [
+    (["--cfg_scale", "4"], "--cfg_scale: is called --guidance_scale here"),
+    (["--model.preset", "big"], "--model.preset: is called --preset here"),
+    (["--denoise_timesteps=500"], "--denoise_timesteps: is called --num_steps here"),
+    (["--dataset_name", "cifar10"], "--dataset_name: is called --dataset here"),
+    (["--load_dir", "folder"], "--load_dir: is called --checkpoint here"),
+    (["--metrics", "groups"], "--metrics groups: found no names of classes in the real images, expected classes"),
+])
+def test_older_names_and_groups_of_digits_are_answered_in_a_line(work, monkeypatch, capsys, words, message):
+    assert message in fails(monkeypatch, capsys, eval_fid_batch, *COMMON, "--checkpoint", "flow.pth", *words)
+
+
 def test_the_documented_command(work, monkeypatch, capsys, seen):
     """`python eval_fid_batch.py --checkpoint ... --guidance_scale 4 --num_steps 500`, with the data it was trained
     on."""

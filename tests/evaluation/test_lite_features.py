@@ -1,6 +1,7 @@
 """EfficientNet-Lite0's features: golden numbers, what is done to an image, weights, groups of classes, known
 changes."""
 import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import data
+from engine.distributed import Group
 from engine.errors import InputError
 from engine.synthetic_faces import draw_images
-from evaluation import fid, known_changes, lite_features
+from evaluation import fid, known_changes, lite_features, scoring
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,36 @@ def test_shares_go_by_the_first_guesses(lite):
     guesses = lite.first_guesses(lite.features(patterns()))
     groups = {"first": guesses[:1].tolist(), "both": guesses.tolist()}
     assert lite_features.class_shares(guesses, groups) == {"first": 0.5, "both": 1.0}
+
+
+class Guesser:
+    """Features are an image's first pixel, and so is the class that it is taken for."""
+    num_features = 1
+
+    def features(self, images):
+        return images[:, 0, 0, :1].float()
+
+    def first_guesses(self, features):
+        return features[:, 0].long()
+
+
+def test_images_are_held_against_the_group_of_the_class_they_were_asked_for():
+    """Classes take turns: image k is asked for class k modulo their number, whatever batches they come in."""
+    real = SimpleNamespace(label_names=["ship", "cat", "truck"], dataset="photos")
+    references = scoring.References(["groups"], real, SimpleNamespace(extractors={}), None, "cpu")
+    assert references.groups == ["vehicle", "animal", "vehicle"]
+    cock, dog = 7, 200
+    scorer = scoring.Scorer(["groups"], SimpleNamespace(extractors={"lite0": Guesser()}), torch.device("cpu"))
+    for indices, firsts in (([0, 1, 2], [dog, cock, cock]), ([3, 4], [cock, dog])):
+        scorer.take(indices, torch.tensor(firsts, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 4, 4))
+    [(name, (share, error))] = scorer.scores(5, references, Group(0, 1)).items()
+    assert name == "groups" and share == 2 / 5                              # of five animals, 1 and 4 were asked for
+    assert error == pytest.approx((0.4 * 0.6 / 5)**0.5)
+    with pytest.raises(InputError, match="--metrics groups: found a.pth with 10 classes, expected the 3 of photos"):
+        scoring.check_groups(["groups"], real, {"a.pth": 10})
+    with pytest.raises(InputError, match="--metrics groups: found seven in the real images, expected classes among"):
+        scoring.check_groups(["swd", "groups"], SimpleNamespace(label_names=["cat", "seven"]), {})
+    scoring.check_groups(["swd"], SimpleNamespace(label_names=None), {"a.pth": None})
 
 
 # Known changes

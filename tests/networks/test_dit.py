@@ -1,14 +1,20 @@
 """The DiT against numbers of the earlier public implementation (tests/reference/flow.npz), and what it adds to it."""
 import argparse
 import zlib
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+import families
 from engine.errors import InputError
+from engine.files import sha256_of_file
 from engine.sampling import from_uint8
+from flow.drawing import drawing_of, latents_of
+from flow.model import load_checkpoint
 from networks import dit
 from networks.affine_velocity import AffineVelocity
 from networks.dit import DiT, PRESETS, least_error, load_published, position_embedding, time_features
@@ -281,6 +287,39 @@ def test_published_weights_load(tmp_path, latent_model, wrap, channels_out):
     with pytest.raises(Exception, match="Namespace|Unsupported"):       # allowed for that load alone
         torch.save(argparse.Namespace(), tmp_path / "other.pt")
         torch.load(tmp_path / "other.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("name", ["dit.safetensors", "dit.pth", "run.pt"])
+def test_published_weights_are_a_model_of_the_flow_family(tmp_path, name):
+    """As safetensors, as a state dict, and within a training run: by `families.load` and by `flow.load_checkpoint`."""
+    model = DiT(8, 3, 2, 64, 1, 2, 4, 7, time_scale=1.0)
+    named_weights(model)
+    path, state = tmp_path / name, published(model, 6)
+    if name.endswith("safetensors"):
+        save_file({key: value.contiguous() for key, value in state.items()}, path)
+    else:
+        run = {"ema": state, "model": {}, "args": argparse.Namespace(model="DiT-S/2")}
+        torch.save(run if name == "run.pt" else state, path)
+    x, t, labels = torch.randn(2, 3, 8, 8), torch.rand(2), torch.tensor([0, 6])
+    by_family, by_flow = families.load(path), load_checkpoint(path)
+    assert by_family.family == "flow" and by_family.is_guidable and by_flow.vae_fingerprint is None
+    assert by_family.fingerprint == by_flow.fingerprint == sha256_of_file(path)[:16]
+    for network in (by_family.network, by_flow.network):
+        assert torch.equal(network(x, t, labels), model(x, t, labels))
+    draw = drawing_of(by_flow, Namespace(guidance_scale=4.0, guidance_interval=None, coarse_shift=1.0, labels=None,
+                                         vae=None, grid="uniform", num_steps=2, solver="ddim", shift=1.0,
+                                         precision="float32"), "cpu")
+    images, num_broken, num_calls = draw(0, range(3))
+    assert images.shape == (3, 3, 8, 8) and num_broken == 0 and num_calls == 4
+
+
+def test_published_weights_of_latents_ask_for_their_autoencoder(tmp_path):
+    """Whose they are the file does not tell."""
+    model = DiT(8, 4, 2, 64, 1, 2, 4, 7, time_scale=1.0)
+    torch.save(published(model, 8), tmp_path / "dit.pth")
+    for load in (families.load, lambda path: latents_of(load_checkpoint(path), None, "cpu")):
+        with pytest.raises(InputError, match="--vae: .*dit.pth has published weights of a model of latents"):
+            load(tmp_path / "dit.pth")
 
 
 def test_published_weights_that_are_none_are_refused(tmp_path, latent_model):
