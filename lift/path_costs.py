@@ -20,8 +20,8 @@ from engine import devices
 from lift import dynamic_program, paths
 from engine import seeds
 from engine.errors import InputError
-from lift.coupling import has_bands
-from networks.scales import downsample_to_32
+from lift.coupling import has_bands, views
+from networks.bands import joined, split
 from engine.sampling import from_uint8
 from scheduler import NUM_TIMESTEPS, CosineSteps, noised, per_image, predict_x_0, step_from_x_0
 from engine.seeds import seeded_generator
@@ -41,10 +41,9 @@ class Measurement:
         self.model, self.clip, self.precision = model, clip, precision
         self.batch_size, self.progress, self.transform = batch_size, progress, transform or (lambda x: x)
         self.num_scales = 2 if model.model_type == "lift" else 1
-        if has_bands(model):
-            raise InputError("edge costs: found a model of two bands, expected one of two scales or one; use the paths "
-                             "of its error map, or leads")
-        self.clean = [x_0, downsample_to_32(x_0)][:self.num_scales]                     # per scale [M, C, H, W]
+        self.has_bands = has_bands(model)
+        self.of_image = 2 if self.has_bands else 1                  # so many scales, the first ones, make up the image
+        self.clean = views(model, x_0)[:self.num_scales]                                # per scale [M, C, H, W]
         self.noise = [torch.stack([
             torch.randn(x.shape[1:], generator=seeded_generator(seed, seeds.PATH_COSTS, image, scale))
             for image in range(len(x))]).to(x) for scale, x in enumerate(self.clean)]
@@ -99,8 +98,14 @@ class Measurement:
         for first in range(0, len(states[0]), size):
             part = slice(first, first + size)
             eps = self.noise_predictions([x[part] for x in states], [t[part] for t in times])
-            parts.append([predict_x_0(x[part], e, abar[part], self.clip) for x, e, abar in zip(states, eps, abars)])
+            x_0s = [predict_x_0(x[part], e, abar[part], self.clip and not self.has_bands)
+                    for x, e, abar in zip(states, eps, abars)]
+            parts.append(split(joined(*x_0s).clamp(-1, 1)) if self.clip and self.has_bands else x_0s)
         return [torch.cat(values) for values in zip(*parts)]
+
+    def image(self, states) -> torch.Tensor:
+        """The image that states, or predictions, stand for: [E * M, C, H, W]."""
+        return joined(*states) if self.has_bands else states[0]
 
     def advance(self, states, x_0, log_snr, log_snr_next) -> list[torch.Tensor]:
         """One DDIM step of every state; a scale whose log SNR stays is left as it is. log_snr, log_snr_next: [E, S]."""
@@ -135,12 +140,12 @@ class Measurement:
         return tqdm(groups, desc=what, unit="batch", disable=not self.progress, leave=False)
 
     def moves(self, starts: np.ndarray, ends: np.ndarray, what: str):
-        """The edges [E, S] that start before the 64 scale is clean, block by block. what: the name of the progress bar.
+        """The edges [E, S] that start before the image is clean, block by block. what: the name of the progress bar.
 
         Yields, for a block of B edges: their rows [B], starts and ends [B, S], the cells that they start at, each once,
         [c, S], and the number of each edge's cell [B].
         """
-        before = np.flatnonzero(starts[:, 0] != len(self.timesteps) - 1)
+        before = np.flatnonzero((starts[:, :self.of_image] != len(self.timesteps) - 1).any(1))
         for block in self.blocks(starts[before], what):
             chosen = before[block]
             cells, cell_of = np.unique(starts[chosen], axis=0, return_inverse=True)
@@ -202,12 +207,13 @@ def plan_edges(timesteps, max_jump: int, num_steps: int, *, num_scales: int = 2,
 
 # Step doubling
 
-def step_doubling_num_calls(plan: EdgePlan, num_images: int) -> int:
-    """Model calls of `step_doubling_costs`: per image one a start cell, one a midpoint, two an arrival unless clean."""
+def step_doubling_num_calls(plan: EdgePlan, num_images: int, of_image: int = 1) -> int:
+    """Model calls of `step_doubling_costs`: per image one a start cell, one a midpoint, two an arrival unless clean.
+    of_image: as in `Measurement`, 2 for bands."""
     last = plan.num_points - 1
-    moving = (plan.starts != plan.ends).any(1) & (plan.starts[:, 0] != last)
+    moving = (plan.starts != plan.ends).any(1) & (plan.starts[:, :of_image] != last).any(1)
     cells = len(np.unique(plan.starts[moving], axis=0))
-    return num_images * int(cells + moving.sum() + 2 * (moving & (plan.ends[:, 0] != last)).sum())
+    return num_images * int(cells + moving.sum() + 2 * (moving & (plan.ends[:, :of_image] != last).any(1)).sum())
 
 
 def step_doubling_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -215,6 +221,7 @@ def step_doubling_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray) -
 
     The middle lies halfway in log SNR, scale by scale. If the step brings the 64 scale to the clean image, the images
     themselves are compared. Once the 64 scale is clean, nothing changes it and edges cost 0. No derivative is taken.
+    Two bands make up the image together: what has arrived of it is compared as it is, the rest by its prediction.
     """
     last = len(at.timesteps) - 1
     costs = np.zeros(len(starts))
@@ -228,15 +235,24 @@ def step_doubling_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray) -
         halfway = at.advance(states, x_0, log_snr, middle)
         ends_once = at.advance(states, x_0, log_snr, arrival)
         ends_twice = at.advance(halfway, at.predictions(halfway, middle), middle, arrival)
-        difference = ends_once[0] - ends_twice[0]
-        goes_on = np.flatnonzero(end[:, 0] != last)
+        difference = at.image(ends_once) - at.image(ends_twice)
+        goes_on = np.flatnonzero((end[:, :at.of_image] != last).any(1))
         if len(goes_on):
             images = at.rows_of(goes_on)
-            once, twice = (at.predictions([x[images] for x in states], at.log_snr[end[goes_on]])[0]
+            once, twice = (predicted_image(at, [x[images] for x in states], end[goes_on])
                            for states in (ends_once, ends_twice))
             difference[images] = once - twice
         costs[chosen] = at.lengths(at.transform(difference))
     return costs
+
+
+def predicted_image(at: Measurement, states, cells: np.ndarray) -> torch.Tensor:
+    """The image predicted from states at cells [E, S], of which a band at the last cell has arrived: [E * M, ...]."""
+    x_0 = at.predictions(states, at.log_snr[cells])
+    for s in range(at.of_image if at.has_bands else 0):
+        arrived = torch.as_tensor(cells[:, s] == len(at.timesteps) - 1).repeat_interleave(at.num_images)
+        x_0[s] = torch.where(per_image(arrived.to(states[s].device), states[s]), states[s], x_0[s])
+    return at.image(x_0)
 
 
 # Local error by derivatives
@@ -365,6 +381,9 @@ def directional_costs(at: Measurement, starts: np.ndarray, ends: np.ndarray, cro
     """
     if propagate not in PROPAGATIONS:
         raise InputError(f"propagate: found {propagate!r}, expected one of {', '.join(PROPAGATIONS)}")
+    if at.has_bands:
+        raise InputError("edge costs: found directional for a model of two bands, whose clipped image has no "
+                         "derivative band by band; use step_doubling")
     last, num_scales = len(at.timesteps) - 1, at.num_scales
     used = [[cross_terms or axis == s for s in range(num_scales)] for axis in range(num_scales)]
     axes = [axis for axis in range(num_scales) if used[axis][0]]
@@ -441,7 +460,7 @@ def step_doubling_edge_costs(model, images, timesteps, *, num_steps: int = 18, m
     at, plan = measure(model, images, timesteps, num_steps, max_jump, max_images, seed, batch_size, precision, clip,
                        progress, diagonal_only, max_lead)
     print(f"step doubling: {len(plan.starts)} edges, {at.num_images} images, "
-          f"{step_doubling_num_calls(plan, at.num_images)} model calls", flush=True)
+          f"{step_doubling_num_calls(plan, at.num_images, at.of_image)} model calls", flush=True)
     return plan.fill(step_doubling_costs(at, plan.starts, plan.ends))
 
 

@@ -165,6 +165,27 @@ def test_error_map_of_a_network():
     assert found["error_64"].isfinite().all() and (found["error_64"] > 0).all() and (found["error_32"] > 0).all()
 
 
+def test_step_doubling_of_equal_timesteps_is_the_baselines():
+    """And a move of either band alone costs something, also once the other one has arrived."""
+    single, double = pair("v")
+    x_0, timesteps = objective.from_uint8(images(1)), np.array([999, 600, 300, 0])
+    of_one, of_bands = (path_costs.Measurement(model, x_0, timesteps) for model in (single, double))
+    of_one.noise = [bands.joined(*of_bands.noise)]
+    starts, ends = np.array([0, 1, 2, 1]), np.array([1, 2, 3, 3])
+    expected = path_costs.step_doubling_costs(of_one, starts[:, None], ends[:, None])
+    found = path_costs.step_doubling_costs(of_bands, np.stack([starts] * 2, 1), np.stack([ends] * 2, 1))
+    assert np.allclose(found, expected, rtol=1e-3) and (expected > 0).all()
+    alone = path_costs.step_doubling_costs(of_bands, np.array([[1, 1], [1, 1], [3, 1], [1, 3], [3, 3]]),
+                                           np.array([[2, 1], [1, 2], [3, 3], [3, 3], [3, 3]]))
+    assert (alone[:4] > 0).all() and alone[4] == 0
+    plan = path_costs.plan_edges(timesteps, 2, 3)
+    calls = []
+    original = of_bands.model.forward
+    of_bands.model.forward = lambda *inputs: (calls.append(len(inputs[0])), original(*inputs))[1]
+    path_costs.step_doubling_costs(of_bands, plan.starts, plan.ends)
+    assert sum(calls) == path_costs.step_doubling_num_calls(plan, 1, 2)
+
+
 def test_errors_are_measured_beside_the_baseline():
     single, double = pair("v")
     of_one, of_bands = measurements.errors_beside_baseline(
@@ -186,8 +207,8 @@ def test_checkpoint_of_any_family_and_what_is_refused(tmp_path):
         assert torch.allclose(found, expected, atol=1e-4)
     with pytest.raises(InputError, match="--x32: found from_64 for a model of two bands"):
         sampling.generate(loaded.model, sampling.uniform_diagonal(2), 0, [0], x32_mode="from_64")
-    with pytest.raises(InputError, match="edge costs: found a model of two bands"):
-        path_costs.Measurement(loaded.model, torch.zeros(1, 3, 64, 64), [999, 500, 0])
+    with pytest.raises(InputError, match="edge costs: found directional for a model of two bands"):
+        path_costs.directional_edge_costs(loaded.model, images(1).numpy(), [999, 500, 0], num_steps=2, max_jump=1)
     for words, message in [(["--timesteps", "fused"], "--timesteps: found fused with --bands"),
                            (["--native_32"], "--native_32: found"),
                            (["--loss_scales", "64"], "--loss_scales: found 64")]:
