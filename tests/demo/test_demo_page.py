@@ -167,8 +167,10 @@ def test_text_to_image_on_the_page(gradio, tiny_models, tmp_path):              
             for tiny in (False, True):
                 if tiny:
                     tab.run(f"document.querySelector('{field} input[type=checkbox]').click()")
+                tab.run("window.before = document.querySelector('#output .tiles img')?.src")
                 generate(tab)
-                tab.wait_for("document.querySelector('#output .tiles img')?.naturalWidth === 16")
+                tab.wait_for("document.querySelector('#output .tiles img')?.naturalWidth === 16 && "
+                             "document.querySelector('#output .tiles img').src !== window.before")
                 pictures.append(tab.run("document.querySelector('#output .tiles img').src"))
                 text = tab.run("document.querySelector('#output').innerText")
                 assert "a red house" in text and "network calls per image" in text
