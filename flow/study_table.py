@@ -15,6 +15,13 @@ from evaluation import results_table
 
 NAME = re.compile(r"(?P<output>[a-z]+)_patch(?P<patch>\d+)_seed(?P<seed>\d+)_\d+ep\.pth")
 SOLVER = re.compile(r"(?P<solver>[a-z]+)_guidance(?P<guidance>[\d.]+)")
+# Written down before anything was measured, and shown above what came.
+EXPECTED = ("Expected: residual ahead of velocity at both patches, and by more at patch 8, where a token has 192 "
+            "numbers of 256; clean between them at patch 8 and level with velocity at patch 4. Midpoint and "
+            "multistep with 10 calls level with Euler with 32. Guidance 2 ahead of 1 in the share of groups and "
+            "in fd_lite0; 4 behind 2 in fd_lite0. The UNet ahead of the transformer at equal arithmetic, since "
+            "the images are few; two scales level with one within the spread over seeds.")
+HIGHER_IS_BETTER = ("groups",)
 SHOWN = {"ddim": "Euler", "midpoint": "midpoint", "multistep": "multistep"}
 
 
@@ -38,7 +45,8 @@ def table(rows: list[dict], metric: str) -> list[str]:
                      key=lambda c: (c[1], list(SHOWN).index(c[0])))
     if not columns:
         return []
-    lines = [f"**{metric}** (lower is better)", "",
+    better, digits = ("higher", 3) if metric in HIGHER_IS_BETTER else ("lower", 2)
+    lines = [f"**{metric}** ({better} is better)", "",
              "| output, patch, guidance | "
              + " | ".join(f"{SHOWN[solver]} {calls}" for solver, calls in columns) + " |",
              "|---|" + "---|" * len(columns)]
@@ -46,8 +54,8 @@ def table(rows: list[dict], metric: str) -> list[str]:
         shown = []
         for column in columns:
             values = row.get(column, [])
-            spread = f" ± {(max(values) - min(values)) / 2:.2f}" if len(values) > 1 else ""
-            shown.append(f"{statistics.fmean(values):.2f}{spread}" if values else "not run")
+            spread = f" ± {(max(values) - min(values)) / 2:.{digits}f}" if len(values) > 1 else ""
+            shown.append(f"{statistics.fmean(values):.{digits}f}{spread}" if values else "not run")
         lines.append(f"| {output}, {patch}, {guidance:g} | " + " | ".join(shown) + " |")
     return [*lines, ""]
 
@@ -55,7 +63,8 @@ def table(rows: list[dict], metric: str) -> list[str]:
 def main():
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("results/flow_study/fid_results.csv"), metavar="CSV")
-    parser.add_argument("--metrics", nargs="+", default=["fd_lite0", "swd"], action="each_once", metavar="METRIC")
+    parser.add_argument("--metrics", nargs="+", default=["fd_lite0", "swd", "groups"], action="each_once",
+                        metavar="METRIC")
     parser.add_argument("--output", type=Path, default=Path("results/flow_study/study.md"), metavar="FILE")
     args = parser.parse_args()
     rows = results_table.read(args.results)
@@ -64,7 +73,7 @@ def main():
         raise InputError(f"{args.results}: has no rows of scripts/flow_study.sh with {', '.join(args.metrics)}; run "
                          "that first")
     with written_whole(args.output) as file:
-        file.write(("\n".join(lines).rstrip() + "\n").encode())
+        file.write(("\n".join([EXPECTED, "", *lines]).rstrip() + "\n").encode())
     print(f"{args.output}: {len(lines)} lines")
 
 
