@@ -65,6 +65,17 @@ class Loaded:
     def __post_init__(self):
         self.image_shape = tuple(self.image_shape or self.denoiser.shapes[0])
 
+    def own_path(self, num_steps: int) -> torch.Tensor:
+        """The times at which the model's family samples in so many steps: [num_steps + 1, scales]."""
+        if self.path_of is not None:
+            return self.path_of(num_steps)[:, None]
+        return torch.stack([process.uniform_path(num_steps) for process in self.denoiser.processes], dim=1)
+
+    def path_beside(self, path: torch.Tensor) -> torch.Tensor:
+        """What a teacher walks beside a student's path, in as many steps: the path itself, or its own where its family
+        has one (a noise prediction of digits knows nothing of the image at 999, and starts at 980)."""
+        return path if self.path_of is None else self.own_path(len(path) - 1)
+
     def inputs_of(self, images: torch.Tensor, device) -> torch.Tensor:
         """The network's form of the data's images, uint8 [N, C, S, S]: the images themselves, padded ones, or
         latents."""

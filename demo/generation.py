@@ -409,13 +409,6 @@ class DistilledControls:
     seed: object = 42
 
 
-def teacher_path(loaded: families.Loaded, num_steps: int) -> torch.Tensor:
-    """Times of every scale, as the teacher's own family samples: [num_steps + 1] or [num_steps + 1, scales]."""
-    if loaded.path_of is not None:
-        return loaded.path_of(num_steps)
-    return torch.stack([process.uniform_path(num_steps) for process in loaded.denoiser.processes], dim=1)
-
-
 def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable, precision: str) -> Result:
     """A student's images in its few steps, and its teacher's from the same noise."""
     count, seed = count_and_seed(controls)
@@ -439,7 +432,7 @@ def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable
                      lambda step, _: report(step, total), opened.device, solver="renoise", clip=False, **how)]
     if teacher is not None:
         denoiser = Guided(teacher.denoiser, scale) if scale != 1 else teacher.denoiser
-        walks.append(sampled(f"teacher: {controls.teacher.path.stem}, ddim", denoiser, teacher_path(teacher, steps),
+        walks.append(sampled(f"teacher: {controls.teacher.path.stem}, ddim", denoiser, teacher.own_path(steps),
                              seed, count, decode, lambda step, _: report(len(path) - 1 + step, total), opened.device,
                              clip=loaded.decode is None, **how))
     return Result(walks)

@@ -54,21 +54,22 @@ def labels_of(denoiser, indices, device):
 
 
 def guided_teacher(args, device):
-    """The denoiser of --teacher, guided by --guidance_scale; None without. Raises InputError where it cannot be."""
+    """The denoiser of --teacher, guided by --guidance_scale, and from a student's path to its own beside it; two None
+    without. Raises InputError where it cannot be."""
     if args.teacher is None:
         if args.guidance_scale != 1:
             raise InputError(f"--guidance_scale: found {args.guidance_scale:g}, which has no effect without --teacher; "
                              "leave it out")
-        return None
+        return None, None
     import families
     from engine.denoiser import Guided
     loaded = families.load(args.teacher, args.weights, device, "--teacher", args.vae)
     if args.guidance_scale == 1:
-        return loaded.denoiser
+        return loaded.denoiser, loaded.path_beside
     if not loaded.is_guidable or loaded.denoiser.num_classes is None:
         raise InputError(f"--guidance_scale: found {args.guidance_scale:g}, but {args.teacher} knows no prediction "
                          "without a class; expected 1")
-    return Guided(loaded.denoiser, args.guidance_scale)
+    return Guided(loaded.denoiser, args.guidance_scale), loaded.path_beside
 
 
 def main():
@@ -92,7 +93,7 @@ def make_images(args, made: Path, device) -> tuple[int, float]:
     from engine.sampling import sample
     loaded = families.load(args.checkpoint, args.weights, device, vae=args.vae)
     student, path = student_of(loaded)
-    teacher = guided_teacher(args, device)
+    teacher, beside = guided_teacher(args, device)
     in_pixels = loaded.decode is None
     start, rows = time.perf_counter(), []
     for first in range(0, args.num_images, args.batch_size):
@@ -109,8 +110,9 @@ def make_images(args, made: Path, device) -> tuple[int, float]:
         if shown:
             rows.append(images[:len(shown)])
             if teacher is not None:
-                beside = {**options, "labels": None if options["labels"] is None else options["labels"][:len(shown)]}
-                rows.append(loaded.images_of(sample(teacher, path, args.seed, shown, clip=in_pixels, **beside).xs[0]))
+                options["labels"] = None if options["labels"] is None else options["labels"][:len(shown)]
+                drawn = sample(teacher, beside(path), args.seed, shown, clip=in_pixels, **options)
+                rows.append(loaded.images_of(drawn.xs[0]))
     grid = make_grid(torch.cat(rows), nrow=GRID_COLUMNS, padding=2, pad_value=255)
     save_png(made / "grid.png", Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
     images_per_second = args.num_images / (time.perf_counter() - start)

@@ -62,7 +62,8 @@ def add_distillation_options(parser: Parser) -> None:
                        help="lowest level of distribution matching")
     group.add_argument("--max_step_percent", type=real_number(0, 1), default=0.98, metavar="SHARE", help="highest")
     group.add_argument("--conditioning_timestep", type=whole_number(0, 999), default=None, metavar="T",
-                       help="time that the first step is told; left out: 399 for a noise prediction, else 999")
+                       help="time that the first step is told; left out: 399 for a noise prediction, but 999 for "
+                       "several steps of a text-to-image model, as its saved pipeline calls it; 999 for all else")
     group.add_argument("--denoising", action="store_true", help="a student of several steps")
     group.add_argument("--num_denoising_step", type=whole_number(1), default=1, metavar="STEPS", help="how many")
     group.add_argument("--backward_simulation", action="store_true",

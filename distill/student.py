@@ -1,7 +1,8 @@
 """A student for the sampler: a path of few points, and a denoiser that may be called at other levels."""
 import torch
 
-from engine.denoiser import Denoiser
+from engine.denoiser import Denoiser, Times, numbers_of
+from engine.sampling import to_device
 from networks.scales import downsample_to_32
 
 
@@ -39,8 +40,8 @@ class StudentDenoiser(Denoiser):
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
         """As in `Denoiser`, at the student's own times alone."""
-        called = self.asked_at[tuple(float(t[0]) for t in ts)]
-        ts = [time.to(t.device).expand(len(t)) for time, t in zip(called, ts)]
+        called = self.asked_at[tuple(numbers_of(ts))]
+        ts = Times([to_device(time, t.device).expand(len(t)) for time, t in zip(called, ts)], called)
         return coupled(self.denoiser.clean(xs, ts, labels), self.coupling)
 
 

@@ -39,6 +39,20 @@ class Denoiser:
         return torch.full((num,), self.num_classes, device=device)
 
 
+class Times(list):
+    """Times of a batch whose images are all at the same: a tensor [B] per scale, on the device, and the same as
+    `numbers`, one per scale, so that what depends on the time alone is decided without waiting for the device."""
+
+    def __init__(self, tensors, numbers):
+        super().__init__(tensors)
+        self.numbers = [float(number) for number in numbers]
+
+
+def numbers_of(ts: list[torch.Tensor]) -> list[float]:
+    """The time of each scale of a batch at one time; fetched from the device where `ts` are no `Times`."""
+    return ts.numbers if isinstance(ts, Times) else [float(t[0]) for t in ts]
+
+
 class OutputDenoiser(Denoiser):
     """A network whose outputs, one per scale, are of a kind that means a clean image (`scheduler.clean_image`).
 
@@ -125,10 +139,17 @@ class Corrected(Wrapped):
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
         """As in `Denoiser`."""
-        told = ts if self.told_log_snr == 0 else [process.t_at(process.log_snr(t) - self.told_log_snr)
-                                                  for process, t in zip(self.processes, ts)]
+        told = ts if self.told_log_snr == 0 else self.told_times(ts)
         return [self.corrected(*scale) for scale in zip(xs, self.denoiser.clean(xs, told, labels), ts, told,
                                                         self.processes)]
+
+    def told_times(self, ts):
+        """Times at which the log SNR is lower by `told_log_snr`."""
+        def told(numbers):
+            return [process.t_at(process.log_snr(t) - self.told_log_snr) for process, t in zip(self.processes, numbers)]
+        if not isinstance(ts, Times):
+            return told(ts)
+        return Times(told(ts), told(torch.tensor(ts.numbers, dtype=torch.float64)))
 
     def corrected(self, x, x_0, t, told, process: NoiseProcess) -> torch.Tensor:
         """The clean images [B, C, S, S] at times t [B]. told: the times the network was told; x_0: its prediction."""
@@ -141,7 +162,13 @@ class Corrected(Wrapped):
 
 def acts_at(interval: tuple[float, float] | None, process: NoiseProcess, t) -> bool:
     """Whether guidance acts at time t. interval: of log SNR, both ends included; None: always."""
-    return interval is None or interval[0] <= float(process.log_snr(torch.as_tensor(t))) <= interval[1]
+    return interval is None or interval[0] <= float(process.log_snr(torch.as_tensor(t, dtype=torch.float64))) \
+        <= interval[1]
+
+
+def acts_on(interval: tuple[float, float] | None, process: NoiseProcess, ts) -> bool:
+    """`acts_at` for the first scale's time of a batch at one time."""
+    return interval is None or acts_at(interval, process, numbers_of(ts)[0])
 
 
 class Autoguided(Wrapped):
@@ -165,7 +192,7 @@ class Autoguided(Wrapped):
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
         """As in `Denoiser`."""
         x_0s = self.denoiser.clean(xs, ts, labels)
-        if self.scale == 1 or not acts_at(self.interval, self.processes[0], ts[0][0]):
+        if self.scale == 1 or not acts_on(self.interval, self.processes[0], ts):
             return x_0s
         return [x_0 if weak is None else weak + self.scale * (x_0 - weak)
                 for x_0, weak in zip(x_0s, self.weak.clean(xs, ts, labels))]
@@ -187,7 +214,7 @@ class Guided(Wrapped):
         """As in `Denoiser`. Without labels there is nothing to guide towards: the unconditional prediction."""
         if labels is None or self.scale == 0:
             return self.denoiser.clean(xs, ts)
-        if self.scale == 1 or not acts_at(self.interval, self.processes[0], ts[0][0]):
+        if self.scale == 1 or not acts_on(self.interval, self.processes[0], ts):
             return self.denoiser.clean(xs, ts, labels)
         null = self.denoiser.null_labels(len(labels), labels.device)
         both = self.denoiser.clean([torch.cat([x, x]) for x in xs], [torch.cat([t, t]) for t in ts],

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from engine import devices, seeds
-from engine.denoiser import Denoiser
+from engine.denoiser import Denoiser, Times
 from engine.errors import InputError
 from engine.options import SOLVERS
 from engine.seeds import seeded_generator
@@ -123,7 +123,7 @@ def denoise_along(denoiser: Denoiser, path, starts, *, labels=None, solver: str 
     for k in range(len(path) - 1):
         if on_step:
             on_step(k, path[k].tolist(), walk.xs)
-        x_0s = walk.clean(walk.xs, k)
+        x_0s = walk.clean(walk.xs, [walk.time_at(k, s) for s in range(len(starts))])
         if solver in ("heun", "midpoint"):
             walk.two_calls(x_0s, k, solver)
         else:
@@ -159,16 +159,20 @@ class Walk:
         a, sigma = self.levels[s]
         return a[k], sigma[k]
 
+    def time_at(self, k: int, s: int):
+        """The time of scale s before step k: as the host knows it, and on the device."""
+        return self.path[k, s], self.times[k, s]
+
     def moving(self, k: int) -> list[int]:
         """The scales that step k moves."""
         return [s for s in range(len(self.xs)) if self.path[k, s] != self.path[k + 1, s]
                 and s not in self.denoiser.held]
 
-    def clean(self, xs, k: int | None, ts=None) -> list[torch.Tensor]:
-        """Predicted clean images of xs at point k of the path, or at other times ts (one per scale)."""
-        ts = [self.times[k, s] for s in range(len(xs))] if ts is None else ts
+    def clean(self, xs, ts) -> list[torch.Tensor]:
+        """Predicted clean images of xs at times ts, one per scale, as `time_at` has them."""
+        told = Times([t.expand(len(xs[0])) for _, t in ts], [number for number, _ in ts])
         with devices.autocast(self.device, self.precision):
-            x_0s = self.denoiser.clean(xs, [t.expand(len(xs[0])) for t in ts], self.labels)
+            x_0s = self.denoiser.clean(xs, told, self.labels)
         return self.denoiser.clipped(x_0s) if self.clip else x_0s
 
     def step_lengths(self) -> list[float]:
@@ -197,14 +201,14 @@ class Walk:
         """A step of heun or midpoint; the second call is made here. x_0s: of the first call."""
         moving = self.moving(k)
         arrives = any(self.path[k + 1, s] == self.denoiser.processes[s].clean for s in moving)
-        between_xs, between_ts, between_levels = list(self.xs), [self.times[k, s] for s in range(len(self.xs))], {}
+        between_xs, between_ts, between_levels = list(self.xs), [self.time_at(k, s) for s in range(len(self.xs))], {}
         for s in moving:
             if solver == "heun" and not arrives:
-                between_ts[s], between_levels[s] = self.times[k + 1, s], self.levels_at(k + 1, s)
+                between_ts[s], between_levels[s] = self.time_at(k + 1, s), self.levels_at(k + 1, s)
             else:
                 between_ts[s], between_levels[s] = self.middle(k, s)
             between_xs[s] = step(self.xs[s], x_0s[s], *self.levels_at(k, s), *between_levels[s])
-        between_x_0s = self.clean(between_xs, None, between_ts)
+        between_x_0s = self.clean(between_xs, between_ts)
         for s in moving:
             here, there = self.levels_at(k, s), self.levels_at(k + 1, s)
             velocity = linear_velocity(between_xs[s], between_x_0s[s], *between_levels[s])
@@ -213,13 +217,13 @@ class Walk:
             self.xs[s] = (self.xs[s] / sum(here) + (share(*there) - share(*here)) * velocity) * sum(there)
 
     def middle(self, k: int, s: int):
-        """Time and levels half-way in u = a / (a + s), for scale s in step k."""
+        """Time, as `time_at` has it, and levels half-way in u = a / (a + s), for scale s in step k."""
         process = self.denoiser.processes[s]
         a, sigma = process.levels(self.path[k:k + 2, s], torch.float64)
         u = share(a, sigma).mean()
         t = process.t_at(2 * torch.logit(u)).reshape(())
         levels = process.levels(t, torch.float64)
-        return to_device(t, self.device), tuple(to_device(level.to(self.dtype), self.device) for level in levels)
+        return (t, to_device(t, self.device)), tuple(to_device(level.to(self.dtype), self.device) for level in levels)
 
 
 def share(a, s):

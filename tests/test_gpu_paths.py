@@ -9,7 +9,9 @@ import train_lift
 from data import ImageSet
 from distill import options as distill_options
 from distill import train as distill_train
-from engine.denoiser import Guided, NetworkDenoiser
+from distill.few_steps import times_of_places
+from distill.student import StudentDenoiser, few_steps_of, path_of
+from engine.denoiser import Autoguided, Corrected, Guided, NetworkDenoiser
 from engine.distributed import Group
 from engine.files import save_torch
 from engine.loop import Loop
@@ -184,6 +186,27 @@ def test_every_solver_guided_or_not(gpu, process):
     noisy = sample(denoiser, path, 0, [0, 1], labels=labels, eta=1.0, device=gpu)
     assert noisy.xs[0].device == GPU
     assert PretendedGPU.waits == waits                          # no step asks the GPU for a number
+
+
+@pytest.mark.parametrize("process", ["linear", "sigma", "steps"])
+def test_what_depends_on_the_time_waits_for_nothing(gpu, process):
+    """Guidance within an interval, a correction, a weaker denoiser, a student: all decided on the host."""
+    plain, weak = denoisers()[process], denoisers()[process]
+    for one in (plain, weak):
+        one.network.to(gpu).eval()
+    path, labels = plain.process.uniform_path(2), torch.tensor([0, 1], device=gpu)
+    middle = float(plain.process.log_snr(path[1]))
+    few_steps = few_steps_of([[999], [499]], [[999], [499]], "tied")
+    times = [times_of_places(plain.process)]
+    ways = [(Guided(plain, 2.0, (middle - 1, middle + 1)), path, "heun", 6 if process == "steps" else None),
+            (Corrected(Guided(plain, 2.0, (middle, middle)), 0.9, 0.1), path, "ddim", None),
+            (Autoguided(plain, weak, 2.0, (middle - 1, middle + 1)), path, "ddim", 3),
+            (StudentDenoiser(plain, few_steps, times), path_of(few_steps, times, [plain.process]), "renoise", 2)]
+    waits = PretendedGPU.waits
+    for asked, way, solver, num_calls in ways:
+        samples = sample(asked, way, 0, [0, 1], labels=labels, solver=solver, device=gpu)
+        assert samples.xs[0].device == GPU and num_calls in (None, samples.num_model_calls)
+    assert PretendedGPU.waits == waits
 
 
 @pytest.mark.parametrize("x32_mode", X32_MODES)

@@ -59,7 +59,6 @@ def digits_of(denoiser, path, loaded, solver: str, args, device, count: int):
 
 def rows_to_measure(args, device):
     """(name and settings of a row, denoiser, path, loaded, solver) of every row. Raises InputError."""
-    import torch
     import families
     from engine.denoiser import Guided
     for file in args.teacher:
@@ -71,9 +70,8 @@ def rows_to_measure(args, device):
         guided = Guided(teacher.denoiser, args.guidance_scale)
         name = TEACHER if len(args.teacher) == 1 else f"{TEACHER} {Path(file).name}"
         for steps in args.teacher_steps:
-            path = torch.stack([process.uniform_path(steps) for process in teacher.denoiser.processes], dim=1)
             yield ({"model": name, "num_steps": steps, "checkpoint_hash": teacher.fingerprint,
-                    "guidance_scale": args.guidance_scale}, guided, path, teacher, "ddim")
+                    "guidance_scale": args.guidance_scale}, guided, teacher.own_path(steps), teacher, "ddim")
     for file in args.students:
         loaded = families.load(file, device=device, option="--students")
         student, path = student_of(loaded)

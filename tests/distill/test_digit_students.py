@@ -1,9 +1,14 @@
 """Students of digits beside their teacher: every row once, calls counted, a later call measures what is missing."""
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import families
+from distill import options
+from distill.generate import guided_teacher
+from distill.task import DistillationTask
 from engine.errors import InputError
 from engine.files import load_torch, save_torch
 from scripts.benchmarks import digit_students
@@ -56,6 +61,29 @@ def test_students_of_two_scales_are_judged_by_their_finer_images(tmp_path, monke
     for (_, *how), calls in zip(digit_students.rows_to_measure(args, device), (4, 2), strict=True):
         images, labels, num_calls = digit_students.digits_of(*how, args, device, 12)
         assert images.shape == (12, 1, 28, 28) and labels.tolist() == [*range(10), 0, 1] and num_calls == calls
+
+
+def test_a_noise_prediction_of_digits_is_walked_from_where_it_knows_something(tmp_path, monkeypatch):
+    """From 980 in one step, beside a student too: at 999 a is 1.6e-5, and nothing of the image is left."""
+    write_mnist_teacher(tmp_path / "teacher_1ep.pth", "ddpm", "eps")
+    loaded = families.load(tmp_path / "teacher_1ep.pth")
+    monkeypatch.setattr("sys.argv", ["digit_students", "--teacher", str(tmp_path / "teacher_1ep.pth"),
+                                     "--teacher_steps", "1", "2"])
+    rows = digit_students.rows_to_measure(digit_students.parse_args(), torch.device("cpu"))
+    assert [path[:, 0].tolist() for _, _, path, *_ in rows] == [[980, -1], [500, 0, -1]]
+    args = options.parse(["--teacher", str(tmp_path / "teacher_1ep.pth"), "--batch_size", "2", "--num_threads", "1"])
+    args.precision = "float32"
+    task, walked = DistillationTask(loaded.denoiser, None, None, args, loaded), []
+
+    def sampled(denoiser, path, *given, **named):
+        walked.append(path.flatten().tolist())
+        return SimpleNamespace(xs=[torch.zeros(1, 1, 32, 32)])
+
+    monkeypatch.setattr("distill.task.sample", sampled)
+    task.preview(task.networks)
+    assert walked == [[999, -1], [980, -1]]
+    given = SimpleNamespace(teacher=tmp_path / "teacher_1ep.pth", guidance_scale=2.0, weights="ema", vae=None)
+    assert guided_teacher(given, "cpu")[1](torch.tensor([[999], [-1]])).tolist() == [[980], [-1]]
 
 
 def test_a_teacher_of_other_images_is_one_line(tmp_path, monkeypatch):

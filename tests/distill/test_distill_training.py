@@ -337,12 +337,12 @@ def write_dual_flow_teacher(path, sides=(16, 8), patch_size=2):
                       "ema_state": {"shadow": state, "decay": 0.9}, "epochs": 1, "options": {"label_dropout": 0.1}})
 
 
-def write_mnist_teacher(path):
-    """A rectified flow of digits with classes, at random weights."""
+def write_mnist_teacher(path, process="flow", kind="velocity"):
+    """A model of digits with classes, a rectified flow where nothing is said, at random weights."""
     settings = dict(shape=[1, 32, 32], base_channels=8, channel_multipliers=[1, 2], layers_per_block=1,
                     attention_levels=[1], patch_size=2, conditioning="cross_attention", num_classes=10)
-    state = mnist_models.build_denoiser("flow", "velocity", settings).network.state_dict()
-    save_torch(path, {"family": "mnist", "model": "denoiser", "name": "rf", "process": "flow", "kind": "velocity",
+    state = mnist_models.build_denoiser(process, kind, settings).network.state_dict()
+    save_torch(path, {"family": "mnist", "model": "denoiser", "name": "rf", "process": process, "kind": kind,
                       "settings": settings, "image_size": 28, "channels": 1, "vae_checkpoint": None, "vae_hash": None,
                       "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "epochs": 1,
                       "options": {"label_dropout": 0.1}})
