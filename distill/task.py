@@ -16,6 +16,7 @@ from engine.chunks import in_chunks
 from engine.denoiser import Denoiser, Guided, OutputDenoiser
 from engine.errors import InputError
 from engine.files import expecting, load_torch, save_png
+from engine.image_files import content_hash_of
 from engine.sampling import as_floats, sample, to_device, to_uint8
 from engine.seeds import TRAIN_BATCH, TRAIN_NOISE, seeded_generator
 from engine.task import Task, Update
@@ -33,7 +34,7 @@ NUM_SHOWN = 8
 VALIDATION_BATCH = 100
 
 
-def check_options(args, teacher: Denoiser, has_images: bool, is_guidable: bool = True) -> None:
+def check_distillation(args, teacher: Denoiser, has_images: bool, is_guidable: bool = True) -> None:
     """`check_flags`, and the checks that need the teacher and the images. Raises InputError."""
     check_flags(args)
     if isinstance(teacher, BandDenoiser):
@@ -51,7 +52,7 @@ def check_options(args, teacher: Denoiser, has_images: bool, is_guidable: bool =
                          "trained without a class (--label_dropout 0, EDM's network, a student), expected 1")
 
 
-def check_labels(args, teacher: Denoiser, labels) -> None:
+def check_real_labels(args, teacher: Denoiser, labels) -> None:
     """Raises InputError if the teacher has classes and the real images have none, or other ones."""
     num_classes = num_classes_of(teacher)
     if num_classes is None:
@@ -133,9 +134,11 @@ class DistillationTask(Task):
     def __init__(self, teacher: OutputDenoiser, images, labels, args, loaded=None, content_hash: str = "none",
                  device="cpu", held_out=None):
         super().__init__(args)
-        check_options(args, teacher, images is not None, loaded is None or loaded.is_guidable)
+        check_distillation(args, teacher, images is not None, loaded is None or loaded.is_guidable)
         self.teacher, self.images, self.image_labels, self.loaded = teacher, images, labels, loaded
         self.held_out, self.distance_of_teacher = held_out, None
+        if labels is not None:
+            self.labels_hash = content_hash_of(labels.numpy())
         self.device, self.content_hash = torch.device(device), content_hash
         self.num_images = args.epoch_steps * args.batch_size
         self.processes, self.shapes = teacher.processes, teacher.shapes
@@ -424,6 +427,8 @@ class DistillationTask(Task):
         """Images of those numbers by a denoiser along the student's path: uint8 [B, C, S, S] of the data's size."""
         times = [t.cpu() for t in self.times]
         path = path_of(self.few_steps, times, self.processes)
+        if solver != "renoise" and self.loaded is not None:
+            path = self.loaded.path_beside(path)
         labels = None
         if self.num_classes is not None:
             labels = self.told(torch.tensor([number % self.num_classes for number in numbers]))

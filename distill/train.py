@@ -28,14 +28,14 @@ def task_of_checkpoint(args, device):
     import numpy as np
     import torch
     import families
-    from distill.task import DistillationTask, check_labels, check_options
+    from distill.task import DistillationTask, check_real_labels, check_distillation
 
     def teacher_on(place):
         return families.load(args.teacher, args.weights, place, "--teacher", args.vae)
 
     loaded = teacher_on("cpu")
     channels, side = loaded.image_shape[0], loaded.image_shape[-1]
-    check_options(args, loaded.denoiser, True, loaded.is_guidable)      # before images are looked at
+    check_distillation(args, loaded.denoiser, True, loaded.is_guidable)      # before images are looked at
 
     def images_of(split: str):
         return load_images(args.dataset, split, cache_dir=args.cache_dir, size=side, channels=channels)
@@ -46,7 +46,7 @@ def task_of_checkpoint(args, device):
         found = images_of(args.split)
         images, content_hash = torch.from_numpy(np.array(found.images)), found.content_hash
         labels = None if found.labels is None else torch.as_tensor(found.labels)
-        check_labels(args, loaded.denoiser, labels)
+        check_real_labels(args, loaded.denoiser, labels)
     if args.val_every:
         held_out = torch.from_numpy(np.array(images_of(args.val_split).images[:args.val_images]))
     if torch.device(device).type != "cpu":

@@ -10,6 +10,7 @@ import torch
 from engine import devices, seeds
 from engine.denoiser import OutputDenoiser
 from engine.errors import InputError
+from engine.image_files import content_hash_of
 from engine.sampling import as_floats, from_uint8, to_device
 from engine.seeds import seeded_generator
 from engine.task import Networks, Task, Update
@@ -122,6 +123,7 @@ class DenoisingTask(ImageTask):
         if denoiser.num_classes is not None:
             self.labels = torch.as_tensor(labels)
             check_labels(self.labels, denoiser.num_classes, "--dataset")
+            self.labels_hash = content_hash_of(self.labels.numpy())
         if self.clean_images.shape != denoiser.shapes[0]:
             raise InputError(f"--dataset: found images {list(self.clean_images.shape)}, expected "
                              f"{list(denoiser.shapes[0])}")

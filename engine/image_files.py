@@ -134,7 +134,7 @@ def check_cache_dir(cache_dir) -> None:
 
 
 def content_hash_of(images: np.ndarray) -> str:
-    """First 16 hex digits of the SHA-256 of the bytes of uint8 [N, C, S, S]."""
+    """First 16 hex digits of the SHA-256 of the bytes of images, uint8 [N, C, S, S], or of labels, int64 [N]."""
     return hashlib.sha256(np.ascontiguousarray(images)).hexdigest()[:16]
 
 

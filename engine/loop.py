@@ -6,7 +6,6 @@ for bit on a CPU. A step draws its batch. Each of its updates then zeroes the gr
 clips, steps and averages.
 """
 import contextlib
-import copy
 import json
 import math
 import shlex
@@ -27,7 +26,8 @@ from engine.files import (check_can_be_written, expecting, remove_leftovers, sav
 from engine.optimization import ExponentialMovingAverage, longest_warmup, on_cpu
 from engine.options import check_options, check_same_run
 from engine.run_log import Events, Mean, StopRequest
-from engine.sharding import full_average, full_model, full_optimizer, load_average, load_model, load_optimizer, shard
+from engine.sharding import (copy_on_cpu, full_average, full_model, full_optimizer, load_average, load_model,
+                             load_optimizer, shard)
 from engine.task import Task
 
 GRADIENT_NORM_MAX = 1.0
@@ -57,7 +57,7 @@ class Loop:
             self.plain[name] = network.to(device, memory_format=devices.training_memory_format(device))
             if self.fsdp:
                 if group.is_main:
-                    self.unspread[name] = copy.deepcopy(network).cpu()
+                    self.unspread[name] = copy_on_cpu(network)
                 shard(network, device)
             trained = [p for p in network.parameters() if p.requires_grad]
             if name in task.averaged:
@@ -231,7 +231,7 @@ class Loop:
         """A checkpoint without its weights."""
         return {"format_version": 2, **self.task.content(), "epochs": math.ceil(self.epoch), "step": self.step,
                 "losses": list(self.epoch_losses), "dataset_hash": self.task.content_hash,
-                "options": plain_options(self.args)}
+                "labels_hash": self.task.labels_hash, "options": plain_options(self.args)}
 
     def state(self) -> dict:
         """Everything that a resumed run needs. All processes call it; the main one writes the result."""
@@ -525,6 +525,9 @@ def prepare_start(loop: Loop) -> None:
             before = newest[1]["options"].get("precision") if newest else args.precision
             if before != args.precision:
                 print(f"--precision: {args.precision} from here on, {before} so far", flush=True)
+            if newest and loop.task.labels_hash and "labels_hash" not in newest[1]:
+                print(f"{newest[0]}: of an earlier version, which kept no hash of labels: they are taken as given",
+                      flush=True)
             before = newest[1].get("device_type", loop.device.type) if newest else loop.device.type
             if before != loop.device.type:
                 print(f"--device: {loop.device.type} from here on, {before} so far; it draws other noise for the "

@@ -85,8 +85,8 @@ def check_options(args) -> None:
 def check_same_run(path, state: dict, args, task, num_steps: int) -> None:
     """Raises InputError if a resumed run would not be the run that was saved.
 
-    task: its `content_hash` names the images given now; its `older_options` stand in for options that states of earlier
-    versions lack.
+    task: its `content_hash` and `labels_hash` name the images and labels given now (states of earlier versions have no
+    hash of labels); its `older_options` stand in for options that states of earlier versions lack.
     """
     saved, given = {**task.older_options, **state["options"]}, plain_options(args)
     for key, value in given.items():
@@ -96,6 +96,9 @@ def check_same_run(path, state: dict, args, task, num_steps: int) -> None:
     if state["dataset_hash"] != task.content_hash:
         raise InputError(f"--dataset: the images in {args.dataset} are not the ones {path} was trained on; use the "
                          "same images, or another --name")
+    if state.get("labels_hash", task.labels_hash) != task.labels_hash:
+        raise InputError(f"--dataset: the labels of the images in {args.dataset} are not those {path} was trained on; "
+                         "use the same labels, or another --name")
     if state["num_steps"] != num_steps and args.lr_schedule != "constant":
         raise InputError(f"--epochs: found a run of {num_steps} steps, but {path} belongs to one of "
                          f"{state['num_steps']}; the cosine schedule is sized for that, give the same --epochs and "

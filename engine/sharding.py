@@ -2,6 +2,8 @@
 
 An optimizer's state is kept as torch's own optimizers write it, by the number of the parameter.
 """
+import copy
+
 import torch
 from torch import nn
 
@@ -22,6 +24,13 @@ def shard(network: nn.Module, device: torch.device) -> None:
     # none. So nothing may stay gathered after a forward pass, as the root's parameters would by default.
     for module in [*blocks, network]:
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
+
+
+def copy_on_cpu(network: nn.Module) -> nn.Module:
+    """A copy of a whole network on the CPU; its device never holds a second one."""
+    tensors = {id(b): b.detach().to("cpu", copy=True) for b in network.buffers()}
+    tensors |= {id(p): nn.Parameter(p.detach().to("cpu", copy=True), p.requires_grad) for p in network.parameters()}
+    return copy.deepcopy(network, tensors).cpu()
 
 
 def is_sharded(network: nn.Module) -> bool:

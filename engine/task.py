@@ -44,6 +44,7 @@ class Task:
     averaged: tuple[str, ...] = ()
     num_images: int
     content_hash: str
+    labels_hash: str | None = None                  # of their labels, where these are trained on
     columns: tuple[str, ...] = ("loss",)
     has_validation = False                          # whether there are held-out images
     command = "the command that trained it"         # for messages about a checkpoint of another task
