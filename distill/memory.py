@@ -1,6 +1,7 @@
 """How many bytes a device will hold, from the headers of the weights, before any of them is loaded."""
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from distill.critic import gan_head
 from distill.lora import is_target
-from distill.text_to_image import kind_of, read_json, weight_files
+from distill.text_to_image import TINY_VAE_PATTERNS, TINY_VAES, kind_of, local_folder, read_json, weight_files
 from engine.errors import InputError
 
 TRAINED = 16            # bytes per parameter: weights, gradient and both moments of AdamW, float32
@@ -43,9 +44,17 @@ def shapes_of(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def num_parameters(folder: Path) -> int:
-    """Of a part of a model."""
-    return sum(math.prod(shape) for shape in shapes_of(folder).values())
+def num_of(shapes: dict[str, list[int]]) -> int:
+    """Parameters in all."""
+    return sum(map(math.prod, shapes.values()))
+
+
+def num_kept_full(shapes: dict[str, list[int]]) -> int:
+    """Of these, how many stay float32 in a network that is `halved`: norms and tables of embeddings."""
+    def is_halved(name: str) -> bool:
+        module = name.rpartition(".")[0]
+        return len(shapes.get(f"{module}.weight", [])) > 1 and not re.search(r"(token|position)_embedding$", module)
+    return sum(math.prod(shape) for name, shape in shapes.items() if not is_halved(name))
 
 
 def num_adapter_parameters(shapes: dict[str, list[int]], rank: int) -> int:
@@ -63,54 +72,103 @@ def num_head_parameters(config: dict, size: int) -> int:
     return sum(p.numel() for p in head.parameters())
 
 
+def frozen_parts(name: str, num_parameters: int, half: bool, num_full: int = 0) -> list[Part]:
+    """A network that is not trained. num_full: parameters that stay float32 where the others are halved."""
+    if not half:
+        return [Part(name, num_parameters, PLAIN)]
+    kept = [Part(f"{name}: norms and tables", num_full, PLAIN)] if num_full else []
+    return [Part(name, num_parameters - num_full, HALF), *kept]
+
+
 def parts_of_training(num_unet: int, num_critic_more: int, *, half: bool, num_processes: int, fsdp: bool,
-                      average: bool, num_adapter: int | None = None) -> list[Part]:
-    """Student, critic and teacher. num_critic_more: of the head; num_adapter: of an adapter, None without."""
+                      average: bool, num_adapter: int | None = None, num_full: int = 0) -> list[Part]:
+    """Student, critic and teacher. num_critic_more: of the head; num_adapter: of an adapter, None without; num_full: of
+    the teacher's parameters that stay float32. Two more adapters, which add nothing, lie in the frozen UNet and its
+    teacher."""
     num_shards = num_processes if fsdp else 1
     trained = TRAINED + (BUCKETS if num_processes > 1 and not fsdp else 0)
     num_trained = num_unet if num_adapter is None else num_adapter
+    blank = [] if num_adapter is None else [Part("blank adapters", num_adapter, PLAIN + (HALF if half else PLAIN))]
     return [Part("student", num_trained, trained + AVERAGE * average, num_shards),
             Part("critic", num_trained + num_critic_more, trained, num_shards),
-            Part("teacher" if num_adapter is None else "frozen UNet of all three", num_unet, HALF if half else PLAIN)]
+            *frozen_parts("teacher" if num_adapter is None else "frozen UNet of all three", num_unet, half, num_full),
+            *blank]
 
 
-def estimate(folder: Path, args, num_processes: int) -> list[Part]:
-    """The parts of a distillation that every device will hold, without activations. Raises InputError for a folder that
-    is no model."""
+def parts_at_start(num_unet: int, num_critic_more: int, num_adapter: int | None = None) -> list[Part]:
+    """The same networks before any is halved or spread: whole float32 copies on every device."""
+    num_trained = num_unet if num_adapter is None else num_adapter
+    blank = [] if num_adapter is None else [Part("blank adapters", 2 * num_adapter, PLAIN)]
+    return [Part("student", num_trained, PLAIN), Part("critic", num_trained + num_critic_more, PLAIN),
+            Part("teacher" if num_adapter is None else "frozen UNet of all three", num_unet, PLAIN), *blank]
+
+
+def estimate(folder: Path, args, num_processes: int) -> dict[str, list[Part]]:
+    """What a device will hold of a distillation at its fullest moments, without activations: "in training" on every
+    device, "at the start" on every device, and with FSDP2 "at a preview" on the main process's, which then holds whole
+    student and critic too. Raises InputError for what is no model."""
     config, shapes = read_json(folder / "unet" / "config.json", "the UNet's configuration"), shapes_of(folder / "unet")
     vae = read_json(folder / "vae" / "config.json", "the autoencoder's configuration")
     size = config["sample_size"] if args.resolution is None else \
         args.resolution // 2 ** (len(vae["block_out_channels"]) - 1)
     half = args.precision == "bf16"
-    parts = parts_of_training(
-        sum(map(math.prod, shapes.values())), num_head_parameters(config, size) if args.cls_on_clean_image else 0,
-        half=half, num_processes=num_processes, fsdp=args.fsdp, average=True,
-        num_adapter=num_adapter_parameters(shapes, args.lora_rank) if args.lora else None)
-    encoders = ("text_encoder", "text_encoder_2") if kind_of(folder) else ("text_encoder",)
-    texts = sum(num_parameters(folder / encoder) for encoder in encoders)
-    return [*parts, Part("text encoders", texts, HALF if half else PLAIN),
-            Part("autoencoder", num_parameters(folder / "vae"), PLAIN)]
+    num_head = num_head_parameters(config, size) if args.cls_on_clean_image else 0
+    num_adapter = num_adapter_parameters(shapes, args.lora_rank) if args.lora else None
+    is_sdxl = kind_of(folder)
+    encoders = {}
+    for number, name in enumerate(("text_encoder", "text_encoder_2")[:1 + is_sdxl]):
+        encoders |= {f"{number}.{key}": shape for key, shape in shapes_of(folder / name).items()}
+    vae_part = Part("autoencoder", num_of(shapes_of(folder / "vae")), PLAIN)
+    shown_by = vae_part
+    if args.tiny_vae is not None:
+        tiny = local_folder(args.tiny_vae or TINY_VAES[is_sdxl], "--tiny_vae", TINY_VAE_PATTERNS)
+        shown_by = Part("tiny autoencoder", num_of(shapes_of(tiny)), PLAIN)
+    training = parts_of_training(num_of(shapes), num_head, half=half, num_processes=num_processes, fsdp=args.fsdp,
+                                 average=True, num_adapter=num_adapter, num_full=num_kept_full(shapes))
+    training += [*frozen_parts("text encoders", num_of(encoders), half, num_kept_full(encoders)), shown_by]
+    start = [*parts_at_start(num_of(shapes), num_head, num_adapter),
+             *frozen_parts("text encoders", num_of(encoders), False), vae_part]
+    start += [shown_by] if shown_by is not vae_part else []
+    moments = {"in training": training, "at the start": start}
+    if args.fsdp and num_processes > 1 and args.sample_every:
+        moments["at a preview"] = [*training, *(Part(f"whole {part.name}", part.num_parameters, PLAIN)
+                                                for part in training[:2])]
+    return moments
 
 
 def device_bytes(device: torch.device) -> int:
-    """Memory of a device; of a CPU, this process's share of the machine's."""
+    """Free memory of a device; of a CPU, this process's share of what the machine can still give."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
+        return torch.cuda.mem_get_info(device)[0]
     num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // num_processes
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        found = None
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return (int(found[1]) * 1024 if found else whole) // num_processes
 
 
-def check_fits(parts: list[Part], device: torch.device, say: bool = True) -> None:
-    """Print what a device will hold. Raises InputError where its memory is smaller, before any activation."""
-    total, available = sum(part.bytes for part in parts), device_bytes(device)
-    if say:
-        for part in parts:
+def check_fits(moments: dict[str, list[Part]], device: torch.device, is_main: bool = True) -> None:
+    """Print what a device will hold. Raises InputError where less of it is free, before any activation.
+
+    moments: as of `estimate`. On a CPU the main process speaks for all: the others ask when it has loaded its model.
+    """
+    if device.type == "cpu" and not is_main:
+        return
+    totals = {moment: sum(part.bytes for part in parts) for moment, parts in moments.items()}
+    free = device_bytes(device)
+    if is_main:
+        for part in next(iter(moments.values())):
             spread = f" / {part.num_shards} processes" if part.num_shards > 1 else ""
             print(f"  {part.name}: {part.num_parameters:,} parameters x {part.bytes_each} bytes{spread} = "
                   f"{part.bytes / GIGABYTE:.2f} GB", flush=True)
-        print(f"every device holds {total / GIGABYTE:.2f} GB of its {available / GIGABYTE:.1f} GB, before activations",
-              flush=True)
-    if total > available:
-        raise InputError(f"--model_id: training it takes {total / GIGABYTE:.1f} GB on every device before activations, "
-                         f"but {device} has {available / GIGABYTE:.1f} GB; add processes with --fsdp, or --lora, or "
-                         "--use_fp16")
+        held = ", ".join(f"{total / GIGABYTE:.2f} GB {moment}" for moment, total in totals.items())
+        print(f"a device holds {held}, before activations; {free / GIGABYTE:.1f} GB are free", flush=True)
+    fullest = max(totals, key=totals.get)
+    if totals[fullest] > free:
+        advice = "add processes with --fsdp, or --lora, or --use_fp16" if fullest == "in training" else \
+            "leave previews out with --sample_every 0" if fullest == "at a preview" else \
+            "add --lora, or take devices with more memory: networks are whole before they are spread"
+        raise InputError(f"--model_id: a device holds {totals[fullest] / GIGABYTE:.1f} GB {fullest}, before "
+                         f"activations, but {device} has {free / GIGABYTE:.1f} GB free; {advice}")

@@ -255,8 +255,9 @@ class TextToImage:
         self.fingerprint = hashlib.sha256("".join(map(sha256_of_file, files)).encode()).hexdigest()[:16]
 
     def halve(self) -> None:
-        """`halved` UNet and text encoders."""
-        for network in (self.network, *(encoder for _, encoder in self.texts.pairs)):
+        """`halved` UNet and text encoders. Adapters of the UNet stay float32."""
+        unet = self.network.shared[0] if isinstance(self.network, lora.AdaptedNetwork) else self.network
+        for network in (unet, *(encoder for _, encoder in self.texts.pairs)):
             halved(network)
 
     def denoiser(self, num_texts: int) -> TextDenoiser:

@@ -21,7 +21,9 @@ from flow.latents import PosteriorSamples
 class TextToImageTask(DistillationTask):
     """As `DistillationTask`; labels are numbers of texts: first the prompts, then the captions of the real images.
 
-    moments: posterior mean and deviation of the real images' latents, float16 [N, 1, 2, C, s, s], or None.
+    model: in float32. In bf16 arithmetic its UNet, the teacher, and its text encoders are halved at the end; all
+    trained weights stay float32. moments: posterior mean and deviation of the real images' latents, float16
+    [N, 1, 2, C, s, s], or None.
     """
 
     def __init__(self, model: TextToImage, prompts: list[str], captions: list[str], moments, args, content_hash: str):
@@ -38,6 +40,8 @@ class TextToImageTask(DistillationTask):
                         "raw", model.fingerprint, is_steep=model.kind == "eps", is_guidable=True, decode=model.decode)
         numbers = None if moments is None else torch.arange(len(prompts), len(self.texts))
         super().__init__(loaded.denoiser, moments, numbers, args, loaded, content_hash, model.device)
+        if args.precision == "bf16":
+            model.halve()                               # after student, critic and average have their float32 copies
         texts_hash = hashlib.sha256("\0".join(self.texts).encode()).hexdigest()[:16]
         self.frozen_hashes = {**self.frozen_hashes, "set of texts": texts_hash}
         if args.gradient_checkpointing:
@@ -88,11 +92,11 @@ def make_task(args, device, group, needs_images: bool) -> TextToImageTask:
     folder = local_folder(args.model_id)
     if group.is_main:
         print(f"{folder}, {group.size} processes:", flush=True)
-    memory.check_fits(memory.estimate(folder, args, group.size), device, say=group.is_main)
+    memory.check_fits(memory.estimate(folder, args, group.size), device, group.is_main)
     captions, images, content_hash = [], None, "none"
     if needs_images:
         captions = captions_of(args.dataset, args.split, args.text_column)
-    model = TextToImage(args.model_id, device, args.resolution, args.sdxl, args.tiny_vae, half=args.precision == "bf16")
+    model = TextToImage(args.model_id, device, args.resolution, args.sdxl, args.tiny_vae)
     if needs_images:
         found = load_images(args.dataset, args.split, cache_dir=args.cache_dir, size=model.resolution)
         if len(found) != len(captions):

@@ -125,7 +125,7 @@ def test_an_adapter_adds_nothing_at_first_and_is_merged_exactly(tiny_models):
 
 def test_bytes_of_the_published_models():
     """SDXL's UNet has 2,567,463,684 parameters and takes 87 GB, Stable Diffusion's 859,520,964 and 29 GB."""
-    from distill.memory import parts_of_training
+    from distill.memory import parts_at_start, parts_of_training
     for num_unet, expected in ((2_567_463_684, 87), (859_520_964, 29)):
         parts = parts_of_training(num_unet, 0, half=True, num_processes=1, fsdp=False, average=False)
         assert round(sum(part.bytes for part in parts) / 1e9) == expected
@@ -134,7 +134,11 @@ def test_bytes_of_the_published_models():
     parts = parts_of_training(1000, 10, half=False, num_processes=4, fsdp=False, average=True)
     assert [part.bytes for part in parts] == [1000 * 24, 1010 * 20, 1000 * 4]
     parts = parts_of_training(1000, 10, half=True, num_processes=4, fsdp=True, average=True, num_adapter=100)
-    assert [part.bytes for part in parts] == [100 * 20 / 4, 110 * 16 / 4, 1000 * 2]
+    assert [part.bytes for part in parts] == [100 * 20 / 4, 110 * 16 / 4, 1000 * 2, 100 * (2 + 4)]
+    parts = parts_of_training(1000, 10, half=True, num_processes=1, fsdp=False, average=False, num_full=7)
+    assert [part.bytes for part in parts] == [1000 * 16, 1010 * 16, 993 * 2, 7 * 4]
+    assert [part.bytes for part in parts_at_start(1000, 10)] == [4000, 4040, 4000]
+    assert [part.bytes for part in parts_at_start(1000, 10, 100)] == [400, 440, 4000, 800]
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
@@ -144,7 +148,12 @@ def test_parameters_are_counted_from_headers_alone(tiny_models, model_of, name):
     from distill.text_to_image import TextToImage
     model, unet = model_of(name), tiny_models / name / "unet"
     count = sum(p.numel() for p in model.network.parameters())
-    assert memory.num_parameters(unet) == count
+    assert memory.num_of(memory.shapes_of(unet)) == count
+    halved = TextToImage(tiny_models / name, half=True)
+    networks = [unet, *(tiny_models / name / f"text_encoder{end}" for end in ("", "_2")[:len(halved.texts.pairs)])]
+    for folder, network in zip(networks, [halved.network, *(encoder for _, encoder in halved.texts.pairs)]):
+        kept = sum(p.numel() for p in network.parameters() if p.dtype == torch.float32)
+        assert memory.num_kept_full(memory.shapes_of(folder)) == kept > 0
     critic = critic_of(model.network, 8, 1, head=True)
     config = json.loads((unet / "config.json").read_text())
     assert memory.num_head_parameters(config, 8) == sum(p.numel() for p in critic.parameters()) - count
@@ -154,36 +163,57 @@ def test_parameters_are_counted_from_headers_alone(tiny_models, model_of, name):
         p.numel() for p in lora.adapter_of(network).values())
 
 
-# The published models: parameters of UNet, text encoders and autoencoder, channels of the middle, side of latents.
-PUBLISHED = {"Stable Diffusion 1.5": (859_520_964, 123_060_480, 83_653_863, 1280, 64),
-             "SDXL": (2_567_463_684, 817_720_320, 83_653_863, 1280, 128)}
+# The published models: parameters of UNet, text encoders and autoencoder, channels of the middle, side of latents, and
+# tables of the text encoders.
+PUBLISHED = {"Stable Diffusion 1.5": (859_520_964, 123_060_480, 83_653_863, 1280, 64, (49_408 + 77) * 768),
+             "SDXL": (2_567_463_684, 817_720_320, 83_653_863, 1280, 128, (49_408 + 77) * (768 + 1280))}
 
 
 def test_the_readmes_table_of_memory_is_what_memory_says():
+    """But for the norms, which are a thousandth of a network."""
     from distill import memory
+
+    def size(parts) -> str:
+        return f"{sum(part.bytes for part in parts) / 1e9:.1f}"
+
     rows = {row[0]: row[1:] for line in (ROOT / "distill" / "README.md").read_text().splitlines()
-            if len(row := [cell.strip() for cell in line.strip("| ").split("|")]) == 4 and row[0] in PUBLISHED}
+            if len(row := [cell.strip() for cell in line.strip("| ").split("|")]) == 6 and row[0] in PUBLISHED}
     assert rows.keys() == PUBLISHED.keys()
-    for name, (unet, encoders, vae, channels, side) in PUBLISHED.items():
+    for name, (unet, encoders, vae, channels, side, tables) in PUBLISHED.items():
         levels = {"Stable Diffusion 1.5": 4, "SDXL": 3}[name]
         head = memory.num_head_parameters({"block_out_channels": [0] * (levels - 1) + [channels]}, side)
-        rest = 2 * encoders + 4 * vae
+        rest = [*memory.frozen_parts("text encoders", encoders, True, tables), memory.Part("autoencoder", vae, 4)]
         alone = memory.parts_of_training(unet, 0, half=True, num_processes=1, fsdp=False, average=False)
         spread = memory.parts_of_training(unet, head, half=True, num_processes=64, fsdp=True, average=True)
-        found = [f"{unet:,}", f"{sum(part.bytes for part in alone) / 1e9:.1f}",
-                 f"{(sum(part.bytes for part in spread) + rest) / 1e9:.1f}"]
+        start = [*memory.parts_at_start(unet, head), memory.Part("text encoders", encoders, 4), rest[-1]]
+        preview = [*spread, *rest, memory.Part("whole student and critic", 2 * unet + head, 4)]
+        found = [f"{unet:,}", size(alone), size([*spread, *rest]), size(start), size(preview)]
         assert list(rows[name]) == found
 
 
 def test_what_does_not_fit_is_refused_with_its_size(monkeypatch):
     from distill import memory
-    parts = [memory.Part("student", 10**9, 20, 4), memory.Part("teacher", 10**9, 2)]
+    moments = {"in training": [memory.Part("student", 10**9, 20, 4), memory.Part("teacher", 10**9, 2)],
+               "at the start": [memory.Part("student", 10**9, 4)]}
     monkeypatch.setattr(memory, "device_bytes", lambda device: int(7e9))
-    memory.check_fits(parts, torch.device("cpu"))
+    memory.check_fits(moments, torch.device("cpu"))
     monkeypatch.setattr(memory, "device_bytes", lambda device: int(6.9e9))
-    with pytest.raises(InputError, match=r"7.0 GB on every device.*has 6.9 GB") as error:
-        memory.check_fits(parts, torch.device("cpu"))
+    memory.check_fits(moments, torch.device("cpu"), is_main=False)          # the main process has spoken for all
+    with pytest.raises(InputError, match=r"holds 7.0 GB in training.*has 6.9 GB free; add processes") as error:
+        memory.check_fits(moments, torch.device("cpu"))
     assert "\n" not in str(error.value)
+    moments["at the start"] += [memory.Part("critic", 10**9, 4)]
+    with pytest.raises(InputError, match=r"holds 8.0 GB at the start.*networks are whole before they are spread"):
+        memory.check_fits(moments, torch.device("cpu"))
+
+
+def test_free_memory_is_asked_for_and_not_all_there_is(monkeypatch):
+    from distill import memory
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 80))
+    assert memory.device_bytes(torch.device("cuda:0")) == 5
+    monkeypatch.setattr(memory.Path, "read_text", lambda path: "MemTotal: 90 kB\nMemAvailable:   12 kB\n")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert memory.device_bytes(torch.device("cpu")) == 12 * 1024 // 3
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from engine.distributed import Group
 from engine.errors import InputError
 from engine.loop import Loop, train
 from engine.sampling import StepNoise, start_noise
+from engine.sharding import full_model
 from tiny_text_to_image import large, texts, tiny_clip, tiny_models       # noqa: F401
 
 GAN = ("--cls_on_clean_image", "--gen_cls_loss")
@@ -59,7 +60,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_a_straight_one(tiny_models, texts, 
     where = tiny_models / model, texts, tmp_path
     distil(*where, *more, "--state_every", "3")
     said = capsys.readouterr().out
-    assert "every device holds" in said and "critic updates for one of the student" in said
+    assert "a device holds" in said and "critic updates for one of the student" in said
     assert ("frozen UNet of all three" in said) == ("--lora" in more)
     straight = checkpoint(tmp_path)
     go_back(tmp_path, "student", 3)
@@ -189,11 +190,16 @@ def test_what_cannot_be_is_one_line(tiny_models, texts, tmp_path, more, message)
     assert "\n" not in str(error.value) and not list(tmp_path.glob("checkpoints/*.pth"))
 
 
-@pytest.mark.parametrize("model, more", [("sd", GAN), ("sdxl", (*GAN, "--lora", "--lora_rank", "4"))])
+@pytest.mark.parametrize("model, more", [
+    ("sd", GAN), ("sd", (*GAN, "--use_fp16")), ("sdxl", (*GAN, "--lora", "--lora_rank", "4")),
+    ("sdxl", (*GAN, "--lora", "--lora_rank", "4", "--use_fp16"))],
+    ids=["whole", "whole-bf16", "adapters", "adapters-bf16"])
 def test_a_device_holds_the_bytes_that_were_estimated(tiny_models, texts, tmp_path, model, more):
-    """After both updates of a step: weights, gradients, moments and average of every network, by their tensors."""
+    """After both updates of a step: weights, gradients, moments and average of every network, by their tensors.
+
+    What is trained is float32 whatever the arithmetic, and in bf16 the teacher is halved.
+    """
     args = options.parse(words(tiny_models / model, texts, tmp_path, *more))
-    args.precision = "float32"
     device = torch.device("cpu")
     loop = Loop(make_task(args, device, Group(0, 1)), args, Group(0, 1), device)
     kept = {}
@@ -213,19 +219,67 @@ def test_a_device_holds_the_bytes_that_were_estimated(tiny_models, texts, tmp_pa
 
     network, text_to_image = loop.task.frozen["teacher"], loop.task.model
     base = network.shared[0] if "--lora" in more else network
-    adapters = [p for name, p in base.named_parameters() if ".lora_" in name]  # not counted: they stay as they began
+    adapters = [p for name, p in base.named_parameters() if ".lora_" in name]        # they stay as they began
+    by_name = {}
+    for part in memory.estimate(tiny_models / model, args, 1)["in training"]:
+        name = part.name.partition(":")[0]
+        by_name[name] = by_name.get(name, 0) + part.bytes
     found = [trained("generator", kept["student"]) + size(loop.averages["generator"].shadow.values()),
              trained("critic", kept["gradients"]), size(base.parameters()) - size(adapters),
+             *([size(adapters) + size(network.parameters())] if "--lora" in more else []),
              size(p for _, encoder in text_to_image.texts.pairs for p in encoder.parameters()),
              size(text_to_image.latents.vae.parameters())]
-    assert found == [part.bytes for part in memory.estimate(tiny_models / model, args, 1)]
+    assert found == list(by_name.values())
+    moving = [p for trained_one in loop.plain.values() for p in trained_one.parameters()]
+    assert {p.dtype for p in [*moving, *loop.averages["generator"].shadow.values()]} == {torch.float32}
+    matrices = {p.dtype for name, p in base.named_parameters() if p.ndim > 1 and ".lora_" not in name}
+    assert matrices == {torch.bfloat16 if "--use_fp16" in more else torch.float32}
+
+
+def in_bf16_spread(model, texts, folder, *more):
+    """In a process of a group: a step of both updates with FSDP2 in bf16; the student's largest move. A group of one is
+    told to be of two, since one process alone spreads nothing."""
+    import torch.distributed as dist
+    args = options.parse(words(model, texts, folder, *GAN, *more, "--fsdp", "--use_fp16"))
+    device, group = torch.device("cpu"), Group(dist.get_rank(), 2)
+    loop = Loop(make_task(args, device, group), args, group, device)
+    before = {name: value.clone() for name, value in full_model(loop.plain["generator"]).items()}
+    loop.run_step()
+    assert all(value.isfinite() for value in loop.pending[0].values())
+    return largest_difference(before, full_model(loop.plain["generator"]))
+
+
+@pytest.mark.parametrize("more", [(), ("--lora", "--lora_rank", "4")], ids=["whole", "adapters"])
+def test_spread_networks_take_a_step_in_bf16(tiny_models, texts, tmp_path, more):
+    """As the recipes of eight machines do; in a group of one process."""
+    import torch.distributed as dist
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        moved = in_bf16_spread(tiny_models / "sdxl", texts, tmp_path, *more)
+    finally:
+        dist.destroy_process_group()
+    assert 0 < moved < 1.1e-3               # AdamW's first step is at most the rate
+
+
+def two_in_bf16(*given):
+    """In each of two processes."""
+    from engine import distributed
+    distributed.join(torch.device("cpu"))
+    return in_bf16_spread(*given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--lora", "--lora_rank", "4")], ids=["whole", "adapters"])
+def test_two_processes_take_a_step_in_bf16(tiny_models, texts, tmp_path, more):
+    one, other = in_two_processes(two_in_bf16, tiny_models / "sdxl", texts, tmp_path, *more)
+    assert one == other and 0 < one < 1.1e-3
 
 
 def test_a_model_too_large_is_refused_before_it_is_loaded(tiny_models, texts, tmp_path, monkeypatch):
     from distill import text_to_image_task
     monkeypatch.setattr(memory, "device_bytes", lambda device: 10_000)
     monkeypatch.setattr(text_to_image_task, "TextToImage", None)
-    with pytest.raises(InputError, match="GB on every device before activations"):
+    with pytest.raises(InputError, match="GB in training, before activations"):
         distil(tiny_models / "sd", texts, tmp_path)
 
 
