@@ -7,8 +7,12 @@
 #   STEPS, SEEDS   of the students (1 2 4; 0 1)
 #   ITERATIONS     updates of the critic of each (2000)
 #   PREFIX         of the students' names (none)
-# Students that are finished are not trained again, and after each the minutes for the others are printed. Score them,
-# and their teachers at 18 calls, by eval_fid_batch.py; digit_scales.sh does all of it for digits.
+#   SCORING        options of eval_fid_batch.py, which scores all students, 4 calls among them, beside their teachers at
+#                  TEACHER_STEPS (18) steps along their even path (--num_images 1000); none: no scores
+#   TEACHER_SCORING   more options for the teachers alone, such as --guidance_scale 2 (none)
+#   RESULTS        the table that the rows are added to (results/two_scales.csv)
+# Students that are finished are not trained again, and after each the minutes for the others are printed; rows that are
+# there are not measured again. digit_scales.sh does all of it for digits.
 set -uo pipefail
 [ $# -ge 3 ] || { echo "two_scales.sh: found $# arguments, expected BASELINE LIFT DATASET" >&2; exit 2; }
 baseline=$(realpath -- "$1") lift=$(realpath -- "$2") dataset=$3
@@ -17,6 +21,7 @@ shift 3
 source "$(dirname "$0")/pace.sh" || exit
 source "$(dirname "$0")/../environment.sh" || exit
 declare -A ahead=([1]="999" [2]="999 249" [4]="999 499 249 99")         # t_32 of the steps, where it leads
+students=()
 distil() {      # NAME TEACHER more options
     local name="${PREFIX:-}$1" teacher=$2 start=$SECONDS
     shift 2
@@ -25,6 +30,7 @@ distil() {      # NAME TEACHER more options
         --generator_lr 5e-5 --guidance_lr 5e-5 --warmup_step 20 --batch_size 16 --max_steps "${ITERATIONS:-2000}" \
         --epochs 1000 --epoch_steps 500 --state_every 250 --save_every 1000 --no_tensorboard --resume "$@" || return
     trained "$start"
+    students+=(checkpoints/"${name}"_*ep.pth)
 }
 steps_of=(${STEPS:-1 2 4}) seeds_of=(${SEEDS:-0 1}) NUM_TRAININGS=0
 for steps in "${steps_of[@]}"; do
@@ -40,3 +46,11 @@ for seed in "${seeds_of[@]}"; do
             --student_t_32 ${ahead[$steps]} "$@" || exit
     done
 done
+[ "${SCORING:-}" != none ] || exit 0
+score() { run "$PYTHON" eval_fid_batch.py --dataset "$dataset" --results "${RESULTS:-results/two_scales.csv}" \
+    ${SCORING:---num_images 1000} "$@"; }
+for student in "${students[@]}"; do
+    score --checkpoint "$student" || exit
+done
+score --checkpoint "$baseline" --paths uniform --num_steps "${TEACHER_STEPS:-18}" ${TEACHER_SCORING:-} &&
+    score --checkpoint "$lift" --paths diagonal --num_steps "${TEACHER_STEPS:-18}" ${TEACHER_SCORING:-}

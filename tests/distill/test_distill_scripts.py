@@ -84,9 +84,18 @@ def test_the_ablation_leaves_out_one_part_at_a_time(commands, tmp_path):
 
 
 def test_single_and_dual_scale_students_have_equal_trainings(commands, tmp_path):
-    done, found = commands("two_scales.sh", "baseline.pth", "lift.pth", "synthetic:16", SEEDS="5")
+    done, found = commands("two_scales.sh", "baseline.pth", "lift.pth", "synthetic:16", SEEDS="5",
+                           SCORING="--metrics swd", RESULTS="table.csv")
     assert done.returncode == 0, done.stderr
-    made = {args.name: args for args in map(parsed, found)}
+    made = {args.name: args for args in map(parsed, found[:8])}
+    assert [command[command.index("--checkpoint") + 1].rpartition("/")[2] for command in found[8:]] == [
+        *(f"{name}_*ep.pth" for name in made), "baseline.pth", "lift.pth"]
+    for command in found[8:]:
+        assert command[:5] == ["eval_fid_batch.py", "--dataset", "synthetic:16", "--results", "table.csv"]
+        assert command[5:7] == ["--metrics", "swd"]
+        assert ("--num_steps" in command) == command[8].endswith(("baseline.pth", "lift.pth"))
+    assert [command[-4:] for command in found[-2:]] == [["--paths", "uniform", "--num_steps", "18"],
+                                                        ["--paths", "diagonal", "--num_steps", "18"]]
     assert len(made) == 8 and made["ahead_4_calls_seed5"].student_t_32 == [999, 499, 249, 99]
     for steps in (1, 2, 4):
         single, tied = (made[f"{kind}_{steps}_calls_seed5"] for kind in ("single", "tied"))
