@@ -58,8 +58,17 @@ class Critic(nn.Module):
             network.get_submodule(time_embedding).register_forward_hook(self._add_step)
         if head:
             network.get_submodule(bottleneck).register_forward_hook(self._keep_features)
-        self._student_step = self._features = None
+        self._bottleneck, self._student_step, self._features = bottleneck, None, None
         self._stops = self._is_called = False       # a shared network is called by others too
+
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """What FSDP2 gathers one after the other: the network's own, but for the one that the head reads. A pass that
+        ends there would leave it gathered."""
+        if not hasattr(self.network, "blocks_to_shard"):
+            return []
+        read = self.network.get_submodule(self._bottleneck)
+        return [block for block in self.network.blocks_to_shard()
+                if all(module is not read for module in block.modules())]
 
     def _add_step(self, module, inputs, output):
         if self._student_step is None or not self._is_called:

@@ -114,7 +114,7 @@ def cosine_share(number: int, total: int) -> float:
     return LOWEST_SHARE + (1 - LOWEST_SHARE) * 0.5 * (1 + math.cos(math.pi * min(number / total, 1)))
 
 
-class ScaleTask(DistillationTask):
+class KnownScaleTask(DistillationTask):
     """Distillation of the exact teacher; rates fall along a cosine."""
 
     def learning_rate(self, name: str, step: int, num_steps: int, num_updates: int) -> float:
@@ -130,7 +130,7 @@ def distil(num_scales: int, seed: int, iterations: int, given=(),
     teacher.train_network(seed, denoiser_iterations)
     args = options.parse(["--teacher", "none", "--batch_size", "256", "--generator_lr", str(RATE), "--guidance_lr",
                           str(RATE), "--warmup_step", "0", "--max_steps", str(iterations), "--seed", str(seed), *given])
-    task = ScaleTask(teacher, None, None, args)
+    task = KnownScaleTask(teacher, None, None, args)
     loop = Loop(task, args, Group(0, 1), torch.device("cpu"))
     for _ in range(iterations):
         loop.run_step()

@@ -9,7 +9,7 @@ from engine.files import expecting
 TEXT_COLUMNS = ("text", "caption", "prompt", "TEXT")            # looked for in this order
 
 
-def chosen_column(names, given: str | None, option: str, where) -> str:
+def text_column_of(names, given: str | None, option: str, where) -> str:
     """The column of texts that was given, or the first of the usual names. Raises InputError."""
     column = given or next((name for name in TEXT_COLUMNS if name in names), None)
     if column not in names:
@@ -29,7 +29,7 @@ def read_prompts(path, column: str | None = None) -> list[str]:
     if path.suffix == ".parquet":
         import pyarrow.parquet as parquet
         with expecting(path, "parquet file of prompts"):
-            column = chosen_column(parquet.read_schema(path).names, column, "--prompts", path)
+            column = text_column_of(parquet.read_schema(path).names, column, "--prompts", path)
             found = parquet.read_table(path, columns=[column])[column].to_pylist()
     elif path.suffix == ".txt":
         with expecting(path, "text file of prompts"):
@@ -65,7 +65,7 @@ def captions_of(dataset: str, split: str, column: str | None = None) -> list[str
         where = {"path": str(folder)} if tables else {"path": "imagefolder", "data_dir": str(folder)}
         with expecting(folder, "data-set folder with captions"):
             table = datasets.load_dataset(**where, streaming=True)[base]
-            chosen = chosen_column(list(data.columns_of(table)), column, "--dataset", folder)
+            chosen = text_column_of(list(data.columns_of(table)), column, "--dataset", folder)
             captions = [row[chosen] for row in table.select_columns([chosen])]
         names = [f"row {row}" for row in range(len(captions))]
     else:

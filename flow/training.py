@@ -11,7 +11,7 @@ from flow.latents import Latents, PosteriorSamples
 from flow.model import build_network, rank_warning
 from flow.task import FlowTask
 from networks.bands import check_side
-from networks.dit import check_options
+from networks.dit import check_sizes
 from networks.flow_unet import check_unet
 
 
@@ -78,7 +78,7 @@ def make_task(args, device, group: Group) -> FlowTask:
     if args.network == "unet":
         check_unet(sides_of(args, side), args.patch_size, args.hidden_size)
     else:
-        check_options(sides_of(args, side), args.patch_size, args.hidden_size, args.num_heads, args.output)
+        check_sizes(sides_of(args, side), args.patch_size, args.hidden_size, args.num_heads, args.output)
     if args.bands:
         check_side(side, "--image_size" if latents is None else "--vae: side of the latents")
     how = dict(cache_dir=args.cache_dir, size=args.image_size, channels=args.channels, image_column=args.image_column,

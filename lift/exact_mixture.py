@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from evaluation.fid import frechet_distance
 from networks.linear_denoiser import cosine_matrix
-from lift.sampling import Samples, denoise_along
+from lift.sampling import ScaleSamples, denoise_scales
 from scheduler import NUM_TIMESTEPS, CosineSteps, predict_eps
 
 SIZE = 8                        # pixels along a side of the large scale
@@ -143,7 +143,7 @@ def random_mixture(seed: int, num_components: int = 6, falloff: float = 0.5, siz
     return GaussianMixture(*(torch.from_numpy(v) for v in (weights, means, covariances)))
 
 
-class ExactDenoiser:
+class MixtureDenoiser:
     """The mixture's denoiser with the call signature of LIFTDualTimestepModel, or of BaselineModel if single_scale.
 
     Timesteps may be fractions; log SNR is interpolated. Images of one call that share a pair of timesteps are denoised
@@ -201,10 +201,10 @@ def start_states(mixture: GaussianMixture, num_images: int, seed: int, exact: bo
     return [CosineSteps().add_noise(x, eps, t) for x, eps in zip((x_64, F.avg_pool2d(x_64, 2)), noise)]
 
 
-def sample_along(denoiser: ExactDenoiser, path, starts, solver: str = "ddim") -> Samples:
+def sample_along(denoiser: MixtureDenoiser, path, starts, solver: str = "ddim") -> ScaleSamples:
     """The project's own sampler, without clipping. starts: [x_64, x_32] at timestep 999; one scale ignores x_32."""
     num_scales = 1 if denoiser.model_type == "baseline" else 2
-    return denoise_along(denoiser, path, starts[:num_scales], solver=solver, clip=False)
+    return denoise_scales(denoiser, path, starts[:num_scales], solver=solver, clip=False)
 
 
 # Distances to the true law, per pixel: the root of the squared distance divided by D.

@@ -16,13 +16,13 @@ from engine.options import NOT_DECISIVE
 from engine.sampling import check_solver, to_uint8
 from lift.coupling import Guidance
 from lift.options import PATH_NAMES
-from lift.sampling import check_path, generate, uniform_diagonal
+from lift.sampling import check_timesteps, generate, uniform_diagonal
 from networks.unet import compiled
 
 SCHEDULE_COSTS = ("step_doubling", "directional")    # which edge costs --path dp of the baseline takes, first found
 
 
-def check_options(args, model_type: str) -> None:
+def check_generation(args, model_type: str) -> None:
     """Raises InputError for options of `add_generation_options` that this model or the solver does not have."""
     if model_type == "baseline" and args.x32 != "joint":
         raise InputError(f"--x32: found {args.x32} for a baseline, which has no 32 branch; leave it out")
@@ -142,7 +142,7 @@ def find_path(loaded: checkpoints.LoadedModel, path_type: str, args, say: bool =
               f"{args.num_steps}", flush=True)
     if loaded.model_type == "lift" or path_type == "lead":
         try:
-            return check_path(paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,
+            return check_timesteps(paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,
                                                       max_jump=args.max_jump))
         except InputError as error:
             raise InputError(f"{error} (heatmap: {file})") from error
@@ -152,7 +152,7 @@ def find_path(loaded: checkpoints.LoadedModel, path_type: str, args, say: bool =
         raise InputError(f"{file}: has no edge costs of a single scale ({' or '.join(SCHEDULE_COSTS)}), needed for "
                          f"path dp; compute them with lift.compute_schedule --checkpoint {loaded.path}")
     timesteps = np.asarray(heatmap["timesteps"])
-    return check_path(paths.schedule_path(paths.limit_jump(costs, args.max_jump), timesteps, args.num_steps))
+    return check_timesteps(paths.schedule_path(paths.limit_jump(costs, args.max_jump), timesteps, args.num_steps))
 
 
 def default_lead(args, loaded: checkpoints.LoadedModel, say: bool) -> np.ndarray:

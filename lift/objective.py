@@ -103,7 +103,7 @@ def draw_pairs(rule: TimestepRule, batch_size: int, generator: torch.Generator, 
 
 
 @dataclass
-class Batch:
+class ScaleBatch:
     """A noised batch: clean images, noises and timesteps per scale; bands are in the places of scales."""
     x_0_64: torch.Tensor        # [B, 3, 64, 64] in [-1, 1]
     x_0_32: torch.Tensor        # [B, 3, 32, 32]
@@ -113,16 +113,16 @@ class Batch:
     t_32: torch.Tensor          # int64 [B]
 
 
-def batch_of(x_0_64, noise_64, noise_32, t_64, t_32, has_bands: bool) -> Batch:
+def batch_of(x_0_64, noise_64, noise_32, t_64, t_32, has_bands: bool) -> ScaleBatch:
     """Of images [B, 3, 64, 64] and their noise. Bands are parts of one image and of one noise: noise_32 is not used."""
     if has_bands:
         (fine, coarse), (noise_64, noise_32) = split(x_0_64), split(noise_64)
-        return Batch(fine, coarse, noise_64, noise_32, t_64, t_32)
-    return Batch(x_0_64, downsample_to_32(x_0_64), noise_64, noise_32, t_64, t_32)
+        return ScaleBatch(fine, coarse, noise_64, noise_32, t_64, t_32)
+    return ScaleBatch(x_0_64, downsample_to_32(x_0_64), noise_64, noise_32, t_64, t_32)
 
 
 def training_batch(images, indices, rule, seed: int, step: int, part: slice, flip: bool, schedule,
-                   device, has_bands: bool = False) -> Batch:
+                   device, has_bands: bool = False) -> ScaleBatch:
     """The share `part` of the global batch of one step.
 
     images: uint8 [N, 3, 64, 64], on the device or on the CPU; indices: int64 [global batch] on the CPU. has_bands: of a
@@ -141,20 +141,19 @@ def training_batch(images, indices, rule, seed: int, step: int, part: slice, fli
     return batch_of(x_0_64, noise_64, noise_32, to_device(t_64[part], device), to_device(t_32[part], device), has_bands)
 
 
-def errors_per_image(model, is_lift: bool, batch: Batch, schedule, precision: str, loss_target: str = "eps"):
-    """Squared error of the noise or of v, averaged over pixels: [B] per scale (64, then 32 for LIFT).
+def errors_per_image(model, num_scales: int, batch: ScaleBatch, schedule, precision: str, loss_target: str = "eps"):
+    """Squared error of the noise or of v, averaged over pixels: [B] per scale (64, then 32 where there are two).
 
-    model: anything callable with the arguments of BaselineModel or LIFTDualTimestepModel. loss_target: eps, or v,
-    whose squared error is that of the noise over abar, whichever of them the network puts out.
+    model: anything callable with the noised images of its scales, then their timesteps; of one scale it puts out the
+    noise, of two a list. loss_target: eps, or v, whose squared error is that of the noise over abar, whichever of them
+    the network puts out.
     """
-    x_64 = schedule.add_noise(batch.x_0_64, batch.noise_64, batch.t_64)
-    with devices.autocast(x_64.device, precision):
-        if is_lift:
-            x_32 = schedule.add_noise(batch.x_0_32, batch.noise_32, batch.t_32)
-            predictions = model(x_64, x_32, batch.t_64, batch.t_32)
-        else:
-            predictions = (model(x_64, batch.t_64),)
-    noises, times = (batch.noise_64, batch.noise_32), (batch.t_64, batch.t_32)
+    noises, times = (batch.noise_64, batch.noise_32)[:num_scales], (batch.t_64, batch.t_32)[:num_scales]
+    clean = (batch.x_0_64, batch.x_0_32)[:num_scales]
+    xs = [schedule.add_noise(*scale) for scale in zip(clean, noises, times)]
+    with devices.autocast(xs[0].device, precision):
+        found = model(*xs, *times)
+    predictions = [found] if torch.is_tensor(found) else found
     errors = tuple(F.mse_loss(eps.float(), noise, reduction="none").mean((1, 2, 3))
                    for eps, noise in zip(predictions, noises))
     return errors if loss_target == "eps" else tuple(error / schedule.alpha_cumprod(t)
@@ -171,7 +170,7 @@ def total_loss(losses, loss_scales: str = "both", loss_weight_32: float = 1.0) -
 NUM_BINS = 5
 
 
-def validation_batch(images: torch.Tensor, start: int, seed: int, device, has_bands: bool = False) -> Batch:
+def validation_batch(images: torch.Tensor, start: int, seed: int, device, has_bands: bool = False) -> ScaleBatch:
     """Held-out images with timesteps and noise that are the same at every call.
 
     images: uint8 [B, 3, 64, 64], of which the first is number `start` of the held-out set. Image k gets t_64 in bin
@@ -189,21 +188,21 @@ def validation_batch(images: torch.Tensor, start: int, seed: int, device, has_ba
 
 
 @torch.no_grad()
-def validate(model, is_lift: bool, images: torch.Tensor, seed: int, schedule, precision: str, device,
+def validate(model, num_scales: int, images: torch.Tensor, seed: int, schedule, precision: str, device,
              batch_size: int = 50, loss_target: str = "eps", has_bands: bool = False) -> dict:
-    """Mean held-out error per scale, and for LIFT the mean over each pair of timestep bins.
+    """Mean held-out error per scale, and of two scales the mean over each pair of timestep bins.
 
     Returns {"loss_64", "loss_32", "bins_64", "bins_32"}: floats and nested lists [t_64 bin][t_32 bin] of floats
-    (nan for a pair that no image fell in); the last three only for LIFT.
+    (nan for a pair that no image fell in); the last three only of two scales.
     """
     errors, times = [], []
     for start in range(0, len(images), batch_size):
         batch = validation_batch(images[start:start + batch_size], start, seed, device, has_bands)
-        errors.append(torch.stack(errors_per_image(model, is_lift, batch, schedule, precision, loss_target)))
+        errors.append(torch.stack(errors_per_image(model, num_scales, batch, schedule, precision, loss_target)))
         times.append(torch.stack([batch.t_64, batch.t_32]))
     errors, times = torch.cat(errors, dim=1).double().cpu(), torch.cat(times, dim=1).cpu()
     result = {"loss_64": errors[0].mean().item()}
-    if is_lift:
+    if num_scales == 2:
         bins = times * NUM_BINS // NUM_TIMESTEPS
         result["loss_32"] = errors[1].mean().item()
         for scale, name in enumerate(("bins_64", "bins_32")):

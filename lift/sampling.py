@@ -19,14 +19,14 @@ from scheduler import CLEAN, NUM_TIMESTEPS, CosineSteps, predict_x_0
 
 
 @dataclass
-class Samples:
+class ScaleSamples:
     """What `generate` returns."""
     x_64: torch.Tensor              # [B, 3, 64, 64] in [-1, 1]
     x_32: torch.Tensor | None       # [B, 3, 32, 32]; None for the baseline; of bands the 2x2 mean of x_64
     num_model_calls: int
 
 
-def check_path(path) -> np.ndarray:
+def check_timesteps(path) -> np.ndarray:
     """The path as int64 [N + 1, 2]. Raises InputError unless it never increases, moves in every step and ends at 0."""
     path = np.asarray(path)
     if path.ndim != 2 or path.shape[1] != 2 or len(path) < 2 or not np.issubdtype(path.dtype, np.integer):
@@ -52,30 +52,30 @@ def uniform_diagonal(num_steps: int) -> np.ndarray:
 
 @torch.inference_mode()
 def generate(model, path, seed: int, indices, *, x32_mode: str = "joint", x_32_start: torch.Tensor | None = None,
-             **options) -> Samples:
+             **options) -> ScaleSamples:
     """Denoise images `indices` of `seed` along `path`. A step is one network call, a guided step is two.
 
     model: BaselineModel or LIFTDualTimestepModel on its device, in eval mode. path: [N + 1, 2] timesteps. x32_mode:
     joint moves each scale by its own prediction; the others are in `lift.coupling`. x_32_start: [B, 3, 32, 32], in
-    place of noise; a path that keeps t_32 at 0 holds it as a clean image. options: those of `denoise_along`.
+    place of noise; a path that keeps t_32 at 0 holds it as a clean image. options: those of `denoise_scales`.
     """
     device = next(model.parameters()).device
     starts = start_noise(NOISIEST_SHAPES, seed, indices, device)[:1 + (model.model_type == "lift")]
     if x_32_start is not None and len(starts) == 2:
         starts[1] = (2 if has_bands(model) else 1) * to_device(x_32_start, device)       # a coarse part: twice the mean
-    return denoise_along(model, path, starts, x32_mode=x32_mode, step_noise=StepNoise(seed, indices), **options)
+    return denoise_scales(model, path, starts, x32_mode=x32_mode, step_noise=StepNoise(seed, indices), **options)
 
 
 @torch.inference_mode()
-def denoise_along(model, path, starts, *, x32_mode: str = "joint", solver: str = "ddim", eta: float = 0.0,
+def denoise_scales(model, path, starts, *, x32_mode: str = "joint", solver: str = "ddim", eta: float = 0.0,
                   clip: bool = True, step_noise=None, on_step=None, eps_scale: float = 1.0, told_log_snr: float = 0.0,
-                  guidance: Guidance | None = None, **options) -> Samples:
+                  guidance: Guidance | None = None, **options) -> ScaleSamples:
     """The loop of `generate` for start noise of any size: [x_64, x_32], or [x_64] for a single-scale model.
 
     on_step(step, t_64, t_32, x_64, x_32) is called before every step and once at the end with step = N. eps_scale and
     told_log_snr: as in `engine.denoiser.Corrected`. The rest as in `engine.sampling.denoise_along`.
     """
-    path = check_path(path)
+    path = check_timesteps(path)
     sampling.check_solver(solver, eta)
     denoiser = denoiser_of(model, [tuple(start.shape[1:]) for start in starts], eps_scale, told_log_snr, guidance,
                            step_noise)
@@ -98,7 +98,7 @@ def denoise_along(model, path, starts, *, x32_mode: str = "joint", solver: str =
     arrivals = np.where(path == 0, CLEAN, path)[:, :len(starts)]
     samples = sampling.denoise_along(denoiser, torch.from_numpy(arrivals), starts, solver=solver, eta=eta, clip=clip,
                                      step_noise=step_noise, on_step=say if on_step else None, **options)
-    return Samples(denoiser.image(samples.xs), x_32_of(samples.xs) if len(starts) == 2 else None,
+    return ScaleSamples(denoiser.image(samples.xs), x_32_of(samples.xs) if len(starts) == 2 else None,
                    samples.num_model_calls)
 
 

@@ -50,8 +50,8 @@ def main(argv=None):
     loaded = checkpoints.load_model(args.checkpoint, None, args.weights, device)
     file = args.heatmap or heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint),
                                                      loaded.epochs, loaded.weights)
-    is_lift = loaded.model_type == "lift"
-    heatmap = heatmap_file.load_heatmap(file, args.grid) if is_lift else load_schedule(file, args.grid)
+    load = {"lift": heatmap_file.load_heatmap, "baseline": load_schedule}[loaded.model_type]
+    heatmap = load(file, args.grid)
     heatmap_file.check_heatmap_matches(file, heatmap, loaded, can_be_allowed=False)
     check_can_be_written(file)
     if "lead" in heatmap and not args.overwrite:

@@ -22,18 +22,19 @@ class ScaleTask(Task):
 
     def __init__(self, model_type: str, args, images, held_out, device):
         super().__init__(args)
-        self.model_type, self.is_lift, self.device = model_type, model_type == "lift", device
+        self.model_type, self.device = model_type, device
+        self.num_scales = 2 if model_type == "lift" else 1
         self.command = f"train_{model_type}.py"
         self.schedule = CosineSteps()
         self.content_hash, self.num_images = images.content_hash, len(images.images)
         self.images = images_on(images.images, device)
         self.held_out = torch.from_numpy(np.array(held_out.images[:args.val_images])) if held_out else None
         self.has_validation = held_out is not None
-        self.rule, self.has_bands = objective.timestep_rule(args), self.is_lift and args.bands
+        self.rule, self.has_bands = objective.timestep_rule(args), self.num_scales == 2 and args.bands
         torch.manual_seed(args.seed)
         self.networks = {"model": checkpoints.build_model(model_type, args.hidden_dims, args.parametrization,
-                                                          self.is_lift and args.native_32, self.has_bands,
-                                                          self.is_lift and args.skip_64_at_noise > 0)}
+                                                          self.num_scales == 2 and args.native_32, self.has_bands,
+                                                          self.num_scales == 2 and args.skip_64_at_noise > 0)}
 
     def compiled(self, network):
         """The network by way of torch.compile."""
@@ -44,7 +45,7 @@ class ScaleTask(Task):
         if self.args.parametrization == "residual":
             self.networks["model"].linear_denoiser.fit(self.images)
 
-    def batch(self, step: int, part: slice) -> objective.Batch:
+    def batch(self, step: int, part: slice) -> objective.ScaleBatch:
         """Images, noises and timesteps of a part of the step's batch."""
         return objective.training_batch(self.images, self.indices(step), self.rule, self.args.seed, step, part,
                                         self.args.flip, self.schedule, self.device, self.has_bands)
@@ -53,10 +54,10 @@ class ScaleTask(Task):
         """One network, one update."""
         return [Update("model", self.losses)]
 
-    def losses(self, networks: Networks, batch: objective.Batch) -> dict[str, torch.Tensor]:
+    def losses(self, networks: Networks, batch: objective.ScaleBatch) -> dict[str, torch.Tensor]:
         """The weighted sum and the mean squared error per scale."""
-        errors = objective.errors_per_image(networks["model"], self.is_lift, batch, self.schedule, self.args.precision,
-                                            self.args.loss_target)
+        errors = objective.errors_per_image(networks["model"], self.num_scales, batch, self.schedule,
+                                            self.args.precision, self.args.loss_target)
         losses = [error.mean() for error in errors]
         # A quarter of the image's numbers are the coarse band's, so that the sum is the mean over its pixels.
         weight_32 = self.args.loss_weight_32 / 4 if self.has_bands else self.args.loss_weight_32
@@ -65,13 +66,13 @@ class ScaleTask(Task):
 
     def validate(self, networks: Networks) -> dict:
         """Held-out error per scale, and for LIFT per pair of timestep bins."""
-        return objective.validate(networks["model"], self.is_lift, self.held_out, VALIDATION_SEED, self.schedule,
+        return objective.validate(networks["model"], self.num_scales, self.held_out, VALIDATION_SEED, self.schedule,
                                   self.args.precision, self.device, loss_target=self.args.loss_target,
                                   has_bands=self.has_bands)
 
     def validation_detail(self, result: dict) -> str:
         """The 64 error by timestep bins, for LIFT."""
-        return objective.bins_text(result["bins_64"]) if self.is_lift else ""
+        return objective.bins_text(result["bins_64"]) if self.num_scales == 2 else ""
 
     def content(self) -> dict:
         """What builds the model."""
@@ -88,13 +89,14 @@ class ScaleTask(Task):
                              f"{self.model_type}; resume it with train_{found}.py, or choose another --name")
         parametrization = state["options"].get("parametrization", "eps")
         self.older_options = {"parametrization": parametrization, "loss_target": parametrization,
-                              **({"native_32": False, "bands": False, "skip_64_at_noise": 0.0} if self.is_lift else {})}
+                              **({"native_32": False, "bands": False, "skip_64_at_noise": 0.0}
+                                  if self.num_scales == 2 else {})}
 
     def describe_batch(self, step: int) -> str:
         """The timesteps of a step, drawn again from the seed."""
         generator = seeded_generator(self.args.seed, TRAIN_BATCH, step)
         t_64, t_32 = objective.draw_timesteps(self.rule, self.args.batch_size, generator, self.schedule)
-        return f"t_64 {t_64.tolist()}" + (f", t_32 {t_32.tolist()}" if self.is_lift else "")
+        return f"t_64 {t_64.tolist()}" + (f", t_32 {t_32.tolist()}" if self.num_scales == 2 else "")
 
     def loss_figure(self, logs: dict):
         """A panel per scale."""

@@ -166,7 +166,7 @@ class FinalLayer(nn.Module):
         return self.linear(modulated(x, *self.adaLN_modulation(condition)))
 
 
-def check_options(sides: list[int], patch_size: int, hidden_size: int, num_heads: int, output: str) -> None:
+def check_sizes(sides: list[int], patch_size: int, hidden_size: int, num_heads: int, output: str) -> None:
     """Raises InputError for sides or widths that do not divide, and for an unknown output. sides: of images or latents,
     the coarse one last."""
     if sides[-1] % patch_size:
@@ -235,7 +235,7 @@ class DiT(nn.Module):
                  mlp_ratio: float, num_classes: int, *, qk_norm: bool = False, time_scale: float = TIME_SCALE,
                  output: str = "velocity"):
         super().__init__()
-        check_options([image_size], patch_size, hidden_size, num_heads, output)
+        check_sizes([image_size], patch_size, hidden_size, num_heads, output)
         self.config = dict(image_size=image_size, channels=channels, patch_size=patch_size, hidden_size=hidden_size,
                            depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, num_classes=num_classes,
                            qk_norm=qk_norm, time_scale=time_scale, output=output)
@@ -260,6 +260,10 @@ class DiT(nn.Module):
         """The velocity x_0 - eps. x_t: [B, C, S, S]; t: [B], 0 noise ... 1 image; labels: int [B], 0...K, or None for
         the null class K -> [B, C, S, S], float32 under autocast too."""
         return velocity_of(self.output, self.last_layer(x_t, self.t_embedder(t), labels), x_t, t, self.affine)
+
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """What FSDP2 gathers one after the other."""
+        return list(self.blocks)
 
     def last_layer(self, x_t: torch.Tensor, of_time: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """What the last layer puts out: [B, C, S, S]. of_time: the embedding of the time, [B, D]; labels: as in

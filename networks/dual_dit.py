@@ -11,7 +11,7 @@ from engine.denoiser import OutputDenoiser
 from engine.errors import InputError
 from networks.affine_velocity import AffineVelocity
 from networks.dit import (TIME_SCALE, Block, ClassEmbedding, FinalLayer, Modulation, PatchEmbedding, TimeEmbedding,
-                          check_options, initialize, position_embedding, unpatchify, velocity_of)
+                          check_sizes, initialize, position_embedding, unpatchify, velocity_of)
 from scheduler import LinearFlow
 
 
@@ -44,7 +44,7 @@ class DualDiT(nn.Module):
         fine, coarse = image_sizes
         if fine != 2 * coarse:
             raise InputError(f"--scales: found {fine} {coarse}, expected a side and half of it, as in 64 32")
-        check_options([fine, coarse], patch_size, hidden_size, num_heads, output)
+        check_sizes([fine, coarse], patch_size, hidden_size, num_heads, output)
         self.config = dict(image_sizes=[fine, coarse], channels=channels, patch_size=patch_size,
                            hidden_size=hidden_size, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
                            num_classes=num_classes, qk_norm=qk_norm, time_scale=time_scale, output=output)
@@ -65,6 +65,10 @@ class DualDiT(nn.Module):
         self.affines = nn.ModuleList(AffineVelocity(size, channels) for size in self.image_sizes
                                      if output == "residual")
         initialize(self)
+
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """What FSDP2 gathers one after the other."""
+        return list(self.blocks)
 
     def fit(self, images_by_scale) -> None:
         """Fit the affine velocities of a residual output to images, uint8 [N, C, S, S] per scale, each to its own scale

@@ -207,6 +207,10 @@ class UNet(nn.Module):
             h = run_blocks(blocks, h, time_features, tokens)
         return h
 
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """What FSDP2 gathers one after the other."""
+        return [block for blocks in (*self.encoder_blocks, self.bottleneck, *self.decoder_blocks) for block in blocks]
+
     def bottleneck_size(self, size: int) -> int:
         """Pixels a side in the bottleneck, of images with `size` pixels a side."""
         return size >> sum(isinstance(layer, nn.Conv2d) for layer in self.downsample)

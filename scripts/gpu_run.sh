@@ -106,7 +106,7 @@ command_line.run_script(lambda: [print(len(data.load_images(name).images), 'imag
                   "$DATASET" "$FLOW_DATASET" "$MNIST_DATASET" || exit ;;
         tests) ./scripts/test.sh -m gpu -n 0 || status=1 ;;
         benchmarks) FLOW_STEP_OPTIONS="${FLOW_STEP_OPTIONS:---sampling}" ./scripts/bench.sh ${BENCHMARKS:-train_step_compile \
-                  sampling_compile error_map flow_step_compile flow_step_latents mnist_step} \
+                  sampling_compile error_map flow_step_compile flow_step_latents mnist_step distill_step} \
                   || status=1 ;;
         lift) run "$PYTHON" train_lift.py --dataset "$DATASET" --hidden_dims $HIDDEN_DIMS --epochs "$EPOCHS" \
                   --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --warmup_steps 50 --flip \

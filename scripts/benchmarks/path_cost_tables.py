@@ -53,7 +53,7 @@ def correlate(mixture, args, common_end: bool, random) -> tuple[list[dict], dict
     """Rank correlations of every cost with both distances over random paths, and what they were measured on."""
     routes = [random_path(random, args.path_steps, common_end) for _ in range(args.num_paths)]
     starts_noise = exact_mixture.start_states(mixture, args.path_samples, args.seed + 1)
-    denoiser = exact_mixture.ExactDenoiser(mixture)
+    denoiser = exact_mixture.MixtureDenoiser(mixture)
     errors = np.array([distances(exact_mixture.sample_along(denoiser, route, starts_noise).x_64, mixture)
                        for route in routes])                                                        # [P, 2]
     images = mixture.sample(args.num_images, torch.Generator().manual_seed(args.seed + 2))
@@ -103,7 +103,7 @@ def named_paths(mixture, args) -> list[tuple]:
     """(name, path [N + 1, 2], solver, whether on the single scale) for the table."""
     timesteps, steps, jump = paths.timestep_grid(args.grid), args.num_steps, args.max_jump
     images = mixture.sample(args.num_grid_images, torch.Generator().manual_seed(args.seed + 2))
-    both, single = (exact_mixture.ExactDenoiser(mixture, single_scale) for single_scale in (False, True))
+    both, single = (exact_mixture.MixtureDenoiser(mixture, single_scale) for single_scale in (False, True))
     at, at_single = (path_costs.Measurement(denoiser, images, timesteps, seed=args.seed, clip=False, batch_size=2048)
                      for denoiser in (both, single))
     cells = np.argwhere(np.ones((args.grid, args.grid)))
@@ -166,7 +166,7 @@ def tabulate(mixture, args, index: int) -> list[dict]:
     starts = exact_mixture.start_states(mixture, args.num_samples, args.seed + 3)
     rows = []
     for name, path, solver, single_scale in named_paths(mixture, args):
-        denoiser = exact_mixture.ExactDenoiser(mixture, single_scale)
+        denoiser = exact_mixture.MixtureDenoiser(mixture, single_scale)
         samples = exact_mixture.sample_along(denoiser, path, starts, solver).x_64
         about = paths.describe_path(path)
         rows.append({"mixture": index, "path": name.split(" (")[0], "parameters": name.partition(" (")[2].rstrip(")"),

@@ -20,7 +20,7 @@ from engine.denoiser import Guided
 from engine.errors import InputError
 from engine.sampling import sample, to_uint8
 from lift import paths
-from lift.sampling import check_path, generate, uniform_diagonal
+from lift.sampling import check_timesteps, generate, uniform_diagonal
 from networks.adm import EDMNetwork, config_of
 from scheduler import LinearFlow
 from tiny_shelf import shelf_folder
@@ -195,7 +195,7 @@ def test_a_teacher_must_fit(shelf):
 # --- paths by hand ----------------------------------------------------------------------------------------------------
 
 def test_a_path_through_corners_passes_them_evenly():
-    path = check_path(paths.path_through([(999, 500), (500, 500), (500, 0)], 10))
+    path = check_timesteps(paths.path_through([(999, 500), (500, 500), (500, 0)], 10))
     total = 499 + 499 + 500 + 500
     assert path[0].tolist() == [999, 999] and path[-1].tolist() == [0, 0] and len(path) == 11
     along = np.concatenate([[0], np.cumsum(np.abs(np.diff(path, axis=0)).sum(1))])      # every leg is along one axis

@@ -7,17 +7,25 @@ import random
 import signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import train_baseline
+import train_lift
+from baseline_model import BaselineModel
 from conftest import in_two_processes
+from data import ImageSet
+from distill.task import critic_of
 from engine import options, run_files
 from engine.errors import InputError
 from engine.files import load_torch, save_torch
 from engine.loop import train
 from engine.seeds import TRAIN_BATCH, seeded_generator
 from engine.task import Task, Update
+from lift.tasks import ScaleTask
+from networks.dit import DiT
 
 NUM_IMAGES, NUM_CLASSES, SIZE, NUM_STEPS = 48, 3, 6, 11
 ROUNDING = {"rel": 2e-6}                        # how close losses of other orders of summation are
@@ -270,6 +278,28 @@ def test_labels_in_a_batch_belong_to_its_images(tmp_path, grad_accum):
     assert "ema_state" not in content and content["family"] == "vectors"
 
 
+def test_a_run_goes_on_with_its_own_labels_alone(tmp_path, capsys):
+    """A state of an earlier version says nothing of labels: it goes on, and says so in a line."""
+    def go(hash_of_labels, steps, *more):
+        args = arguments(tmp_path, "--max_steps", steps, "--lr_schedule", "constant", *more)
+        task = LabelTask(args)
+        task.labels_hash = hash_of_labels
+        train(lambda *_: task, args)
+
+    go("one", 2)
+    with pytest.raises(InputError, match="the labels of the images in vectors are not those .*was trained on") as error:
+        go("another", 3, "--resume")
+    assert "\n" not in str(error.value)
+    go("one", 3, "--resume")
+    assert "hash of labels" not in capsys.readouterr().out
+    path = run_files.list_states(tmp_path / "checkpoints", "mine")[-1]
+    state = load_torch(path)
+    assert state.pop("labels_hash") == "one"
+    save_torch(path, state)
+    go("another", 4, "--resume")
+    assert capsys.readouterr().out.count("of an earlier version, which kept no hash of labels") == 1
+
+
 @pytest.mark.parametrize("there, more, message", [
     ("checkpoint", (), "exists already; add --resume to continue"),
     ("checkpoint", ("--resume",), "exists, but no training state"),
@@ -339,3 +369,94 @@ def test_the_state_of_spread_networks_resumes_in_one_process_and_the_reverse(str
             else:
                 run(folder, *more, stop_after=stop_after)
         assert losses_of(folder) == pytest.approx(losses_of(straight), **ROUNDING), folder
+
+
+# --- four tasks, three ways ---
+
+class StoppedScaleTask(ScaleTask):
+    """S1's task, which asks to be stopped in its step number `stop_after`."""
+
+    stop_after = None
+
+    def batch(self, step, part):
+        if step + 1 == self.stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().batch(step, part)
+
+
+def scale_arguments(script, folder, *more):
+    """The options of a training of one scale or two, of six steps."""
+    return script.parse_args([
+        "--hidden_dims", "8", "16", "--batch_size", "2", "--max_steps", "6", "--device", "cpu",
+        "--precision", "float32", "--num_threads", "1", "--log_every", "1", "--no_tensorboard",
+        "--learning_rate", "1e-3", "--name", "mine",
+        "--checkpoint_dir", str(folder / "checkpoints"), "--output_dir", str(folder / "results"), *map(str, more)])
+
+
+def run_kind(kind, folder, stop_after, *more):
+    """Train a task of that kind in this process, perhaps one of two. stop_after: the step it is stopped in, or None."""
+    if kind in ("baseline", "lift"):
+        args = scale_arguments({"baseline": train_baseline, "lift": train_lift}[kind], folder, *more)
+        images = ImageSet(np.random.RandomState(0).randint(0, 256, (12, 3, 64, 64), dtype=np.uint8), None, "made up",
+                          "train", "hash")
+
+        def make_task(args, device, group):
+            task = StoppedScaleTask(kind, args, images, None, device)
+            task.stop_after = stop_after
+            return task
+    else:
+        args = arguments(folder, *more)
+
+        def make_task(args, device, group):
+            task = {"two networks": AlternatingTask, "labels": LabelTask}[kind](args)
+            task.stop_after = stop_after
+            return task
+    try:
+        train(make_task, args)
+    except SystemExit as stop:
+        assert stop_after is not None and stop.code == 128 + signal.SIGTERM
+
+
+KINDS, WAYS = ("baseline", "lift", "two networks", "labels"), ("alone", "copied", "spread")
+CHEAP = {("labels", "alone"), ("labels", "copied"), ("baseline", "spread")}
+
+
+@pytest.mark.parametrize("kind, way", [
+    pytest.param(kind, way, id=f"{kind}-{way}".replace(" ", "_"),
+                 marks=() if (kind, way) in CHEAP else pytest.mark.slow)
+    for kind in KINDS for way in WAYS])
+def test_every_task_stopped_and_resumed_equals_straight_in_every_way(tmp_path, kind, way):
+    """Bit for bit: in one process, in two with copies (DDP), and in two that share the weights out (FSDP2)."""
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    more = ("--fsdp",) if way == "spread" else ()
+
+    def go(folder, stop_after, *resume):
+        given = kind, folder, stop_after, *more, *resume
+        run_kind(*given) if way == "alone" else in_two_processes(run_kind, *given)
+
+    go(straight, None)
+    go(stopped, 3)
+    [before] = run_files.list_states(stopped / "checkpoints", "mine")
+    assert load_torch(before)["step"] == 3
+    go(stopped, None, "--resume")
+    ends = []
+    for folder in (straight, stopped):
+        state = load_torch(run_files.list_states(folder / "checkpoints", "mine")[-1])
+        assert state["step"] == state["num_steps"] > 3
+        ends.append({key: state.get(key) for key in ("model_state", "ema_state", "optimizer_state", "others",
+                                                     "num_updates", "losses")})
+        ends[-1]["log"] = [{key: value for key, value in row.items() if key not in ("seconds", "images_per_second")}
+                           for row in state["log"]]
+    assert_same(*ends)
+
+
+def test_a_large_network_names_the_blocks_that_are_gathered_in_turn():
+    """UNet and DiT, and a critic of either. The block that its head reads stays with the root."""
+    for network, size in ((BaselineModel([8, 16]), 64), (DiT(8, 3, 2, 16, 4, 2, 1, 3), 8)):
+        critic = critic_of(network, size, 1, head=True)
+        for whole in (network, critic):
+            blocks = whole.blocks_to_shard()
+            inside = {id(p) for block in blocks for p in block.parameters()}
+            assert len(inside) == sum(len(list(block.parameters())) for block in blocks) > 8     # none belongs to two
+            assert inside < {id(p) for p in whole.parameters()}
+        assert len(network.blocks_to_shard()) == len(blocks) + 1

@@ -466,7 +466,7 @@ def breaking_from(step, break_it):
 def test_advice_after_a_step_that_is_not_finite(precision, advice):
     """In float32 the same steps from the last state would lead to the same end."""
     args = SimpleNamespace(seed=0, batch_size=4, precision=precision)
-    task = SimpleNamespace(args=args, is_lift=True, rule=TimestepRule(), schedule=CosineSteps(),
+    task = SimpleNamespace(args=args, num_scales=2, rule=TimestepRule(), schedule=CosineSteps(),
                            rate_options=ScaleTask.rate_options)
     task.describe_batch = functools.partial(ScaleTask.describe_batch, task)
     trainer = SimpleNamespace(args=args, task=task)

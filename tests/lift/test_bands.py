@@ -56,8 +56,8 @@ def test_at_equal_timesteps_it_is_the_baseline(parametrization):
     for solver in SOLVERS:                                              # and so from the same noise to the same image
         [start] = start_noise([(3, 64, 64)], 0, [0])
         path = sampling.uniform_diagonal(4)
-        expected = sampling.denoise_along(single, path, [start], solver=solver).x_64
-        found = sampling.denoise_along(double, path, bands.split(start), solver=solver)
+        expected = sampling.denoise_scales(single, path, [start], solver=solver).x_64
+        found = sampling.denoise_scales(double, path, bands.split(start), solver=solver)
         assert torch.allclose(found.x_64, expected, atol=2e-3)
         assert torch.allclose(found.x_32, torch.nn.functional.avg_pool2d(found.x_64, 2)) and found.num_model_calls == 4
 
@@ -70,8 +70,8 @@ def test_the_batch_and_the_loss_are_the_baselines():
     for whole, parts in ((one.x_0_64, (two.x_0_64, two.x_0_32)), (one.noise_64, (two.noise_64, two.noise_32))):
         assert torch.allclose(bands.joined(*parts), whole, atol=1e-6)
     for target in ("eps", "v"):
-        [expected] = objective.errors_per_image(single, False, one, SCHEDULE, "float32", target)
-        fine, coarse = objective.errors_per_image(double, True, two, SCHEDULE, "float32", target)
+        [expected] = objective.errors_per_image(single, 1, one, SCHEDULE, "float32", target)
+        fine, coarse = objective.errors_per_image(double, 2, two, SCHEDULE, "float32", target)
         assert torch.allclose(fine + coarse / 4, expected, rtol=1e-4)
 
 

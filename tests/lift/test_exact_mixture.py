@@ -63,7 +63,7 @@ def test_precision_of_the_coarse_part_adds_up():
 
 def test_own_scale_jacobians(mixture):
     """Closed form against the Jacobians of the denoiser as it is called."""
-    denoiser = exact_mixture.ExactDenoiser(mixture)
+    denoiser = exact_mixture.MixtureDenoiser(mixture)
     t_64, t_32 = torch.tensor([400]), torch.tensor([250])
     generator = torch.Generator().manual_seed(1)
     x_64 = torch.randn(1, 1, 8, 8, generator=generator, dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_own_scale_jacobians(mixture):
 
 def test_call_signatures(mixture):
     """Images with timesteps of their own, together or one by one; one scale is two with a second view of no value."""
-    both, single = (exact_mixture.ExactDenoiser(mixture, single_scale) for single_scale in (False, True))
+    both, single = (exact_mixture.MixtureDenoiser(mixture, single_scale) for single_scale in (False, True))
     generator = torch.Generator().manual_seed(2)
     x_64 = torch.randn(6, 1, 8, 8, generator=generator, dtype=torch.float64)
     x_32 = torch.randn(6, 1, 4, 4, generator=generator, dtype=torch.float64)
@@ -133,7 +133,7 @@ def test_every_path_gives_the_same_law_as_steps_grow(mixture):
     generator = torch.Generator().manual_seed(8)
     floors = np.array([[exact_mixture.distance_to_truth(mixture.sample(num_images, generator), mixture, whitened)
                         for whitened in (False, True)] for _ in range(8)])
-    denoiser = exact_mixture.ExactDenoiser(mixture)
+    denoiser = exact_mixture.MixtureDenoiser(mixture)
     routes = {"diagonal": lambda n: paths.lead_path(n, paths.Lead(7.0, 0.0, 0.0)),
               "32 leads": lambda n: paths.lead_path(n, paths.Lead(7.0, 3.0, 0.2)),
               "64 leads": lambda n: paths.lead_path(n, paths.Lead(7.0, -3.0, 0.2)),
@@ -151,7 +151,7 @@ def test_every_path_gives_the_same_law_as_steps_grow(mixture):
 
 def test_ddim_converges_more_slowly_than_multistep(mixture):
     starts = exact_mixture.start_states(mixture, 2000, 9)
-    denoiser = exact_mixture.ExactDenoiser(mixture)
+    denoiser = exact_mixture.MixtureDenoiser(mixture)
     path = paths.rho_schedule(18, 7.0)
     path = np.stack([path, path], axis=1)
     ddim, multistep = (exact_mixture.distance_to_truth(exact_mixture.sample_along(denoiser, path, starts, solver).x_64,

@@ -13,7 +13,7 @@ from engine.errors import InputError
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8, start_noise, to_uint8
 from lift.coupling import NOISIEST_SHAPES, Guidance, denoiser_of
-from lift.sampling import check_path, denoise_along, generate, uniform_diagonal
+from lift.sampling import check_timesteps, denoise_scales, generate, uniform_diagonal
 from scheduler import CosineSteps, LinearFlow, per_image
 
 SCHEDULE = CosineSteps()
@@ -138,7 +138,7 @@ def test_order_of_the_solvers(solver, order):
         states = {}
         t = np.rint(np.linspace(999, 500, num_steps + 1)).astype(int)
         path = np.stack([[*t, 0]] * 2, axis=1)
-        denoise_along(GaussianDenoiser(variance), path, [start], solver=solver, clip=False,
+        denoise_scales(GaussianDenoiser(variance), path, [start], solver=solver, clip=False,
                       on_step=lambda step, t_64, t_32, x: states.update({t_64: float(x)}))
         errors.append(abs(states[500] - exact))
     assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.25)
@@ -207,7 +207,7 @@ def test_x_32_random_is_drawn_anew_per_step_and_image():
 def test_predictions_of_an_exact_network_agree_already(solver, mode):
     mixture = exact_mixture.random_mixture(0)
     starts = exact_mixture.start_states(mixture, 4, 0)
-    joint, derived = (denoise_along(exact_mixture.ExactDenoiser(mixture), OFF_DIAGONAL, starts, solver=solver,
+    joint, derived = (denoise_scales(exact_mixture.MixtureDenoiser(mixture), OFF_DIAGONAL, starts, solver=solver,
                                     x32_mode=mode, clip=False) for mode in ("joint", mode))
     assert torch.allclose(joint.x_64, derived.x_64, atol=1e-9) and torch.allclose(joint.x_32, derived.x_32, atol=1e-9)
     assert float(joint.x_64.std()) > 0.1
@@ -354,7 +354,7 @@ def test_bf16_is_close_to_float32():
 ])
 def test_wrong_paths_are_refused(path, found):
     with pytest.raises(InputError, match=found):
-        check_path(path)
+        check_timesteps(path)
 
 
 @pytest.mark.parametrize("num_steps", [0, -3, 1000])

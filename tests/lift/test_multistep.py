@@ -9,7 +9,7 @@ from lift import paths
 from baseline_model import BaselineModel
 from engine.sampling import start_noise
 from lift.coupling import NOISIEST_SHAPES
-from lift.sampling import check_path, denoise_along, uniform_diagonal
+from lift.sampling import check_timesteps, denoise_scales, uniform_diagonal
 from scheduler import CosineSteps, extrapolate
 
 
@@ -44,7 +44,7 @@ def test_same_samples_as_diffusers(diffusers, name):
     """An exact denoiser, without clipping."""
     timesteps = schedules()[name]
     mixture = exact_mixture.random_mixture(1)
-    denoiser = exact_mixture.ExactDenoiser(mixture, single_scale=True)
+    denoiser = exact_mixture.MixtureDenoiser(mixture, single_scale=True)
     x = exact_mixture.start_states(mixture, 8, 0)[0]
     ours = exact_mixture.sample_along(denoiser, np.stack([timesteps] * 2, axis=1), [x], "multistep").x_64
     theirs = solve_with_diffusers(diffusers, denoiser, timesteps, x)
@@ -57,7 +57,7 @@ def test_same_samples_as_diffusers_with_a_network(diffusers):
     model = with_reference_weights(BaselineModel([8, 16]))
     x, _ = start_noise(NOISIEST_SHAPES, 0, range(2))
     path = np.stack([schedules()["rho, 18 steps"]] * 2, axis=1)
-    ours = denoise_along(model, path, [x], solver="multistep", clip=False).x_64
+    ours = denoise_scales(model, path, [x], solver="multistep", clip=False).x_64
     with torch.no_grad():
         theirs = solve_with_diffusers(diffusers, model, path[:, 0], x)
     assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max().clamp(min=1)
@@ -72,9 +72,9 @@ def test_extrapolation():
 
 def test_a_scale_that_stands_still_is_left_untouched():
     mixture = exact_mixture.random_mixture(1)
-    path = check_path(np.array([[999, 999], [999, 600], [700, 600], [400, 300], [400, 0], [0, 0]]))
+    path = check_timesteps(np.array([[999, 999], [999, 600], [700, 600], [400, 300], [400, 0], [0, 0]]))
     seen = []
-    denoise_along(exact_mixture.ExactDenoiser(mixture), path, exact_mixture.start_states(mixture, 3, 0),
+    denoise_scales(exact_mixture.MixtureDenoiser(mixture), path, exact_mixture.start_states(mixture, 3, 0),
                   solver="multistep", clip=False, on_step=lambda *now: seen.append(now))
     for before, after, stays in ((0, 1, 3), (1, 2, 4), (3, 4, 3)):        # index 3 is x_64, 4 is x_32
         assert torch.equal(seen[before][stays], seen[after][stays])
@@ -84,7 +84,7 @@ def test_a_scale_that_stands_still_is_left_untouched():
 def test_second_order_on_two_scales():
     """Halving the steps divides the distance to the exact flow by about 4, by 2 for DDIM, off the diagonal too."""
     mixture = exact_mixture.random_mixture(2)
-    denoiser, starts = exact_mixture.ExactDenoiser(mixture), exact_mixture.start_states(mixture, 64, 0)
+    denoiser, starts = exact_mixture.MixtureDenoiser(mixture), exact_mixture.start_states(mixture, 64, 0)
     schedule = CosineSteps()
     log_snr = np.linspace(*paths.log_snr_of(np.array([950, 100])), 129)
     fine = np.stack([schedule.t_at(torch.from_numpy(log_snr + lead)).round().long().numpy()
@@ -93,7 +93,7 @@ def test_second_order_on_two_scales():
     def before_the_end(stride, solver):
         # The last step, to the clean image, is first-order and the same for all: compare before it.
         seen = []
-        denoise_along(denoiser, np.vstack([fine[::stride], [0, 0]]), starts, solver=solver, clip=False,
+        denoise_scales(denoiser, np.vstack([fine[::stride], [0, 0]]), starts, solver=solver, clip=False,
                       on_step=lambda *now: seen.append(now[3]))
         return seen[-2]
 

@@ -150,7 +150,7 @@ class KnownNoise(torch.nn.Module):
 def test_error_of_a_known_prediction(factor):
     images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
     batch = objective.training_batch(images, torch.arange(4), TimestepRule(), 0, 0, slice(0, 4), False, schedule, CPU)
-    errors = objective.errors_per_image(KnownNoise(batch, factor), True, batch, schedule, "float32")
+    errors = objective.errors_per_image(KnownNoise(batch, factor), 2, batch, schedule, "float32")
     for error, noise in zip(errors, (batch.noise_64, batch.noise_32)):
         torch.testing.assert_close(error, (1 - factor) ** 2 * (noise**2).mean((1, 2, 3)))
     a, b = (error.mean() for error in errors)
@@ -170,7 +170,7 @@ def test_error_of_v_is_that_of_the_last_layer(model_type):
     outputs = []
     model.final_conv.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     with torch.no_grad():
-        errors = objective.errors_per_image(model, model_type == "lift", batch, schedule, "float32", "v")
+        errors = objective.errors_per_image(model, 1 + (model_type == "lift"), batch, schedule, "float32", "v")
     scales = ((batch.x_0_64, batch.noise_64, batch.t_64, lambda x: x),
               (F.avg_pool2d(batch.x_0_64, 2), batch.noise_32, batch.t_32, lambda x: F.avg_pool2d(x, 2)))
     assert len(errors) == (2 if model_type == "lift" else 1)
@@ -186,7 +186,7 @@ def test_validation_is_the_same_at_every_call_and_batch_size_and_fills_its_bins(
     def network(x_64, x_32, t_64, t_32):
         return x_64, x_32
 
-    results = [objective.validate(network, True, images, 0, schedule, "float32", CPU, size) for size in (50, 7)]
+    results = [objective.validate(network, 2, images, 0, schedule, "float32", CPU, size) for size in (50, 7)]
     assert results[0]["loss_64"] == pytest.approx(results[1]["loss_64"], rel=1e-6)
     for bins in (results[0]["bins_64"], results[0]["bins_32"]):
         bins = np.array(bins)

@@ -12,7 +12,7 @@ from lift import dynamic_program, paths
 from baseline_model import BaselineModel
 from engine.errors import InputError
 from model import LIFTDualTimestepModel
-from lift.sampling import check_path
+from lift.sampling import check_timesteps
 from scheduler import NUM_TIMESTEPS, predict_x_0
 
 ALL_TIMESTEPS = np.arange(NUM_TIMESTEPS - 1, -1, -1)
@@ -45,7 +45,7 @@ def mixture():
 
 @pytest.fixture(scope="module")
 def at(mixture):
-    return path_costs.Measurement(exact_mixture.ExactDenoiser(mixture),
+    return path_costs.Measurement(exact_mixture.MixtureDenoiser(mixture),
                                   mixture.sample(8, torch.Generator().manual_seed(0)), ALL_TIMESTEPS, clip=False,
                                   batch_size=512)
 
@@ -71,7 +71,7 @@ def test_derivative_along_the_flow_of_a_white_gaussian():
     """x ~ N(0, c I): x^ = c z / (c + s^2), and along the flow dx^/dlambda = c s^2 z / (2 (c + s^2)^2)."""
     c = 0.3
     white = exact_mixture.GaussianMixture(torch.ones(1), torch.zeros(1, 64), c * torch.eye(64)[None])
-    at = path_costs.Measurement(exact_mixture.ExactDenoiser(white, single_scale=True),
+    at = path_costs.Measurement(exact_mixture.MixtureDenoiser(white, single_scale=True),
                                 white.sample(4, torch.Generator().manual_seed(0)), ALL_TIMESTEPS, clip=False)
     for t in (800, 400, 60):
         cells = cells_of([t])
@@ -188,7 +188,7 @@ def test_a_norm_of_ones_own(mixture, at):
 def test_squared_errors_are_posterior_variances(mixture):
     """E |x - x^|^2 is the mean trace of the posterior covariance."""
     x_0 = mixture.sample(400, torch.Generator().manual_seed(1))
-    at = path_costs.Measurement(exact_mixture.ExactDenoiser(mixture), x_0, ALL_TIMESTEPS, clip=False, batch_size=4096)
+    at = path_costs.Measurement(exact_mixture.MixtureDenoiser(mixture), x_0, ALL_TIMESTEPS, clip=False, batch_size=4096)
     cells = cells_of([500, 400])
     snr = torch.from_numpy(np.exp(at.log_snr[cells]))
     z = [x.flatten(1)[None] / (snr[0, s] / (1 + snr[0, s])).sqrt() for s, x in enumerate(at.noised(cells))]
@@ -243,7 +243,7 @@ def test_step_doubling_of_a_network(lift, images, options, capsys):
     np.testing.assert_allclose(costs[measured], other_batch[measured], rtol=1e-4, atol=1e-6)
     content = {"timesteps": GRID, "edge_costs": {"step_doubling": costs}}
     path_type = "dp_diagonal" if options.get("diagonal_only") else "dp_step"
-    check_path(paths.path_from_heatmap(content, path_type, 4, max_jump=2))
+    check_timesteps(paths.path_from_heatmap(content, path_type, 4, max_jump=2))
 
 
 @pytest.mark.parametrize("propagate", path_costs.PROPAGATIONS)
@@ -256,7 +256,7 @@ def test_directional_of_a_network(lift, images, propagate, capsys):
     # A product with the Jacobian is one evaluation that costs two.
     assert counted.num_images < stated and f"{stated} model calls" in capsys.readouterr().out
     content = {"timesteps": GRID, "edge_costs": {"directional": costs}}
-    check_path(paths.path_from_heatmap(content, "dp_directional", 4, max_jump=2))
+    check_timesteps(paths.path_from_heatmap(content, "dp_directional", 4, max_jump=2))
     assert np.array_equal(np.isfinite(costs), np.isfinite(plan.fill(np.ones(len(plan.starts)))))
 
 
@@ -264,7 +264,7 @@ def test_schedules_of_the_baseline(baseline, images):
     for costs in (path_costs.step_doubling_edge_costs(baseline, images, GRID, num_steps=4, max_jump=3, max_images=2),
                   path_costs.directional_edge_costs(baseline, images, GRID, num_steps=4, max_jump=3, max_images=2)):
         assert costs.shape == (7, 4)
-        path = check_path(paths.schedule_path(costs, GRID, 4))
+        path = check_timesteps(paths.schedule_path(costs, GRID, 4))
         assert np.array_equal(path[:, 0], path[:, 1])
         best = min(sum(costs[a, b - a] for a, b in itertools.pairwise((0, *inner, 6)))
                    for inner in itertools.combinations(range(1, 6), 3) if max(np.diff((0, *inner, 6))) <= 3)
@@ -279,7 +279,7 @@ def test_no_images(lift):
 # The lead family's search
 
 def test_search_of_the_lead_family(mixture):
-    denoiser = exact_mixture.ExactDenoiser(mixture)
+    denoiser = exact_mixture.MixtureDenoiser(mixture)
     x_0 = mixture.sample(4, torch.Generator().manual_seed(0))
     candidates = [paths.Lead(1.0), paths.Lead(4.0), paths.Lead(4.0, 1.0, 0.3), paths.Lead(20.0)]
     best, rows = path_costs.search_lead(denoiser, x_0, 6, candidates=candidates, clip=False)
@@ -302,7 +302,7 @@ def test_search_of_the_lead_family(mixture):
 
 def test_step_doubling_predicts_the_order_of_schedules(mixture):
     """Bad, fair and good spacings on the diagonal: the cost orders them as the distance to the truth does."""
-    denoiser = exact_mixture.ExactDenoiser(mixture)
+    denoiser = exact_mixture.MixtureDenoiser(mixture)
     x_0 = mixture.sample(8, torch.Generator().manual_seed(2))
     at = path_costs.Measurement(denoiser, x_0, ALL_TIMESTEPS, clip=False)
     starts = exact_mixture.start_states(mixture, 2000, 0)

@@ -7,7 +7,7 @@ import pytest
 from lift import dynamic_program, paths
 from lift.options import PATH_TYPES, STEP_SIZES
 from engine.errors import InputError
-from lift.sampling import check_path
+from lift.sampling import check_timesteps
 
 GRID = paths.timestep_grid(30)
 
@@ -187,7 +187,7 @@ def test_one_dimensional_schedules():
         schedule, same_cost = dynamic_program.cheapest_schedule(dynamic_program.diagonal_edge_costs(costs), num_steps)
         assert np.array_equal(schedule, cells[:, 1]) and same_cost == cost
     path = paths.schedule_path(dynamic_program.diagonal_edge_costs(paths.edge_costs_index(random_map(2), 5)), GRID, 18)
-    assert np.array_equal(check_path(path)[:, 0], path[:, 1])
+    assert np.array_equal(check_timesteps(path)[:, 0], path[:, 1])
     with pytest.raises(InputError, match="allows 2 to 5 steps"):
         dynamic_program.cheapest_schedule(dynamic_program.diagonal_edge_costs(costs), 6)
 
@@ -210,7 +210,7 @@ def test_equal_cost_allocation():
     lumped = paths.allocate_equal_cost(diagonal, np.where(np.arange(29) == 10, 1.0, 1e-9), GRID, 18)
     assert ((lumped[1:-1, 0] <= GRID[10]) & (lumped[1:-1, 0] >= GRID[11])).all()
     # No cost at all: every step still moves, and the path is a valid one.
-    assert len(check_path(paths.allocate_equal_cost(diagonal, np.zeros(29), GRID, 18))) == 19
+    assert len(check_timesteps(paths.allocate_equal_cost(diagonal, np.zeros(29), GRID, 18))) == 19
 
 
 def test_greedy_follows_the_least_neighbour():
@@ -227,7 +227,7 @@ def test_every_path_type_is_a_valid_path(path_type, step_size):
     step_doubling = paths.edge_costs_index(random_map(9), 5)
     content = heatmap(edge_costs={"directional": step_doubling, "step_doubling": step_doubling})
     path = paths.path_from_heatmap(content, path_type, 18, step_size=step_size)
-    assert check_path(path).shape == (19, 2) and path[0].tolist() == [999, 999]
+    assert check_timesteps(path).shape == (19, 2) and path[0].tolist() == [999, 999]
 
 
 def test_path_types_read_what_they_name():
@@ -301,7 +301,7 @@ def test_lead_path():
     lead = np.diff(paths.log_snr_of(ahead), axis=1)[:, 0]
     assert np.abs(lead[5:14] - 1.5).max() < 0.1 and abs(lead[0]) < 1e-9 and 0 < lead[2] < 1.5
     for parameters in (paths.Lead(3, -2, 0), paths.Lead(7, 20, 0.1), paths.Lead(1, 3, 1)):
-        check_path(paths.lead_path(18, parameters))
+        check_timesteps(paths.lead_path(18, parameters))
     stored = paths.path_from_heatmap({"lead": {"rho": 3.0, "lead": 1.5, "onset": 0.25}}, "lead", 18)
     assert np.array_equal(stored, ahead)
     on_diagonal = paths.path_from_heatmap(None, "diagonal", 18)

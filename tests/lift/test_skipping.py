@@ -73,7 +73,7 @@ def test_a_share_of_every_batch_is_such_pairs():
     batch = objective.training_batch(torch.zeros(64, 3, 64, 64, dtype=torch.uint8), torch.arange(64), rule, 0, 0,
                                      slice(0, 8), False, SCHEDULE, torch.device("cpu"))
     model = skipping().requires_grad_(True)
-    errors = objective.errors_per_image(model, True, batch, SCHEDULE, "float32")
+    errors = objective.errors_per_image(model, 2, batch, SCHEDULE, "float32")
     sum(error.mean() for error in errors).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in model.parameters())
     for words, message in ((["--skip_64_at_noise", "0.25"], "--skip_64_at_noise: found 0.25, which has no effect"),
@@ -106,7 +106,7 @@ def test_arithmetic_of_an_image_along_a_path(tmp_path):
         save_torch(path, content | ({"skip_64_at_noise": True} if is_skipping else {}))
         candidates = Candidates.__new__(Candidates)
         candidates.loaded, candidates.guide = checkpoints.load_model(path, "lift", "raw"), None
-        candidates.paths = {"p": sampling.check_path([[999, 999], [999, 500], [400, 200], [0, 0]])}
+        candidates.paths = {"p": sampling.check_timesteps([[999, 999], [999, 500], [400, 200], [0, 0]])}
         candidates.args = SimpleNamespace(batch_size=8, compile=False, solver="ddim", eta=0.0, x32="joint",
                                           eps_scale=1.0, precision="float32", told_log_snr=0.0, guide=None,
                                           guide_noisy_32=False)

@@ -97,7 +97,7 @@ def test_x_32_is_held_clean_while_x_64_is_found(images, solver):
 
 
 def test_the_path_is_one_that_generate_takes():
-    path = sampling.check_path(super_resolution.held_clean_path(18))
+    path = sampling.check_timesteps(super_resolution.held_clean_path(18))
     assert path[0].tolist() == [999, 0] and path[-1].tolist() == [0, 0] and not path[:, 1].any()
 
 
