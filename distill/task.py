@@ -137,13 +137,13 @@ class DistillationTask(Task):
         check_distillation(args, teacher, images is not None, loaded is None or loaded.is_guidable)
         self.teacher, self.images, self.image_labels, self.loaded = teacher, images, labels, loaded
         self.held_out, self.distance_of_teacher = held_out, None
-        if labels is not None:
-            self.labels_hash = content_hash_of(labels.numpy())
         self.device, self.content_hash = torch.device(device), content_hash
         self.num_images = args.epoch_steps * args.batch_size
         self.processes, self.shapes = teacher.processes, teacher.shapes
         self.kind = loaded.kind if loaded else teacher.kind
         self.num_scales, self.num_classes = len(self.processes), num_classes_of(teacher)
+        if labels is not None and self.num_classes is not None:
+            self.labels_hash = content_hash_of(labels.numpy())
         network = teacher.network
         self.frozen = {"teacher": network.eval().requires_grad_(False)}
         self.frozen_hashes = {"teacher": loaded.fingerprint} if loaded else {}
