@@ -33,7 +33,7 @@ from networks.linear_denoiser import LinearDenoiser
 from scheduler import CosineSteps
 
 SCRIPTS = {"baseline": train_baseline, "lift": train_lift}
-TINY = ["--dataset", "synthetic:48", "--hidden_dims", "8", "16", "--batch_size", "8", "--device", "cpu",
+TINY = ["--dataset", "synthetic:24", "--hidden_dims", "8", "16", "--batch_size", "4", "--device", "cpu",
         "--num_threads", "1", "--log_every", "2", "--no_tensorboard", "--precision", "float32"]
 
 
@@ -144,13 +144,13 @@ def test_a_run_leaves_what_it_should(run):
     assert record["checkpoints"] == {path.name: sha256_of_file(path)[:16]
                                      for path in (folder / "checkpoints").glob("*ep.pth")}
     assert len(record["checkpoints"]) > 1
-    assert record["options"]["batch_size"] == 8 and record["versions"]["torch"]
+    assert record["options"]["batch_size"] == 4 and record["versions"]["torch"]
     validations = json.loads((folder / "results/lift_dual_timestep_validation_bins.json").read_text())
     assert [(v["epoch"], v["weights"]) for v in validations] == [(2, "raw"), (2, "ema"), (4, "raw"), (4, "ema")]
 
 
 def test_training_lowers_the_loss(run):
-    folder = run("baseline", "--epochs", 12, "--learning_rate", "2e-3", "--flip")
+    folder = run("baseline", "--dataset", "synthetic:48", "--batch_size", 8, "--epochs", 12, "--learning_rate", "2e-3", "--flip")
     losses = load_torch(folder / "checkpoints/baseline_12ep.pth")["losses"]
     assert losses[-1] < 0.75 * losses[0]
 
@@ -255,7 +255,7 @@ def test_a_run_that_puts_out_the_residual_keeps_its_linear_denoiser(run, cache, 
     folder = run(model_type, *options, "--parametrization", "residual", "--state_every", 1)
     [path] = run_files.list_checkpoints(folder / "checkpoints", name)
     expected = LinearDenoiser()
-    expected.fit(torch.from_numpy(np.array(load_images("synthetic:48", "train", cache).images)))
+    expected.fit(torch.from_numpy(np.array(load_images("synthetic:24", "train", cache).images)))
     found = checkpoints.load_model(path).model.linear_denoiser.state_dict()
     assert found.keys() == expected.state_dict().keys()
     for key, value in expected.state_dict().items():
@@ -717,8 +717,8 @@ def test_full_disk_is_one_clear_line_and_leaves_the_earlier_files(run, tmp_path,
     (["--device", "7"], "--device: found '7'"), (["--device", "tpu"], "--device: found 'tpu'"),
     (["--epochs", "0"], "--epochs: found '0', expected a whole number of at least 1"),
     (["--batch_size", "-4"], "--batch_size: found '-4'"),
-    (["--batch_size", "49"], "--batch_size: found 49, expected at most 48"),
-    (["--grad_accum", "3"], "--batch_size: found 8, expected a multiple of 3"),
+    (["--batch_size", "25"], "--batch_size: found 25, expected at most 24"),
+    (["--grad_accum", "3"], "--batch_size: found 4, expected a multiple of 3"),
     (["--learning_rate", "nan"], "--learning_rate: found 'nan'"), (["--ema_decay", "2"], "--ema_decay: found '2'"),
     (["--timesteps", "band", "--band_lead", "5", "1"], "--band_lead: found 5 1"),
     (["--timesteps", "fused", "--fused_lead", "2", "1"], "--fused_lead: found 2 1, expected the smaller number first"),
