@@ -18,7 +18,7 @@ def drawn(start: int, count: int):
 
 @pytest.fixture(scope="module")
 def sets():
-    return drawn(0, 4000), drawn(10**9, 1000), drawn(10**6, 600)
+    return drawn(0, 2500), drawn(10**9, 1000), drawn(10**6, 600)
 
 
 @pytest.fixture(scope="module")

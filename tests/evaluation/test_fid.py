@@ -197,10 +197,12 @@ def statistics_of_images(images, inception):
     return statistics
 
 
-def test_statistics_equal_those_of_pytorch_fid(inception, stand_in_weights, tmp_path):
-    """The same images as PNG files in a flat folder through `python -m pytorch_fid --save-stats`."""
+def test_statistics_equal_those_of_pytorch_fid(inception, stand_in_weights, tmp_path, monkeypatch):
+    """The same images as PNG files in a flat folder through what `python -m pytorch_fid --save-stats` calls."""
+    from pytorch_fid.fid_score import save_fid_stats
     images = random_images(10, 0)
-    run_pytorch_fid(stand_in_weights, "--save-stats", write_folder(tmp_path / "images", images), tmp_path / "stats.npz")
+    monkeypatch.setenv("TORCH_HOME", str(stand_in_weights.parents[2]))
+    save_fid_stats([str(write_folder(tmp_path / "images", images)), str(tmp_path / "stats.npz")], 10, "cpu", 2048, 0)
     mean, covariance = (v.numpy() for v in statistics_of_images(images, inception).mean_and_covariance())
     with np.load(tmp_path / "stats.npz") as theirs:
         assert np.abs(theirs["mu"]).max() > 0.1 and np.abs(theirs["sigma"]).max() > 0.001
