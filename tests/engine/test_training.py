@@ -150,7 +150,8 @@ def test_a_run_leaves_what_it_should(run):
 
 
 def test_training_lowers_the_loss(run):
-    folder = run("baseline", "--dataset", "synthetic:48", "--batch_size", 8, "--epochs", 12, "--learning_rate", "2e-3", "--flip")
+    folder = run("baseline", "--dataset", "synthetic:48", "--batch_size", 8, "--epochs", 12, "--learning_rate", "2e-3",
+                 "--flip")
     losses = load_torch(folder / "checkpoints/baseline_12ep.pth")["losses"]
     assert losses[-1] < 0.75 * losses[0]
 
