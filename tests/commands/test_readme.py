@@ -1,4 +1,6 @@
 """The README's own commands, as a stranger would run them: in a fresh checkout, in their order."""
+import functools
+import importlib
 import os
 import re
 import shutil
@@ -7,7 +9,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, command_in_a_fork
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -30,19 +32,45 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_the_commands_of_first_trainings_run_as_they_stand(checkout):
-    """In their order, in one shell; quickstart.sh and test.sh above them are too long for that."""
+def run_first_trainings(python, folder, **environment) -> None:
+    """The blocks of the first trainings in one shell; quickstart.sh and test.sh above them are too long for that."""
     blocks = [*blocks_of("The first training"), *blocks_of("Your own images")]
     assert len(blocks) == 2 and set(re.findall(r"^## (.*)", README, re.M)) > {"Two commands", "Your own images"}
-    environment = {**os.environ, "VENV": "none", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
-                   "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(["bash", "-e", "-c", "".join(blocks)], cwd=checkout, env=environment, capture_output=True,
-                          text=True)
+    done = subprocess.run(["bash", "-e", "-c", "".join(blocks)], cwd=folder, capture_output=True, text=True,
+                          env={**os.environ, "VENV": "none", "PYTHON": str(python), **environment})
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def check_first_trainings(folder) -> None:
+    """What they leave behind."""
     for path in ("checkpoints/baseline_1ep.pth", "checkpoints/lift_dual_timestep_1ep.pth", "results/baseline_run.json",
                  "checkpoints/mine_1ep.pth"):
-        assert (checkout / path).is_file(), path
-    assert len(list(checkout.glob("generated/**/*.png"))) == 4
+        assert (folder / path).is_file(), path
+    assert len(list(folder.glob("generated/**/*.png"))) == 4
+
+
+@pytest.mark.slow                       # four starts of Python with torch take ten times as long as what they do
+def test_the_commands_of_first_trainings_run_as_they_stand(checkout):
+    run_first_trainings(sys.executable, checkout, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    check_first_trainings(checkout)
+
+
+def test_the_first_trainings_do_what_they_say(tmp_path):
+    """A Python that takes notes stands for the real one; what is noted runs in forks, on one thread, in an empty folder."""
+    python, notes, folder = tmp_path / "python", tmp_path / "notes", tmp_path / "work"
+    python.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@" ";" >> "$NOTES"\n')
+    python.chmod(0o755)
+    folder.mkdir()
+    run_first_trainings(python, ROOT, NOTES=str(notes))
+    commands = [command.split("\n") for command in notes.read_text().split("\n;\n")[:-1]]
+    assert [command[0] for command in commands] == ["train_baseline.py", "train_lift.py", "generate_with_path_30.py",
+                                                    "train_lift.py"]
+    for command in commands:
+        done = command_in_a_fork(importlib.import_module(command[0].removesuffix(".py")).main,
+                                 [*command, "--num_threads", "1"], tmp_path,
+                                 functools.partial(os.chdir, folder))
+        assert done.returncode == 0, done.stderr[-2000:]
+    check_first_trainings(folder)
 
 
 def test_the_only_commands_of_the_readme_are_those_that_are_tested():

@@ -649,7 +649,7 @@ def test_only_the_last_part_of_a_batch_averages_gradients(run, monkeypatch):
             patch.setitem(trainer.wrapped, "model", Network(trainer.plain["model"]))
             original(trainer)
     monkeypatch.setattr(loop.Loop, "run_step", as_one_of_two)
-    run("lift", "--max_steps", 1, "--grad_accum", 4)
+    run("lift", "--max_steps", 1, "--batch_size", 8, "--grad_accum", 4)
     assert forwards == ["silent"] * 3 + ["averaged"]
 
 
