@@ -56,7 +56,7 @@ def test_the_commands_of_first_trainings_run_as_they_stand(checkout):
 
 
 def test_the_first_trainings_do_what_they_say(tmp_path):
-    """A Python that takes notes stands for the real one; what is noted runs in forks, on one thread, in an empty folder."""
+    """A Python that takes notes stands for the real one; its notes run in forks, on one thread, in an empty folder."""
     python, notes, folder = tmp_path / "python", tmp_path / "notes", tmp_path / "work"
     python.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@" ";" >> "$NOTES"\n')
     python.chmod(0o755)
