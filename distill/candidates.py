@@ -10,7 +10,7 @@ import torch
 
 import families
 from distill.generate import student_of
-from engine.denoiser import Denoiser, Guided
+from engine.denoiser import Corrected, Denoiser, Guided
 from engine.drawing import Drawing, in_batches
 from engine.errors import InputError
 from engine.files import printable
@@ -20,14 +20,15 @@ from flow.grids import check_grid, find_path
 from flow.options import GRIDS, interval_in_log_snr
 from lift import generation
 from lift.coupling import times_of_timesteps
-from lift.options import CORRECTION_AND_GUIDANCE, PATH_TYPES
+from lift.options import AUTOGUIDANCE, PATH_TYPES
 from scheduler import CosineSteps, LinearFlow
 
 FEW_STEPS = "few_steps"                 # the path of a student
 OF_S1 = ["model_type", "x32", "heatmap", "heatmap_dir", "grid", "allow_mismatch", "step_size", "max_jump", "compile",
-         *CORRECTION_AND_GUIDANCE]
+         *AUTOGUIDANCE]
 OF_PLANES = OF_S1[2:8]                  # of these, what a path through the plane of two times reads
-OF_SAMPLERS = ["num_steps", "solver", "eta", "guidance_scale", "guidance_interval", "shift", "coarse_shift"]
+OF_SAMPLERS = ["num_steps", "solver", "eta", "guidance_scale", "guidance_interval", "shift", "coarse_shift",
+               "eps_scale", "told_log_snr"]
 
 
 class Candidates:
@@ -108,6 +109,7 @@ class Candidates:
         denoiser = loaded.denoiser
         if classes is not None:
             denoiser = Guided(denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, process))
+        denoiser = Corrected.where_asked(denoiser, args.eps_scale, args.told_log_snr)
         if name in PATH_TYPES:
             steps = generation.find_path(families.as_lift(loaded), name, args, say=False)
             path = times_of_timesteps(steps, self.processes)
@@ -131,7 +133,8 @@ class Candidates:
                 "num_steps": len(draw.path) - 1, "num_model_calls": num_calls(draw)}
 
     def solver_name(self) -> str:
-        """The solver as the table of results names it, with all else that decides an image: eta, guidance, interval."""
+        """The solver as the table of results names it, with all else that decides an image: eta, guidance, interval,
+        the correction of exposure bias."""
         args = self.args
         if self.loaded.few_steps:
             return "renoise"
@@ -140,6 +143,8 @@ class Candidates:
             parts.append(f"guidance{args.guidance_scale:g}")
             if args.guidance_interval:
                 parts.append("from{:g}to{:g}".format(*args.guidance_interval))
+        parts += [f"eps{args.eps_scale:g}"] * (args.eps_scale != 1) + [f"told{args.told_log_snr:g}"] * bool(
+            args.told_log_snr)
         return "_".join(parts)
 
     def gflop(self, name: str, device) -> float:
@@ -174,9 +179,11 @@ class Black(Denoiser):
 
 def num_calls(draw: Drawing) -> int:
     """Network calls per image, counted on one image of one pixel that no network sees."""
-    denoiser = Black(draw.denoiser)
-    if isinstance(draw.denoiser, Guided):
-        denoiser = Guided(denoiser, draw.denoiser.scale, draw.denoiser.interval)
+    drawn, denoiser = draw.denoiser, Black(draw.denoiser)
+    if isinstance(drawn, Corrected):            # which adds no call
+        drawn = drawn.denoiser
+    if isinstance(drawn, Guided):
+        denoiser = Guided(denoiser, drawn.scale, drawn.interval)
     start = [torch.zeros(1, *shape) for shape in denoiser.shapes]
     labels = None if draw.classes is None else torch.zeros(1, dtype=torch.int64)
     return denoise_along(denoiser, draw.path, start, labels=labels, step_noise=torch.zeros_like,

@@ -143,6 +143,11 @@ class Corrected(Wrapped):
         return [self.corrected(*scale) for scale in zip(xs, self.denoiser.clean(xs, told, labels), ts, told,
                                                         self.processes)]
 
+    @classmethod
+    def where_asked(cls, denoiser: Denoiser, eps_scale: float, told_log_snr: float) -> Denoiser:
+        """The denoiser with that correction; itself where there is nothing to correct."""
+        return denoiser if (eps_scale, told_log_snr) == (1, 0) else cls(denoiser, eps_scale, told_log_snr)
+
     def told_times(self, ts):
         """Times at which the log SNR is lower by `told_log_snr`."""
         def told(numbers):

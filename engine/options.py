@@ -22,6 +22,14 @@ NOT_DECISIVE = {"device", "num_threads", "precision", "compile", "name", "checkp
                 "gradient_checkpointing"}
 
 
+def add_correction_options(group) -> None:
+    """--eps_scale and --told_log_snr, against exposure bias (`engine.denoiser.Corrected`)."""
+    group.add_argument("--eps_scale", type=real_number(0, open_below=True), default=1.0, metavar="SCALE",
+                       help="the predicted noise is multiplied with it; below 1 against exposure bias")
+    group.add_argument("--told_log_snr", type=real_number(-20, 20), default=0.0, metavar="LESS",
+                       help="the network is told a log SNR lower by so much")
+
+
 def add_training_options(parser, name: str) -> None:
     """Adds the options that every training has. name: the default of --name, which its checkpoints are called by."""
     group = parser.add_argument_group("training")

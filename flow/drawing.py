@@ -1,5 +1,5 @@
 """How images are drawn of a flow checkpoint: guidance, grid, classes, and the autoencoder where it models latents."""
-from engine.denoiser import Guided
+from engine.denoiser import Corrected, Guided
 from engine.drawing import Drawing
 from engine.errors import InputError
 from flow.grids import check_grid, find_path
@@ -53,6 +53,7 @@ def drawing_of(loaded: LoadedFlow, args, device) -> Drawing:
     an autoencoder."""
     check_guidance(args.guidance_scale, loaded.options.get("label_dropout", 0.1), str(loaded.path))
     denoiser = Guided(loaded.denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, LinearFlow()))
+    denoiser = Corrected.where_asked(denoiser, args.eps_scale, args.told_log_snr)
     if len(denoiser.processes) == 1 and args.coarse_shift != 1:
         raise InputError(f"--coarse_shift: found {args.coarse_shift:g}, but {loaded.path} has one scale; leave it out")
     classes = chosen_classes(args.labels, loaded.network.num_classes, loaded.label_names)

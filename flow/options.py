@@ -1,7 +1,7 @@
 """The options that training and generation share, and their names in older command lines."""
 from engine.command_line import real_number, whole_number
 from engine.errors import InputError
-from engine.options import SOLVERS
+from engine.options import SOLVERS, add_correction_options
 from networks.presets import NETWORKS, OUTPUTS, PRESETS, TIME_SCALE, UNET_SIZES
 
 LEAD_MAX = 2.0                  # of the coarse scale in log SNR, in training with --timesteps near, fused or clock
@@ -97,6 +97,7 @@ def add_sampling_options(parser) -> None:
     group.add_argument("--grid", choices=GRIDS, default="uniform",
                        help="times of the steps: even; shifted by --shift; or optimised, measured on this model")
     add_guidance_options(group, scale=4.0)
+    add_correction_options(group)
 
 
 def add_guidance_options(group, scale: float) -> None:

@@ -130,8 +130,7 @@ def denoiser_of(model, shapes, eps_scale: float = 1.0, told_log_snr: float = 0.0
     """
     def corrected(network) -> Denoiser:
         denoiser = timestep_denoiser(network, len(shapes), shapes)
-        is_plain = eps_scale == 1 and told_log_snr == 0
-        return denoiser if is_plain else Corrected(denoiser, eps_scale, told_log_snr)
+        return Corrected.where_asked(denoiser, eps_scale, told_log_snr)
 
     denoiser = corrected(model)
     if guidance is None:

@@ -89,10 +89,7 @@ def add_generation_options(parser, solvers=SOLVERS) -> None:
     group.add_argument("--compile", action="store_true",
                        help="torch.compile the model: minutes at the start, for many images on a GPU")
     group = parser.add_argument_group("correction and guidance")
-    group.add_argument("--eps_scale", type=real_number(0, open_below=True), default=1.0, metavar="SCALE",
-                       help="the predicted noise is multiplied with it; below 1 against exposure bias")
-    group.add_argument("--told_log_snr", type=real_number(-20, 20), default=0.0, metavar="LESS",
-                       help="the network is told a log SNR lower by so much")
+    options.add_correction_options(group)
     group.add_argument("--guide", type=Path, default=None, metavar="FILE",
                        help="an earlier checkpoint of the same run, which images are guided away from; a second call "
                             "in every step where that acts")
@@ -114,7 +111,7 @@ def add_generation_options(parser, solvers=SOLVERS) -> None:
                        help="how far one step may go in each direction")
 
 
-CORRECTION_AND_GUIDANCE = ["eps_scale", "told_log_snr", "guide", "guide_noisy_32", "guide_scale", "guide_interval"]
+AUTOGUIDANCE = ["guide", "guide_noisy_32", "guide_scale", "guide_interval"]
 
 
 def refuse_unguided(refuse, args) -> None:

@@ -8,12 +8,13 @@ import torch
 import compute_heatmap_30
 import eval_fid_batch
 from distill import candidates
-from engine.denoiser import Guided
+from engine.denoiser import Corrected, Guided
 from engine.distributed import Group
 from engine.files import save_torch
 from engine.loop import Loop
 from engine.sampling import sample, to_uint8
 from evaluation import results_table
+from flow.grids import find_path
 from flow.model import gflop_of_forward, load_checkpoint
 from flow.train import parse_args
 from flow.training import flow_task
@@ -194,3 +195,20 @@ def test_what_an_image_costs_stands_in_its_rows(work, monkeypatch):
     assert rows[0]["num_model_calls"] == 6
     assert rows[0]["gflop"] == pytest.approx(6 * gflop_of_forward(config), rel=1e-6)
     assert 0 < rows[0]["seconds_per_image"] < 60
+
+
+def test_exposure_bias_of_a_flow_is_corrected_at_no_further_call(work, monkeypatch, seen):
+    """Two bands with guidance: a row names the correction, and its images are those of the corrected sampler."""
+    write_flow("bands.pth", "--bands")
+    words = ["--checkpoint", "bands.pth", "--num_steps", 3, "--guidance_scale", 2, "--metrics", "swd"]
+    rows_of(monkeypatch, work, *words)
+    plain = torch.cat(seen)
+    seen.clear()
+    row = rows_of(monkeypatch, work, *words, "--eps_scale", 0.9, "--told_log_snr", 0.3, "--coarse_shift", 2)[-1]
+    assert (row["solver"], row["num_model_calls"]) == ("ddim_guidance2_eps0.9_told0.3", 6)
+    denoiser = Corrected(Guided(load_checkpoint("bands.pth").denoiser, 2.0), 0.9, 0.3)
+    path = find_path(denoiser, "uniform", 3, "ddim", coarse_shift=2.0)
+    found = sample(denoiser, path, 42, range(6), labels=torch.arange(6), clip=False)
+    expected = to_uint8(denoiser.image(found.xs))
+    assert (torch.cat(seen).int() - expected.int()).abs().max() <= 1
+    assert (torch.cat(seen).int() - plain.int()).abs().max() > 1
