@@ -100,7 +100,9 @@ class Model:
     def strip(self, path, seed: int, indices, labels=None, guidance_scale: float = 1.0, **how):
         """The sampler's state on its way: the steps before which it is shown (`strip_points`), and its images, uint8
         [points, N, C, S, S]; the last ones are the result."""
-        shown, points = strip_points(len(path) - 1), []
+        process, num_steps = self.denoiser.processes[0], len(path) - 1
+        is_ddim = isinstance(process, CosineSteps) and num_steps < process.num_timesteps
+        shown, points = strip_points(num_steps, from_clean=is_ddim), []
 
         def note(step, times, xs):
             if step in shown:
@@ -110,10 +112,13 @@ class Model:
         return shown, torch.stack(points)
 
 
-def strip_points(num_steps: int) -> list[int]:
-    """The steps before which a denoising strip shows the image: every tenth of the way, the last step, and num_steps,
-    which stands for the result."""
-    return [*range(0, num_steps - 1, max(num_steps // 10, 1)), num_steps - 1, num_steps]
+def strip_points(num_steps: int, from_clean: bool = False) -> list[int]:
+    """The steps before which a denoising strip shows the image: the first, every tenth of the way and the last, and
+    the number num_steps for the result. from_clean: tenths are counted from the last step back, as in strips of DDIM,
+    which so show timesteps 980, 900, 800 ... 0 of 50 steps."""
+    stride = max(num_steps // 10, 1)
+    tenths = range(num_steps - 1, 0, -stride) if from_clean else range(0, num_steps - 1, stride)
+    return [*sorted({0, *tenths, num_steps - 1}), num_steps]
 
 
 def build_denoiser(process_name: str, kind: str, settings: dict) -> NetworkDenoiser:

@@ -14,6 +14,9 @@ from engine.files import load_torch, refuse_existing, write_csv, written_togethe
 from mnist.options import add_sampling_options, check_scored, class_labels, judge_of, sampling_of
 
 
+DRAWN = "digits"                    # the data set of drawn digits
+
+
 def parse_args(argv=None):
     """The command line."""
     parser = Parser(__doc__)
@@ -83,6 +86,17 @@ def rows_of_damages(args, judge, test_set) -> list[dict]:
             damages(test_set.images[chosen], labels).items()]
 
 
+def accuracy_of_drawn(args, test_set) -> float:
+    """The share of real test digits that a classifier names right which was trained on drawn ones alone; printed."""
+    from data import load_images
+    from evaluation.digit_scores import load_judge
+    drawn = load_images(DRAWN, "train", cache_dir=args.cache_dir, size=28, channels=1)
+    share = load_judge(drawn, test_set, args.cache_dir).test_accuracy
+    print(f"a classifier of drawn digits names {share:.1%} of {len(test_set.images)} real ones right; chance is 10%",
+          flush=True)
+    return share
+
+
 def main():
     args = parse_args()
     from evaluation.digit_scores import SCORES
@@ -92,6 +106,7 @@ def main():
     is_vae = args.checkpoint and kind_of(load_torch(args.checkpoint, "checkpoint")) == "vae"
     model = args.checkpoint and (checked_vae if is_vae else checked_model)(args, device)
     judge, (train_set, test_set) = judge_of(args)
+    more = {} if model or args.dataset.startswith(DRAWN) else {"drawn_accuracy": accuracy_of_drawn(args, test_set)}
     if model:
         rows = rows_of_vae(args, judge, model, test_set) if is_vae else rows_of_model(args, judge, model)
     else:
@@ -104,7 +119,7 @@ def main():
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     with written_together(args.overwrite):
         write_csv(args.output, rows, columns)
-        write_run_record(args.output.with_suffix(".json"), args, device, rows=rows)
+        write_run_record(args.output.with_suffix(".json"), args, device, rows=rows, **more)
 
 
 if __name__ == "__main__":

@@ -173,3 +173,31 @@ def test_flows_study_counts_calls_and_passes_over_what_is_trained(box, tmp_path)
     assert "--name unet_patch1_seed1 --seed 1 --network unet --patch_size 1" in notes[0]
     done, notes = box("flow_study.sh", OUTPUTS=" ", OTHERS="triple", OUTPUT=str(tmp_path / "out"))
     assert done.returncode == 2 and "OTHERS: found triple, expected some of: unet dual" in done.stderr and not notes
+
+
+def test_the_quickstart_of_digits_trains_four_models_and_writes_the_tour(box, tmp_path):
+    """What is trained is passed over, what was begun goes on, and the latent model gets the VAE."""
+    experiments = tmp_path / "experiments"
+    names = {"EXPERIMENTS": str(experiments), "OUTPUT": str(tmp_path / "out"), "STEPS": "30"}
+    done, [note] = box("mnist_quickstart.sh", FAILS="train_rf", **names)
+    assert done.returncode == 3 and note.startswith("-m mnist.train_rf --dataset digits:5000 --fast --name flow")
+    assert "--max_steps 30" in note and "--resume" not in note
+    for name in ("flow", "vae", "latent"):
+        folder = experiments / f"20261129_000000-{name}" / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / f"{name}_1ep.pth").touch()
+    (experiments / "20261129_000000-ddpm").mkdir()
+    done, notes = box("mnist_quickstart.sh", FAILS="train_ddpm", **names)
+    assert done.returncode == 3 and len(notes) == 1
+    assert notes[0].endswith(f"--resume {experiments}/20261129_000000-ddpm")
+    (experiments / "20261129_000000-ddpm/checkpoints").mkdir()
+    (experiments / "20261129_000000-ddpm/checkpoints/ddpm_2ep.pth").touch()
+    (experiments / "20261129_000000-latent/checkpoints/latent_1ep.pth").unlink()
+    done, [train] = box("mnist_quickstart.sh", FAILS="train_conditioned", **names)
+    assert train.startswith("-m mnist.train_conditioned_latent_diffusion") and "--max_steps 60" in train
+    assert f"--vae_checkpoint {experiments}/20261129_000000-vae/checkpoints/vae_1ep.pth" in train
+    (experiments / "20261129_000000-latent/checkpoints/latent_1ep.pth").touch()
+    done, [generate, tour] = box("mnist_quickstart.sh", **names)
+    assert done.returncode == 0 and generate.startswith("-m mnist.generate --checkpoint") and "_2ep.pth" not in generate
+    assert f"--ddpm {experiments}/20261129_000000-ddpm/checkpoints/ddpm_2ep.pth" in tour
+    assert f"--output {tmp_path}/out/tour.html" in tour and "tour.html" in done.stdout

@@ -35,6 +35,20 @@ def test_looking_at_models(trained, place, tmp_path):
     assert json.loads((tmp_path / "vae.json").read_text())["rows"][0]["what"] == "reconstructions"
 
 
+def test_drawn_digits_teach_something_about_others(trained, place, tmp_path, monkeypatch, capsys):
+    """Where the digits are no drawn ones, it is said how well a classifier of drawn ones names them."""
+    monkeypatch.setattr(score, "DRAWN", "digits:401")                       # so that these pass for real ones
+    place(score, "--dataset", "digits:400", "--cache_dir", trained[0] / "cache", "--num_threads", "1", "--num_samples",
+          "20", "--output", tmp_path / "a.csv")
+    share = json.loads((tmp_path / "a.json").read_text())["drawn_accuracy"]
+    assert f"a classifier of drawn digits names {share:.1%} of 50 real ones right" in capsys.readouterr().out
+    assert 0.1 < share <= 1
+    monkeypatch.setattr(score, "DRAWN", "digits")                           # and now for what they are
+    place(score, "--dataset", "digits:400", "--cache_dir", trained[0] / "cache", "--num_threads", "1", "--num_samples",
+          "20", "--output", tmp_path / "b.csv")
+    assert "drawn_accuracy" not in json.loads((tmp_path / "b.json").read_text())
+
+
 def untrained(path, conditioning="none", image_size=28, channels=1, label_dropout=0.0):
     """A checkpoint of a tiny flow as it was built."""
     shape = [channels, *padded(torch.zeros(1, channels, image_size, image_size)).shape[2:]]

@@ -24,7 +24,8 @@ def test_what_was_not_run_is_said(tmp_path):
     (tmp_path / "quality.json").write_text(json.dumps(found))
     [table] = tables.tables_named("quality", tmp_path)
     texts = [[cell.text for cell in row] for row in table.rows]
-    assert texts[0] == ["flow", "0", "euler", "20", "2000", "10", "0.912", "2.5", "1.1", "accuracy 0.91"]
+    assert texts[0] == ["flow", "0", "euler", "20", "2000", "10", "0.912", "2.5", "1.1", "accuracy 0.91", "–"]
+    assert texts[1][-2:] == ["accuracy 0.97"] * 2                           # expected, and asked
     assert texts[1][6:9] == ["not run"] * 3 and texts[2][0] == "real digits"
     assert tables.tables_named("damages", tmp_path) == []
 

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The family of digits from nothing to a page: a flow, a DDPM, a VAE and a model in its latents, and the tour of them.
+# As it stands: drawn digits, on a CPU, without network after the set-up, in minutes. The real run is the same script:
+#   DATASET=mnist FAST= STEPS=11700 OUTPUT=results/mnist EXPERIMENTS=experiments/mnist ./scripts/mnist_quickstart.sh
+# A training that was stopped goes on, one that is done stays. OVERWRITE=1 writes the page anew.
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+
+DATASET="${DATASET:-digits:5000}"               # digits[:N], mnist, or a folder of labelled digits
+OUTPUT="${OUTPUT:-results/mnist_quickstart}" EXPERIMENTS="${EXPERIMENTS:-experiments/quickstart}"
+FAST="${FAST---fast}"                           # empty: the documented sizes, batches and rates
+STEPS="${STEPS:-500}"                           # of a model of pixels, and of the VAE
+LATENT_STEPS="${LATENT_STEPS:-$((2 * STEPS))}"  # of the model of latents, which is cheap
+NUM_SAMPLES="${NUM_SAMPLES:-100}"               # that a score on the page is of
+read -r -a device <<< "${DEVICE:+--device $DEVICE} ${NUM_THREADS:+--num_threads $NUM_THREADS}"
+
+stage() { printf '\n== %s ==\n' "$*"; }
+newest() { compgen -G "$EXPERIMENTS/*-$1/checkpoints/$1_*ep.pth" | sort -V | tail -n 1; }
+
+model() {       # VERB NAME STEPS [OPTION...]: train, go on, or pass over what is done
+    local found
+    [ -z "$(newest "$2")" ] || return 0
+    found=$(compgen -G "$EXPERIMENTS/*-$2" | sort | tail -n 1 || true)
+    run "$PYTHON" -m "mnist.$1" --dataset "$DATASET" $FAST --name "$2" --experiments "$EXPERIMENTS" --max_steps "$3" \
+        --epochs 1000000 --save_every 1000000 --sample_every 0 --log_every 20 "${@:4}" "${device[@]}" ${found:+--resume "$found"}
+}
+
+stage "1/5 a flow in pixels with classes: $STEPS steps"
+model train_rf flow "$STEPS" --conditioning cross_attention
+stage "2/5 a DDPM in pixels with classes: $STEPS steps"
+model train_ddpm ddpm "$STEPS" --conditioning cross_attention
+stage "3/5 a VAE: $STEPS steps"
+model train_vae vae "$STEPS"
+stage "4/5 a diffusion model of its latents: $LATENT_STEPS steps"
+model train_conditioned_latent_diffusion latent "$LATENT_STEPS" --vae_checkpoint "$(newest vae)"
+
+stage "5/5 pictures"
+mkdir -p "$OUTPUT"
+run "$PYTHON" -m mnist.generate --checkpoint "$(newest flow)" --sampler midpoint --sampling_steps 10 --guidance_scale 2 \
+    --output_dir "$OUTPUT/flow" --overwrite "${device[@]}"
+if [ -n "${OVERWRITE:-}" ] || [ ! -s "$OUTPUT/tour.html" ]; then
+    run "$PYTHON" -m mnist.tour --dataset "$DATASET" --flow "$(newest flow)" --ddpm "$(newest ddpm)" --vae "$(newest vae)" \
+        --latent "$(newest latent)" --num_samples "$NUM_SAMPLES" --output "$OUTPUT/tour.html" --overwrite "${device[@]}"
+fi
+cat <<END
+
+== done ==
+forty digits, a class each in turn    $OUTPUT/flow/grid.png
+the page that teaches                 $OUTPUT/tour.html
+END
