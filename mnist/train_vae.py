@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train the variational autoencoder whose latents the latent models work in."""
 from engine.command_line import real_number, run_script, whole_number
-from mnist.training import parse, parser_of, train_into_folder
+from mnist.training import FAST_STEPS, parse, parser_of, train_into_folder
 
 
 def vae_task(args, device, group):
@@ -19,7 +19,8 @@ def vae_task(args, device, group):
 
 
 def main():
-    parser = parser_of(__doc__, "vae", {"base_channels": 32, "channel_multipliers": [1, 2], "patch_size": 2})
+    parser = parser_of(__doc__, "vae", {"max_steps": FAST_STEPS["vae"], "base_channels": 32,
+                                        "channel_multipliers": [1, 2], "patch_size": 2})
     group = parser.add_argument_group("network")
     group.add_argument("--base_channels", type=whole_number(8, 4096), default=64, metavar="CHANNELS")
     group.add_argument("--channel_multipliers", type=whole_number(1, 64), nargs="+", default=[1, 2, 4],

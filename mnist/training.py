@@ -18,6 +18,7 @@ from networks.presets import CONDITIONINGS
 
 FAST_BATCH, FAST_RATE = 64, 2e-3
 FAST = {"batch_size": FAST_BATCH, "learning_rate": FAST_RATE}
+FAST_STEPS = {"pixels": 300, "vae": 150, "latents": 1500}      # with --fast, where no length is given
 
 
 def parser_of(description: str, name: str, fast: dict) -> Parser:
@@ -36,7 +37,7 @@ def parser_of(description: str, name: str, fast: dict) -> Parser:
     group.add_argument("--weight_decay", type=real_number(0), default=1e-4, help="of AdamW")
     group.add_argument("--fast", action="store_true",
                        help=f"a first result in minutes on a CPU: a small network, batches of {FAST_BATCH}, "
-                            f"rate {FAST_RATE:g}")
+                            f"rate {FAST_RATE:g}, {fast['max_steps']} steps unless --epochs or --max_steps says more")
     group = parser.add_argument_group("output")
     group.add_argument("--experiments", type=Path, default=Path("experiments"), metavar="FOLDER",
                        help="where the experiment folder YYYYMMDD_HHMMSS-NAME is made")
@@ -80,7 +81,9 @@ def parse(parser, argv=None):
         args.resume = True
     else:
         if args.fast:
-            parser.set_defaults(**parser.fast)
+            has_length = args.epochs != parser.get_default("epochs")
+            parser.set_defaults(**{key: value for key, value in parser.fast.items()
+                                   if key != "max_steps" or not has_length})
             args = parser.parse_args(argv)
         folder = args.experiments / f"{time.strftime('%Y%m%d_%H%M%S')}-{args.name}"
         while folder.exists():                          # another run of that name began in this second
@@ -109,7 +112,8 @@ def train_into_folder(make_task, args) -> None:
 
 def run(description: str, name: str, process: str, latent: bool = False, conditioning: str = "none") -> None:
     """A training verb. process: ddpm or flow; latent: in the latents of --vae_checkpoint; conditioning: its default."""
-    parser = parser_of(description, name, {} if latent else {"preset": "fast"})
+    steps = FAST_STEPS["latents" if latent else "pixels"]
+    parser = parser_of(description, name, {"max_steps": steps} | ({} if latent else {"preset": "fast"}))
     add_unet_options(parser, "latent" if latent else "documented")
     group = parser.add_argument_group("model")
     if latent:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The family of digits from nothing to a page: a flow, a DDPM, a VAE and a model in its latents, and the tour of them.
 # As it stands: drawn digits, on a CPU, without network after the set-up, in minutes. The real run is the same script:
-#   DATASET=mnist FAST= STEPS=11700 OUTPUT=results/mnist EXPERIMENTS=experiments/mnist ./scripts/mnist_quickstart.sh
+#   DATASET=mnist FAST= STEPS=11700 VAE_STEPS=2340 LATENT_STEPS=11700 OUTPUT=results/mnist EXPERIMENTS=experiments/mnist ./scripts/mnist_quickstart.sh
 # A training that was stopped goes on, one that is done stays. OVERWRITE=1 writes the page anew.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
@@ -9,8 +9,9 @@ source "$(dirname "$0")/environment.sh"
 DATASET="${DATASET:-digits:5000}"               # digits[:N], mnist, or a folder of labelled digits
 OUTPUT="${OUTPUT:-results/mnist_quickstart}" EXPERIMENTS="${EXPERIMENTS:-experiments/quickstart}"
 FAST="${FAST---fast}"                           # empty: the documented sizes, batches and rates
-STEPS="${STEPS:-500}"                           # of a model of pixels, and of the VAE
-LATENT_STEPS="${LATENT_STEPS:-$((2 * STEPS))}"  # of the model of latents, which is cheap
+STEPS="${STEPS:-250}"                           # of a model of pixels
+VAE_STEPS="${VAE_STEPS:-150}"
+LATENT_STEPS="${LATENT_STEPS:-750}"             # of the model of latents, which is cheap
 NUM_SAMPLES="${NUM_SAMPLES:-100}"               # that a score on the page is of
 read -r -a device <<< "${DEVICE:+--device $DEVICE} ${NUM_THREADS:+--num_threads $NUM_THREADS}"
 
@@ -29,8 +30,8 @@ stage "1/5 a flow in pixels with classes: $STEPS steps"
 model train_rf flow "$STEPS" --conditioning cross_attention
 stage "2/5 a DDPM in pixels with classes: $STEPS steps"
 model train_ddpm ddpm "$STEPS" --conditioning cross_attention
-stage "3/5 a VAE: $STEPS steps"
-model train_vae vae "$STEPS"
+stage "3/5 a VAE: $VAE_STEPS steps"
+model train_vae vae "$VAE_STEPS"
 stage "4/5 a diffusion model of its latents: $LATENT_STEPS steps"
 model train_conditioned_latent_diffusion latent "$LATENT_STEPS" --vae_checkpoint "$(newest vae)"
 

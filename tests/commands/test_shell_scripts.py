@@ -194,7 +194,7 @@ def test_the_quickstart_of_digits_trains_four_models_and_writes_the_tour(box, tm
     (experiments / "20261129_000000-ddpm/checkpoints/ddpm_2ep.pth").touch()
     (experiments / "20261129_000000-latent/checkpoints/latent_1ep.pth").unlink()
     done, [train] = box("mnist_quickstart.sh", FAILS="train_conditioned", **names)
-    assert train.startswith("-m mnist.train_conditioned_latent_diffusion") and "--max_steps 60" in train
+    assert train.startswith("-m mnist.train_conditioned_latent_diffusion") and "--max_steps 750" in train
     assert f"--vae_checkpoint {experiments}/20261129_000000-vae/checkpoints/vae_1ep.pth" in train
     (experiments / "20261129_000000-latent/checkpoints/latent_1ep.pth").touch()
     done, [generate, tour] = box("mnist_quickstart.sh", **names)
