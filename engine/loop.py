@@ -6,6 +6,7 @@ for bit on a CPU. A step draws its batch. Each of its updates then zeroes the gr
 clips, steps and averages.
 """
 import contextlib
+import gc
 import json
 import math
 import shlex
@@ -452,6 +453,13 @@ class Loop:
                 if self.step < self.num_steps and self.stop_wanted(stop):
                     self.stop_now(stop.signal or signal.SIGTERM)
 
+    def leave(self) -> None:
+        """Leave the other processes. DDP's reducers go first: one that outlives the group ends it while it holds the
+        interpreter's lock, for which a thread of gloo may be waiting, and then both wait for ever."""
+        self.wrapped.clear()
+        gc.collect()                            # a DDP refers to itself
+        distributed.leave()
+
     def write_what_a_kill_left_out(self) -> None:
         """Of a run that was killed right after a state: the checkpoint due then, and a finished run's reports."""
         path = run_files.checkpoint_path(self.args.checkpoint_dir, self.args.name, math.ceil(self.epoch))
@@ -475,6 +483,7 @@ class Loop:
                       f"state is saved; go on with: {launcher} {shlex.join(self.task.resume_words())}",
                       file=sys.stderr, flush=True)
         self.group.wait()
+        self.leave()
         sys.exit(128 + number)
 
 
@@ -592,4 +601,4 @@ def train(make_task, args, agree=None) -> None:
         if group.is_main:
             newest = run_files.list_checkpoints(args.checkpoint_dir, args.name)[-1]
             print(f"{args.name}: done after {loop.step} steps; {newest}", flush=True)
-    distributed.leave()
+    loop.leave()
