@@ -13,20 +13,21 @@ from pathlib import Path
 from engine.errors import InputError
 from evaluation.results_table import FEW_IMAGES, KEY_COLUMNS, OF_LEVEL
 
-HIGHER_IS_BETTER = ("precision", "recall", "precision_lite0", "recall_lite0")
+HIGHER_IS_BETTER = ("precision", "recall", "precision_lite0", "recall_lite0", "groups")
 UNRANKED = ("kurtosis", "contrast")         # good where real images have the same
 METRIC_LABELS = {"fid": "FID", "kid": "KID", "precision": "Precision", "recall": "Recall",
                  "fd_lite0": "Fréchet distance of EfficientNet-Lite0's features (fd_lite0, not FID)",
                  "kd_lite0": "Kernel distance of EfficientNet-Lite0's features (kd_lite0, not KID)",
                  "precision_lite0": "Precision in EfficientNet-Lite0's features",
                  "recall_lite0": "Recall in EfficientNet-Lite0's features",
+                 "groups": "Share of images in the group of their class, animal or vehicle, by EfficientNet-Lite0",
                  "fd_tiny": "Fréchet distance of a small classifier's features (fd_tiny, not FID; history, measured no "
                             "more)",
                  "swd": "Sliced Wasserstein distance, mean of the levels"}
 LEVEL_LABELS = {"swd": "Sliced Wasserstein distance", "kurtosis": "Kurtosis of the detail",
                 "contrast": "Contrast of the detail"}
 DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3, "kd_lite0": 4, "precision_lite0": 3,
-            "recall_lite0": 3}        # other metrics: four significant digits
+            "recall_lite0": 3, "groups": 3}        # other metrics: four significant digits
 PROTOCOL = ("metric", "dataset", "split", "reference_hash", "num_images", "weights", "precision")
 ALIKE = tuple(name for name in PROTOCOL if name != "reference_hash")     # what a reader sees of it
 ROW = ("epochs", "num_steps", "num_model_calls")

@@ -17,8 +17,8 @@ from mnist.options import PRESETS
 from networks.presets import CONDITIONINGS
 
 FAST_BATCH, FAST_RATE = 64, 2e-3
-FAST = {"batch_size": FAST_BATCH, "learning_rate": FAST_RATE}
 FAST_STEPS = {"pixels": 300, "vae": 150, "latents": 1500}      # with --fast, where no length is given
+FAST = {"batch_size": FAST_BATCH, "learning_rate": FAST_RATE, "max_steps": FAST_STEPS["pixels"]}
 
 
 def parser_of(description: str, name: str, fast: dict) -> Parser:
@@ -37,7 +37,8 @@ def parser_of(description: str, name: str, fast: dict) -> Parser:
     group.add_argument("--weight_decay", type=real_number(0), default=1e-4, help="of AdamW")
     group.add_argument("--fast", action="store_true",
                        help=f"a first result in minutes on a CPU: a small network, batches of {FAST_BATCH}, "
-                            f"rate {FAST_RATE:g}, {fast['max_steps']} steps unless --epochs or --max_steps says more")
+                            f"rate {FAST_RATE:g}, and {parser.fast['max_steps']} steps unless --epochs or --max_steps "
+                            "is given")
     group = parser.add_argument_group("output")
     group.add_argument("--experiments", type=Path, default=Path("experiments"), metavar="FOLDER",
                        help="where the experiment folder YYYYMMDD_HHMMSS-NAME is made")
@@ -112,8 +113,7 @@ def train_into_folder(make_task, args) -> None:
 
 def run(description: str, name: str, process: str, latent: bool = False, conditioning: str = "none") -> None:
     """A training verb. process: ddpm or flow; latent: in the latents of --vae_checkpoint; conditioning: its default."""
-    steps = FAST_STEPS["latents" if latent else "pixels"]
-    parser = parser_of(description, name, {"max_steps": steps} | ({} if latent else {"preset": "fast"}))
+    parser = parser_of(description, name, {"max_steps": FAST_STEPS["latents"]} if latent else {"preset": "fast"})
     add_unet_options(parser, "latent" if latent else "documented")
     group = parser.add_argument_group("model")
     if latent:
