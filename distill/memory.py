@@ -142,7 +142,7 @@ def device_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))
     except OSError:
         found = None
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.command_line import Parser, run_script
 from engine.errors import InputError
-from engine.files import check_can_be_written, refuse_existing, save_png
+from engine.files import check_can_be_written, refuse_existing, save_png, written_together
 
 LABELS = {"fd_digits": "fd_digits (%)", "swd": "sliced Wasserstein distance"}
 
@@ -27,7 +27,8 @@ def main(argv=None):
     check_can_be_written(output)
     from evaluation import figures, pareto
     points = pareto.read_points(args.results, args.metric)
-    save_png(output, figures.score_by_cost(points, LABELS.get(args.metric, args.metric)))
+    with written_together(args.overwrite):
+        save_png(output, figures.score_by_cost(points, LABELS.get(args.metric, args.metric)))
     for cost, label in pareto.COSTS.items():
         for point in pareto.front(points, cost):
             print(f"best for {point.costs[cost]:.4g} {label}: {args.metric} {point.value:.4g}, {point.model}, "

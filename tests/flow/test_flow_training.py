@@ -64,8 +64,8 @@ def test_the_documented_command_is_dit_b_at_patch_8(tmp_path):
 @pytest.mark.parametrize("older", OLDER_NAMES)
 def test_older_spellings_are_told_their_new_name(older):
     for words in ([f"--{older}", "1"], [f"--{older}=1"]):
-        for parse in (parse_args, generate.parse_args):
-            with pytest.raises(InputError, match=f"--{older}: is called --{OLDER_NAMES[older]} here"):
+        for parse, others in ((parse_args, {}), (generate.parse_args, {"load_dir": "checkpoint"})):
+            with pytest.raises(InputError, match=f"--{older}: is called --{(OLDER_NAMES | others)[older]} here"):
                 parse(words)
 
 
