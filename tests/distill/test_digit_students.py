@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import families
+from conftest import ROOT
 from distill import options
 from distill.generate import guided_teacher
 from distill.task import DistillationTask
@@ -92,3 +93,8 @@ def test_a_teacher_of_other_images_is_one_line(tmp_path, monkeypatch):
     args = digit_students.parse_args()
     with pytest.raises(InputError, match="--teacher: .*expected digits"):
         list(digit_students.rows_to_measure(args, torch.device("cpu")))
+
+
+def test_the_published_student_stands_in_the_text():
+    found = json.loads((ROOT / "results/published/distill/latent_students.json").read_text(encoding="utf-8"))
+    assert digit_students.markdown_table(found) in (ROOT / "distill/README.md").read_text(encoding="utf-8")
