@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole chain: train a baseline and LIFT, map the error, find paths, generate, score, draw.
-# As it stands: a small run on procedural images, on a CPU, without network after the set-up, under ten minutes.
+# As it stands: a small run on procedural images, on a CPU, without network after the set-up.
 # The real run is the same script:
 #   DATASET=huggan/AFHQv2 HIDDEN_DIMS="64 128 256 512" EPOCHS=100 BATCH_SIZE=64 LEARNING_RATE=1e-4 NUM_IMAGES=5000 \
 #   K=4 MAP_IMAGES=16 OUTPUT=results/afhq CHECKPOINTS=checkpoints/afhq ./scripts/quickstart.sh
