@@ -211,7 +211,7 @@ def test_free_memory_is_asked_for_and_not_all_there_is(monkeypatch):
     from distill import memory
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 80))
     assert memory.device_bytes(torch.device("cuda:0")) == 5
-    monkeypatch.setattr(memory.Path, "read_text", lambda path: "MemTotal: 90 kB\nMemAvailable:   12 kB\n")
+    monkeypatch.setattr(memory.Path, "read_text", lambda path, encoding: "MemTotal: 90 kB\nMemAvailable:   12 kB\n")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert memory.device_bytes(torch.device("cpu")) == 12 * 1024 // 3
 
