@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from networks.bands import joined, split
 from networks.presets import DEFAULT_HIDDEN_DIMS
 from networks.scales import downsample_to_32, upsample_to_64
-from networks.unet import SinusoidalTimeEmbedding, UNet
+from networks.unet import UNet, time_layers
 from scheduler import NUM_TIMESTEPS, predict_eps, predict_x_0
 
 
@@ -94,9 +94,7 @@ class LIFTBandModel(UNet):
 
     def __init__(self, hidden_dims=DEFAULT_HIDDEN_DIMS, parametrization: str = "eps"):
         super().__init__(in_channels=3, out_channels=3, hidden_dims=hidden_dims, parametrization=parametrization)
-        first = self.hidden_dims[0]
-        self.lead_mlp = nn.Sequential(SinusoidalTimeEmbedding(first), nn.Linear(first, 4 * first), nn.SiLU(),
-                                      nn.Linear(4 * first, 4 * first, bias=False))
+        self.lead_mlp = time_layers(self.hidden_dims[0], last_bias=False)
 
     def forward(self, x_64: torch.Tensor, x_32: torch.Tensor, t_64: torch.Tensor, t_32: torch.Tensor):
         """Noise in both parts.

@@ -37,8 +37,7 @@ def check_outputs(args) -> None:
 
     Reasons: a folder or file name that names nothing, an earlier output without --overwrite, a place that is read-only.
     """
-    if args.output_dir.name in ("", ".."):
-        raise InputError(f"--output_dir: found {args.output_dir}, expected a folder with a name of its own")
+    check_named(args.output_dir)
     if args.grid_png.suffix != ".png":
         raise InputError(f"--grid_png: found {args.grid_png}, expected a name that ends in .png")
     for file in (args.grid_png, args.grid_png.with_suffix(".json")):
@@ -47,15 +46,30 @@ def check_outputs(args) -> None:
     check_can_be_written(args.output_dir / "run.json")
 
 
+def check_named(folder: Path) -> None:
+    """Raises InputError for a folder without a name, beside which no scratch folder can lie."""
+    if folder.name in ("", ".."):
+        raise InputError(f"--output_dir: found {folder}, expected a folder with a name of its own")
+
+
+def scratch_beside(folder: Path) -> Path:
+    """Where the images of `folder` are written before they are moved there."""
+    return folder.with_name(f".{folder.name}.tmp")
+
+
+def held_scratch(folder: Path):
+    """A context in which this process alone fills `scratch_beside(folder)`. Raises InputError if another does."""
+    return scratch_folder(scratch_beside(folder), f"--output_dir: another process is generating into {folder}; wait "
+                          "for it, or choose another folder")
+
+
 @contextlib.contextmanager
 def shared_scratch(args, group):
     """A scratch folder beside --output_dir, which all processes of `group` write images into. The main process makes it
     and removes it; `publish_with_grid` moves the images."""
-    made = args.output_dir.with_name(f".{args.output_dir.name}.tmp")
-    with scratch_folder(made, f"--output_dir: another process is generating into {args.output_dir}; wait for it, or "
-                        "choose another folder") if group.is_main else contextlib.nullcontext():
+    with held_scratch(args.output_dir) if group.is_main else contextlib.nullcontext():
         group.wait()                            # the others write into the folder once it is there
-        yield made
+        yield scratch_beside(args.output_dir)
 
 
 def publish_with_grid(args, made: Path, grid, device, num_model_calls: int, seconds: float, **results) -> None:
@@ -81,12 +95,10 @@ def filled_whole(folder: Path, overwrite: bool):
     If anything goes wrong before, nothing appears and earlier images stay. Raises InputError as `refuse_images` does,
     before the block and at its end, and if another process fills the same folder.
     """
-    if folder.name in ("", ".."):
-        raise InputError(f"--output_dir: found {folder}, expected a folder with a name of its own")
+    check_named(folder)
     refuse_images(folder, overwrite)
     check_can_be_written(folder / "run.json")
-    with scratch_folder(folder.with_name(f".{folder.name}.tmp"), f"--output_dir: another process is generating into "
-                        f"{folder}; wait for it, or choose another folder") as made:
+    with held_scratch(folder) as made:
         yield made
         publish(made, folder, overwrite)
 

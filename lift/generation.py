@@ -142,8 +142,8 @@ def find_path(loaded: checkpoints.LoadedModel, path_type: str, args, say: bool =
               f"{args.num_steps}", flush=True)
     if loaded.model_type == "lift" or path_type == "lead":
         try:
-            return check_timesteps(paths.path_from_heatmap(heatmap, path_type, args.num_steps, step_size=args.step_size,
-                                                      max_jump=args.max_jump))
+            return check_timesteps(paths.path_from_heatmap(heatmap, path_type, args.num_steps,
+                                                           step_size=args.step_size, max_jump=args.max_jump))
         except InputError as error:
             raise InputError(f"{error} (heatmap: {file})") from error
     costs = next((np.asarray(heatmap["edge_costs"][name]) for name in SCHEDULE_COSTS

@@ -21,7 +21,7 @@ from lift import dynamic_program, paths
 from engine import seeds
 from engine.errors import InputError
 from lift.coupling import has_bands, views
-from networks.bands import joined, split
+from networks.bands import clipped_parts, joined
 from engine.sampling import from_uint8
 from scheduler import NUM_TIMESTEPS, CosineSteps, noised, per_image, predict_x_0, step_from_x_0
 from engine.seeds import seeded_generator
@@ -100,7 +100,7 @@ class Measurement:
             eps = self.noise_predictions([x[part] for x in states], [t[part] for t in times])
             x_0s = [predict_x_0(x[part], e, abar[part], self.clip and not self.has_bands)
                     for x, e, abar in zip(states, eps, abars)]
-            parts.append(split(joined(*x_0s).clamp(-1, 1)) if self.clip and self.has_bands else x_0s)
+            parts.append(clipped_parts(*x_0s) if self.clip and self.has_bands else x_0s)
         return [torch.cat(values) for values in zip(*parts)]
 
     def image(self, states) -> torch.Tensor:

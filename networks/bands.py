@@ -41,6 +41,11 @@ def joined(fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
     return fine + from_coarse(coarse - coarse_part(fine))
 
 
+def clipped_parts(fine: torch.Tensor, coarse: torch.Tensor) -> list[torch.Tensor]:
+    """The parts of their image with every pixel in [-1, 1]: it is the image that is clipped, not its parts."""
+    return split(joined(fine, coarse).clamp(-1, 1))
+
+
 def weighted(x: torch.Tensor, weight_64, weight_32) -> torch.Tensor:
     """weight_64 (1 - P) x + weight_32 P x; at equal weights weight_64 x to the bit.
 
@@ -91,5 +96,5 @@ class BandDenoiser(OutputDenoiser):
         return joined(*xs)
 
     def clipped(self, x_0s) -> list[torch.Tensor]:
-        """As in `Denoiser`: it is the image that is clipped, not its parts."""
-        return split(joined(*x_0s).clamp(-1, 1))
+        """As in `Denoiser`."""
+        return clipped_parts(*x_0s)

@@ -13,7 +13,7 @@ from engine.errors import InputError
 from networks.bands import check_side
 from networks.conditional_unet import ConditionalUNet
 from networks.presets import UNET_MULTIPLIERS
-from networks.unet import NUM_GROUPS, SinusoidalTimeEmbedding
+from networks.unet import NUM_GROUPS, time_layers
 
 NOISIEST_TIME = 999.0           # what the network is told at pure noise; 0 at the image
 
@@ -50,9 +50,7 @@ class FlowUNet(nn.Module):
                                     attention_levels=(len(UNET_MULTIPLIERS) - 1,), conditioning="cross_attention",
                                     num_classes=num_classes)
         if self.has_two_times:
-            width = 4 * hidden_size
-            self.lead_mlp = nn.Sequential(SinusoidalTimeEmbedding(hidden_size), nn.Linear(hidden_size, width),
-                                          nn.SiLU(), nn.Linear(width, width, bias=False))
+            self.lead_mlp = time_layers(hidden_size, last_bias=False)
 
     def forward(self, x, t, labels: torch.Tensor | None = None):
         """The velocity, shaped as x. t: [B] per time, 0 noise ... 1 image; labels: int64 [B], 0...K, or None for the

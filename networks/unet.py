@@ -35,6 +35,13 @@ class SinusoidalTimeEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)           # [B, width]
 
 
+def time_layers(width: int, last_bias: bool = True) -> nn.Sequential:
+    """Sines and cosines of a timestep through two linear layers: [B] -> [B, 4 * width]. last_bias: whether the last
+    layer has one; a difference of two embeddings does not know it."""
+    return nn.Sequential(SinusoidalTimeEmbedding(width), nn.Linear(width, 4 * width), nn.SiLU(),
+                         nn.Linear(4 * width, 4 * width, bias=last_bias))
+
+
 class GroupNorm(nn.GroupNorm):
     """GroupNorm that keeps the precision of its input. It has 8 groups, or fewer if 8 do not divide the channels.
 
@@ -146,8 +153,7 @@ class UNet(nn.Module):
             self.linear_denoiser = LinearDenoiser()
         first, last = self.hidden_dims[0], self.hidden_dims[-1]
         time_width = 4 * first
-        self.time_mlp = nn.Sequential(SinusoidalTimeEmbedding(first), nn.Linear(first, time_width), nn.SiLU(),
-                                      nn.Linear(time_width, time_width))
+        self.time_mlp = time_layers(first)
         self.init_conv = nn.Conv2d(in_channels, first, 3, padding=1)
 
         def level(place, channels_in, channels_out, num_blocks):

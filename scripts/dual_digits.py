@@ -72,7 +72,7 @@ def scored(loaded, judge, calls: int, shift: float, correction: tuple, noise_see
     from flow.grids import find_path
     from flow.model import gflop_of_forward
     eps_scale, told_log_snr = correction
-    denoiser = loaded.denoiser if correction == PLAIN else Corrected(loaded.denoiser, *correction)
+    denoiser = Corrected.where_asked(loaded.denoiser, *correction)
     draw = Drawing(denoiser, find_path(denoiser, "uniform", calls, "ddim", coarse_shift=shift), range(10),
                    how={"clip": False})
     start = time.perf_counter()
