@@ -25,6 +25,7 @@ from networks.adm import EDMNetwork
 from networks.bands import BandDenoiser
 from networks.dit import DiT
 from networks.dual_dit import DualDiT
+from networks.flow_unet import FlowUNet
 from networks.scales import downsample_to_32
 from networks.unet import UNet
 from scheduler import Sigma, clean_image, noise_added, training_target
@@ -82,11 +83,12 @@ def critic_of(network: nn.Module, size: int, num_student_steps: int, head: bool)
         model = network.model
         return Critic(network, f"model.enc.{list(model.enc)[-1]}", model.bottleneck_channels, model.bottleneck_size,
                       "model.map_layer1", model.map_layer1.out_features, num_student_steps, head)
-    if isinstance(network, UNet):
-        return Critic(network, f"bottleneck.{len(network.bottleneck) - 1}", network.hidden_dims[-1],
+    if isinstance(network, (UNet, FlowUNet)):
+        unet, prefix = (network.unet, "unet.") if isinstance(network, FlowUNet) else (network, "")
+        return Critic(network, f"{prefix}bottleneck.{len(unet.bottleneck) - 1}", unet.hidden_dims[-1],
                       network.bottleneck_size(size),
-                      "time_combine" if hasattr(network, "time_combine") else "time_mlp",
-                      network.time_mlp[-1].out_features, num_student_steps, head)
+                      prefix + ("time_combine" if hasattr(unet, "time_combine") else "time_mlp"),
+                      unet.time_mlp[-1].out_features, num_student_steps, head)
     if isinstance(network, DiT):
         return Critic(network, f"blocks.{len(network.blocks) // 2}", network.hidden_size, size // network.patch_size,
                       "t_embedder", network.hidden_size, num_student_steps, head)

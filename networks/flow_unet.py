@@ -52,6 +52,14 @@ class FlowUNet(nn.Module):
         if self.has_two_times:
             self.lead_mlp = time_layers(hidden_size, last_bias=False)
 
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """What FSDP2 gathers one after the other."""
+        return self.unet.blocks_to_shard()
+
+    def bottleneck_size(self, size: int) -> int:
+        """As in `networks.unet.UNet`, of the fine images."""
+        return self.unet.bottleneck_size(size // self.patches[0])
+
     def forward(self, x, t, labels: torch.Tensor | None = None):
         """The velocity, shaped as x. t: [B] per time, 0 noise ... 1 image; labels: int64 [B], 0...K, or None for the
         null class K."""

@@ -25,6 +25,7 @@ from model import LIFTDualTimestepModel
 from networks.adm import EDMNetwork
 from networks.dit import DiT
 from networks.dual_dit import DualDiT
+from networks.flow_unet import FlowUNet
 from scripts.benchmarks.resume_after_kills import die_while_writing
 from test_families import write_latent_model
 
@@ -321,6 +322,11 @@ def write_flow_teacher(path):
                   num_classes=10)
     network = DiT(**config)
     torch.nn.init.normal_(network.final_layer.linear.weight, std=0.1)
+    write_flow(path, network)
+
+
+def write_flow(path, network):
+    """A checkpoint of the flow family."""
     state = network.state_dict()
     save_torch(path, {"family": "flow", "config": dict(network.config), "model_state": state,
                       "ema_state": {"shadow": state, "decay": 0.9}, "epochs": 1, "options": {"label_dropout": 0.1}})
@@ -332,9 +338,12 @@ def write_dual_flow_teacher(path, sides=(16, 8), patch_size=2):
                       num_classes=10)
     for layer in network.final_layers:
         torch.nn.init.normal_(layer.linear.weight, std=0.1)
-    state = network.state_dict()
-    save_torch(path, {"family": "flow", "config": dict(network.config), "model_state": state,
-                      "ema_state": {"shadow": state, "decay": 0.9}, "epochs": 1, "options": {"label_dropout": 0.1}})
+    write_flow(path, network)
+
+
+def write_dual_unet_teacher(path):
+    """A UNet of two scales with ten classes, at random weights."""
+    write_flow(path, FlowUNet(image_sizes=[32, 16], channels=1, patch_size=2, hidden_size=8, depth=1, num_classes=10))
 
 
 def write_mnist_teacher(path, process="flow", kind="velocity"):
@@ -367,6 +376,7 @@ LOOKS = ("--epoch_steps", "2", "--sample_every", "1", "--val_every", "1", "--val
 
 @pytest.mark.parametrize("write, side, more", [
     (write_flow_teacher, 16, GUIDED), (write_dual_flow_teacher, 16, (*GUIDED, *LOOKS, "--student_t_32", "999", "249")),
+    (write_dual_unet_teacher, 32, (*GUIDED, "--student_t_32", "999", "249")),
     (write_mnist_teacher, 28, (*GUIDED, *LOOKS)),
     (write_latent_teacher, 28, (*GUIDED, *LOOKS)), (write_edm_teacher, 16, LOOKS)])
 def test_teachers_with_classes_are_distilled_resumed_and_generated_from(tmp_path, monkeypatch, write, side, more):
@@ -410,7 +420,7 @@ def test_teachers_with_classes_are_distilled_resumed_and_generated_from(tmp_path
 
 
 @pytest.mark.parametrize("write, channels", [(write_flow_teacher, 32), (write_dual_flow_teacher, 32),
-                                             (write_mnist_teacher, 16)])
+                                             (write_dual_unet_teacher, 16), (write_mnist_teacher, 16)])
 def test_a_critics_head_reads_the_whole_bottleneck(tmp_path, write, channels):
     """One logit an image, of a map of 8x8: 16 pixels in patches of 2, or 32 halved once after patches of 2."""
     write(tmp_path / "teacher_1ep.pth")

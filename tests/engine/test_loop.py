@@ -26,6 +26,7 @@ from engine.seeds import TRAIN_BATCH, seeded_generator
 from engine.task import Task, Update
 from lift.tasks import ScaleTask
 from networks.dit import DiT
+from networks.flow_unet import FlowUNet
 
 NUM_IMAGES, NUM_CLASSES, SIZE, NUM_STEPS = 48, 3, 6, 11
 ROUNDING = {"rel": 2e-6}                        # how close losses of other orders of summation are
@@ -451,8 +452,9 @@ def test_every_task_stopped_and_resumed_equals_straight_in_every_way(tmp_path, k
 
 
 def test_a_large_network_names_the_blocks_that_are_gathered_in_turn():
-    """UNet and DiT, and a critic of either. The block that its head reads stays with the root."""
-    for network, size in ((BaselineModel([8, 16]), 64), (DiT(8, 3, 2, 16, 4, 2, 1, 3), 8)):
+    """UNets and DiT, and a critic of each. The block that its head reads stays with the root."""
+    flow_unet = FlowUNet(8, channels=1, patch_size=2, hidden_size=8, depth=1, num_classes=3)
+    for network, size in ((BaselineModel([8, 16]), 64), (DiT(8, 3, 2, 16, 4, 2, 1, 3), 8), (flow_unet, 8)):
         critic = critic_of(network, size, 1, head=True)
         for whole in (network, critic):
             blocks = whole.blocks_to_shard()
