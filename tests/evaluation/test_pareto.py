@@ -4,8 +4,7 @@ import json
 import pytest
 
 from engine.errors import InputError
-from evaluation import figures, pareto, results_table
-from mnist import tables
+from evaluation import digit_tables, figures, pareto, results_table
 from scripts import draw_pareto, dual_digits
 from tests.evaluation.test_results_table import row
 
@@ -68,7 +67,7 @@ def test_figures_of_both_kinds_of_file(tmp_path, capsys):
 
 
 def test_the_table_of_digits():
-    table = tables.dual_digits_table(FOUND)
+    table = digit_tables.dual_digits_table(FOUND)
     texts = {(line[0].text, line[2].text): [cell.text for cell in line] for line in table.rows}
     plain, corrected = texts["two bands, clock", "no"], texts["two bands, clock", "yes"]
     assert plain[1] == "ahead" and plain[3:5] == ["1.22 ± 0.07", "1.11 ± 0.07"]

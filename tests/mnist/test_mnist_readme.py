@@ -5,14 +5,14 @@ import pytest
 
 from conftest import ROOT
 from engine.errors import InputError
-from mnist import tables
+from evaluation import digit_tables
 from scripts import mnist_quality
 
 
 def test_the_text_agrees_with_the_files():
-    text = (ROOT / tables.TEXT).read_text(encoding="utf-8")
-    assert tables.text_with_tables(text, ROOT / tables.FOLDER) == text
-    assert all(f"<!-- table:{name} -->" in text for name in tables.TABLES)
+    text = (ROOT / mnist_quality.TEXT).read_text(encoding="utf-8")
+    assert mnist_quality.text_with_tables(text, ROOT / mnist_quality.FOLDER) == text
+    assert all(f"<!-- table:{name} -->" in text for name in digit_tables.TABLES)
 
 
 def test_what_was_not_run_is_said(tmp_path):
@@ -22,27 +22,27 @@ def test_what_was_not_run_is_said(tmp_path):
     missing = {"model": "vae", "seed": 1, "sampling": "reconstructions", "expected": {"accuracy": 0.97}}
     found = {"num_samples": 1000, "real digits": scores, "rows": [measured, missing]}
     (tmp_path / "quality.json").write_text(json.dumps(found))
-    [table] = tables.tables_named("quality", tmp_path)
+    [table] = digit_tables.tables_named("quality", tmp_path, mnist_quality.ASKED)
     texts = [[cell.text for cell in row] for row in table.rows]
     assert texts[0] == ["flow", "0", "euler", "20", "2000", "10", "0.912", "2.5", "1.1", "accuracy 0.91", "–"]
     assert texts[1][-2:] == ["accuracy 0.97"] * 2                           # expected, and asked
     assert texts[1][6:9] == ["not run"] * 3 and texts[2][0] == "real digits"
-    assert tables.tables_named("damages", tmp_path) == []
+    assert digit_tables.tables_named("damages", tmp_path, {}) == []
 
 
 def test_what_is_no_table(tmp_path):
     with pytest.raises(InputError, match="table:other: found 'other', expected one of quality, damages"):
-        tables.text_with_tables("<!-- table:other -->\n<!-- end:other -->\n", tmp_path)
+        mnist_quality.text_with_tables("<!-- table:other -->\n<!-- end:other -->\n", tmp_path)
     (tmp_path / "damages.json").write_text("{}")
     with pytest.raises(InputError, match="damages.json: its content is not what a measurement of the digit models"):
-        tables.tables_named("damages", tmp_path)
+        digit_tables.tables_named("damages", tmp_path, {})
 
 
 def test_a_collection_of_scores_leaves_the_text_alone_unless_asked(tmp_path, monkeypatch):
     """Into --output go the rows, into the text only what --text_only finds published."""
     text = tmp_path / "text.md"
     text.write_text("<!-- table:quality -->\n<!-- end:quality -->\n")
-    monkeypatch.setattr(tables, "TEXT", text)
+    monkeypatch.setattr(mnist_quality, "TEXT", text)
     before = text.read_text()
     monkeypatch.setattr("sys.argv", ["mnist_quality", "--no_training", "--no_scores", "--experiments", str(tmp_path),
                                      "--output", str(tmp_path / "new/quality.json")])

@@ -1,21 +1,14 @@
-"""The tables of this family's text, from the files in results/published/mnist."""
+"""Tables of what was measured of models that draw digits, from files such as those in results/published/mnist."""
 import csv
 import json
 from pathlib import Path
 
-from engine.files import expecting, written_whole
+from engine.files import expecting
 from evaluation.digit_scores import SCORES
 from evaluation.tables import Cell, Table
-from evaluation.text_tables import UnknownTable, with_tables
+from evaluation.text_tables import UnknownTable
 
-TEXT, FOLDER = Path("mnist/README.md"), Path("results/published/mnist")
 NOT_RUN = "not run"
-# What was asked of a model and way of sampling, by the one who ordered this family.
-ASKED = {"flow": {"midpoint 10, w 1": "accuracy 0.93, fd_digits at most 2", "midpoint 10, w 2": "accuracy 0.98",
-                  "midpoint 5, w 1": "no worse than euler 50"},
-         "vae": {"reconstructions": "accuracy 0.97"},
-         **dict.fromkeys(("latent cross_attention", "latent concat"), {
-             "ddim 50, w 3": "accuracy 0.95", "ddim 50, w 1": "fd_digits within 0.3 of ddpm 1000"})}
 
 
 def number(value, digits: str = ".3g") -> Cell:
@@ -29,15 +22,15 @@ def scores_of(row: dict) -> list[Cell]:
             for name in SCORES]
 
 
-def quality_table(found: dict) -> Table:
-    """A row per model, seed and way of sampling."""
+def quality_table(found: dict, asked: dict) -> Table:
+    """A row per model, seed and way of sampling. asked: model -> way of sampling -> what was asked of it."""
     rows = []
     for row in found["rows"]:
         expected = ", ".join(f"{name} {value:g}" for name, value in row["expected"].items())
         minutes = row["training_seconds"] / 60 if "training_seconds" in row else None
         rows.append([Cell(row["model"]), Cell(str(row["seed"])), Cell(row["sampling"]), number(row.get("calls"), ".0f"),
                      number(row.get("training_steps"), ".0f"), number(minutes, ".0f"), *scores_of(row), Cell(expected),
-                     Cell(ASKED.get(row["model"], {}).get(row["sampling"], "–"))])
+                     Cell(asked.get(row["model"], {}).get(row["sampling"], "–"))])
     if found["real digits"]:
         rows.append([Cell("real digits"), *[Cell("–")] * 5, *scores_of(found["real digits"]), *[Cell("–")] * 2])
     return Table("quality", "Quality of short trainings", f"{found['num_samples']:,} images each, classes balanced. "
@@ -133,9 +126,9 @@ TABLES = {"quality": ("quality.json", quality_table), "damages": ("damages.json"
           "flow_2000_steps": ("flow_2000_steps_scores.csv", first_flow_table)}
 
 
-def tables_named(name: str, folder=FOLDER) -> list[Table]:
-    """The table that a marker names; none if its file is missing. Raises UnknownTable for an unknown name, InputError
-    for a foreign file."""
+def tables_named(name: str, folder, asked: dict) -> list[Table]:
+    """The table that a marker names, of its file in `folder`; none if that is missing. asked: as in `quality_table`.
+    Raises UnknownTable for an unknown name, InputError for a foreign file."""
     if name not in TABLES:
         raise UnknownTable(f"table:{name}: found {name!r}, expected one of {', '.join(TABLES)}")
     file_name, make = TABLES[name]
@@ -143,16 +136,5 @@ def tables_named(name: str, folder=FOLDER) -> list[Table]:
     if not path.is_file():
         return []
     with expecting(path, "measurement of the digit models"), open(path, newline="", encoding="utf-8") as file:
-        return [make(list(csv.DictReader(file)) if path.suffix == ".csv" else json.load(file))]
-
-
-def rewrite_text() -> None:
-    """The tables of this family's text, made anew of what is published."""
-    text = TEXT.read_text(encoding="utf-8")
-    with written_whole(TEXT, "w") as file:
-        file.write(text_with_tables(text))
-
-
-def text_with_tables(text: str, folder=FOLDER) -> str:
-    """This family's text with its tables written anew."""
-    return with_tables(text, lambda name: tables_named(name, folder), str(TEXT), folder, may_empty=True)
+        found = list(csv.DictReader(file)) if path.suffix == ".csv" else json.load(file)
+        return [make(found, asked) if make is quality_table else make(found)]
