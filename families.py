@@ -65,6 +65,11 @@ class Loaded:
     def __post_init__(self):
         self.image_shape = tuple(self.image_shape or self.denoiser.shapes[0])
 
+    @property
+    def clips(self) -> bool:
+        """Whether its predicted clean images are clipped while it is sampled: pixels, where the process says so."""
+        return self.decode is None and self.denoiser.processes[0].clips_pixels
+
     def own_path(self, num_steps: int) -> torch.Tensor:
         """The times at which the model's family samples in so many steps: [num_steps + 1, scales]."""
         if self.path_of is not None:

@@ -35,12 +35,14 @@ class NoiseProcess:
     """What the engine asks of a process. `noisiest` and `clean` are the two ends of its time.
 
     `extrapolates` says what the multistep solver carries on from step to step. It is the clean image over log SNR, or,
-    where log SNR is infinite at the start, the velocity over time.
+    where log SNR is infinite at the start, the velocity over time. `clips_pixels` says whether a sampler clips predicted
+    clean images of pixels to [-1, 1]. A noise prediction needs it, since it divides by a small a; a velocity does not.
     """
 
     noisiest: float
     clean: float
     extrapolates = "clean image"
+    clips_pixels = False
 
     def levels(self, t: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
         """a and s at times t (any shape, any device) -> two tensors of that shape and device."""
@@ -161,6 +163,7 @@ class CosineSteps(DiscreteSteps):
     """The cosine schedule in 1000 timesteps (`cosine_alphas_cumprod`)."""
 
     noisiest = float(NUM_TIMESTEPS - 1)
+    clips_pixels = True
 
     def __init__(self, num_timesteps: int = NUM_TIMESTEPS, beta_max: float = BETA_MAX):
         super().__init__(cosine_alphas_cumprod(num_timesteps, beta_max))

@@ -393,7 +393,7 @@ def draw_mnist(opened: Opened, controls: MnistControls, report: Callable, precis
     path, how = sampling_of(options, model)
     denoiser = model.denoiser if opened.class_names is None else Guided(model.denoiser, scale)
     return drawn_by_class(opened, controls, denoiser, path, lambda _, x: model.decode(x), report,
-                          clip=model.vae is None, precision=precision, **how)
+                          clip=model.clips, precision=precision, **how)
 
 
 # --- students beside their teachers -----------------------------------------------------------------------------------
@@ -434,7 +434,7 @@ def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable
         denoiser = Guided(teacher.denoiser, scale) if scale != 1 else teacher.denoiser
         walks.append(sampled(f"teacher: {controls.teacher.path.stem}, ddim", denoiser, teacher.own_path(steps),
                              seed, count, decode, lambda step, _: report(len(path) - 1 + step, total), opened.device,
-                             clip=loaded.decode is None, **how))
+                             clip=teacher.clips, **how))
     return Result(walks)
 
 

@@ -21,7 +21,7 @@ from flow.options import GRIDS, interval_in_log_snr
 from lift import generation
 from lift.coupling import times_of_timesteps
 from lift.options import AUTOGUIDANCE, PATH_TYPES
-from scheduler import CosineSteps, LinearFlow
+from scheduler import LinearFlow
 
 FEW_STEPS = "few_steps"                 # the path of a student
 OF_S1 = ["model_type", "x32", "heatmap", "heatmap_dir", "grid", "allow_mismatch", "step_size", "max_jump", "compile",
@@ -119,8 +119,7 @@ class Candidates:
                              device=self.device)
         else:
             path = (loaded.path_of or process.uniform_path)(args.num_steps)
-        clips = loaded.decode is None and isinstance(process, CosineSteps)
-        return Drawing(denoiser, path, how={"solver": args.solver, "eta": args.eta, "clip": clips,
+        return Drawing(denoiser, path, how={"solver": args.solver, "eta": args.eta, "clip": loaded.clips,
                                             "precision": args.precision}, **shown)
 
     def key(self, name: str) -> dict:

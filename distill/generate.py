@@ -94,7 +94,6 @@ def make_images(args, made: Path, device) -> tuple[int, float]:
     loaded = families.load(args.checkpoint, args.weights, device, vae=args.vae)
     student, path = student_of(loaded)
     teacher, beside = guided_teacher(args, device)
-    in_pixels = loaded.decode is None
     start, rows = time.perf_counter(), []
     for first in range(0, args.num_images, args.batch_size):
         indices = list(range(first, min(first + args.batch_size, args.num_images)))
@@ -111,7 +110,7 @@ def make_images(args, made: Path, device) -> tuple[int, float]:
             rows.append(images[:len(shown)])
             if teacher is not None:
                 options["labels"] = None if options["labels"] is None else options["labels"][:len(shown)]
-                drawn = sample(teacher, beside(path), args.seed, shown, clip=in_pixels, **options)
+                drawn = sample(teacher, beside(path), args.seed, shown, clip=loaded.clips, **options)
                 rows.append(loaded.images_of(drawn.xs[0]))
     grid = make_grid(torch.cat(rows), nrow=GRID_COLUMNS, padding=2, pad_value=255)
     save_png(made / "grid.png", Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))

@@ -434,9 +434,9 @@ class DistillationTask(Task):
         labels = None
         if self.num_classes is not None:
             labels = self.told(torch.tensor([number % self.num_classes for number in numbers]))
-        in_pixels = self.loaded is None or self.loaded.decode is None
+        clips = self.processes[0].clips_pixels if self.loaded is None else self.loaded.clips
         x = sample(denoiser, path, self.args.seed, numbers, labels=labels, solver=solver, device=self.device,
-                   clip=in_pixels and solver != "renoise", precision=self.args.precision).xs[0]
+                   clip=clips and solver != "renoise", precision=self.args.precision).xs[0]
         return to_uint8(x) if self.loaded is None else self.loaded.images_of(x)
 
     def student_of(self, network) -> StudentDenoiser:

@@ -124,7 +124,7 @@ def solver_errors(model: Model, seed: int = 0, num_images: int = 20) -> dict[str
 
     def end(solver, num_steps):
         return denoise_along(denoiser, doubling_path(model, num_steps), starts, labels=labels, solver=SOLVERS[solver],
-                             clip=model.vae is None).xs[0]
+                             clip=model.clips).xs[0]
 
     truth = end("midpoint", REFERENCE_STEPS)
     return {name: [float((end(name, calls // CALLS_PER_STEP[solver]) - truth).square().mean().sqrt())

@@ -53,6 +53,11 @@ class Model:
         return self.denoiser.num_classes is not None and self.dropped_labels
 
     @property
+    def clips(self) -> bool:
+        """As in `families.Loaded`."""
+        return self.vae is None and self.denoiser.processes[0].clips_pixels
+
+    @property
     def channels(self) -> int:
         """Of the images."""
         return (self.denoiser.shapes[0] if self.vae is None else self.vae.settings["shape"])[0]
@@ -92,7 +97,7 @@ class Model:
         parts = []
         for chosen in torch.arange(len(indices)).split(batch_size):
             part = None if labels is None else labels[chosen].to(device)
-            x = sample(denoiser, path, seed, [indices[k] for k in chosen], labels=part, clip=self.vae is None,
+            x = sample(denoiser, path, seed, [indices[k] for k in chosen], labels=part, clip=self.clips,
                        device=device, **how).xs[0]
             parts.append(self.decode(x).cpu())
         return torch.cat(parts)

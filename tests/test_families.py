@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 import families
 from engine.errors import InputError
 from engine.files import save_torch
+from engine.sampling import sample
 from flow.latents import Latents
 from mnist import models as mnist_models
 from networks.adm import IMAGENET_64, EDMNetwork, config_of
@@ -114,6 +115,29 @@ def test_latents_of_the_flow_family_go_through_its_autoencoder(tmp_path):
     save_autoencoder(tmp_path / "other", 1)
     with pytest.raises(InputError, match="--vae: .*are not those"):
         families.load(tmp_path / "flow_1ep.pth", vae=tmp_path / "other")
+
+
+@pytest.mark.parametrize("process, kind, clips", [("flow", "velocity", False), ("ddpm", "eps", True)])
+def test_every_reader_of_a_checkpoint_clips_alike(tmp_path, process, kind, clips):
+    """Pixels of a noise prediction are clipped while they are sampled; those of a velocity are not, and latents never."""
+    torch.manual_seed(0)
+    settings = dict(shape=[1, 8, 8], base_channels=8, channel_multipliers=[1, 2], layers_per_block=1,
+                    attention_levels=[1], patch_size=2, conditioning="none", num_classes=0)
+    network = mnist_models.build_denoiser(process, kind, settings).network
+    torch.nn.init.normal_(network.final_conv[-1].weight, std=1.0)       # far beyond [-1, 1]
+    state = network.state_dict()
+    save_torch(tmp_path / "m_1ep.pth", {"family": "mnist", "model": "denoiser", "name": "m", "process": process,
+                                        "kind": kind, "settings": settings, "image_size": 8, "channels": 1,
+                                        "vae_checkpoint": None, "vae_hash": None, "model_state": state, "epochs": 1,
+                                        "ema_state": {"shadow": state, "decay": 0.9}, "options": {}})
+    loaded, model = families.load(tmp_path / "m_1ep.pth"), mnist_models.load_model(tmp_path / "m_1ep.pth")
+    assert loaded.clips == model.clips == clips
+    path = loaded.own_path(3)
+    drawn = {how: loaded.images_of(sample(loaded.denoiser, path, 0, range(4), clip=how).xs[0]) for how in (True, False)}
+    assert (drawn[True] != drawn[False]).any()
+    assert torch.equal(model.images(path[:, 0], 0, range(4)), drawn[clips])
+    loaded.decode = lambda x: x
+    assert not loaded.clips
 
 
 def test_what_is_no_checkpoint_is_one_line(tmp_path):

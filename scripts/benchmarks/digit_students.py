@@ -52,7 +52,7 @@ def digits_of(denoiser, path, loaded, solver: str, args, device, count: int):
     for first in range(0, count, BATCH):
         numbers = range(first, min(first + BATCH, count))
         samples = sample(denoiser, path, args.seed, numbers, labels=labels[first:first + BATCH], solver=solver,
-                         clip=solver != "renoise" and loaded.decode is None, precision=args.precision, device=device)
+                         clip=solver != "renoise" and loaded.clips, precision=args.precision, device=device)
         parts.append(loaded.images_of(samples.xs[0]).cpu())
     return torch.cat(parts), labels.cpu(), samples.num_model_calls
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Does a student gain from a second scale where few calls are left? Digits at 28 pixels, and at 28 and 14: two small
-# transformers of equal sizes and steps as teachers, then their students of 1, 2 and 4 calls (two_scales.sh), then the
+# UNets of equal arithmetic and steps as teachers, then their students of 1, 2 and 4 calls (two_scales.sh), then the
 # scores of all of them in one table.
 #   ./scripts/distill/digit_scales.sh MNIST_FOLDER [more options of distill.train]
 #   SINGLE, DUAL     checkpoints of such teachers, where they are there already
-#   TEACHER_STEPS    of the teachers' trainings (1500)
+#   TEACHER_STEPS    of the teachers' trainings (3000)
 #   STEPS, SEEDS     of the students (1 2 4; 0 1)
 #   ITERATIONS       updates of the critic of each student (1500)
 #   GUIDANCE         of the teachers (2)
@@ -24,8 +24,8 @@ teacher() {     # NAME and the options of its sizes: trains it unless it is ther
     shift
     newest() { compgen -G "checkpoints/${name}_*ep.pth" | sort -V | tail -n 1; }
     [ -n "$(newest)" ] || run "$PYTHON" -m flow.train --dataset "$dataset" --name "$name" "$@" --channels 1 \
-        --patch_size 7 --hidden_size 128 --depth 4 --num_heads 4 --mlp_ratio 4 --no-flip --batch_size 64 \
-        --learning_rate 1e-3 --lr_schedule cosine --ema_decay 0.995 --max_steps "${TEACHER_STEPS:-1500}" \
+        --network unet --patch_size 2 --hidden_size 32 --depth 1 --no-flip --batch_size 64 --learning_rate 2e-3 \
+        --lr_schedule cosine --ema_decay 0.995 --max_steps "${TEACHER_STEPS:-3000}" ${THREADS:+--num_threads "$THREADS"} \
         --sample_every 0 --no_tensorboard --resume || return
     found=$(newest)
     [ -n "$found" ] || { echo "digit_scales.sh: $name: no checkpoint after its training" >&2; return 1; }
