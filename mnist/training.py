@@ -117,7 +117,7 @@ def run(description: str, name: str, process: str, latent: bool = False, conditi
     add_unet_options(parser, "latent" if latent else "documented")
     group = parser.add_argument_group("model")
     if latent:
-        group.add_argument("--vae_checkpoint", required=True, metavar="FILE", help="a VAE that train_vae made")
+        group.add_argument("--vae_checkpoint", metavar="FILE", help="a VAE that train_vae made; needed")
     group.add_argument("--conditioning", choices=CONDITIONINGS, default=conditioning,
                        help="how the network learns of the class: a learned map beside the image, or attention to a "
                             "vector")
@@ -132,6 +132,8 @@ def run(description: str, name: str, process: str, latent: bool = False, conditi
                            help="how the times of a batch are drawn")
     args = parse(parser)
     args.process = process
+    if latent and args.vae_checkpoint is None:
+        raise InputError("--vae_checkpoint: left out, expected a VAE; train one with python -m mnist.train_vae")
     if args.conditioning == "none":
         refuse_without_effect(parser, args, ["label_dropout"], "without --conditioning")
     from mnist.tasks import denoiser_task

@@ -117,6 +117,9 @@ def test_latents_end_to_end(place, tmp_path):
         assert images.shape == (2, 1, 28, 28) and images.dtype == torch.uint8 and model.denoiser.shapes == [(2, 4, 4)]
     with pytest.raises(InputError, match="--checkpoint: .* holds vae, expected a denoiser"):
         load_model(vae)
+    assert place(train_conditioned, "--resume", latest) == folders          # the VAE is not named again
+    with pytest.raises(InputError, match="--vae_checkpoint: left out, expected a VAE"):
+        place(train_latent_rf, *TINY, "--name", "c")
     with pytest.raises(InputError, match="--vae_checkpoint: .* holds denoiser, expected a vae"):
         place(train_latent_rf, *TINY, "--vae_checkpoint", newest(latest, 1), "--name", "b")
 
