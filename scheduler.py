@@ -35,8 +35,9 @@ class NoiseProcess:
     """What the engine asks of a process. `noisiest` and `clean` are the two ends of its time.
 
     `extrapolates` says what the multistep solver carries on from step to step. It is the clean image over log SNR, or,
-    where log SNR is infinite at the start, the velocity over time. `clips_pixels` says whether a sampler clips predicted
-    clean images of pixels to [-1, 1]. A noise prediction needs it, since it divides by a small a; a velocity does not.
+    where log SNR is infinite at the start, the velocity over time. `clips_pixels` says whether a sampler clips
+    predicted clean images of pixels to [-1, 1]. A noise prediction needs it, since it divides by a small a; a velocity
+    does not.
     """
 
     noisiest: float

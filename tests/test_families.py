@@ -119,7 +119,7 @@ def test_latents_of_the_flow_family_go_through_its_autoencoder(tmp_path):
 
 @pytest.mark.parametrize("process, kind, clips", [("flow", "velocity", False), ("ddpm", "eps", True)])
 def test_every_reader_of_a_checkpoint_clips_alike(tmp_path, process, kind, clips):
-    """Pixels of a noise prediction are clipped while they are sampled; those of a velocity are not, and latents never."""
+    """Pixels of a noise prediction are clipped while they are sampled; those of a velocity are not; latents never."""
     torch.manual_seed(0)
     settings = dict(shape=[1, 8, 8], base_channels=8, channel_multipliers=[1, 2], layers_per_block=1,
                     attention_levels=[1], patch_size=2, conditioning="none", num_classes=0)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What each part of the method is worth, in the shape of the paper's table: students of digits of four calls without one
 # of the parts each, two seeds, scored beside the full method.
-#   ./scripts/distill/ablation.sh TEACHER MNIST_FOLDER [more options of distill.train]
-# TEACHER, MNIST_FOLDER and the environment as for mnist.sh; OUTPUT: results/distill_ablation where left out.
+#   ./scripts/distill/ablation.sh TEACHER MNIST [more options of distill.train]
+# TEACHER, MNIST and the environment as for mnist.sh. OUTPUT: results/distill_ablation where left out; STEPS: of two at
+# least, for the published critic differs from there.
 set -uo pipefail
 export STEPS="${STEPS:-4}" OUTPUT="${OUTPUT:-results/distill_ablation}"
 digits="$(dirname "$0")/mnist.sh"

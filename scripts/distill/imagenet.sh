@@ -4,13 +4,13 @@
 # are scored.
 #   ./scripts/distill/imagenet.sh EDM_WEIGHTS IMAGENET_FOLDER [more options of distill.train]
 # EDM_WEIGHTS: the network's plain state dict, or .safetensors. IMAGENET_FOLDER: any data set of data.py with its
-# classes.
+# classes, a path with a slash or a name.
 #   PROCESSES    GPUs (7, of 40 images each)
 # Goes on where it stopped when started again with --resume.
 set -uo pipefail
 [ $# -ge 2 ] || { echo "imagenet.sh: found $# arguments, expected EDM_WEIGHTS IMAGENET_FOLDER" >&2; exit 2; }
-teacher=$(realpath -- "$1") dataset=$2
-[ ! -e "$dataset" ] || dataset=$(realpath -- "$dataset")
+source "$(dirname "$0")/common.sh" || exit
+teacher=$(realpath -- "$1") dataset=$(dataset_of "$2")
 shift 2
 source "$(dirname "$0")/../environment.sh" || exit
 exec "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "${PROCESSES:-7}" -m distill.train \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Students of digits: 1, 2 and 4 calls, of a class-conditional flow in pixels, then their scores beside their teacher's.
-#   ./scripts/distill/mnist.sh TEACHER MNIST_FOLDER [more options of distill.train]
-# TEACHER: a checkpoint of mnist.train_rf with --conditioning.
+#   ./scripts/distill/mnist.sh TEACHER MNIST [more options of distill.train]
+# TEACHER: a checkpoint of mnist.train_rf with --conditioning. MNIST: a folder, with a slash, or a name such as mnist.
 #   NAME         how the runs are called: NAME_STEPS_calls_seedSEED (digits)
 #   STEPS        calls of the students (1 2 4)
 #   SEEDS        of their trainings (0 1)
@@ -9,14 +9,15 @@
 #   GUIDANCE     of the teacher (2)
 #   GAN          options of the GAN; empty for none
 #   SIMULATION   options of students of several steps (--backward_simulation)
+#   VALIDATION   options of the distances on the way, of student and teacher (--val_every 1)
 #   OUTPUT       JSON, table and picture, without ending (results/distill_digits)
 # Students that are finished are not trained again, and scores that are there not measured again. After each student,
 # the minutes that the others will take are printed.
 set -uo pipefail
-[ $# -ge 2 ] || { echo "mnist.sh: found $# arguments, expected TEACHER MNIST_FOLDER" >&2; exit 2; }
-teacher=$(realpath -- "$1") dataset=$(realpath -- "$2")
+[ $# -ge 2 ] || { echo "mnist.sh: found $# arguments, expected TEACHER MNIST" >&2; exit 2; }
+source "$(dirname "$0")/common.sh" || exit
+teacher=$(realpath -- "$1") dataset=$(dataset_of "$2")
 shift 2
-source "$(dirname "$0")/pace.sh" || exit
 source "$(dirname "$0")/../environment.sh" || exit
 gan="${GAN---cls_on_clean_image --gen_cls_loss --gen_cls_loss_weight 1e-2 --shared_critic_pass}"
 students=() steps_of=(${STEPS:-1 2 4}) seeds_of=(${SEEDS:-0 1})
@@ -32,9 +33,12 @@ for steps in "${steps_of[@]}"; do
                 --real_guidance_scale "${GUIDANCE:-2}" $gan \
                 --generator_lr 2e-4 --guidance_lr 2e-4 --warmup_step 20 --batch_size 32 --dfake_gen_update_ratio 3 \
                 --max_steps "${ITERATIONS:-1500}" --epochs 100 --epoch_steps 500 \
-                --state_every 250 --save_every 100 --no_tensorboard --resume "${several[@]}" "$@" || exit
+                --state_every 250 --save_every 100 ${VALIDATION---val_every 1} --no_tensorboard --resume \
+                "${several[@]}" "$@" || exit
+            trained "$start"
+        else
+            was_there
         fi
-        trained "$start"
         students+=(checkpoints/"${name}"_*ep.pth)
     done
 done

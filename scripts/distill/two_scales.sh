@@ -3,10 +3,12 @@
 # LIFT, equal iterations and seeds: single scale; dual scale, tied, on the diagonal; and with the 32 scale ahead.
 #   ./scripts/distill/two_scales.sh BASELINE LIFT DATASET [more options of distill.train]
 # BASELINE, LIFT: checkpoints of train_baseline.py and train_lift.py of equal sizes and epochs; or two of flow.train,
-# the second with --scales. DATASET: what they were trained on; with classes, --real_guidance_scale may follow.
+# the second with --scales. DATASET: what they were trained on, a path with a slash or a name; with classes,
+# --real_guidance_scale may follow.
 #   STEPS, SEEDS   of the students (1 2 4; 0 1)
 #   ITERATIONS     updates of the critic of each (2000)
 #   PREFIX         of the students' names (none)
+#   VALIDATION     options of the distances on the way (--val_every 1 --val_split validation)
 #   SCORING        options of eval_fid_batch.py, which scores all students, 4 calls among them, beside their teachers at
 #                  TEACHER_STEPS (18) steps along their even path (--num_images 1000); none: no scores
 #   TEACHER_SCORING   more options for the teachers alone, such as --guidance_scale 2 (none)
@@ -15,21 +17,25 @@
 # there are not measured again. digit_scales.sh does all of it for digits.
 set -uo pipefail
 [ $# -ge 3 ] || { echo "two_scales.sh: found $# arguments, expected BASELINE LIFT DATASET" >&2; exit 2; }
-baseline=$(realpath -- "$1") lift=$(realpath -- "$2") dataset=$3
-[ ! -e "$dataset" ] || dataset=$(realpath -- "$dataset")
+source "$(dirname "$0")/common.sh" || exit
+baseline=$(realpath -- "$1") lift=$(realpath -- "$2") dataset=$(dataset_of "$3")
 shift 3
-source "$(dirname "$0")/pace.sh" || exit
 source "$(dirname "$0")/../environment.sh" || exit
 declare -A ahead=([1]="999" [2]="999 249" [4]="999 499 249 99")         # t_32 of the steps, where it leads
 students=()
 distil() {      # NAME TEACHER more options
     local name="${PREFIX:-}$1" teacher=$2 start=$SECONDS
     shift 2
-    compgen -G "checkpoints/${name}_*ep.pth" > /dev/null || run "$PYTHON" -m distill.train --name "$name" \
-        --teacher "$teacher" --dataset "$dataset" --cls_on_clean_image --gen_cls_loss --shared_critic_pass \
-        --generator_lr 5e-5 --guidance_lr 5e-5 --warmup_step 20 --batch_size 16 --max_steps "${ITERATIONS:-2000}" \
-        --epochs 1000 --epoch_steps 500 --state_every 250 --save_every 1000 --no_tensorboard --resume "$@" || return
-    trained "$start"
+    if compgen -G "checkpoints/${name}_*ep.pth" > /dev/null; then
+        was_there
+    else
+        run "$PYTHON" -m distill.train --name "$name" --teacher "$teacher" --dataset "$dataset" \
+            --cls_on_clean_image --gen_cls_loss --shared_critic_pass --generator_lr 5e-5 --guidance_lr 5e-5 \
+            --warmup_step 20 --batch_size 16 --max_steps "${ITERATIONS:-2000}" --epochs 1000 --epoch_steps 500 \
+            --state_every 250 --save_every 1000 ${VALIDATION---val_every 1 --val_split validation} --no_tensorboard \
+            --resume "$@" || return
+        trained "$start"
+    fi
     students+=(checkpoints/"${name}"_*ep.pth)
 }
 steps_of=(${STEPS:-1 2 4}) seeds_of=(${SEEDS:-0 1}) NUM_TRAININGS=0

@@ -64,6 +64,30 @@ def test_students_of_digits_are_trained_and_scored(commands, tmp_path):
     assert len({args.name for args in made}) == 4
     assert scores[:2] == ["-m", "scripts.benchmarks.digit_students"]
     assert scores[scores.index("--guidance_scale") + 1] == "3"
+    assert "training 4 of 4 took" in done.stdout and {args.val_every for args in made} == {1}
+
+
+@pytest.mark.parametrize("named, expected", [("mnist", "mnist"), ("digits:30", "digits:30"), ("./mnist", "mnist")])
+def test_a_data_set_is_a_path_where_it_has_a_slash(commands, tmp_path, monkeypatch, named, expected):
+    """The repository has a folder named mnist, which is no data set."""
+    (tmp_path / "mnist").mkdir()
+    monkeypatch.chdir(tmp_path)
+    _, [training, _] = commands("mnist.sh", "teacher.pth", named, STEPS="1", SEEDS="0")
+    _, [*_, again] = commands("two_scales.sh", "a.pth", "b.pth", named, STEPS="1", SEEDS="0", SCORING="none")
+    for found in (training, again):
+        assert found[found.index("--dataset") + 1] == (str(tmp_path / expected) if "/" in named else expected)
+
+
+def test_a_student_that_is_there_takes_no_time(commands, tmp_path):
+    """The minutes of the others are reckoned at the pace of those that were trained."""
+    place = ROOT / "checkpoints" / "there_1_calls_seed0_1ep.pth"
+    place.touch()
+    try:
+        done, found = commands("mnist.sh", "teacher.pth", "mnist", STEPS="1", SEEDS="0 1 2", NAME="there")
+    finally:
+        place.unlink()
+    assert done.returncode == 0, done.stderr
+    assert len(found) == 3 and "training 1 of 2 took" in done.stdout and "training 2 of 2 took" in done.stdout
 
 
 def test_the_ablation_leaves_out_one_part_at_a_time(commands, tmp_path):

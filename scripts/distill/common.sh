@@ -1,0 +1,19 @@
+# Sourced by the scripts of distillation.
+
+# A data set named from the folder that the caller stands in: a path, which has a slash, as a whole path; a name, such as
+# mnist or digits:5000, as it is.
+dataset_of() {  # DATASET
+    case "$1" in */*) realpath -- "$1" ;; *) printf '%s\n' "$1" ;; esac
+}
+
+# `trained` counts a training that has run from START (seconds) on, and says how long the others of NUM_TRAININGS will
+# take at its pace; `was_there` takes one that was finished before off that number. NUM_TRAINED: of those before this
+# script.
+num_trained="${NUM_TRAINED:-0}"
+trained() {     # START
+    num_trained=$((num_trained + 1))
+    local took=$((SECONDS - $1)) left=$((NUM_TRAININGS - num_trained))
+    echo "training $num_trained of $NUM_TRAININGS took $(((took + 30) / 60)) min ($took s);" \
+        "about $((((took * left) + 59) / 60)) min for the $left others"
+}
+was_there() { NUM_TRAININGS=$((NUM_TRAININGS - 1)); }
