@@ -64,30 +64,36 @@ def shifts_of(cell: str) -> tuple[float, ...]:
     return SHIFTS[:1] if cell == BASELINE else SHIFTS
 
 
-def scored(loaded, judge, calls: int, shift: float, correction: tuple, noise_seed: int, num_samples: int) -> dict:
-    """A row without its cell: Euler's steps, guidance 1, classes in turn; a call's arithmetic, one thread's seconds."""
+def denoiser_and_gflop(checkpoint: Path) -> tuple:
+    """A trained network as a denoiser, and the arithmetic of one call for one image."""
+    from flow.model import gflop_of_forward, load_checkpoint
+    loaded = load_checkpoint(checkpoint)
+    return loaded.denoiser, gflop_of_forward(loaded.network.config)
+
+
+def scored(model: tuple, judge, calls: int, shift: float, correction: tuple, noise_seed: int, num_samples: int) -> dict:
+    """A row without its cell: Euler's steps, guidance 1, classes in turn, one thread's seconds. model: of
+    `denoiser_and_gflop`."""
     import torch
     from engine.denoiser import Corrected
     from engine.drawing import Drawing, in_batches
     from flow.grids import find_path
-    from flow.model import gflop_of_forward
-    eps_scale, told_log_snr = correction
-    denoiser = Corrected.where_asked(loaded.denoiser, *correction)
+    (plain, gflop), (eps_scale, told_log_snr) = model, correction
+    denoiser = Corrected.where_asked(plain, *correction)
     draw = Drawing(denoiser, find_path(denoiser, "uniform", calls, "ddim", coarse_shift=shift), range(10),
                    how={"clip": False})
     start = time.perf_counter()
     images = torch.cat([found[0] for _, found in in_batches(lambda k: draw(noise_seed, k), num_samples, 250)])
     seconds = (time.perf_counter() - start) / num_samples
     return {"calls": calls, "shift": shift, "eps_scale": eps_scale, "told_log_snr": told_log_snr,
-            "gflop": calls * gflop_of_forward(loaded.network.config), "seconds_per_image": seconds,
+            "gflop": calls * gflop, "seconds_per_image": seconds,
             **judge.scores(images, torch.arange(len(images)) % 10)}
 
 
 def tried(args, cell: str, judge) -> list[dict]:
     """Every correction at every number of calls and shift, by a training that is reported nowhere else."""
-    from flow.model import load_checkpoint
-    loaded = load_checkpoint(train(args, cell, CHOICE_SEED))
-    return [{"cell": cell, **scored(loaded, judge, calls, shift, correction, CHOICE_NOISE, args.choice_samples)}
+    model = denoiser_and_gflop(train(args, cell, CHOICE_SEED))
+    return [{"cell": cell, **scored(model, judge, calls, shift, correction, CHOICE_NOISE, args.choice_samples)}
             for calls in CALLS for shift in shifts_of(cell) for correction in CORRECTIONS]
 
 
@@ -100,13 +106,12 @@ def chosen(choices: list[dict], cell: str, calls: int, shift: float) -> tuple[fl
 
 def measured(args, cell: str, seed: int, judge, choices: list[dict]) -> list[dict]:
     """The reported rows of a training: two, without and with the correction, per number of calls and shift."""
-    from flow.model import load_checkpoint
-    loaded, rows = load_checkpoint(train(args, cell, seed)), []
+    model, rows = denoiser_and_gflop(train(args, cell, seed)), []
     for calls in CALLS:
         for shift in shifts_of(cell):
-            plain = scored(loaded, judge, calls, shift, PLAIN, REPORTED_NOISE, args.num_samples)
+            plain = scored(model, judge, calls, shift, PLAIN, REPORTED_NOISE, args.num_samples)
             correction = chosen(choices, cell, calls, shift)
-            corrected = plain if correction == PLAIN else scored(loaded, judge, calls, shift, correction,
+            corrected = plain if correction == PLAIN else scored(model, judge, calls, shift, correction,
                                                                  REPORTED_NOISE, args.num_samples)
             rows += [{"cell": cell, "seed": seed, "corrected": is_corrected, **row}
                      for is_corrected, row in ((False, plain), (True, corrected))]

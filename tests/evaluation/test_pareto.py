@@ -1,5 +1,6 @@
 """Score against cost: which points there are, which none beats, the figure and the table made of them."""
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,29 @@ def test_constants_come_from_what_was_tried():
     assert dual_digits.chosen(choices, "baseline", 6, 1.0) == (0.97, 0.0)
     assert dual_digits.CHOICE_SEED not in range(1000) and dual_digits.CHOICE_NOISE != dual_digits.REPORTED_NOISE
     assert dual_digits.PLAIN in dual_digits.CORRECTIONS
+
+
+def test_a_networks_arithmetic_is_counted_once(monkeypatch, tmp_path):
+    """And every row says what its calls cost."""
+    from flow import model
+    network = model.build_network({"network": "unet", "image_size": 8, "channels": 1, "patch_size": 2,
+                                   "num_classes": 10, "hidden_size": 8, "depth": 1}).eval()
+    of_call, counted = model.gflop_of_forward(network.config), []
+
+    def count(config):
+        counted.append(config)
+        return of_call
+    monkeypatch.setattr(model, "load_checkpoint", lambda path: SimpleNamespace(network=network,
+                                                                               denoiser=model.denoiser_of(network)))
+    monkeypatch.setattr(model, "gflop_of_forward", count)
+    monkeypatch.setattr(dual_digits, "train", lambda args, cell, seed: tmp_path)
+    monkeypatch.setattr(dual_digits, "CALLS", (1, 2))
+    judge = SimpleNamespace(scores=lambda images, labels: {"fd_digits": float(images.float().mean())})
+    args = SimpleNamespace(choice_samples=20, num_samples=20)
+    choices = dual_digits.tried(args, dual_digits.BASELINE, judge)
+    rows = choices + dual_digits.measured(args, dual_digits.BASELINE, 0, judge, choices)
+    assert len(rows) == 2 * len(dual_digits.CORRECTIONS) + 4 and len(counted) == 2
+    assert of_call > 0 and all(row["gflop"] == row["calls"] * of_call for row in rows)
 
 
 def test_cells_are_trainable():
