@@ -17,7 +17,7 @@ def parse_args(argv=None):
     parser.add_argument("--guidance_scale", type=real_number(0, 100), default=1.0, metavar="W")
     parser.add_argument("--num_samples", type=whole_number(20), default=1000, help="generated, and as many real ones")
     parser.add_argument("--projection", choices=("umap", "pca"), default="umap",
-                        help="umap needs the package umap-learn; without it, pca is taken")
+                        help="umap needs the extra .[umap]; without it, pca is taken")
     parser.add_argument("--seed", type=seed_number, default=0)
     parser.add_argument("--output", type=Path, default=Path("results/mnist_distribution"), metavar="PREFIX",
                         help="for PREFIX.png and PREFIX.json")
@@ -32,9 +32,10 @@ def projection_of(args):
     if args.projection == "umap":
         try:
             import umap                     # takes seconds, and most verbs do without
-            return lambda points: umap.UMAP(random_state=args.seed).fit_transform(points.numpy())
+            return lambda points: umap.UMAP(random_state=args.seed, n_jobs=1).fit_transform(points.numpy())
         except ImportError:
-            print("umap-learn is not installed: the first two principal components instead", flush=True)
+            print("umap-learn is not installed (pip install .[umap]): the first two principal components instead",
+                  flush=True)
             args.projection = "pca"
     from evaluation.small_images import principal_components
     return principal_components

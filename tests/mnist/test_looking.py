@@ -1,6 +1,7 @@
 """The verbs that look at models: pictures, measurements, what seems wrong, and the page that teaches."""
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -33,6 +34,35 @@ def test_looking_at_models(trained, place, tmp_path):
     assert "mirrored" in names and "real digits, draw 5" in names
     place(score, *digits, "--num_samples", "20", "--checkpoint", models["vae"], "--output", tmp_path / "vae.csv")
     assert json.loads((tmp_path / "vae.json").read_text())["rows"][0]["what"] == "reconstructions"
+
+
+def two_clouds() -> torch.Tensor:
+    """Forty points of twenty numbers each: the second half far from the first."""
+    points = torch.randn(40, 20, generator=torch.Generator().manual_seed(0))
+    points[20:] += 30
+    return points
+
+
+def tells_clouds_apart(placed) -> bool:
+    """Whether every point of the plane [40, 2] lies nearer to the middle of its own cloud."""
+    placed = torch.as_tensor(placed)
+    distances = torch.cdist(placed, torch.stack([placed[:20].mean(0), placed[20:].mean(0)]))
+    return distances.argmin(1).tolist() == [0] * 20 + [1] * 20
+
+
+def test_without_umap_points_are_placed_by_principal_components(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    args = visualize_distribution.parse_args(["--checkpoint", "x.pth"])
+    project = visualize_distribution.projection_of(args)
+    assert args.projection == "pca" and "umap-learn is not installed (pip install .[umap])" in capsys.readouterr().out
+    assert tells_clouds_apart(project(two_clouds()))
+
+
+@pytest.mark.slow
+def test_umap_places_like_beside_like_and_the_same_way_again():
+    project = visualize_distribution.projection_of(visualize_distribution.parse_args(["--checkpoint", "x.pth"]))
+    placed = project(two_clouds())
+    assert placed.shape == (40, 2) and tells_clouds_apart(placed) and (placed == project(two_clouds())).all()
 
 
 def test_drawn_digits_teach_something_about_others(trained, place, tmp_path, monkeypatch, capsys):
