@@ -10,6 +10,7 @@ import json
 import shlex
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,7 +121,11 @@ def score(args, name: str, seed: int) -> None:
     """Measure every score that is not there yet."""
     for title, (options, _) in RUNS[name].scores.items():
         output = score_file(args, name, seed, title)
-        if not output.with_suffix(".json").is_file():
+        if found := score_in(output):
+            if found["options"]["num_samples"] != args.num_samples:
+                raise InputError(f"--num_samples: found {args.num_samples}, but {output.with_suffix('.json')} is of "
+                                 f"{found['options']['num_samples']}; use that, or other --experiments")
+        else:
             checkpoint = checkpoint_of(folder_of(args, name, seed))
             call(args, "mnist.score", "--checkpoint", checkpoint, *shlex.split(options), "--num_samples",
                  args.num_samples, "--output", output, "--overwrite", *common(args))
@@ -129,6 +134,21 @@ def score(args, name: str, seed: int) -> None:
 def score_file(args, name: str, seed: int, title: str) -> Path:
     """Where a score is kept."""
     return args.experiments / f"{title_of(name, seed)}-{title.replace(' ', '_').replace(',', '')}.csv"
+
+
+def score_in(output: Path) -> dict | None:
+    """The record beside a score, None before it is measured."""
+    path = output.with_suffix(".json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def run_and_seed(word: str) -> tuple[str, int]:
+    """A word of --only. Raises argparse's error for others."""
+    name, _, seed = word.rpartition(":")
+    if name not in RUNS or not seed.isdecimal() or int(seed) not in RUNS[name].seeds:
+        raise ArgumentTypeError(f"found {word!r}, expected RUN:SEED, such as {next(iter(RUNS))}:{SEEDS[0]}; runs: "
+                                f"{', '.join(RUNS)}; seeds: {', '.join(map(str, SEEDS))}")
+    return name, int(seed)
 
 
 def collect(args) -> None:
@@ -140,9 +160,7 @@ def collect(args) -> None:
             record = record_of(folder_of(args, name, seed), name, seed)
             for title, (options, expected) in run.scores.items():
                 row = {"model": name, "seed": seed, "sampling": title, "expected": expected}
-                path = score_file(args, name, seed, title).with_suffix(".json")
-                if path.is_file():
-                    found = json.loads(path.read_text(encoding="utf-8"))
+                if found := score_in(score_file(args, name, seed, title)):
                     measured, floor = found["rows"]  # the model, and as many real digits
                     row |= {"training": f"mnist.{run.verb} --fast {run.options}", "training_steps": record["step"],
                             "training_seconds": record["seconds"], "precision": found["options"]["precision"],
@@ -172,7 +190,7 @@ def rewrite_text() -> None:
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--only", nargs="+", default=[], metavar="RUN:SEED",
+    parser.add_argument("--only", type=run_and_seed, nargs="+", default=[], metavar="RUN:SEED", action="each_once",
                         help=f"of {', '.join(RUNS)}; all if left out")
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--cache_dir", default="cache")
@@ -187,10 +205,7 @@ def main():
     args = parser.parse_args()
     if args.text_only:
         return rewrite_text()
-    wanted = [(name, seed) for name, run in RUNS.items() for seed in run.seeds]
-    if args.only:
-        wanted = [(name, int(seed)) for name, _, seed in (word.rpartition(":") for word in args.only)]
-    for name, seed in wanted:
+    for name, seed in args.only or [(name, seed) for name, run in RUNS.items() for seed in run.seeds]:
         if not args.no_training:
             train(args, name, seed)
         if not args.no_scores and record_of(folder_of(args, name, seed), name, seed).get("is_finished"):

@@ -161,7 +161,7 @@ def test_flows_study_counts_calls_and_passes_over_what_is_trained(box, tmp_path)
     assert done.returncode == 0, done.stderr
     picture, table, *evaluations = notes
     assert picture.startswith("-m flow.generate") and f"{tmp_path}/out/samples_residual_patch4_seed0.png" in picture
-    assert "--metrics fd_lite0 swd groups" in evaluations[0]
+    assert "--metrics fd_lite0 kd_lite0 swd groups" in evaluations[0]
     assert table.startswith("-m flow.study_table") and len(evaluations) == 2
     assert ["--solver ddim --num_steps 10 --guidance_scale 2" in evaluations[0],
             "--solver midpoint --num_steps 5 --guidance_scale 2" in evaluations[1]] == [True, True]

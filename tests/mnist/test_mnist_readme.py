@@ -1,4 +1,5 @@
 """The numbers in the family's text are those of the files they come from."""
+import argparse
 import json
 
 import pytest
@@ -52,3 +53,19 @@ def test_a_collection_of_scores_leaves_the_text_alone_unless_asked(tmp_path, mon
     monkeypatch.setattr("sys.argv", ["mnist_quality", "--text_only"])
     mnist_quality.main()
     assert "Quality of short trainings" in text.read_text()
+
+
+@pytest.mark.parametrize("word", ["flow", "nonsense:0", "flow:7", "flow:x"])
+def test_a_run_that_is_not_in_the_table_is_one_line(word, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["mnist_quality", "--only", word])
+    with pytest.raises(SystemExit):
+        mnist_quality.main()
+    assert f"--only: found {word!r}, expected RUN:SEED" in capsys.readouterr().err
+
+
+def test_scores_of_another_number_of_images_are_not_taken_for_these(tmp_path, monkeypatch):
+    args = argparse.Namespace(experiments=tmp_path, num_samples=500)
+    path = mnist_quality.score_file(args, "vae", 0, "reconstructions").with_suffix(".json")
+    path.write_text(json.dumps({"options": {"num_samples": 1000}}))
+    with pytest.raises(InputError, match="--num_samples: found 500, but .*reconstructions.json is of 1000"):
+        mnist_quality.score(args, "vae", 0)
