@@ -57,6 +57,11 @@ class NoiseProcess:
         """The time with that log SNR -> float64, same shape and device. Inverse of `log_snr`."""
         raise NotImplementedError
 
+    def leading_t(self, t: torch.Tensor, lead) -> torch.Tensor:
+        """The times ahead of t by `lead` in log SNR -> float64, shape and device of t. lead: a number, or a tensor of
+        that shape; below 0 the times are behind."""
+        return self.t_at(self.log_snr(t) + lead)
+
     def uniform_path(self, num_steps: int) -> torch.Tensor:
         """Evenly spaced times from `noisiest` to `clean`: [num_steps + 1]."""
         return torch.linspace(self.noisiest, self.clean, num_steps + 1, dtype=torch.float64)
@@ -153,11 +158,8 @@ class DiscreteSteps(NoiseProcess):
         return noised(x_0, noise, self.alpha_cumprod(t, x_0.dtype))
 
     def leading_t(self, t: torch.Tensor, lead) -> torch.Tensor:
-        """The timestep ahead of t by `lead` in log SNR, to the nearest, ending at 0 and 999: int64 on the CPU.
-
-        t: timesteps of any shape; lead: a number or a tensor of that shape.
-        """
-        return self.t_at(self.t_to_log_snr(t) + lead).round().long()
+        """As in `NoiseProcess`, to the nearest whole timestep from 0 to the noisiest: int64 on the CPU."""
+        return super().leading_t(torch.as_tensor(t, device="cpu"), lead).round().long()
 
 
 class CosineSteps(DiscreteSteps):

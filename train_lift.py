@@ -3,6 +3,7 @@
 from engine.run_files import list_states
 from engine.command_line import Parser, real_number, refuse_without_effect, run_script
 from engine.errors import InputError
+from engine.options import add_lead_options
 from lift.options import LOSS_SCALES, TIMESTEP_KINDS, add_training_options, parse_training_options
 
 
@@ -15,16 +16,11 @@ def parse_args(argv=None):
                        help="how t_64 and t_32 are drawn; band: the 32 scale leads in log SNR; fused: it leads, and "
                             "both scales say together of the 2x2 mean what one says at a uniform timestep; clock: it "
                             "leads, half of a batch with t_64 uniform and half with t_32 uniform")
-    group.add_argument("--band_lead", type=real_number(-20, 20), nargs=2, default=[0.0, 5.0], metavar=("LOW", "HIGH"),
-                       help="range of the lead, uniform, for --timesteps band")
+    add_lead_options(group, band=(0.0, 5.0), fused=(0.0, 2.0), clock=(0.0, 2.0))
     group.add_argument("--band_noise_share", type=real_number(0, 1), default=0.15, metavar="SHARE",
                        help="share of images with t_32 = 999 in the band")
     group.add_argument("--band_independent_share", type=real_number(0, 1), default=0.15, metavar="SHARE",
                        help="share of images with independent timesteps in the band")
-    group.add_argument("--fused_lead", type=real_number(-20, 20), nargs=2, default=[0.0, 2.0], metavar=("LOW", "HIGH"),
-                       help="range of the lead, uniform, for --timesteps fused")
-    group.add_argument("--clock_lead", type=real_number(-20, 20), nargs=2, default=[0.0, 2.0], metavar=("LOW", "HIGH"),
-                       help="range of the lead, uniform, for --timesteps clock")
     group.add_argument("--loss_scales", choices=LOSS_SCALES, default="both", help="which scales' errors count")
     group.add_argument("--loss_weight_32", type=real_number(0), default=1.0, help="weight of the 32 scale's error")
     group.add_argument("--native_32", action="store_true",

@@ -30,6 +30,22 @@ def add_correction_options(group) -> None:
                        help="the network is told a log SNR lower by so much")
 
 
+def add_lead_options(group, **ranges: tuple[float, float]) -> None:
+    """--KIND_lead LOW HIGH for every kind of --timesteps in which the coarse scale leads. ranges: the defaults."""
+    for kind, (low, high) in ranges.items():
+        group.add_argument(f"--{kind}_lead", type=real_number(-20, 20), nargs=2, default=[low, high],
+                           metavar=("LOW", "HIGH"),
+                           help=f"range of the coarse scale's lead in log SNR, uniform, for --timesteps {kind}")
+
+
+def lead_range(args, kind: str) -> tuple[float, float]:
+    """--KIND_lead. Raises InputError if its numbers are in the wrong order."""
+    low, high = getattr(args, f"{kind}_lead")
+    if low > high:
+        raise InputError(f"--{kind}_lead: found {low:g} {high:g}, expected the smaller number first")
+    return low, high
+
+
 def add_training_options(parser, name: str) -> None:
     """Adds the options that every training has. name: the default of --name, which its checkpoints are called by."""
     group = parser.add_argument_group("training")

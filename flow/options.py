@@ -4,7 +4,8 @@ from engine.errors import InputError
 from engine.options import SOLVERS, add_correction_options
 from networks.presets import NETWORKS, OUTPUTS, PRESETS, TIME_SCALE, UNET_SIZES
 
-LEAD_MAX = 2.0                  # of the coarse scale in log SNR, in training with --timesteps near, fused or clock
+LEADING = ("near", "fused", "clock")        # kinds of --timesteps in which the coarse scale leads
+LEAD = (0.0, 2.0)                           # the default of their ranges, in log SNR
 GRIDS = ("uniform", "shift", "optimised")
 ORDERS = {"ddim": 1, "heun": 2, "midpoint": 2, "multistep": 2}         # of the solvers
 PRESET_FLAGS = ("hidden_size", "depth", "num_heads", "mlp_ratio", "patch_size")

@@ -14,11 +14,13 @@ from engine.denoising_task import Batch, CleanImages, DenoisingTask, draw_times
 from engine.drawing import Drawing
 from engine.files import save_png
 from engine.image_folder import image_grid
+from engine.options import lead_range
+from engine.pairs import clock_times, draw_leads
 from engine.seeds import seeded_generator
 from flow.grids import find_path
 from flow.latents import Latents, decoder_of
 from flow.model import FAMILY, denoiser_of
-from flow.options import LEAD_MAX
+from flow.options import LEAD, LEADING
 from networks.bands import BandDenoiser, split
 from networks.scales import downsample_to_32
 from scheduler import fused_log_snrs
@@ -39,6 +41,7 @@ class FlowTask(DenoisingTask):
     """
 
     command = "python -m flow.train"
+    older_options = {f"{kind}_lead": list(LEAD) for kind in LEADING}
 
     def __init__(self, args, network, images: CleanImages, labels: torch.Tensor, content_hash: str, device, *,
                  fitted_to=None, held_out=None, latents: Latents | None = None, facts=None):
@@ -71,17 +74,14 @@ class FlowTask(DenoisingTask):
             return ts
         if pairing == "diagonal":
             return [ts[0], ts[0].clone()]
-        lead = LEAD_MAX * torch.rand(len(ts[0]), generator=generator, dtype=torch.float64)
-        fine, coarse = self.denoiser.processes
+        leads = draw_leads(*lead_range(self.args, pairing), len(ts[0]), generator)
+        process = self.denoiser.processes[0]                    # both scales have the same
         if pairing == "fused":
-            pair = fused_log_snrs(fine.log_snr(ts[0]), lead)
-            return [process.t_at(log_snr).float() for process, log_snr in zip((fine, coarse), pair)]
-        ahead = coarse.t_at(fine.log_snr(ts[0]) + lead).float()
-        if pairing == "near":
-            return [ts[0], ahead]
-        behind = fine.t_at(coarse.log_snr(ts[1]) - lead).float()
-        is_ahead = torch.arange(len(lead)) % 2 == 0
-        return [torch.where(is_ahead, ts[0], behind), torch.where(is_ahead, ahead, ts[1])]
+            return [process.t_at(log_snr).float() for log_snr in fused_log_snrs(process.log_snr(ts[0]), leads)]
+
+        def leading(t, leads):
+            return process.leading_t(t, leads).float()
+        return [ts[0], leading(ts[0], leads)] if pairing == "near" else clock_times(*ts, leads, leading)
 
     def shares(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Flow times: float32 [count]."""

@@ -6,8 +6,8 @@ import sys
 from data import add_data_options
 from engine.command_line import Parser, real_number, refuse_without_effect, run_script, whole_number
 from engine.errors import InputError
-from engine.options import PAIRINGS, TIME_SAMPLINGS, add_training_options
-from flow.options import (LEAD_MAX, ONLY_OF_DIT, add_network_options, check_scales, fill_preset,
+from engine.options import PAIRINGS, TIME_SAMPLINGS, add_lead_options, add_training_options, lead_range
+from flow.options import (LEAD, LEADING, ONLY_OF_DIT, add_network_options, check_scales, fill_preset,
                           refuse_older_names)
 
 LABEL_DROPOUT = 0.1
@@ -33,10 +33,12 @@ def parse_args(argv=None):
     group.add_argument("--time_deviation", type=real_number(0, 10, open_below=True), default=1.0,
                        help="of the normal behind logit_normal")
     group.add_argument("--timesteps", choices=PAIRINGS, default="independent",
-                       help="times of two scales or bands: independent; diagonal: equal; the others: the coarse one "
-                            f"leads by 0 to {LEAD_MAX:g} in log SNR. near: ahead of the fine one's drawn time; fused: "
-                            "both views say together of the coarse scale what one would say at a drawn time; clock: "
-                            "half of a batch near, half with the fine one behind the coarse one's drawn time")
+                       help="times of two scales or bands, drawn by --time_distribution (uniform ones are "
+                            "--time_distribution uniform). independent; diagonal: equal; in the others the coarse one "
+                            "leads. near: ahead of the fine one's drawn time; fused: both views say together of the "
+                            "coarse scale what one would say at a drawn time; clock: half of a batch near, half with "
+                            "the fine one behind the coarse one's drawn time")
+    add_lead_options(group, **{kind: LEAD for kind in LEADING})
     group.add_argument("--label_dropout", type=real_number(0, 1), default=LABEL_DROPOUT,
                        help="share of labels that become the null class, which guidance needs")
     group.add_argument("--unconditional", action="store_true", help="one class for all images, labels or not")
@@ -53,6 +55,11 @@ def parse_args(argv=None):
         refuse_without_effect(parser, args, ["time_mean", "time_deviation"], "with --time_distribution uniform")
     if args.scales is None and not args.bands:
         refuse_without_effect(parser, args, ["timesteps"], "without --scales or --bands")
+    for kind in LEADING:
+        if args.timesteps == kind:
+            lead_range(args, kind)
+        else:
+            refuse_without_effect(parser, args, [f"{kind}_lead"], f"without --timesteps {kind}")
     if args.vae is not None and args.output == "residual":
         raise InputError("--output: found residual with --vae, expected it without (its affine predictor is one of "
                          "pixels); use velocity or clean")

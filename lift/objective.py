@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from engine import devices
 from engine import seeds
 from engine.errors import InputError
+from engine.options import lead_range
+from engine.pairs import clock_times, draw_leads
 from networks.bands import split
 from networks.scales import downsample_to_32
 from engine.sampling import from_uint8, to_device
@@ -41,10 +43,7 @@ def timestep_rule(args) -> TimestepRule:
     """The rule that LIFT's options name; for the baseline only t_64 is used."""
     if not hasattr(args, "timesteps"):
         return TimestepRule()
-    lead = f"{args.timesteps}_lead" if args.timesteps in ("fused", "clock") else "band_lead"
-    low, high = getattr(args, lead)
-    if low > high:
-        raise InputError(f"--{lead}: found {low:g} {high:g}, expected the smaller number first")
+    low, high = lead_range(args, args.timesteps if args.timesteps in ("fused", "clock") else "band")
     if args.band_noise_share + args.band_independent_share > 1:
         raise InputError(f"--band_noise_share and --band_independent_share: found {args.band_noise_share:g} and "
                          f"{args.band_independent_share:g}, expected a sum of at most 1")
@@ -82,19 +81,17 @@ def draw_pairs(rule: TimestepRule, batch_size: int, generator: torch.Generator, 
     if rule.kind == "diagonal":
         return t_64, t_64.clone()
     if rule.kind == "fused":
-        lead = torch.empty(batch_size, dtype=torch.float64).uniform_(rule.lead_min, rule.lead_max, generator=generator)
+        lead = draw_leads(rule.lead_min, rule.lead_max, batch_size, generator)
         ends = schedule.log_snrs[-1].item(), schedule.log_snrs[0].item()
         return tuple(schedule.t_at(log_snr).round().long()
                      for log_snr in fused_within(schedule.t_to_log_snr(t_64), lead, *ends))
     t_32 = torch.randint(NUM_TIMESTEPS, (batch_size,), generator=generator)
     if rule.kind == "clock":
-        lead = torch.empty(batch_size, dtype=torch.float64).uniform_(rule.lead_min, rule.lead_max, generator=generator)
-        is_ahead = torch.arange(batch_size) % 2 == 0
-        return (torch.where(is_ahead, t_64, schedule.leading_t(t_32, -lead)),
-                torch.where(is_ahead, schedule.leading_t(t_64, lead), t_32))
+        return clock_times(t_64, t_32, draw_leads(rule.lead_min, rule.lead_max, batch_size, generator),
+                           schedule.leading_t)
     if rule.kind == "band":
         share = torch.rand(batch_size, generator=generator)
-        lead = torch.empty(batch_size, dtype=torch.float64).uniform_(rule.lead_min, rule.lead_max, generator=generator)
+        lead = draw_leads(rule.lead_min, rule.lead_max, batch_size, generator)
         in_band = schedule.leading_t(t_64, lead)
         independent = share < rule.independent_share
         pure_noise = ~independent & (share < rule.independent_share + rule.noise_share)

@@ -12,7 +12,7 @@ from engine.errors import InputError
 from engine.loop import Loop
 from flow import generate, training
 from flow.model import check_guidance, load_checkpoint
-from flow.options import OLDER_NAMES, PRESET_FLAGS
+from flow.options import LEADING, OLDER_NAMES, PRESET_FLAGS
 from flow.train import parse_args
 from flow.training import flow_task
 from networks.bands import joined
@@ -81,6 +81,10 @@ def test_bad_options_are_told(tmp_path, monkeypatch):
     for words, message in [(["--output", "residual", "--vae", "x"], "--output: found residual with --vae"),
                            (["--time_distribution", "uniform", "--time_mean", "1"], "--time_mean: found 1"),
                            (["--val_images", "3"], "--val_images: found 3"),
+                           (["--scales", "8", "4", "--fused_lead", "0", "1"],
+                            "--fused_lead: found 0 1, which has no effect without --timesteps fused"),
+                           (["--bands", "--timesteps", "clock", "--clock_lead", "2", "1"],
+                            "--clock_lead: found 2 1, expected the smaller number first"),
                            (["--scales", "64", "16"], "--scales: found 64 16, expected a side and half of it"),
                            (["--scales", "64", "32", "--image_size", "48"],
                             "--image_size: found 48 with --scales 64 32"),
@@ -250,6 +254,37 @@ def test_times_of_two_scales_belong_together_as_asked(tmp_path):
     fine, coarse = times("clock")
     assert torch.equal(fine[::2], uniform[0][::2]) and torch.equal(coarse[1::2], uniform[1][1::2])
     assert torch.allclose(2 * (torch.logit(coarse.double()) - torch.logit(fine.double())), lead, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", LEADING)
+def test_the_coarse_scale_leads_by_what_is_asked(tmp_path, kind):
+    """As told, of a uniform level where that is asked; without a word by what runs before the option had."""
+    def times(*words):
+        task = flow_task(options(tmp_path, "--scales", 8, 4, "--batch_size", 500, "--timesteps", kind, *words),
+                         image_set(600), None, CPU)
+        return task.times(torch.Generator().manual_seed(0)), task
+    (fine, coarse), _ = times(f"--{kind}_lead", "-1", "-0.5", "--time_distribution", "uniform")
+    lead = 2 * (torch.logit(coarse.double()) - torch.logit(fine.double()))
+    middle = (fine > 0.05) & (fine < 0.95)
+    assert -1.01 < float(lead[middle].min()) < -0.98 and -0.52 < float(lead[middle].max()) < -0.49
+    snr = [(2 * torch.logit(t.double())).exp() for t in (fine, coarse)]
+    drawn = {"near": fine, "clock": torch.cat([fine[::2], coarse[1::2]]),
+             "fused": ((snr[0] + snr[1] / 4).log() / 2).sigmoid()}[kind]
+    assert abs(float(drawn.mean()) - 0.5) < 0.05 and abs(float(drawn.std()) - 1 / 12**0.5) < 0.03
+    found, task = times()
+    generator = torch.Generator().manual_seed(0)
+    fine, coarse = (torch.randn(500, generator=generator).sigmoid() for _ in range(2))
+    lead = 2.0 * torch.rand(500, generator=generator, dtype=torch.float64)
+    log_snrs = [2 * torch.logit(t.double()) for t in (fine, coarse)]
+    if kind == "fused":
+        first = log_snrs[0] - torch.log1p(lead.exp() / 4)
+        expected = [(level / 2).sigmoid().float() for level in (first, first + lead)]
+    else:
+        ahead, behind = ((level / 2).sigmoid().float() for level in (log_snrs[0] + lead, log_snrs[1] - lead))
+        is_near = torch.arange(500) % 2 < (2 if kind == "near" else 1)
+        expected = [torch.where(is_near, fine, behind), torch.where(is_near, ahead, coarse)]
+    assert all(torch.equal(*pair) for pair in zip(found, expected))
+    assert task.older_options[f"{kind}_lead"] == vars(task.args)[f"{kind}_lead"]
 
 
 def test_two_bands_are_one_image(tmp_path):
