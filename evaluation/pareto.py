@@ -1,7 +1,8 @@
 """What a score costs: the points of a figure of score against calls, arithmetic and seconds of an image.
 
-A point is a model, a way of sampling it and a number of calls, with the mean over seeds. Two kinds of file have what it
-takes: the table of results (`evaluation.results_table`), of rows with costs, and `dual_digits.json`.
+A point is a model, a way of sampling it and a number of calls, with the mean over the seeds of its trainings. Two
+kinds of file have what it takes: the table of results (`evaluation.results_table`), of rows with costs, and
+`dual_digits.json`.
 """
 import json
 import re
@@ -12,9 +13,10 @@ from pathlib import Path
 from engine.errors import InputError
 from engine.files import expecting
 from evaluation import results_table
+from evaluation.tables import by_protocol
 
 COSTS = {"calls": "network calls per image", "gflop": "GFLOP per image", "seconds_per_image": "seconds per image"}
-SEED_AND_EPOCH = re.compile(r"_seed\d+(?=_|\.|$)")
+SEED = re.compile(r"_seed\d+(?=_|\.|$)")
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,15 @@ def rows_of_digits(found: dict, metric: str) -> list[dict]:
 
 
 def rows_of_table(rows: list[dict], metric: str) -> list[dict]:
-    """Of the table of results: the rows that have costs. A model is a checkpoint's name without its seed; a way is
-    path, solver and mode of the 32 branch."""
-    return [{"model": SEED_AND_EPOCH.sub("", row["checkpoint"]).removesuffix(".pth"), "group": row["dataset"],
-             "way": ", ".join(filter(None, (row["path"], row["solver"], row["x32_mode"].replace("joint", "")))),
+    """Of the table of results: the rows that have costs. A model is a checkpoint's name without its seed, a group is a
+    protocol (`evaluation.tables.by_protocol`), a way is path, step size, solver and mode of the 32 branch."""
+    with_costs = [row for row in rows if all(name in row for name in results_table.COST_COLUMNS)]
+    return [{"model": SEED.sub("", row["checkpoint"]).removesuffix(".pth"), "group": protocol,
+             "way": ", ".join(filter(None, (row["path"], row["step_size"], row["solver"],
+                                            row["x32_mode"].replace("joint", "")))),
              "calls": row["num_model_calls"], "value": row["value"],
              **{name: row[name] for name in results_table.COST_COLUMNS}}
-            for row in rows if row["metric"] == metric and all(name in row for name in results_table.COST_COLUMNS)]
+            for protocol, own in by_protocol(with_costs, metric).items() for row in own]
 
 
 def read_points(path, metric: str) -> list[Point]:

@@ -30,6 +30,7 @@ DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3, "kd_lite0": 4, "pre
             "recall_lite0": 3, "groups": 3}        # other metrics: four significant digits
 PROTOCOL = ("metric", "dataset", "split", "reference_hash", "num_images", "weights", "precision")
 ALIKE = tuple(name for name in PROTOCOL if name != "reference_hash")     # what a reader sees of it
+APART = (*PROTOCOL, "seed")     # what rows have in common whose mean over trainings is taken; seed: the images'
 ROW = ("epochs", "num_steps", "num_model_calls")
 COLUMN = ("name", "path", "step_size", "solver", "x32_mode")
 
@@ -186,6 +187,36 @@ def of_latest_trainings(rows: list[dict]) -> list[dict]:
     return [row for row in rows if not numbers[row["model_type"], run_name(row["checkpoint"]), row["checkpoint_hash"]]]
 
 
+def of_latest_paths(rows: list[dict]) -> list[dict]:
+    """Of rows that differ in the path behind its name alone, or in nothing, the one measured last."""
+    alike = [column for column in KEY_COLUMNS if column != "path_hash"]
+    return [max(own, key=lambda row: str(row["finished"]))
+            for own in grouped(rows, lambda row: take(row, alike)).values()]
+
+
+def by_protocol(rows: list[dict], metric: str) -> dict[str, list[dict]]:
+    """The rows of a metric, apart where a mean over trainings would join what cannot be compared (APART): what is
+    said of the protocol -> its rows.
+
+    Of a name that was trained anew, and of a path that was found anew, the latest counts. A line is printed for rows
+    that are left out, and one for rows that are kept apart.
+    """
+    latest = [row for row in of_latest_paths(of_latest_trainings(rows)) if row["metric"] == metric]
+    num_left_out = sum(row["metric"] == metric for row in rows) - len(latest)
+    protocols = {}
+    for values, own in grouped(latest, lambda row: take(row, APART)).items():
+        row = dict(zip(APART, values))
+        protocols[f"{row['num_images']:,} images of seed {row['seed']}, {weights_word(row['weights'])} weights, "
+                  f"{row['precision']}, against {row['dataset']}, split {row['split']} "
+                  f"({row['reference_hash']})"] = own
+    if num_left_out:
+        print(f"{metric}: rows left out: {num_left_out}, of an earlier training or path of the same name", flush=True)
+    if len(protocols) > 1:
+        print(f"{metric}: {len(latest)} rows of {len(protocols)} protocols, which are not joined: "
+              f"{'; '.join(protocols)}", flush=True)
+    return protocols
+
+
 @dataclass
 class Comparison:
     """Measurements of one metric under one protocol. `cells`: (row, column) -> Spread; columns carry their label."""
@@ -269,6 +300,11 @@ def direction(metric: str) -> str:
     return f"{'Higher' if metric in HIGHER_IS_BETTER else 'Lower'} is better."
 
 
+def weights_word(weights: str) -> str:
+    """What a text calls the weights `ema` or `raw`."""
+    return weights.upper() if weights == "ema" else weights
+
+
 def protocol_note(comparison: Comparison) -> str:
     """What was measured, on what, in one sentence or two."""
     protocol, constants = comparison.protocol, comparison.constants
@@ -277,8 +313,8 @@ def protocol_note(comparison: Comparison) -> str:
         words.append(f"{constants['num_model_calls']} network calls")
     words += [f"solver {constants['solver']}"] if "solver" in constants else []
     words += [f"step size {constants['step_size']}"] if "step_size" in constants else []
-    words += [f"{protocol['weights'].upper() if protocol['weights'] == 'ema' else protocol['weights']} weights",
-              protocol["precision"], f"against {protocol['dataset']}, split {protocol['split']}"]
+    words += [f"{weights_word(protocol['weights'])} weights", protocol["precision"],
+              f"against {protocol['dataset']}, split {protocol['split']}"]
     counts = sorted({len(spread.seeds) for spread in comparison.cells.values()})
     note = f"{direction(protocol['metric'])} " + ", ".join(words) + "; "
     if counts == [1]:

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The table of the flow family's study: a row per output, patch and guidance, a column per solver and number of calls.
+"""The table of the flow family's study: a row per output, patch, guidance and epochs, a column per solver and calls.
 
-It reads the rows that `scripts/flow_study.sh` adds. With several seeds, a cell is their mean and half of their range.
+It reads the rows that `scripts/flow_study.sh` adds. With several trainings that differ in their seed, a cell is their
+mean and half of their range. What differs in more has a row, or a table, of its own.
 """
 import re
 import statistics
@@ -12,8 +13,9 @@ from engine.command_line import Parser, run_script
 from engine.errors import InputError
 from engine.files import written_whole
 from evaluation import results_table
+from evaluation.tables import HIGHER_IS_BETTER, by_protocol
 
-NAME = re.compile(r"(?P<output>[a-z]+)_patch(?P<patch>\d+)_seed(?P<seed>\d+)_\d+ep\.pth")
+NAME = re.compile(r"(?P<output>[a-z]+)_patch(?P<patch>\d+)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep\.pth")
 SOLVER = re.compile(r"(?P<solver>[a-z]+)_guidance(?P<guidance>[\d.]+)")
 # Written down before anything was measured, and shown above what came.
 EXPECTED = ("Expected: residual ahead of velocity at both patches, and by more at patch 8, where a token has 192 "
@@ -21,42 +23,50 @@ EXPECTED = ("Expected: residual ahead of velocity at both patches, and by more a
             "multistep with 10 calls level with Euler with 32. Guidance 2 ahead of 1 in the share of groups and "
             "in fd_lite0; 4 behind 2 in fd_lite0. The UNet ahead of the transformer at equal arithmetic, since "
             "the images are few; two scales level with one within the spread over seeds.")
-HIGHER_IS_BETTER = ("groups",)
 SHOWN = {"ddim": "Euler", "midpoint": "midpoint", "multistep": "multistep"}
 
 
-def cells_of(rows: list[dict], metric: str) -> dict:
-    """(output, patch, guidance) -> (solver, calls) -> values of the seeds. Calls are those without guidance."""
+def cells_of(rows: list[dict]) -> dict:
+    """(output, patch, guidance, epochs) -> (solver, calls) -> values of the trainings. Calls are those without
+    guidance. rows: of one protocol."""
     cells = defaultdict(lambda: defaultdict(list))
     for row in rows:
         name, solver = NAME.fullmatch(row["checkpoint"]), SOLVER.fullmatch(row["solver"])
-        if row["metric"] != metric or not name or not solver or row["path"] != "uniform":
-            continue
         guidance = float(solver["guidance"])
         calls = row["num_model_calls"] // (2 if guidance not in (0, 1) else 1)
-        cells[name["output"], int(name["patch"]), guidance][solver["solver"], calls].append(row["value"])
+        place = name["output"], int(name["patch"]), guidance, int(name["epochs"])
+        cells[place][solver["solver"], calls].append(row["value"])
     return cells
 
 
-def table(rows: list[dict], metric: str) -> list[str]:
-    """Markdown lines of one metric; [] where no row has it."""
-    cells = cells_of(rows, metric)
+def is_of_the_study(row: dict) -> bool:
+    """Whether the study's script has made a row."""
+    return bool(NAME.fullmatch(row["checkpoint"]) and SOLVER.fullmatch(row["solver"]) and row["path"] == "uniform")
+
+
+def tables(rows: list[dict], metric: str) -> list[str]:
+    """Markdown lines of one metric, a table per protocol; [] where no row has it. Prints what is not joined."""
+    protocols = by_protocol([row for row in rows if is_of_the_study(row)], metric)
+    return [line for protocol, own in protocols.items() for line in table(own, metric, protocol)]
+
+
+def table(rows: list[dict], metric: str, protocol: str) -> list[str]:
+    """Markdown lines of the table of one metric under one protocol."""
+    cells = cells_of(rows)
     columns = sorted({column for row in cells.values() for column in row},
                      key=lambda c: (c[1], list(SHOWN).index(c[0])))
-    if not columns:
-        return []
     better, digits = ("higher", 3) if metric in HIGHER_IS_BETTER else ("lower", 2)
-    lines = [f"**{metric}** ({better} is better)", "",
-             "| output, patch, guidance | "
+    lines = [f"**{metric}** ({better} is better), {protocol}", "",
+             "| output, patch, guidance, epochs | "
              + " | ".join(f"{SHOWN[solver]} {calls}" for solver, calls in columns) + " |",
              "|---|" + "---|" * len(columns)]
-    for (output, patch, guidance), row in sorted(cells.items()):
+    for (output, patch, guidance, epochs), row in sorted(cells.items()):
         shown = []
         for column in columns:
             values = row.get(column, [])
             spread = f" ± {(max(values) - min(values)) / 2:.{digits}f}" if len(values) > 1 else ""
             shown.append(f"{statistics.fmean(values):.{digits}f}{spread}" if values else "not run")
-        lines.append(f"| {output}, {patch}, {guidance:g} | " + " | ".join(shown) + " |")
+        lines.append(f"| {output}, {patch}, {guidance:g}, {epochs} | " + " | ".join(shown) + " |")
     return [*lines, ""]
 
 
@@ -68,7 +78,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("results/flow_study/study.md"), metavar="FILE")
     args = parser.parse_args()
     rows = results_table.read(args.results)
-    lines = [line for metric in args.metrics for line in table(rows, metric)]
+    lines = [line for metric in args.metrics for line in tables(rows, metric)]
     if not lines:
         raise InputError(f"{args.results}: has no rows of scripts/flow_study.sh with {', '.join(args.metrics)}; run "
                          "that first")

@@ -67,6 +67,30 @@ def test_figures_of_both_kinds_of_file(tmp_path, capsys):
         pareto.read_points(table, "fid")
 
 
+def test_points_join_no_two_protocols_and_the_latest_training_counts(capsys):
+    """Three rows of fd_lite0 that became one point of three seeds: of other numbers of images, and of other weights."""
+    costs = {"gflop": 5.0, "seconds_per_image": 0.1, "metric": "fd_lite0"}
+    rows = [row(checkpoint="a_seed0_3ep.pth", value=340.0, num_images=1000, **costs),
+            row(checkpoint="a_seed1_3ep.pth", value=360.0, num_images=1000, **costs),
+            row(checkpoint="a_seed0_3ep.pth", value=140.0, num_images=5000, **costs),
+            row(checkpoint="a_seed0_3ep.pth", value=330.0, num_images=1000, path="dp", step_size="logsnr", **costs),
+            row(checkpoint="a_seed0_3ep.pth", value=320.0, num_images=1000, path="dp", path_hash="old",
+                step_size="logsnr", finished="2024-02-01", **costs),
+            row(checkpoint="a_seed0_3ep.pth", value=310.0, num_images=1000, path="dp", step_size="index", **costs),
+            row(checkpoint="a_seed0_3ep.pth", value=500.0, num_images=1000, checkpoint_hash="earlier",
+                finished="2024-01-01", **costs)]
+    rows = [one | {"seed": 42} for one in rows]
+    points = pareto.points_of_rows(pareto.rows_of_table(rows, "fd_lite0"))
+    about = "EMA weights, float32, against a folder, with a comma, split train[:5] (12e4567890123456)"
+    assert [(point.way, point.group, point.values) for point in points] == [
+        ("uniform, ddim", f"1,000 images of seed 42, {about}", (340.0, 360.0)),
+        ("dp, logsnr, ddim", f"1,000 images of seed 42, {about}", (330.0,)),
+        ("dp, index, ddim", f"1,000 images of seed 42, {about}", (310.0,)),
+        ("uniform, ddim", f"5,000 images of seed 42, {about}", (140.0,))]
+    said = capsys.readouterr().out
+    assert "fd_lite0: rows left out: 2" in said and "fd_lite0: 5 rows of 2 protocols" in said
+
+
 def test_the_table_of_digits():
     table = digit_tables.dual_digits_table(FOUND)
     texts = {(line[0].text, line[2].text): [cell.text for cell in line] for line in table.rows}
