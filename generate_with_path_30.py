@@ -46,7 +46,7 @@ def main():
     device = start_device(args)
     loaded = checkpoints.load_model(args.checkpoint, None, args.weights, device)
     args.path = args.path or DEFAULT_PATHS[loaded.model_type][0]
-    generation.check_generation(args, loaded.model_type)
+    generation.check_generation(args, loaded)
     guide = generation.load_guide(loaded, args, device)
     path = generation.find_path(loaded, args.path, args)
     label = f"{args.checkpoint.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}"

@@ -44,6 +44,7 @@ class Candidates:
         self.args, self.device = args, device
         self.loaded = families.load(file, args.weights, device, vae=args.vae)
         self.has_plane = len(self.loaded.denoiser.processes) == 2 and not self.loaded.few_steps
+        self.as_lift = families.as_lift(self.loaded) if self.has_plane else None
         refuse([option for option in OF_S1 if not self.has_plane or option not in OF_PLANES],
                f"for {file}, which is no model of S1")
         self.options, self.image_shape = self.loaded.options, self.loaded.image_shape
@@ -76,7 +77,7 @@ class Candidates:
         check_solver(args.solver, args.eta)
         if name in PATH_TYPES:
             refuse(["coarse_shift"], f"with --paths {name}")
-            generation.find_path(families.as_lift(self.loaded), name, args)
+            generation.find_path(self.as_lift, name, args)
         else:
             check_grid(name, args.shift if name == "shift" else 1.0, args.solver)
         if not isinstance(self.processes[0], LinearFlow):
@@ -111,7 +112,7 @@ class Candidates:
             denoiser = Guided(denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, process))
         denoiser = Corrected.where_asked(denoiser, args.eps_scale, args.told_log_snr)
         if name in PATH_TYPES:
-            steps = generation.find_path(families.as_lift(loaded), name, args, say=False)
+            steps = generation.find_path(self.as_lift, name, args, say=False)
             path = times_of_timesteps(steps, self.processes)
         elif isinstance(process, LinearFlow):
             path = find_path(denoiser, name, args.num_steps, args.solver, shift=args.shift if name == "shift" else 1.0,
@@ -124,11 +125,15 @@ class Candidates:
 
     def key(self, name: str) -> dict:
         """The identifying columns of a path's rows that tell of the model and of how it is sampled."""
-        loaded, draw = self.loaded, self.drawing(name)
+        loaded, draw, args = self.loaded, self.drawing(name), self.args
+        of_plane = name in PATH_TYPES
         return {"checkpoint": printable(loaded.path.name), "checkpoint_hash": loaded.fingerprint,
                 "model_type": f"{loaded.family}_student" if loaded.few_steps else loaded.family,
-                "epochs": loaded.epochs, "weights": loaded.weights, "path": name, "path_hash": path_hash(draw.path),
-                "step_size": "", "solver": self.solver_name(), "x32_mode": "", "precision": self.args.precision,
+                "epochs": loaded.epochs, "weights": loaded.weights,
+                "path": generation.path_name(self.as_lift, name, args) if of_plane else name,
+                "path_hash": path_hash(draw.path),
+                "step_size": args.step_size if of_plane and generation.reads_step_size(name) else "",
+                "solver": self.solver_name(), "x32_mode": "", "precision": args.precision,
                 "num_steps": len(draw.path) - 1, "num_model_calls": num_calls(draw)}
 
     def solver_name(self) -> str:

@@ -30,7 +30,7 @@ class Candidates:
         self.loaded = checkpoints.load_model(file, args.model_type, args.weights, device)
         self.options = self.loaded.options
         refuse_unguided(refuse, args)
-        generation.check_generation(args, self.loaded.model_type)
+        generation.check_generation(args, self.loaded)
         self.guide = generation.load_guide(self.loaded, args, device)
         self.paths = {name: generation.find_path(self.loaded, name, args, say=say)
                       for name in args.paths or DEFAULT_PATHS[self.loaded.model_type]}

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from engine.denoiser import Autoguided, Corrected, Denoiser, OutputDenoiser, Wrapped, acts_at
+from engine.errors import InputError
 from networks.bands import BandDenoiser, split
 from networks.scales import downsample_to_32, reconcile
 from scheduler import CLEAN, CosineSteps, NoiseProcess, noise_in, per_image
@@ -45,6 +46,13 @@ class BandTimestepDenoiser(TimestepDenoiser, BandDenoiser):
 def has_bands(model) -> bool:
     """Whether what is called as LIFT is takes the two bands of one image, not an image at two sizes."""
     return getattr(model, "has_bands", False)
+
+
+def check_can_disagree(model, asked: str) -> None:
+    """Raises InputError for a model whose predictions cannot be made to agree, or its 32 branch held. asked: by which
+    option, and what was found."""
+    if has_bands(model):
+        raise InputError(f"{asked} for a model of two bands, whose parts cannot disagree; leave it out")
 
 
 def views(model, x_0_64: torch.Tensor) -> list[torch.Tensor]:

@@ -112,12 +112,14 @@ def measure_beside_baseline(args, lift, baseline, images, device):
 
 def main(argv=None):
     args = parse_args(argv)
-    from lift import checkpoints, measurements
+    from lift import checkpoints, coupling, measurements
     outputs = outputs_beside(args.output, args.overwrite)
     device = start_device(args)
 
     lift = checkpoints.load_model(args.checkpoint, "lift", args.weights, device)
     baseline = args.compare_baseline and checkpoints.load_model(args.compare_baseline, "baseline", args.weights, device)
+    if args.reconciled:
+        coupling.check_can_disagree(lift.model, "--reconciled: found")
     image_set = load_images(args.dataset, args.split, args.cache_dir)
     measurements.check_enough(len(image_set), args.num_images, args.dataset, args.split)
     images = image_set.images[:args.num_images]

@@ -14,7 +14,7 @@ from engine.errors import InputError
 from engine.files import expecting, load_torch
 from engine.options import NOT_DECISIVE
 from engine.sampling import check_solver, to_uint8
-from lift.coupling import Guidance
+from lift.coupling import Guidance, check_can_disagree
 from lift.options import PATH_NAMES
 from lift.sampling import check_timesteps, generate, uniform_diagonal
 from networks.unet import compiled
@@ -22,10 +22,13 @@ from networks.unet import compiled
 SCHEDULE_COSTS = ("step_doubling", "directional")    # which edge costs --path dp of the baseline takes, first found
 
 
-def check_generation(args, model_type: str) -> None:
+def check_generation(args, loaded: checkpoints.LoadedModel) -> None:
     """Raises InputError for options of `add_generation_options` that this model or the solver does not have."""
-    if model_type == "baseline" and args.x32 != "joint":
-        raise InputError(f"--x32: found {args.x32} for a baseline, which has no 32 branch; leave it out")
+    model_type = loaded.model_type
+    if args.x32 != "joint":
+        if model_type == "baseline":
+            raise InputError(f"--x32: found {args.x32} for a baseline, which has no 32 branch; leave it out")
+        check_can_disagree(loaded.model, f"--x32: found {args.x32}")
     if args.guide_noisy_32 and (model_type == "baseline" or args.x32 in ("random", "fixed")):
         found = "for a baseline, without a 32 branch" if model_type == "baseline" else f"with --x32 {args.x32}"
         raise InputError(f"--guide_noisy_32: found {found}; leave it out")

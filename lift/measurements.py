@@ -10,7 +10,7 @@ from engine import devices
 from engine import seeds
 from data import load_images, num_in_common
 from engine.errors import InputError
-from lift.coupling import has_bands, views
+from lift.coupling import check_can_disagree, has_bands, views
 from networks.bands import split
 from engine.sampling import from_uint8
 from networks.scales import reconcile
@@ -68,8 +68,11 @@ def squared_errors(model, x_0_64, noises, timesteps, schedule: CosineSteps, prec
     model: anything callable like BaselineModel (one noise, one timestep) or LIFTDualTimestepModel (two of each).
     x_0_64: [B, 3, 64, 64] in [-1, 1]; noises: per scale [B, 3, H, W]; timesteps: per scale an int. With CLEAN, a scale
     is the clean image; the network is told 0 for it, and its output is compared with no noise. reconciled: LIFT's
-    predictions are made to agree first. Returns float64 [number of scales, B] on the CPU.
+    predictions are made to agree first. Returns float64 [number of scales, B] on the CPU. Raises InputError for
+    reconciled predictions of two bands.
     """
+    if reconciled:
+        check_can_disagree(model, "--reconciled: found")
     clean = views(model, x_0_64)[:len(noises)]
     noises = split(noises[0]) if has_bands(model) else noises
     t = [torch.full((len(x_0_64),), timestep, device=x_0_64.device) for timestep in timesteps]
@@ -78,7 +81,7 @@ def squared_errors(model, x_0_64, noises, timesteps, schedule: CosineSteps, prec
     with devices.autocast(x_0_64.device, precision):
         predictions = model(*noised, *(t_s.clamp(min=0) for t_s in t))
     predictions = predictions if len(noises) > 1 else [predictions]
-    if reconciled and len(noises) > 1 and not has_bands(model):
+    if reconciled and len(noises) > 1:
         predictions = reconciled_noise(noised, [eps.float() for eps in predictions], timesteps, schedule)
     targets = [noise * (timestep != CLEAN) for noise, timestep in zip(noises, timesteps)]
     return torch.stack([(eps.float() - target).double().square().mean((1, 2, 3))

@@ -12,7 +12,7 @@ import torch
 from engine import sampling
 from engine.errors import InputError
 from engine.sampling import StepNoise, start_noise, to_device, to_uint8
-from lift.coupling import NOISIEST_SHAPES, Coupled, Guidance, HeldBranch, denoiser_of, has_bands
+from lift.coupling import NOISIEST_SHAPES, Coupled, Guidance, HeldBranch, check_can_disagree, denoiser_of, has_bands
 from networks.bands import joined
 from networks.scales import downsample_to_32
 from scheduler import CLEAN, NUM_TIMESTEPS, CosineSteps, predict_x_0
@@ -79,8 +79,8 @@ def denoise_scales(model, path, starts, *, x32_mode: str = "joint", solver: str 
     sampling.check_solver(solver, eta)
     denoiser = denoiser_of(model, [tuple(start.shape[1:]) for start in starts], eps_scale, told_log_snr, guidance,
                            step_noise)
-    if has_bands(model) and x32_mode != "joint":
-        raise InputError(f"--x32: found {x32_mode} for a model of two bands, whose parts cannot disagree; leave it out")
+    if x32_mode != "joint":
+        check_can_disagree(model, f"--x32: found {x32_mode}")
     if len(starts) == 2 and x32_mode in ("from_64", "reconciled"):
         denoiser = Coupled(denoiser, x32_mode, clip)
     elif len(starts) == 2 and x32_mode in ("random", "fixed"):

@@ -21,8 +21,9 @@ def parse_args(argv=None):
     parser.add_argument("--num_images", type=whole_number(2), default=256, help="the first so many images of the split")
     parser.add_argument("--num_steps", type=whole_number(1), default=18, help="steps of t_64 from 999 to 0")
     parser.add_argument("--solver", choices=SOLVERS, default="ddim", help="first or second order")
-    parser.add_argument("--x32", nargs="+", action="each_once", choices=list(METHODS), default=list(METHODS),
-                        help="each scale by its own prediction, or the 64 prediction made to agree with the image")
+    parser.add_argument("--x32", nargs="+", action="each_once", choices=list(METHODS), default=None,
+                        help="each scale by its own prediction, or the 64 prediction made to agree with the image; "
+                             "left out: both, of two bands joint alone")
     parser.add_argument("--batch_size", type=whole_number(1), default=64, help="images generated at once")
     parser.add_argument("--seed", type=seed_number, default=42, help="decides the start noise of every image")
     parser.add_argument("--num_shown", type=whole_number(1), default=8, help="images in the comparison grid")
@@ -39,10 +40,13 @@ def main(argv=None):
     import numpy as np
     from tqdm import tqdm
     from evaluation import figures
-    from lift import checkpoints, measurements, super_resolution
+    from lift import checkpoints, coupling, measurements, super_resolution
     outputs = outputs_beside(args.output, args.overwrite)
     device = start_device(args)
     lift = checkpoints.load_model(args.checkpoint, "lift", args.weights, device)
+    args.x32 = args.x32 or list(METHODS)[:1 if coupling.has_bands(lift.model) else None]
+    if "reconciled" in args.x32:
+        coupling.check_can_disagree(lift.model, "--x32: found reconciled")
     image_set = load_images(args.dataset, args.split, args.cache_dir)
     measurements.check_enough(len(image_set), args.num_images, args.dataset, args.split)
     truth = np.array(image_set.images[:args.num_images])                    # uint8 [N, 3, 64, 64]

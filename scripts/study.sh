@@ -96,7 +96,8 @@ runs() {    # every training as NAME_seedS
     for name in "${ablations[@]}"; do echo "${name}_seed$first"; done
 }
 lift_runs() { runs | grep -v '^baseline'; }
-with_two_outputs() { lift_runs | grep -v '^lift_loss64' | here; }      # loss64 has not learned its 32 output
+# loss64 has not learned its 32 output, and the parts of two bands cannot disagree
+with_two_outputs() { lift_runs | grep -v -e '^lift_loss64' -e '^lift_bands' | here; }
 here() { while read -r run; do if [ -e "$(checkpoint "$run")" ]; then echo "$run"; fi; done; }     # those trained
 is_up_to_date() { [ "$1" -nt "$(checkpoint "$2")" ]; }     # FILE RUN: made after the run's checkpoint
 opponent() { echo "${opponents[${1%_seed*}]}_seed${1##*_seed}"; }      # the baseline that a run is measured beside
@@ -233,6 +234,7 @@ without_network() {     # NAME "IMAGES" "METRICS"
 error_jobs() {
     local run beside output reconciled
     for run in $(lift_runs | here); do for reconciled in "" --reconciled; do
+        [[ "$run$reconciled" != lift_bands*--reconciled ]] || continue
         beside=$(opponent "$run")
         [ -e "$(checkpoint "$beside")" ] || { echo "study.sh: $run is not measured: no $beside" >&2; continue; }
         output="$OUTPUT/model_error_${run}_${EPOCHS}ep${reconciled/--/_}"

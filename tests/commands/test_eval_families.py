@@ -158,8 +158,16 @@ def test_a_flow_of_two_scales_walks_a_path_of_its_own_error_map(work, monkeypatc
     rows = rows_of(monkeypatch, work, "--checkpoint", "dual.pth", "--paths", "dp_total", "uniform", "--heatmap",
                    heatmap,
                    *grid, "--metrics", "swd")
-    assert [(row["path"], row["num_model_calls"]) for row in rows if row["metric"] == "swd"] == [("dp_total", 3),
-                                                                                               ("uniform", 3)]
+    assert [(row["path"], row["step_size"], row["num_model_calls"]) for row in rows if row["metric"] == "swd"] == [
+        ("dp_total", "index", 3), ("uniform", "", 3)]
+    other = torch.load(heatmap, weights_only=False) | {"checkpoint": "undropped.pth",
+                                                             "checkpoint_fingerprint": "ab" * 8}
+    save_torch(work / "other.pth", other)
+    rows = rows_of(monkeypatch, work, "--checkpoint", "dual.pth", "--paths", "dp_total", "uniform", "lead_1",
+                   "--heatmap", work / "other.pth", "--allow_mismatch", "--step_size", "logsnr", *grid, "--metrics",
+                   "swd")[len(rows):]
+    assert list(dict.fromkeys((row["path"], row["step_size"]) for row in rows)) == [
+        ("dp_total (map of undropped abababab)", "logsnr"), ("lead_1", "")]
     assert "expected one of 64 and 32 pixels" in fails(monkeypatch, capsys, compute_heatmap_30, "--checkpoint",
                                                        "flow.pth")
 

@@ -1,6 +1,7 @@
 """What the scripts of a box with two GPUs start there, seen by a Python that only takes notes."""
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -173,6 +174,22 @@ def test_flows_study_counts_calls_and_passes_over_what_is_trained(box, tmp_path)
     assert "--name unet_patch1_seed1 --seed 1 --network unet --patch_size 1" in notes[0]
     done, notes = box("flow_study.sh", OUTPUTS=" ", OTHERS="triple", OUTPUT=str(tmp_path / "out"))
     assert done.returncode == 2 and "OTHERS: found triple, expected some of: unet dual" in done.stderr and not notes
+
+
+def test_the_study_asks_no_two_bands_to_agree(box, tmp_path):
+    (tmp_path / "python").write_text(NOTES.replace("echo 2; exit", f'exec {sys.executable} "$@"'))      # for RUNS
+    models = ("baseline_residual", "lift_native_residual", "lift_bands_residual")
+    for model in models:
+        (tmp_path / f"{model}_seed0_3ep.pth").touch()
+    done, notes = box("study.sh", "predictions", "detail", "samples", "error", COMPARED=" ".join(models), ABLATIONS="",
+                      SEEDS="0", EPOCHS="3", DEVICES="cpu", CHECKPOINTS=str(tmp_path), OUTPUT=str(tmp_path / "study"))
+    assert done.returncode == 0, done.stderr
+    agreeing = [note for note in notes if "reconciled" in note]
+    for command in ("eval_fid_batch.py", "generate_with_path_30.py", "-m lift.eval_mse"):
+        assert any(command in note and "lift_native_residual" in note for note in agreeing)
+    assert not any("lift_bands" in note for note in agreeing)
+    of_bands = [note.split(" --")[0] for note in notes if "lift_bands" in note]
+    assert of_bands == ["-m lift.eval_mse", "eval_fid_batch.py", "generate_with_path_30.py"]
 
 
 def test_the_quickstart_of_digits_trains_four_models_and_writes_the_tour(box, tmp_path):

@@ -1,14 +1,19 @@
 """S1's model of two bands: the baseline at equal timesteps, in training, sampling, error maps and checkpoints."""
+import json
+
 import numpy as np
 import pytest
 import torch
 
+import data
+import eval_fid_batch
 import families
+import generate_with_path_30
 from baseline_model import BaselineModel
 from engine.errors import InputError
 from engine.files import save_torch
 from engine.sampling import start_noise
-from lift import checkpoints, error_map, measurements, objective, path_costs, sampling
+from lift import checkpoints, error_map, eval_mse, measurements, objective, path_costs, sampling, super_resolve
 from lift.coupling import TimestepModel, timestep_denoiser
 from lift.options import SOLVERS
 from model import LIFTBandModel, LIFTDualTimestepModel
@@ -193,6 +198,46 @@ def test_errors_are_measured_beside_the_baseline():
     assert np.allclose(of_bands["diagonal"], of_one, rtol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The file of a checkpoint of two bands, with random weights, and of a baseline's."""
+    folder = tmp_path_factory.mktemp("bands")
+    for model, name in zip(pair("v"), ("baseline_2ep.pth", "lift_bands_2ep.pth")):
+        save_torch(folder / name, {"family": "lift", "model_type": model.model_type, "model_state": model.state_dict(),
+                                   "hidden_dims": DIMS, "parametrization": "v", "epochs": 2, "options": {}})
+    return folder / "lift_bands_2ep.pth"
+
+
+SMALL = ["--weights", "raw", "--device", "cpu", "--num_threads", "1"]
+FOUR = ["--dataset", "synthetic:40", "--num_images", "4", "--batch_size", "4", "--precision", "float32"]
+
+
+@pytest.mark.parametrize("command, words, option", [
+    (eval_mse, [*FOUR, "--reconciled"], "--reconciled: found"),
+    (eval_mse, [*FOUR, "--reconciled", "--compare_baseline", "BASELINE"], "--reconciled: found"),
+    (super_resolve, [*FOUR, "--x32", "joint", "reconciled"], "--x32: found reconciled"),
+    (generate_with_path_30, ["--x32", "from_64"], "--x32: found from_64"),
+    (eval_fid_batch, ["--x32", "random", "--metrics", "swd"], "--x32: found random")])
+def test_bands_are_not_asked_to_agree_before_any_work(command, words, option, written, tmp_path, monkeypatch):
+    for module in (data, eval_mse, super_resolve):
+        monkeypatch.setattr(module, "load_images", lambda *_, **__: pytest.fail("images were loaded"))
+    monkeypatch.setattr(sampling, "denoise_scales", lambda *_, **__: pytest.fail("images were made"))
+    words = [str(written.with_name("baseline_2ep.pth")) if word == "BASELINE" else word for word in words]
+    monkeypatch.setattr("sys.argv", ["command", "--checkpoint", str(written), *SMALL, *words])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"^{option} for a model of two bands, whose parts cannot disagree; leave it "):
+        command.main()
+    assert not list(tmp_path.iterdir())
+
+
+def test_super_resolution_of_bands_holds_the_coarse_part(written, tmp_path):
+    """By default it is measured as it can be, by its own predictions; and what is given is found again."""
+    super_resolve.main(["--checkpoint", str(written), *SMALL, *FOUR, "--num_steps", "2", "--cache_dir",
+                        str(tmp_path / "cache"), "--output", str(tmp_path / "sr")])
+    record = json.loads((tmp_path / "sr.json").read_text())
+    assert list(record["per_image"]) == ["bicubic", "LIFT"] and record["options"]["x32"] == ["joint"]
+
+
 def test_checkpoint_of_any_family_and_what_is_refused(tmp_path):
     _, double = pair("v")
     path = tmp_path / "lift_bands_2ep.pth"
@@ -207,6 +252,8 @@ def test_checkpoint_of_any_family_and_what_is_refused(tmp_path):
         assert torch.allclose(found, expected, atol=1e-4)
     with pytest.raises(InputError, match="--x32: found from_64 for a model of two bands"):
         sampling.generate(loaded.model, sampling.uniform_diagonal(2), 0, [0], x32_mode="from_64")
+    with pytest.raises(InputError, match="--reconciled: found for a model of two bands"):
+        measurements.squared_errors(loaded.model, torch.zeros(1, 3, 64, 64), xs, (5, 5), SCHEDULE, reconciled=True)
     with pytest.raises(InputError, match="edge costs: found directional for a model of two bands"):
         path_costs.directional_edge_costs(loaded.model, images(1).numpy(), [999, 500, 0], num_steps=2, max_jump=1)
     for words, message in [(["--timesteps", "fused"], "--timesteps: found fused with --bands"),
