@@ -63,7 +63,7 @@ class Side:
 
 # The handicaps of the plain step, in the order in which --handicaps takes them away.
 HANDICAPS = ("decoding", "average by tensor", "item", "stored attention", "optimizer by tensor", "plain layout",
-             "float32")
+             "float32", "eager")
 
 
 class PlainStep(Side):
@@ -82,6 +82,7 @@ class PlainStep(Side):
         how = {"fused": True} if "optimizer by tensor" in self.without else {"foreach": False}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.01, **how)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.called = torch.compile(self.model) if "eager" in self.without else self.model
         self.files, self.images = [], torch.from_numpy(np.array(images)).to(device)
         for image in images:
             buffer = io.BytesIO()
@@ -101,8 +102,8 @@ class PlainStep(Side):
         x_0_32 = downsample_to_32(x_0_64)
         t_64, t_32 = torch.randint(NUM_TIMESTEPS, (2, self.batch_size), device=self.device)
         noise_64, noise_32 = torch.randn_like(x_0_64), torch.randn_like(x_0_32)
-        eps_64, eps_32 = self.model(self.schedule.add_noise(x_0_64, noise_64, t_64),
-                                    self.schedule.add_noise(x_0_32, noise_32, t_32), t_64, t_32)
+        eps_64, eps_32 = self.called(self.schedule.add_noise(x_0_64, noise_64, t_64),
+                                     self.schedule.add_noise(x_0_32, noise_32, t_32), t_64, t_32)
         return ((eps_64 - noise_64) ** 2).mean() + ((eps_32 - noise_32) ** 2).mean()
 
     def step(self):
