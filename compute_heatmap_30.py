@@ -3,7 +3,7 @@ from pathlib import Path
 
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number, write_run_record)
-from data import add_data_options, load_images
+from data import add_data_options, columns_in, load_images
 from engine.errors import InputError
 from engine.files import refuse_existing, save_png, save_torch, written_together
 from engine.options import WEIGHTS
@@ -18,7 +18,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("model")
     add_checkpoint_option(group, "of LIFT, or of a flow trained with --scales 64 32")
     group.add_argument("--weights", choices=WEIGHTS, default="ema", help="which of its weights")
-    add_data_options(parser)
+    add_data_options(parser, columns=True)
     parser.add_argument("--split", default="train", help="part of the data set, perhaps sliced: train[:500]")
     group = parser.add_argument_group("error map")
     group.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS",
@@ -93,7 +93,7 @@ def main(argv=None):
     figures_at = figures.outputs_of(output)
     for path in (output, output.with_suffix(".json"), *figures_at.values()):
         refuse_existing(path, args.overwrite)
-    image_set = load_images(args.dataset, args.split, args.cache_dir)
+    image_set = load_images(args.dataset, args.split, args.cache_dir, **columns_in(vars(args)))
     if len(image_set) < args.batch_size:
         raise InputError(f"--batch_size: found {args.batch_size}, but --split {args.split} of --dataset {args.dataset} "
                          f"has {len(image_set)} images; choose at most that, or more data")

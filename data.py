@@ -1,10 +1,10 @@
 """Data sets: from photographs of any size, or the procedural faces, to uint8 [N, C, S, S] in a cache file.
 
 `--dataset` names one of
-  synthetic, synthetic:N     procedural faces (synthetic.py): N for training (4000 if left out), N // 8 others for
-                             validation; synthetic:100 holds the first 100 of synthetic:200
-  digits, digits:N           drawn digits (synthetic_digits.py), labelled: N for training (20000 if left out), N // 8
-                             others for the split test
+  synthetic, synthetic:N     procedural faces (engine/synthetic_faces.py): N for training (4000 if left out), N // 8
+                             others for validation; synthetic:100 holds the first 100 of synthetic:200
+  digits, digits:N           drawn digits (engine/synthetic_digits.py), labelled: N for training (20000 if left out),
+                             N // 8 others for the split test
   a folder of images         every image below it, in order of path. The split is `train`; if it has sub-folders
                              train, validation (val, valid), test, at any depth and in any case, these are the splits
                              and nothing may lie outside them. Other files are passed over, with a line. Where every
@@ -14,10 +14,11 @@
                              opened by `datasets`: column `image` or `img`, perhaps `label` or `fine_label`;
                              --image_column and --label_column name others
   a name on the hub          likewise, such as huggan/AFHQv2 (which has only `train`); mnist, cifar10,
-                             cifar100 and tiny-imagenet stand for their names there The kind of a folder is told by the
-files in it, never by a guess of `datasets`. A folder with both images and parquet is refused, and so is one of which
-`datasets` would leave out files. A folder of images that is called like one of the names above, such as mnist, is given
-as ./mnist.
+                             cifar100 and tiny-imagenet stand for their names there
+
+The kind of a folder is told by the files in it, never by a guess of `datasets`. A folder with both images and parquet
+is refused, and so is one of which `datasets` would leave out files. A folder of images that is called like one of the
+names above, such as mnist, is given as ./mnist.
 
 Images are made into one form and kept as engine/image_files.py says. The key of a cache is made of the source, the
 split and the preprocessing; for a folder the source is its path and every file's name, size and time of change. So a
@@ -48,7 +49,7 @@ from engine.command_line import whole_number
 from engine.errors import InputError
 from engine.files import printable, remove_leftovers, scratch_folder, sha256_of_file
 from engine.image_files import (SIDE, Form, Source, check_cache_dir, content_hash_of, decode, read_cache, square,
-                                state_of, write_cache)
+                                state_of, without_images, write_cache)
 
 DEFAULT_DATASET = "huggan/AFHQv2"
 DEFAULT_COUNTS = {"synthetic": 4000, "digits": 20_000}
@@ -61,6 +62,7 @@ SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validatio
                  "test": "test"}
 HUB_ALIASES = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100",
                "tiny-imagenet": "zh-plus/tiny-imagenet"}
+COLUMN_OPTIONS = ("image_column", "label_column")
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")    # looked for in this order
 OLDER_SPLIT_FOLDERS = ("train", "validation", "val", "test")
 IDX_PREFIXES = {"train": "train", "test": "t10k"}                           # split -> how its idx files begin
@@ -88,25 +90,32 @@ def num_in_common(images: np.ndarray, others: np.ndarray) -> int:
     return sum(hashlib.sha256(image.tobytes()).digest() in digests for image in others)
 
 
-def add_data_options(parser, image_size: int | None = None, channels: int = 3) -> None:
+def add_data_options(parser, image_size: int | None = None, channels: int = 3, columns: bool = False) -> None:
     """Adds --dataset and --cache_dir. A family that works at any size passes its default `image_size` and `channels`;
-    then --image_size, --channels, --image_column and --label_column are added too."""
+    then --image_size and --channels are added too. columns: --image_column and --label_column, which the command
+    hands to `load_images` by `columns_in`."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", default=DEFAULT_DATASET, metavar="NAME_OR_FOLDER", type=without_slash,
                        help="a name on the Hugging Face hub (mnist, cifar10, cifar100 and tiny-imagenet are short for "
                             "theirs), a data-set folder, a folder of images, synthetic or synthetic:COUNT, digits or "
                             "digits:COUNT")
     group.add_argument("--cache_dir", default="cache", metavar="FOLDER", help="where decoded images are kept")
-    if image_size is None:
-        return
-    group.add_argument("--image_size", type=whole_number(1, 4096), default=image_size, metavar="PIXELS",
-                       help="side of the centred square that images are resized to")
-    group.add_argument("--channels", type=int, choices=(1, 3), default=channels, help="1: grey, 3: RGB")
-    group.add_argument("--image_column", default=None, metavar="COLUMN",
-                       help=f"which column of a table holds the images; left out: {' or '.join(IMAGE_COLUMNS)}")
-    group.add_argument("--label_column", default=None, metavar="COLUMN",
-                       help=f"which column of a table holds the classes; left out: {' or '.join(LABEL_COLUMNS)}, or "
-                            "none")
+    if image_size is not None:
+        group.add_argument("--image_size", type=whole_number(1, 4096), default=image_size, metavar="PIXELS",
+                           help="side of the centred square that images are resized to")
+        group.add_argument("--channels", type=int, choices=(1, 3), default=channels, help="1: grey, 3: RGB")
+    if columns:
+        group.add_argument("--image_column", default=None, metavar="COLUMN",
+                           help=f"which column of a table holds the images; left out: {' or '.join(IMAGE_COLUMNS)}")
+        group.add_argument("--label_column", default=None, metavar="COLUMN",
+                           help=f"which column of a table holds the classes; left out: {' or '.join(LABEL_COLUMNS)}, "
+                                "or none")
+
+
+def columns_in(options: dict) -> dict:
+    """--image_column and --label_column among a command's options, or a record's, as `load_images` takes them; {}
+    where there are none."""
+    return {name: options[name] for name in COLUMN_OPTIONS if name in options}
 
 
 def without_slash(dataset: str) -> str:
@@ -122,20 +131,19 @@ def without_slash(dataset: str) -> str:
 
 
 def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int = SIDE, channels: int = 3,
-                image_column: str | None = None, label_column: str | None = None) -> ImageSet:
+                **columns: str | None) -> ImageSet:
     """The images of a split, from the cache or decoded into it, size x size, grey (channels 1) or in colour (3).
 
-    image_column, label_column: of a data-set folder or a hub data set, where they are not called as usual. split: a
-    name, or a name with a slice of images: `train[:500]`, `train[-256:]`, `train[100:200]`. Raises InputError for
-    anything missing or unreadable, and removes the unfinished cache file.
+    columns: `image_column` and `label_column` of a data-set folder or a hub data set, None where they are called as
+    usual; a command without these options leaves them out, and then no error advises them. split: a name, or a name
+    with a slice of images: `train[:500]`, `train[-256:]`, `train[100:200]`. Raises InputError for anything missing or
+    unreadable, and removes the unfinished cache file.
     """
     dataset, (base_split, part) = str(dataset), parse_split(split)
     if size < 1 or channels not in (1, 3):
         raise InputError(f"--image_size, --channels: found {size} and {channels}, expected at least one pixel, and 1 "
                          "(grey) or 3 (RGB) channels")
     form = Form(size, channels)
-    columns = {"image_column": image_column, "label_column": label_column}
-    columns = {key: name for key, name in columns.items() if name is not None}
     identity, open_source = find(dataset, base_split, form, columns)
 
     key = json.dumps([identity, base_split, form.preprocessing], sort_keys=True)
@@ -165,21 +173,27 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
     return ImageSet(images, labels, printable(dataset), split, content_hash, label_names)
 
 
-def native_form(dataset: str, split: str = "train", image_column: str | None = None) -> tuple[int, int]:
-    """Side in pixels and channels of a data set's first image, for families that work at any size."""
+def native_form(dataset: str, split: str = "train", **columns: str | None) -> tuple[int, int]:
+    """Side in pixels and channels of a data set's first image, for families that work at any size. columns: as in
+    `load_images`. Raises InputError as that does, and for a split without images."""
     dataset, (base_split, _) = str(dataset), parse_split(split)
     if dataset in NATIVE_FORMS:
         return NATIVE_FORMS[dataset]
-    _, open_source = find(dataset, base_split, Form(None, None), {"image_column": image_column} if image_column else {})
+    _, open_source = find(dataset, base_split, Form(None, None), columns)
     with tempfile.TemporaryDirectory() as folder:
         source = open_source(base_split, Path(folder))
-        channels, size, _ = source.decode(source.read(0, 1)[0]).shape
+        first = source.read(0, 1)
+        if not len(first):
+            raise without_images(dataset, base_split)
+        channels, size, _ = source.decode(first[0]).shape
     return size, channels
 
 
 def find(dataset: str, base_split: str, form: Form, columns: dict):
     """The identity of a split, a dict for the cache's key, and open_source(split, work_folder) -> Source. Raises
     InputError if there is no such data set or split."""
+    if unknown := sorted(set(columns) - set(COLUMN_OPTIONS)):
+        raise TypeError(f"load_images: {', '.join(unknown)} is no option of it")
     if not dataset.isprintable() and re.search(r"[\x00-\x1f\x7f\u2028\u2029]", dataset):
         raise InputError(f"--dataset: {dataset!r}: has a line break or another control character in its name; "
                          "rename it")
@@ -194,10 +208,11 @@ def find(dataset: str, base_split: str, form: Form, columns: dict):
         identity, splits, open_source = find_folder(dataset, form, columns)
     else:
         identity, splits, open_source = find_on_hub(HUB_ALIASES.get(dataset, dataset), form, columns)
-    if columns and not ("hub" in identity or splits is None):
-        raise InputError(f"--{next(iter(columns))}: found with --dataset {dataset}, which has no columns; "
+    given = {key: name for key, name in columns.items() if name is not None}
+    if given and not ("hub" in identity or splits is None):
+        raise InputError(f"--{next(iter(given))}: found with --dataset {dataset}, which has no columns; "
                          "leave it out")
-    identity = identity | columns
+    identity = identity | given
     if splits is not None and base_split not in splits:
         raise unknown_split(dataset, base_split, splits)
     return identity, open_source
@@ -441,14 +456,15 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expe
         features = columns_of(tables[split])
     image_column = chosen_column(features, columns.get("image_column"), IMAGE_COLUMNS, "--image_column", dataset, split)
     if image_column is None:
-        raise InputError(f"--dataset: {dataset}: split {split} has no column `image`, only "
-                         f"{', '.join(features)}; name the column that holds the images with --image_column, "
-                         "or rename it")
+        todo = "name the column that holds the images with --image_column, or rename it" \
+            if "image_column" in columns else "rename the column that holds the images to `image`"
+        raise InputError(f"--dataset: {dataset}: split {split} has no column `image`, only {', '.join(features)}; "
+                         f"{todo}")
     label_column = chosen_column(features, columns.get("label_column"), LABEL_COLUMNS, "--label_column", dataset, split)
     no_labels = InputError(f"--label_column: {dataset}: column {label_column} of split {split} holds neither whole "
                            "numbers nor texts alone; name another column")
     if label_column and not re.match("u?int|bool|(large_)?string|null", getattr(features[label_column], "dtype", "")):
-        if "label_column" in columns:
+        if columns.get("label_column"):
             raise no_labels
         label_column = None
     holds = features[image_column]
@@ -478,7 +494,7 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expe
         with explained(dataset, is_local):
             found = labels_of(values, getattr(features[label_column], "names", None),
                               lambda: others_of(tables, split, label_column), f"{printable(dataset)} {split}")
-        if found[0] is None and "label_column" in columns:
+        if found[0] is None and columns.get("label_column"):
             raise no_labels
         return found
 

@@ -44,7 +44,7 @@ def parse_options():
                        help="the autoencoder of a model of latents; left out: the one it was trained with")
     add_metric_options(parser, "real images to compare with: a split, or part of one such as train[:5000]",
                        with_groups=True)
-    data.add_data_options(parser)
+    data.add_data_options(parser, columns=True)
     group = parser.add_argument_group("output")
     group.add_argument("--results", type=Path, default=Path("results/fid_results.csv"), metavar="CSV",
                        help="table of results that rows are added to")
@@ -134,7 +134,7 @@ def check(args, refuse, files, say: bool) -> tuple[int, list[dict], dict]:
 
 def choose_dataset(args, options: list[dict], say: bool) -> dict:
     """--dataset, where it was left out, becomes what the models were trained on, or S1's default. Returns the columns
-    of its table. Raises InputError where the models do not agree."""
+    of its table: those asked for, or those of the training. Raises InputError where the models do not agree."""
     trained_on = {found.get("dataset") or data.DEFAULT_DATASET for found in options}
     if args.dataset is None:
         if len(trained_on) > 1:
@@ -144,7 +144,7 @@ def choose_dataset(args, options: list[dict], say: bool) -> dict:
         if say:
             print(f"--dataset: left out, so {args.dataset}", flush=True)
     of_first = options[0] if options[0].get("dataset") == args.dataset else {}
-    return {name: of_first.get(name) for name in ("image_column", "label_column")}
+    return {name: asked or of_first.get(name) for name, asked in data.columns_in(vars(args)).items()}
 
 
 def load_reference(args, metrics: list[str], size: int, columns: dict, group) -> data.ImageSet:

@@ -11,7 +11,8 @@ NUM_LEVELS = 1000
 USUAL_CLIP = "openai/clip-vit-large-patch14"            # of the CLIP score, on the hub
 OF_TEXT = ["prompts", "text_column", "resolution", "sdxl", "tiny_vae", "lora", "lora_rank", "lora_alpha",
            "gradient_checkpointing"]
-OF_OTHERS = ["weights", "vae", "coupling", "loss_weight_32", "student_t_32"]        # of all teachers but these
+OF_OTHERS = ["weights", "vae", "coupling", "loss_weight_32", "student_t_32", "image_column",
+             "label_column"]                            # of all teachers but these
 OF_THE_HEAD = ["guidance_cls_loss_weight", "diffusion_gan", "diffusion_gan_max_timestep"]
 WITHOUT_EFFECT = ["learning_rate", "lr_schedule", "warmup_steps"]       # each network has a rate of its own
 
@@ -24,7 +25,7 @@ def add_switch(group, name: str, default: bool | None, text: str) -> None:
 
 def add_distillation_options(parser: Parser) -> None:
     """Everything that `distill.train` takes."""
-    add_data_options(parser)
+    add_data_options(parser, columns=True)
     parser.add_argument("--split", default="train", help="real images, for the GAN and for noised inputs")
     group = parser.add_argument_group("teacher")
     group.add_argument("--teacher", type=Path, default=None, metavar="FILE", help="checkpoint of any family")

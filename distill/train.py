@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Distil a teacher into a student of few steps: python -m distill.train --teacher CHECKPOINT, or --model_id MODEL."""
-from data import load_images
+from data import columns_in, load_images
 from distill.options import needs_images, parse
 from engine.command_line import run_script
 
@@ -38,7 +38,8 @@ def task_of_checkpoint(args, device):
     check_distillation(args, loaded.denoiser, True, loaded.is_guidable)      # before images are looked at
 
     def images_of(split: str):
-        return load_images(args.dataset, split, cache_dir=args.cache_dir, size=side, channels=channels)
+        return load_images(args.dataset, split, cache_dir=args.cache_dir, size=side, channels=channels,
+                           **columns_in(vars(args)))
 
     images = labels = held_out = None
     content_hash = "none"

@@ -165,6 +165,11 @@ def write_header(file, form: Form, count: int) -> None:
                                                 "shape": (count, form.channels, form.size, form.size)})
 
 
+def without_images(dataset: str, split: str) -> InputError:
+    """The error for a split that has no image."""
+    return InputError(f"--dataset: {dataset}: split {split} has no images; expected at least one")
+
+
 def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form) -> None:
     """Decode a source into the three cache files, the record last.
 
@@ -185,7 +190,7 @@ def write_cache(path: Path, source: Source, dataset: str, split: str, form: Form
                 digest.update(data)
                 file.write(data)
         if count == 0:
-            raise InputError(f"--dataset: {dataset}: split {split} has no images; expected at least one")
+            raise without_images(dataset, split)
         if len(bad) == 1:
             raise bad[0]
         if bad:

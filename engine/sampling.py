@@ -4,10 +4,10 @@ A path is [N + 1, scales] in the processes' own times, from noise to the clean i
 in a step is left exactly as it is. Every solver works on the clean images that the denoiser predicts:
 
     ddim        first order, 1 call a step (Song et al. 2021); Euler's method on a linear path
-    multistep   second order, 1 call a step: the quantity of `NoiseProcess.extrapolates` is carried on from the last
-step
-    heun        second order, 2 calls a step; its last step is one of midpoint, since no clean image is ever predicted
-from
+    multistep   second order, 1 call a step: the quantity of `NoiseProcess.extrapolates` is carried on from the step
+                before
+    heun        second order, 2 calls a step; its last step is one of midpoint, since nothing is ever predicted from a
+                clean image
     midpoint    second order, 2 calls a step
     renoise     1 call a step: the clean image is predicted and noised again, for students of few steps
 

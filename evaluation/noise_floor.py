@@ -33,7 +33,7 @@ def parse_options():
     parser.add_argument("--seeds", type=seed_number, nargs="+", action="each_once", default=[42, 43], metavar="SEED",
                         help="which are drawn; a row for each")
     add_metric_options(parser, "the split that is drawn from, or part of one such as train[:5000]")
-    data.add_data_options(parser, data.SIDE)
+    data.add_data_options(parser, data.SIDE, columns=True)
     parser.add_argument("--results", type=Path, default=Path("results/fid_results.csv"), metavar="CSV",
                         help="table of results that rows are added to")
     parser.add_argument("--force", action="store_true", help="measure finished rows again and replace them")
@@ -60,7 +60,7 @@ def main():
     check_can_be_written(args.results)
     results_table.read(args.results)                            # complains before any work is done
     image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir, args.image_size, args.channels,
-                                 args.image_column, args.label_column)
+                                 **data.columns_in(vars(args)))
     for num_images in args.num_images:
         if args.images == "real" and num_images > len(image_set) // 2:
             raise InputError(f"--num_images: found {num_images}, expected at most {len(image_set) // 2}, half of the "

@@ -18,7 +18,7 @@ def parse_args(argv=None):
     """The command line. Raises InputError for options that contradict each other, or of the earlier implementation."""
     refuse_older_names(sys.argv[1:] if argv is None else argv)
     parser = Parser(__doc__)
-    add_data_options(parser, image_size=IMAGE_SIZE)
+    add_data_options(parser, image_size=IMAGE_SIZE, columns=True)
     data = parser.add_argument_group("images")
     data.add_argument("--split", default="train", help="images to train on")
     data.add_argument("--val_split", default="test", help="held-out images, for --val_every")

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from data import load_images, num_in_common, images_on
+from data import columns_in, images_on, load_images, num_in_common
 from engine.denoising_task import Pixels, check_labels
 from engine.distributed import Group
 from engine.errors import InputError
@@ -81,8 +81,7 @@ def make_task(args, device, group: Group) -> FlowTask:
         check_sizes(sides_of(args, side), args.patch_size, args.hidden_size, args.num_heads, args.output)
     if args.bands:
         check_side(side, "--image_size" if latents is None else "--vae: side of the latents")
-    how = dict(cache_dir=args.cache_dir, size=args.image_size, channels=args.channels, image_column=args.image_column,
-               label_column=args.label_column)
+    how = dict(cache_dir=args.cache_dir, size=args.image_size, channels=args.channels, **columns_in(vars(args)))
     images = load_images(args.dataset, args.split, **how)
     held_out = load_images(args.dataset, args.val_split, **how) if args.val_every else None
     task = flow_task(args, images, held_out, device, latents)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
                                  write_run_record)
-from data import add_data_options, load_images
+from data import add_data_options, columns_in, load_images
 from engine.files import refuse_existing, save_torch, written_together
 from engine.options import WEIGHTS
 
@@ -17,7 +17,7 @@ def parse_args(argv=None):
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a baseline checkpoint")
     parser.add_argument("--weights", choices=WEIGHTS, default="ema", help="which of its weights")
-    add_data_options(parser)
+    add_data_options(parser, columns=True)
     parser.add_argument("--split", default="train", help="images that costs are measured on")
     parser.add_argument("--edge_images", type=whole_number(1), default=32, metavar="IMAGES", help="how many of them")
     parser.add_argument("--grid", type=whole_number(2, 1000), default=30, metavar="POINTS", help="points of the grid")
@@ -41,7 +41,7 @@ def main(argv=None):
     output = heatmap_file.heatmap_path(args.output_dir, args.grid, name_of(args.checkpoint), loaded.epochs,
                                        args.weights)
     refuse_existing(output, args.overwrite)
-    image_set = load_images(args.dataset, args.split, args.cache_dir)
+    image_set = load_images(args.dataset, args.split, args.cache_dir, **columns_in(vars(args)))
     costs = path_costs.step_doubling_edge_costs(
         loaded.model, image_set.images, timesteps, num_steps=args.num_steps, max_jump=args.max_jump,
         max_images=args.edge_images, seed=args.seed, precision=args.precision, progress=True)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from engine.command_line import (Parser, add_device_options, real_number, refuse_without_effect, run_script,
                                  seed_number, start_device, whole_number, write_run_record)
-from data import add_data_options, load_images
+from data import add_data_options, columns_in, load_images
 from engine.files import outputs_beside, printable, save_png, write_csv, written_together
 from engine.options import WEIGHTS
 
@@ -40,7 +40,7 @@ def parse_args(argv=None):
                         help="writes PREFIX.csv, .json and .png; left out: results/mse, or results/model_error with "
                              "--compare_baseline")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier output")
-    add_data_options(parser)
+    add_data_options(parser, columns=True)
     add_device_options(parser, precision="float32")
     args = parser.parse_args(argv)
     if args.compare_baseline:
@@ -120,7 +120,7 @@ def main(argv=None):
     baseline = args.compare_baseline and checkpoints.load_model(args.compare_baseline, "baseline", args.weights, device)
     if args.reconciled:
         coupling.check_can_disagree(lift.model, "--reconciled: found")
-    image_set = load_images(args.dataset, args.split, args.cache_dir)
+    image_set = load_images(args.dataset, args.split, args.cache_dir, **columns_in(vars(args)))
     measurements.check_enough(len(image_set), args.num_images, args.dataset, args.split)
     images = image_set.images[:args.num_images]
     if note := measurements.note_on_training_images(lift.options, images, args.cache_dir):

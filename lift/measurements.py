@@ -8,7 +8,7 @@ import torch
 from engine.chunks import in_chunks
 from engine import devices
 from engine import seeds
-from data import load_images, num_in_common
+from data import columns_in, load_images, num_in_common
 from engine.errors import InputError
 from lift.coupling import check_can_disagree, has_bands, views
 from networks.bands import split
@@ -185,7 +185,7 @@ def note_on_training_images(options: dict, images: np.ndarray, cache_dir) -> str
     options: of its training; empty for a checkpoint of the earlier implementation. images: uint8 [N, 3, 64, 64].
     """
     try:
-        trained_on = load_images(options["dataset"], options["split"], cache_dir).images
+        trained_on = load_images(options["dataset"], options["split"], cache_dir, **columns_in(options)).images
     except (InputError, KeyError):
         return "note: the training images are not at hand, so whether these are held out is not known"
     seen = num_in_common(trained_on, images)

@@ -28,7 +28,7 @@ PREDICTIONS = ("eps", "x0")
 
 def add_training_options(parser, model_type: str) -> None:
     """The options that both training scripts share."""
-    add_data_options(parser)
+    add_data_options(parser, columns=True)
     data = parser.add_argument_group("data")
     data.add_argument("--split", default="train", help="images to train on")
     data.add_argument("--val_split", default="validation", help="held-out images, for --val_every")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
                                  write_run_record)
-from data import add_data_options, load_images
+from data import add_data_options, columns_in, load_images
 from engine.errors import InputError
 from engine.files import check_can_be_written, refuse_existing, save_torch
 from engine.options import WEIGHTS
@@ -21,7 +21,7 @@ def parse_args(argv=None):
     parser.add_argument("--weights", choices=WEIGHTS, default="ema", help="which of its weights")
     parser.add_argument("--heatmap", type=Path, default=None, metavar="FILE",
                         help="file to add the winner to; left out: the checkpoint's own in --output_dir")
-    add_data_options(parser)
+    add_data_options(parser, columns=True)
     parser.add_argument("--split", default="train", help="images for step doubling, and the reference")
     parser.add_argument("--edge_images", type=whole_number(1), default=8, metavar="IMAGES", help="for step doubling")
     parser.add_argument("--num_images", type=whole_number(2), default=256, metavar="IMAGES",
@@ -58,7 +58,7 @@ def main(argv=None):
         raise InputError(f"{file}: holds a winner of an earlier search; add --overwrite to replace it")
     record = args.output_dir / f"lead_{name_of(args.checkpoint)}_{loaded.epochs}ep_{args.num_steps}steps.json"
     refuse_existing(record, args.overwrite)
-    image_set = load_images(args.dataset, args.split, args.cache_dir)
+    image_set = load_images(args.dataset, args.split, args.cache_dir, **columns_in(vars(args)))
     x_0 = from_uint8(torch.from_numpy(image_set.images[:args.edge_images].copy())).to(device)
     reference = sliced_wasserstein.reference_profile(image_set, args.cache_dir, device=device)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
                                  write_run_record)
-from data import add_data_options, load_images
+from data import add_data_options, columns_in, load_images
 from engine.files import outputs_beside, printable, save_png, write_csv, written_together
 from engine.options import WEIGHTS
 from lift.options import SOLVERS
@@ -30,7 +30,7 @@ def parse_args(argv=None):
     parser.add_argument("--output", type=Path, default=Path("results/super_resolution"), metavar="PREFIX",
                         help="writes PREFIX.csv, .json and .png")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier output")
-    add_data_options(parser)
+    add_data_options(parser, columns=True)
     add_device_options(parser)
     return parser.parse_args(argv)
 
@@ -40,19 +40,20 @@ def main(argv=None):
     import numpy as np
     from tqdm import tqdm
     from evaluation import figures
-    from lift import checkpoints, coupling, measurements, super_resolution
+    from lift import checkpoints, coupling, measurements
     outputs = outputs_beside(args.output, args.overwrite)
     device = start_device(args)
     lift = checkpoints.load_model(args.checkpoint, "lift", args.weights, device)
     args.x32 = args.x32 or list(METHODS)[:1 if coupling.has_bands(lift.model) else None]
     if "reconciled" in args.x32:
         coupling.check_can_disagree(lift.model, "--x32: found reconciled")
-    image_set = load_images(args.dataset, args.split, args.cache_dir)
+    image_set = load_images(args.dataset, args.split, args.cache_dir, **columns_in(vars(args)))
     measurements.check_enough(len(image_set), args.num_images, args.dataset, args.split)
     truth = np.array(image_set.images[:args.num_images])                    # uint8 [N, 3, 64, 64]
     if note := measurements.note_on_training_images(lift.options, truth, args.cache_dir):
         print(note, flush=True)
 
+    from lift import super_resolution           # scikit-image takes its time
     given = super_resolution.half_size(truth)                                   # uint8 [N, 3, 32, 32]
     methods = {"bicubic": super_resolution.bicubic_double_size(given)}
     for mode in args.x32:

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from data import load_images, num_in_common, images_on
+from data import columns_in, images_on, load_images, num_in_common
 from engine.errors import InputError
 from engine.seeds import TRAIN_BATCH, seeded_generator
 from engine.task import Networks, Task, Update
@@ -106,8 +106,9 @@ class ScaleTask(Task):
 def scale_task(model_type: str):
     """What `engine.loop.train` calls to make the task of a model type."""
     def make(args, device, group) -> ScaleTask:
-        images = load_images(args.dataset, args.split, args.cache_dir)
-        held_out = load_images(args.dataset, args.val_split, args.cache_dir) if args.val_every else None
+        columns = columns_in(vars(args))
+        images = load_images(args.dataset, args.split, args.cache_dir, **columns)
+        held_out = load_images(args.dataset, args.val_split, args.cache_dir, **columns) if args.val_every else None
         if group.is_main and held_out and (seen := num_in_common(images.images, held_out.images[:args.val_images])):
             print(f"WARNING: --val_split: {seen} of the held-out images are among the training images; their loss "
                   "says nothing of unseen ones", flush=True)

@@ -324,7 +324,8 @@ def test_other_columns(tmp_path):
     assert np.array_equal(found.images[0], pixels(random_image(0)))
     assert found.labels.tolist() == [2] and found.label_names == ["cat", "dog", "wild"]
     assert load(image_column="picture").labels is None
-    for columns, message in (({}, "no column `image`, only picture, species; .*--image_column"),
+    for columns, message in (({}, "no column `image`, only picture, species; rename the column that holds .* `image`$"),
+                             ({"image_column": None}, "only picture, species; name the column .*--image_column"),
                              ({"image_column": "img"}, "^--image_column: found img, .*only picture, species"),
                              ({"image_column": "picture", "label_column": "x"}, "^--label_column: found x, .*species")):
         with pytest.raises(InputError, match=message) as caught:
@@ -333,6 +334,19 @@ def test_other_columns(tmp_path):
     photos = make_folder(tmp_path / "photos", "a.png")
     with pytest.raises(InputError, match="^--label_column: found with .*no columns"):
         data.load_images(photos, "train", tmp_path / "cache", label_column="label")
+
+
+def test_the_native_form_of_a_split_without_images(tmp_path):
+    """Of a table, and of idx files; a clear line as from the loading itself."""
+    import datasets
+    make_idx(tmp_path / "idx", count=0)
+    (tmp_path / "table").mkdir()
+    features = datasets.Features({"image": datasets.Image()})
+    datasets.Dataset.from_dict({"image": []}, features).to_parquet(tmp_path / "table" / "train-00000-of-00001.parquet")
+    for name in ("idx", "table"):
+        for ask in (data.native_form, lambda folder: data.load_images(folder, "train", tmp_path / "cache")):
+            with pytest.raises(InputError, match=f"^--dataset: .*{name}: split train has no images; expected at least"):
+                ask(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("alias, name, image_column, label_column", [
@@ -655,7 +669,7 @@ def test_options():
     data.add_data_options(parser)
     assert vars(parser.parse_args([])) == {"dataset": "huggan/AFHQv2", "cache_dir": "cache"}
     parser = argparse.ArgumentParser()
-    data.add_data_options(parser, image_size=28, channels=1)
+    data.add_data_options(parser, image_size=28, channels=1, columns=True)
     assert vars(parser.parse_args(["--image_column", "img"])) == {
         "dataset": "huggan/AFHQv2", "cache_dir": "cache", "image_size": 28, "channels": 1, "image_column": "img",
         "label_column": None}
