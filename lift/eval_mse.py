@@ -4,6 +4,8 @@ Without --compare_baseline: the error at --t for both scales noisy, clean 32 wit
 With --compare_baseline: LIFT's 64 error over the baseline's at timesteps from 0 to 999. The 32 scale is pure noise,
 which is the baseline's task, or on the diagonal, or ahead by some log SNR. This is the model's own error, whatever the
 path. If the baseline puts out the residual of a linear denoiser, the error of that denoiser is measured too.
+With --inputs self as well: both models along paths, also on inputs of their own making, which tells exposure bias from
+the model's error (`lift.exposure`).
 """
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from engine.command_line import (Parser, add_device_options, real_number, refuse
 from data import add_data_options, columns_in, load_images
 from engine.files import outputs_beside, printable, save_png, write_csv, written_together
 from engine.options import WEIGHTS
+from lift.options import LEAD_NAMES
 
 
 def parse_args(argv=None):
@@ -36,9 +39,20 @@ def parse_args(argv=None):
                         help="with --compare_baseline: timesteps from 0 to 999")
     parser.add_argument("--leads", type=real_number(-20, 20), nargs="*", action="each_once", default=[1.39, 3.0, 5.0],
                         metavar="LOG_SNR", help="with --compare_baseline: how far the 32 scale is ahead")
+    parser.add_argument("--inputs", choices=("true", "self"), default="true",
+                        help="with --compare_baseline: held-out images, noised; self: the models' own samples, noised, "
+                             "and what a sampler met on the way to them, too")
+    parser.add_argument("--paths", nargs="+", action="each_once", choices=("diagonal", *LEAD_NAMES),
+                        default=["diagonal", "lead_2"], metavar="PATH",
+                        help=f"of --inputs self: LIFT's ways to samples, of diagonal, {', '.join(LEAD_NAMES)}; the "
+                             "baseline's is uniform")
+    parser.add_argument("--num_steps", type=whole_number(1, 999), default=18, metavar="STEPS",
+                        help="of --inputs self: network calls of a sample")
+    parser.add_argument("--sampling_seed", type=seed_number, default=42, metavar="SEED",
+                        help="of --inputs self: decides the samples")
     parser.add_argument("--output", type=Path, default=None, metavar="PREFIX",
-                        help="writes PREFIX.csv, .json and .png; left out: results/mse, or results/model_error with "
-                             "--compare_baseline")
+                        help="writes PREFIX.csv, .json and .png; left out: results/mse, results/model_error with "
+                             "--compare_baseline, results/exposure with --inputs self")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier output")
     add_data_options(parser, columns=True)
     add_device_options(parser, precision="float32")
@@ -46,8 +60,14 @@ def parse_args(argv=None):
     if args.compare_baseline:
         refuse_without_effect(parser, args, ["t"], "with --compare_baseline, which takes timesteps from 0 to 999")
     else:
-        refuse_without_effect(parser, args, ["num_timesteps", "leads"], "without --compare_baseline")
-    args.output = args.output or Path("results/model_error" if args.compare_baseline else "results/mse")
+        refuse_without_effect(parser, args, ["num_timesteps", "leads", "inputs"], "without --compare_baseline")
+    if args.inputs == "self":
+        refuse_without_effect(parser, args, ["num_timesteps", "leads"], "with --inputs self, which takes the timesteps "
+                              "of its paths")
+    else:
+        refuse_without_effect(parser, args, ["paths", "num_steps", "sampling_seed"], "without --inputs self")
+    name = "mse" if not args.compare_baseline else "exposure" if args.inputs == "self" else "model_error"
+    args.output = args.output or Path("results") / name
     return args
 
 
@@ -110,6 +130,31 @@ def measure_beside_baseline(args, lift, baseline, images, device):
                                           of_linear.mean(1) if linear else None)
 
 
+def measure_on_own_inputs(args, lift, baseline, images, device):
+    """CSV rows and figure of both models on noised images, on their own samples noised, and on their samplers' ways."""
+    from lift import exposure
+    from lift.figures import exposure_curves
+    from lift.paths import path_from_heatmap
+    from lift.sampling import uniform_diagonal
+    ways = [("baseline", baseline, "uniform")] + [("lift", lift, path) for path in args.paths]
+    rows, curves = [], {}
+    with tqdm(total=3 * len(images) * args.num_steps * len(ways), desc="errors", unit="call") as bar:
+        for model_type, loaded, name in ways:
+            path = path_from_heatmap(None, name, args.num_steps) if name in LEAD_NAMES \
+                else uniform_diagonal(args.num_steps)
+            found = exposure.errors_and_norms(loaded.model, images, path, args.sampling_seed, args.seed,
+                                              args.batch_size, device, args.precision, bar.update, args.reconciled)
+            curves[f"{model_type}, {name}"] = of_way = exposure.rows_by_step(found, path)
+            rows += [{"model": model_type, "path": name, **row} for row in of_way]
+    for label, of_way in curves.items():
+        mean = {name: np.mean([row[name] for row in of_way])
+                for name in ("error_true", "error_own", "met_over_own", "met_over_true")}
+        print(f"{label:20} mean over t: error {mean['error_true']:.5f} on images, {mean['error_own']:.5f} on own "
+              f"samples; norm of the noise met / own {mean['met_over_own']:.4f}, met / true "
+              f"{mean['met_over_true']:.4f}")
+    return rows, exposure_curves(curves)
+
+
 def main(argv=None):
     args = parse_args(argv)
     from lift import checkpoints, coupling, measurements
@@ -126,7 +171,9 @@ def main(argv=None):
     if note := measurements.note_on_training_images(lift.options, images, args.cache_dir):
         print(note, flush=True)
 
-    if baseline:
+    if args.inputs == "self":
+        rows, fig = measure_on_own_inputs(args, lift, baseline, images, device)
+    elif baseline:
         rows, fig = measure_beside_baseline(args, lift, baseline, images, device)
     else:
         rows, fig = measure_cases(args, lift, images, device)

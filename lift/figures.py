@@ -65,13 +65,37 @@ def model_error_curves(t, baseline, curves: dict, linear=None):
         spread = 2 * np.asarray(curve["ratio_standard_error"])
         below.fill_between(t, curve["ratio"] - spread, curve["ratio"] + spread, color=style["color"], alpha=0.2,
                            linewidth=0)
+    label_error_and_ratio(above, below, "LIFT / baseline")
+    return fig
+
+
+def label_error_and_ratio(above, below, ratio: str) -> None:
+    """Axes, grid and legend of two panels whose curves are drawn: errors at 64 by t_64, and a ratio beside 1."""
     below.axhline(1, color="#000000", linewidth=1)
     above.set(yscale="log", ylabel="noise error at 64×64")
-    below.set(xlabel="t_64", ylabel="LIFT / baseline")
+    below.set(xlabel="t_64", ylabel=ratio)
     plain_log_axis(above.yaxis)
     for ax in (above, below):
         ax.grid(True, color="0.9", linewidth=0.6)
     above.legend(frameon=False, fontsize=9)
+
+
+def exposure_curves(ways: dict):
+    """Exposure bias of several models and paths: the error at 64 on images (full) and on own samples (dashed) above,
+    the norm of the predicted noise on what a sampler met, over that on its own samples noised, below.
+
+    ways: label -> rows of `exposure.rows_by_step`. Bands are two standard errors.
+    """
+    fig, (above, below) = figure(6.5, 5.4, nrows=2, sharex=True)
+    for k, (label, rows) in enumerate(ways.items()):
+        t, ratio, error = (np.array([row[name] for row in rows])
+                           for name in ("t_64", "met_over_own", "met_over_own_standard_error"))
+        color = "#000000" if k == 0 else style_of_curve(k - 1)["color"]
+        above.plot(t, [row["error_true"] for row in rows], color=color, label=label)
+        above.plot(t, [row["error_own"] for row in rows], color=color, linestyle="--")
+        below.plot(t, ratio, color=color)
+        below.fill_between(t, ratio - 2 * error, ratio + 2 * error, color=color, alpha=0.2, linewidth=0)
+    label_error_and_ratio(above, below, "predicted noise,\nmet / own samples")
     return fig
 
 

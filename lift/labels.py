@@ -1,6 +1,6 @@
 """The names of S1's paths and usual runs in tables and figures, and the colour of each path."""
 from evaluation.tables import Names
-from lift.options import DEFAULT_NAMES, LEAD_SIZES
+from lift.options import DEFAULT_NAMES, LEAD_NAMES
 
 
 # Okabe and Ito's palette: readers with any colour vision can tell the colours apart, in print by their lightness.
@@ -10,7 +10,7 @@ PATH_COLORS = {"baseline": "#000000", "diagonal": "#E69F00", "dp_64": "#56B4E9",
 PATH_LABELS = {"uniform": "baseline", "dp": "baseline DP", "baseline": "baseline",
                "diagonal": "diagonal", "dp_64": "DP-64", "dp_total": "DP-Total", "dp_step": "DP-step",
                "dp_directional": "DP-directional", "dp_diagonal": "DP-diagonal", "lead": "lead",
-               **{name: name.replace("_", " ") for name in (f"lead_{size}" for size in LEAD_SIZES)}}
+               **{name: name.replace("_", " ") for name in LEAD_NAMES}}
 NAMES = Names(PATH_LABELS, DEFAULT_NAMES)
 OTHER_PATH_COLORS = {"unconstrained_64": "#A6761D", "unconstrained_total": "#4D4D4D", "greedy_64": "#FFFFFF",
                      "greedy_total": "#B0B0B0", "lead_1": "#FEE0D2", "lead_2": "#FC9272", "lead_3": "#DE2D26",

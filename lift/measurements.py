@@ -61,15 +61,14 @@ def reconciled_noise(noised, eps, timesteps, schedule: CosineSteps):
     return [predict_eps(*of_scale) for of_scale in zip(noised, x_0, abar)]
 
 
-def squared_errors(model, x_0_64, noises, timesteps, schedule: CosineSteps, precision: str = "float32",
-                   reconciled: bool = False):
-    """Squared error of the noise prediction per image, averaged over pixels.
+def noise_and_prediction(model, x_0_64, noises, timesteps, schedule: CosineSteps, precision: str = "float32",
+                         reconciled: bool = False) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The noise in noised images, and what a model predicts of it: per scale [B, 3, H, W] each.
 
     model: anything callable like BaselineModel (one noise, one timestep) or LIFTDualTimestepModel (two of each).
     x_0_64: [B, 3, 64, 64] in [-1, 1]; noises: per scale [B, 3, H, W]; timesteps: per scale an int. With CLEAN, a scale
-    is the clean image; the network is told 0 for it, and its output is compared with no noise. reconciled: LIFT's
-    predictions are made to agree first. Returns float64 [number of scales, B] on the CPU. Raises InputError for
-    reconciled predictions of two bands.
+    is the clean image, without noise; the network is told 0 for it. reconciled: LIFT's predictions are made to agree
+    first. Raises InputError for reconciled predictions of two bands.
     """
     if reconciled:
         check_can_disagree(model, "--reconciled: found")
@@ -84,8 +83,26 @@ def squared_errors(model, x_0_64, noises, timesteps, schedule: CosineSteps, prec
     if reconciled and len(noises) > 1:
         predictions = reconciled_noise(noised, [eps.float() for eps in predictions], timesteps, schedule)
     targets = [noise * (timestep != CLEAN) for noise, timestep in zip(noises, timesteps)]
-    return torch.stack([(eps.float() - target).double().square().mean((1, 2, 3))
-                        for eps, target in zip(predictions, targets)]).cpu()
+    return targets, [eps.float() for eps in predictions]
+
+
+def mean_squares(noises, predictions) -> torch.Tensor:
+    """Squared error per image, averaged over pixels: float64 [number of scales, B] on the CPU. noises, predictions: of
+    `noise_and_prediction`."""
+    return torch.stack([(eps - noise).double().square().mean((1, 2, 3))
+                        for noise, eps in zip(noises, predictions)]).cpu()
+
+
+def squared_errors(*args, **options) -> torch.Tensor:
+    """Squared error of the noise prediction per image, averaged over pixels: float64 [number of scales, B] on the CPU.
+    The arguments are those of `noise_and_prediction`."""
+    return mean_squares(*noise_and_prediction(*args, **options))
+
+
+def at_64(model, squares) -> torch.Tensor:
+    """Mean squares [B] per scale -> those of the 64 scale; of bands, of the whole image, a quarter of whose numbers the
+    coarse one has."""
+    return squares[0] + squares[1] / 4 if has_bands(model) else squares[0]
 
 
 @dataclass
@@ -159,8 +176,7 @@ def errors_beside_baseline(lift, baseline, images, timesteps, curves: dict, seed
         for label, t_32 in curves.items():
             both = [squared_errors(lift, x_0_64, noises, (int(t), int(s)), schedule, precision, reconciled)
                     for t, s in zip(timesteps, t_32)]
-            of_lift[label].append(torch.stack([fine + coarse / 4 if has_bands(lift) else fine
-                                               for fine, coarse in both]))
+            of_lift[label].append(torch.stack([at_64(lift, errors) for errors in both]))
         progress(len(indices) * len(timesteps) * (1 + len(curves)))
     return (torch.cat(of_baseline, dim=1).numpy(),
             {label: torch.cat(parts, dim=1).numpy() for label, parts in of_lift.items()})

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from engine.errors import InputError
-from lift.options import GRID_SPACES, LEAD_SIZES, PATH_TYPES, STEP_SIZES
+from lift.options import GRID_SPACES, LEAD_NAMES, LEAD_SIZES, PATH_TYPES, STEP_SIZES
 from lift import dynamic_program
 from lift.sampling import uniform_diagonal
 from scheduler import NUM_TIMESTEPS, CosineSteps
@@ -220,7 +220,7 @@ class Lead:
         return self
 
 
-FIXED_LEADS = {f"lead_{size}": Lead(None, float(size)) for size in LEAD_SIZES}
+FIXED_LEADS = {name: Lead(None, float(size)) for name, size in zip(LEAD_NAMES, LEAD_SIZES)}
 
 
 def rho_log_snrs(num_steps: int, rho: float) -> np.ndarray:

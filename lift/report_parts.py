@@ -28,6 +28,8 @@ MAX_EPOCHS_SHOWN = 5           # more would not be legible side by side
 SIDE_FIGURES = {"mse": "Noise-prediction error with both scales noisy, or only one.",
                 "model_error": "Error of LIFT's 64 prediction beside the baseline's, on the same images and noise: the "
                                "model's own error, apart from that of any path. Bands are two standard errors.",
+                "exposure": "Error on images (full) and on the models' own samples (dashed), and the norm of the noise "
+                            "predicted on what a sampler met, over that on its own samples noised: exposure bias.",
                 "super_resolution": "Super-resolution without retraining: the 32×32 image given, bicubic upsampling, "
                                     "LIFT with x_32 held, and the truth."}
 

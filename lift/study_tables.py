@@ -27,14 +27,18 @@ from evaluation.tables import (FEW_IMAGES, PROTOCOL, Cell, Spread, Table, direct
 RUN_SEED = r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)"
 RUN_EPOCHS = RUN_SEED + r"_(?P<epochs>\d+)ep"
 RUN = re.compile(RUN_SEED + "$")
+RUN_WITH_EPOCHS = re.compile(RUN_EPOCHS + "$")
 MAP_FILE = re.compile(rf"(heatmap|logsnr)_(?P<grid>\d+)_(?!baseline){RUN_EPOCHS}(_plot)?$")    # baselines have no map
+EXPOSURE_FILE = re.compile(rf"exposure_{RUN_EPOCHS}$")
 ERROR_FILE = re.compile(rf"model_error_{RUN_EPOCHS}(?P<reconciled>_reconciled)?$")
 VALIDATION_FILE = re.compile(RUN_SEED + "_validation$")
 TRAINING_FOLDER = re.compile(r"training_(?P<epochs>\d+)ep$")
 ERROR_CONTENT = "table of lift.eval_mse --compare_baseline"
-FIGURE_FILE = re.compile(rf"(?P<kind>model_error|heatmap|logsnr|samples)_((?P<grid>\d+)_)?{RUN_EPOCHS}"
+FIGURE_FILE = re.compile(rf"(?P<kind>model_error|exposure|heatmap|logsnr|samples)_((?P<grid>\d+)_)?{RUN_EPOCHS}"
                          r"(?P<reconciled>_reconciled)?$")
-CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's", "heatmap": "Error map and paths",
+CAPTIONS = {"model_error": "Error of LIFT's 64 prediction beside the baseline's",
+            "exposure": "Error on images and on own samples, and what the samplers met",
+            "heatmap": "Error map and paths",
             "logsnr": "The same map, its paths by each scale's own change in log SNR",
             "samples": "Samples from the same start noises"}
 LINEAR_DENOISER = "linear_denoiser"                     # in place of a run's name
@@ -392,11 +396,11 @@ def identity_table(folder) -> list[Table]:
     return [table] if table.rows else []
 
 
-def error_files(folder) -> list[tuple[re.Match, Path, list[dict]]]:
+def error_files(folder, pattern: re.Pattern = ERROR_FILE) -> list[tuple[re.Match, Path, list[dict]]]:
     """(match, file, rows) of every run's file of lift.eval_mse. Raises InputError for a file that was measured on other
     images than the first."""
     found = []
-    for match, path in files_of_runs(folder, ERROR_FILE, ".csv"):
+    for match, path in files_of_runs(folder, pattern, ".csv"):
         with expecting(path, ERROR_CONTENT, "make it again"):
             rows = read_csv(path)
             about = images_of(rows)
@@ -437,6 +441,35 @@ def model_error_table(folder) -> list[Table]:
         cells = (Cell("{:.3f} ± {:.3f}".format(*means[curve]), means[curve][0]) if curve in means else Cell("–")
                  for curve in curves)
         table.rows.append([model, predictions, seed, epochs, Cell(rows[0]["baseline"]), *cells])
+    return [table]
+
+
+def exposure_table(folder) -> list[Table]:
+    """Error on images and on a model's own samples, and the norm of the noise predicted on what its sampler met, means
+    over the steps of a path, from the files of lift.eval_mse --inputs self. A baseline has one line, whatever is
+    measured beside it."""
+    columns, lines, about = ("error_true", "error_own", "met_over_own", "met_over_true"), {}, ""
+    for match, path, rows in error_files(folder, EXPOSURE_FILE):
+        with expecting(path, ERROR_CONTENT, "make it again"):
+            about, beside = images_of(rows), RUN_WITH_EPOCHS.match(Path(rows[0]["baseline"]).stem)
+            for (model, way), members in grouped(rows, lambda row: (row["model"], row["path"])).items():
+                run = match if model == "lift" else beside
+                if run and run["name"] in LABELS:
+                    means = [[fmean(float(row[f"{column}{ending}"]) for row in members)
+                              for ending in ("", "_standard_error")] for column in columns]
+                    lines[(*run.group("name", "seed", "epochs"), way)] = run_cells(run), means
+    if not lines:
+        return []
+    table = Table("study_exposure", "Error on images, and what a sampler meets",
+                  f"Means over the steps of a path, ± an upper bound of the standard error, on {about} and as many of "
+                  "the model's own samples. Noise error at 64 on both; norm of the noise predicted on what the sampler "
+                  "met, over that on its own samples noised, which tells exposure bias, and over that on images.",
+                  ["model", "seed", "epochs", "path", "error on images", "error on own samples", "met / own",
+                   "met / images"])
+    order = list(LABELS)
+    for (name, *_, way), (cells, means) in sorted(lines.items(), key=lambda line: order.index(line[0][0])):
+        table.rows.append([*cells, Cell(PATH_LABELS[way]), *(Cell("{:.4f} ± {:.4f}".format(*mean), mean[0])
+                                                            for mean in means)])
     return [table]
 
 
@@ -520,5 +553,6 @@ def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
 
 
 FILE_TABLES = {"study_identity": identity_table, "study_model_error": model_error_table,
+               "study_exposure": exposure_table,
                "study_clean_error": clean_error_table, "study_validation": validation_tables}
 NAMES = ("study_floor", *COMPARISONS, *FILE_TABLES)

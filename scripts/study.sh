@@ -243,6 +243,11 @@ error_jobs() {
             "--checkpoint $(checkpoint "$run") --compare_baseline $(checkpoint "$beside")" \
             "--split $VAL_SPLIT --num_images $ERROR_IMAGES --num_timesteps $ERROR_TIMESTEPS" \
             "--output $output --overwrite $reconciled"
+        output="$OUTPUT/exposure_${run}_${EPOCHS}ep"
+        [ -n "$reconciled" ] || { is_up_to_date "$output.json" "$run" && is_up_to_date "$output.json" "$beside"; } ||
+            echo "exposure_$run -m lift.eval_mse $data --inputs self" \
+            "--checkpoint $(checkpoint "$run") --compare_baseline $(checkpoint "$beside")" \
+            "--split $VAL_SPLIT --num_images $ERROR_IMAGES --output $output --overwrite"
     done; done
 }
 

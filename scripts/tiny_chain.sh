@@ -35,6 +35,8 @@ small=(--dataset synthetic:64 --num_images 8 --device cpu)
 "$PYTHON" -m lift.eval_mse --checkpoint "$lift" "${small[@]}" --output "$OUTPUT/mse"
 "$PYTHON" -m lift.eval_mse --checkpoint "$lift" --compare_baseline "$baseline" --num_timesteps 3 "${small[@]}" \
     --output "$OUTPUT/model_error"
+"$PYTHON" -m lift.eval_mse --checkpoint "$lift" --compare_baseline "$baseline" --inputs self --num_steps 3 \
+    "${small[@]}" --output "$OUTPUT/exposure"
 "$PYTHON" -m lift.super_resolve --checkpoint "$lift" "${small[@]}" --num_steps 4 --num_shown 4 \
     --output "$OUTPUT/super_resolution"
 "$PYTHON" generate_with_path_30.py --checkpoint "$lift" --path lead --num_steps 4 --num_images 4 --solver multistep \
@@ -49,7 +51,7 @@ grep -q "| LIFT, independent timesteps |" "$readme" && grep -q "| baseline lead 
     && grep -q "| kurtosis, level 64 |" "$readme" && grep -q "| 64, epoch 1 |" "$readme" \
     || { echo "tiny_chain.sh: study.sh filled no table" >&2; exit 1; }
 for file in fid_results.csv report.html heatmap_8_2ep.png samples_dp_total.png baseline_loss.png mse.png \
-    model_error.png super_resolution.png again.png lead_baseline_2ep_4steps.json; do
+    model_error.png exposure.png super_resolution.png again.png lead_baseline_2ep_4steps.json; do
     [ -s "$OUTPUT/$file" ] || { echo "tiny_chain.sh: $file is missing or empty" >&2; exit 1; }
 done
 echo "tiny chain: every script ran"

@@ -189,7 +189,9 @@ def test_the_study_asks_no_two_bands_to_agree(box, tmp_path):
         assert any(command in note and "lift_native_residual" in note for note in agreeing)
     assert not any("lift_bands" in note for note in agreeing)
     of_bands = [note.split(" --")[0] for note in notes if "lift_bands" in note]
-    assert of_bands == ["-m lift.eval_mse", "eval_fid_batch.py", "generate_with_path_30.py"]
+    assert of_bands == ["-m lift.eval_mse", "-m lift.eval_mse", "eval_fid_batch.py", "generate_with_path_30.py"]
+    own_inputs = [note.split("exposure_")[1].split()[0] for note in notes if "--inputs self" in note]
+    assert sorted(own_inputs) == ["lift_bands_residual_seed0_3ep", "lift_native_residual_seed0_3ep"]
 
 
 def test_the_quickstart_of_digits_trains_four_models_and_writes_the_tour(box, tmp_path):

@@ -259,6 +259,26 @@ def test_model_error_is_the_mean_over_timesteps(tmp_path):
     assert [line[:2] for line in texts(table)] == [["LIFT, band", "own"], ["LIFT, band", "reconciled"]]
 
 
+def test_exposure_has_a_line_per_model_and_path(tmp_path):
+    """The baseline's once, whatever is measured beside it; means over the steps."""
+    (tmp_path / "study").mkdir()
+    names = ("error_true", "error_own", "met_over_own", "met_over_true")
+    header = ",".join(["dataset,split,num_images,baseline,model,path,t_64", *names,
+                       *(f"{name}_standard_error" for name in names)]) + "\n"
+    for name in ("lift_band", "lift_diagonal"):
+        (tmp_path / "study" / f"exposure_{name}_seed0_3ep.csv").write_text(header + "".join(
+            f"d,validation,8,baseline_seed0_3ep.pth,{model},{path},{t},{t / 1000},0.5,{1 + t / 1000},1.5,0,0,0.01,0\n"
+            for model, path in (("baseline", "uniform"), ("lift", "diagonal"), ("lift", "lead_2")) for t in (100, 300)))
+    [table] = study_tables.tables_named("study_exposure", [], tmp_path)
+    ways = [("baseline", "baseline"), *((name, path) for name in ("LIFT, band", "LIFT, diagonal timesteps")
+                                        for path in ("diagonal", "lead 2"))]
+    assert texts(table) == [[name, "0", "3", path, "0.2000 ± 0.0000", "0.5000 ± 0.0000", "1.2000 ± 0.0100",
+                             "1.5000 ± 0.0000"] for name, path in ways]
+    (tmp_path / "study" / "exposure_lift_band_seed1_3ep.csv").write_text("model,path\nlift,diagonal\n")
+    with pytest.raises(InputError, match="exposure_lift_band_seed1_3ep.csv"):
+        study_tables.tables_named("study_exposure", [], tmp_path)
+
+
 def test_clean_error_follows_from_the_noise_error(tmp_path):
     (tmp_path / "study").mkdir()
     lines = ("32 pure noise,999,1.0,1.0", "diagonal,0,1.0,1.0", "diagonal,700,0.02,0.03", "diagonal,999,0.01,0.02")
