@@ -58,6 +58,12 @@ class Model:
         return self.vae is None and self.denoiser.processes[0].clips_pixels
 
     @property
+    def num_timesteps(self) -> int:
+        """Those of a diffusion model that can be stepped from. A noise prediction of latents leaves 999 out: a step
+        from there multiplies its error by a hundred, and nothing clips the result."""
+        return self.denoiser.processes[0].num_timesteps - (self.denoiser.kind == "eps" and not self.clips)
+
+    @property
     def channels(self) -> int:
         """Of the images."""
         return (self.denoiser.shapes[0] if self.vae is None else self.vae.settings["shape"])[0]
@@ -72,9 +78,9 @@ class Model:
         if not isinstance(process, CosineSteps):
             return process.uniform_path(num_steps)
         if mode == "ddpm":
-            return torch.arange(process.num_timesteps - 1, CLEAN - 1, -1)
-        if not 1 <= num_steps <= process.num_timesteps:
-            raise InputError(f"--sampling_steps: found {num_steps}, expected 1...{process.num_timesteps}")
+            return torch.arange(self.num_timesteps - 1, CLEAN - 1, -1)
+        if not 1 <= num_steps <= self.num_timesteps:
+            raise InputError(f"--sampling_steps: found {num_steps}, expected 1...{self.num_timesteps}")
         stride, rest = divmod(process.num_timesteps, num_steps)
         if self.denoiser.kind != "eps":
             t = torch.linspace(process.noisiest, 0, num_steps, dtype=torch.float64)
@@ -106,7 +112,7 @@ class Model:
         """The sampler's state on its way: the steps before which it is shown (`strip_points`), and its images, uint8
         [points, N, C, S, S]; the last ones are the result."""
         process, num_steps = self.denoiser.processes[0], len(path) - 1
-        is_ddim = isinstance(process, CosineSteps) and num_steps < process.num_timesteps
+        is_ddim = isinstance(process, CosineSteps) and num_steps < self.num_timesteps
         shown, points = strip_points(num_steps, from_clean=is_ddim), []
 
         def note(step, times, xs):

@@ -23,7 +23,8 @@ def add_sampling_options(parser, how: bool = True, required: bool = True) -> Non
     if not how:
         return
     group.add_argument("--mode", choices=("ddpm", "ddim"), default="ddim",
-                       help="of a diffusion model; ddpm: 1000 steps")
+                       help="of a diffusion model; ddpm: 1000 steps, in latents 999, since a noise prediction at "
+                            "timestep 999 says nothing of the image")
     group.add_argument("--sampler", choices=tuple(SOLVERS), default="euler",
                        help="euler: one call a step, of a diffusion model DDIM; multistep: one; midpoint, heun: two")
     group.add_argument("--sampling_steps", type=whole_number(1, 1000), default=50, metavar="STEPS")
@@ -41,7 +42,7 @@ def sampling_of(args, model) -> tuple:
             raise InputError(f"--mode: found ddpm, but {args.checkpoint} is a flow; leave the option out")
         if args.sampler != "euler":
             raise InputError(f"--sampler: found {args.sampler} with --mode ddpm, expected it left out")
-        return model.path(process.num_timesteps, "ddpm"), {"solver": "ddim", "eta": 1.0}
+        return model.path(model.num_timesteps, "ddpm"), {"solver": "ddim", "eta": 1.0}
     return model.path(args.sampling_steps), {"solver": SOLVERS[args.sampler], "eta": args.eta}
 
 

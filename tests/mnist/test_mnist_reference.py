@@ -7,8 +7,9 @@ from conftest import REFERENCE
 from engine.denoiser import Denoiser, Guided
 from engine.denoising_task import logit_normal
 from engine.sampling import denoise_along
-from mnist.models import strip_points
-from mnist.models import BETA_MAX, Model, build_denoiser, to_network_time
+from engine.errors import InputError
+from mnist.models import BETA_MAX, Model, build_denoiser, strip_points, to_network_time
+from networks.vae import VAE
 from scheduler import CosineSteps, LinearFlow, clean_image, noise_added, noise_in, step, training_target
 
 DIFFUSION, FLOW = CosineSteps(beta_max=BETA_MAX), LinearFlow()
@@ -182,6 +183,21 @@ def test_paths_and_strips(ref):
     shown = [model.strip(path, 0, [0])[0] for path in (model.path(50), model.path(20))]
     assert shown == [of_ddim, [0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 20]]
     assert Model(build_denoiser("ddpm", "v", settings), None, 8, "").path(50)[0] == 999
+
+
+@pytest.mark.parametrize("kind, first", [("eps", 998), ("v", 999)])
+def test_a_noise_prediction_of_latents_leaves_out_the_step_that_multiplies_its_error(kind, first):
+    """A step from t multiplies an error of the predicted noise by nearly a(t - 1) / a(t)."""
+    settings = {"shape": (2, 4, 4), "base_channels": 8, "channel_multipliers": (1,), "attention_levels": ()}
+    model = Model(build_denoiser("ddpm", kind, settings), VAE([1, 32, 32], 8, (1, 1, 1), 2), 28, "")
+    path = model.path(1000 if kind == "v" else 999, "ddpm")
+    assert path.tolist() == list(range(first, -2, -1)) and model.path(50)[0] == (980 if kind == "eps" else 999)
+    a = model.denoiser.processes[0].levels(torch.tensor([999, 998, 997]), torch.float64)[0]
+    assert a[1] / a[0] > 90 and a[2] / a[1] < 2.1
+    assert model.strip(path, 0, [0])[0][:2] == strip_points(len(path) - 1)[:2]
+    if kind == "eps":
+        with pytest.raises(InputError, match=r"--sampling_steps: found 1000, expected 1\.\.\.999"):
+            model.path(1000)
 
 
 def test_ddim_starts_where_an_image_begins_to_show_and_never_stands_still():
