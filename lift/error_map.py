@@ -17,7 +17,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from engine import devices
-from lift import paths
 from engine import seeds
 from engine.errors import InputError
 from engine.sampling import from_uint8
@@ -47,7 +46,7 @@ CHUNK_SIZES = {"cpu": 64, "cuda": 512}
 
 def chain_rule_factor(timesteps, chain_rule: str) -> np.ndarray:
     """The chain-rule factor at timesteps: float64, same shape."""
-    return CHAIN_RULES[chain_rule](np.exp(paths.log_snr_of(timesteps)))
+    return CHAIN_RULES[chain_rule](np.exp(CosineSteps().t_to_log_snr(torch.from_numpy(np.asarray(timesteps))).numpy()))
 
 
 def block_weight(block: str, normalization: str) -> float:
@@ -111,13 +110,26 @@ def reweighted(heatmap: dict, chain_rule=None, normalization=None, prediction=No
     return {**heatmap, **maps, "options": options}
 
 
+def identity_heatmap(timesteps, factor_64, factor_32=None) -> dict:
+    """The map of identity Jacobians, as `paths.path_from_heatmap` reads it: an error map without the model's part.
+
+    timesteps: [n]; factor_64, factor_32: [n], the chain-rule factor at each timestep times the scale's weight in the
+    normalisation (factor_32 left out: the same). An identity Jacobian scores 3, one per channel.
+    """
+    factor_64 = np.asarray(factor_64, dtype=np.float64)
+    factor_32 = factor_64 if factor_32 is None else np.asarray(factor_32, dtype=np.float64)
+    n = len(factor_64)
+    return {"timesteps": np.asarray(timesteps), "error_64": np.repeat(3 * factor_64[:, None], n, 1),
+            "error_32": np.repeat(3 * factor_32[None, :], n, 0), "edge_costs": {}}
+
+
 def identity_map(heatmap: dict) -> dict:
     """The map that an identity Jacobian of the prediction has under this heatmap's weights, for `paths`."""
     options = heatmap["options"]
     timesteps = np.asarray(heatmap["timesteps"])
     factor = chain_rule_factor(timesteps, options["chain_rule"])
     output_64, output_32 = (block_weight(f"{s}<-{s}", options["normalization"]) * NUM_PIXELS[s] for s in ("64", "32"))
-    return paths.identity_heatmap(timesteps, factor * output_64, factor * output_32)
+    return identity_heatmap(timesteps, factor * output_64, factor * output_32)
 
 
 # The estimator

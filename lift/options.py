@@ -16,8 +16,8 @@ X32_MODES = ("joint", "from_64", "reconciled", "random", "fixed")
 LEAD_SIZES = (1, 2, 3, 5)               # in log SNR, of the paths that are the diagonal with a lead
 LEAD_NAMES = tuple(f"lead_{size}" for size in LEAD_SIZES)
 PATH_TYPES = ("diagonal", "dp_64", "dp_total", "dp_directional", "dp_step", "dp_diagonal", "lead",
-              *LEAD_NAMES, "unconstrained_64", "unconstrained_total", "greedy_64",
-              "greedy_total")
+              *LEAD_NAMES, "unconstrained_64", "unconstrained_total", "greedy_64", "greedy_total", "identity_64",
+              "identity_total")
 PATH_NAMES = {"baseline": ("uniform", "dp", "lead"), "lift": PATH_TYPES}
 DEFAULT_PATHS = {"baseline": ["uniform"], "lift": ["diagonal", "dp_64", "dp_total"]}
 STEP_SIZES = ("index", "logsnr")

@@ -67,14 +67,14 @@ def summarize_paths(heatmap: dict, path_types, num_steps: int, step_size: str = 
     """A row per path: its timesteps, its cost, the identity path's cost on the same map, and how far apart they are.
 
     The identity path is what the same optimiser finds on the map of an identity Jacobian; the distance is
-    `paths.path_distance` in grid cells. Paths that read no error map have no identity path: None.
+    `paths.path_distance` in grid cells. Paths that read no error map, and controls, have no identity path: None.
     """
     identity, timesteps, rows = identity_map(heatmap), np.asarray(heatmap["timesteps"]), []
     for path_type in path_types:
         path = paths.path_from_heatmap(heatmap, path_type, num_steps, step_size=step_size, max_jump=max_jump)
         row = {"path": path_type, "timesteps": path, "cost": path_cost(heatmap, path, path_type, step_size, max_jump),
                "identity_timesteps": None, "identity_cost": None, "distance": None, **paths.describe_path(path)}
-        if path_type.split("_")[-1] in ("64", "total"):
+        if path_type.endswith(("_64", "_total")) and path_type not in paths.CONTROLS:
             other = paths.path_from_heatmap(identity, path_type, num_steps, step_size=step_size, max_jump=max_jump)
             row.update(identity_timesteps=other,
                        identity_cost=path_cost(heatmap, other, path_type, step_size, max_jump),

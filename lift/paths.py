@@ -13,6 +13,7 @@ import torch
 from engine.errors import InputError
 from lift.options import GRID_SPACES, LEAD_NAMES, LEAD_SIZES, PATH_TYPES, STEP_SIZES
 from lift import dynamic_program
+from lift.error_map import identity_map
 from lift.sampling import uniform_diagonal
 from scheduler import NUM_TIMESTEPS, CosineSteps
 
@@ -258,17 +259,24 @@ def lead_path(num_steps: int, parameters: Lead = Lead()) -> np.ndarray:
 
 # Paths by name
 
-def map_of(heatmap: dict | None, key: str, path_type: str):
-    """heatmap[key] as float64. Raises InputError if the heatmap or the key is missing."""
+def entry_of(heatmap: dict | None, key: str, path_type: str):
+    """heatmap[key]. Raises InputError if the heatmap or the key is missing."""
     if heatmap is None:
         raise InputError(f"path {path_type}: needs an error map; compute one with compute_heatmap_30.py and "
                          "give it with --heatmap")
     if key not in heatmap:
         raise InputError(f"path {path_type}: the heatmap holds no {key}; compute it again with "
                          "compute_heatmap_30.py")
-    return np.asarray(heatmap[key], dtype=np.float64)
+    return heatmap[key]
 
 
+def map_of(heatmap: dict | None, key: str, path_type: str) -> np.ndarray:
+    """`entry_of` as float64."""
+    return np.asarray(entry_of(heatmap, key, path_type), dtype=np.float64)
+
+
+# Paths that tell how much of another came from the model: the same optimiser without the model's part of the map.
+CONTROLS = {"identity_64": "dp_64", "identity_total": "dp_total"}
 # Edge costs that a path type reads, in order of preference.
 EDGE_COST_NAMES = {"dp_directional": ("directional",), "dp_step": ("step_doubling",),
                    "dp_diagonal": ("step_doubling_diagonal", "step_doubling", "directional")}
@@ -308,7 +316,8 @@ def path_from_heatmap(heatmap: dict | None, path_type: str, num_steps: int, *, s
 
     heatmap: a dictionary with timesteps [n], error_64 and error_32 [n, n], and perhaps edge_costs {name: [n, n, J + 1,
     J + 1]} and lead {rho, lead, onset}; None serves for diagonal and leads. path_type: one of PATH_TYPES. step_size:
-    index or logsnr, for the maps; edge costs have their own. lead: for path type lead, before what the heatmap holds.
+    index or logsnr, for the maps; edge costs have their own. For a path of CONTROLS, an identity Jacobian's map takes
+    the heatmap's place. lead: for path type lead, before what the heatmap holds.
     Raises InputError when the heatmap lacks what is needed or the request is impossible.
     """
     if path_type not in PATH_TYPES:
@@ -320,6 +329,9 @@ def path_from_heatmap(heatmap: dict | None, path_type: str, num_steps: int, *, s
     if path_type == "lead":
         stored = (heatmap or {}).get("lead")
         return lead_path(num_steps, lead or (Lead(**stored) if stored else Lead()))
+    if path_type in CONTROLS:
+        entry_of(heatmap, "options", path_type)
+        heatmap, path_type = identity_map(heatmap), CONTROLS[path_type]
     timesteps = None if heatmap is None or "timesteps" not in heatmap else np.asarray(heatmap["timesteps"])
     edge_costs = edge_costs_of(heatmap, path_type, step_size, max_jump)
     if path_type.startswith(("unconstrained", "greedy")):
@@ -343,20 +355,7 @@ def schedule_path(edge_costs: np.ndarray, timesteps: np.ndarray, num_steps: int)
     return np.stack([t, t], axis=1)
 
 
-# How much of a path came from the model
-
-def identity_heatmap(timesteps, factor_64, factor_32=None) -> dict:
-    """The map of identity Jacobians, as `path_from_heatmap` reads it: an error map without the model's part.
-
-    timesteps: [n]; factor_64, factor_32: [n], the chain-rule factor at each timestep times the scale's weight in the
-    normalisation (factor_32 left out: the same). An identity Jacobian scores 3, one per channel.
-    """
-    factor_64 = np.asarray(factor_64, dtype=np.float64)
-    factor_32 = factor_64 if factor_32 is None else np.asarray(factor_32, dtype=np.float64)
-    n = len(factor_64)
-    return {"timesteps": np.asarray(timesteps), "error_64": np.repeat(3 * factor_64[:, None], n, 1),
-            "error_32": np.repeat(3 * factor_32[None, :], n, 0), "edge_costs": {}}
-
+# What a path does
 
 def path_distance(path_a: np.ndarray, path_b: np.ndarray) -> float:
     """Mean over the steps of the Euclidean distance between two paths' points, in their own unit (cells, timesteps).

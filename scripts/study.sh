@@ -189,7 +189,7 @@ path_jobs() {
         if [ "$steps" -lt "$GRID" ]; then on_diagonal="dp_diagonal"; schedule="dp"; fi
         evaluate "baseline_seed$first" "$steps" "$NUM_IMAGES" "uniform $schedule lead" --solver "$solver"
         evaluate "lift_independent_seed$first" "$steps" \
-            "$NUM_IMAGES" "diagonal $on_diagonal dp_64 dp_total dp_step lead" \
+            "$NUM_IMAGES" "diagonal $on_diagonal dp_64 dp_total identity_64 identity_total dp_step lead" \
             --solver "$solver"
         evaluate "lift_independent_seed$first" "$steps" "$NUM_IMAGES" "dp_64 dp_total" --solver "$solver" \
             --step_size logsnr

@@ -4,6 +4,7 @@ import torch
 from scipy.stats import spearmanr
 
 from lift import dynamic_program, error_map, exact_mixture, path_costs, paths
+from lift.error_map import identity_heatmap
 from lift.sampling import uniform_diagonal
 from scheduler import NUM_TIMESTEPS, CosineSteps
 
@@ -126,16 +127,16 @@ def named_paths(mixture, args) -> list[tuple]:
         for kind in path_costs.PROPAGATIONS)
     loss_map = path_costs.loss_map_edge_costs(losses[..., 0], losses[..., 1], timesteps, jump)
     single_costs = plan_single.fill(path_costs.step_doubling_costs(at_single, plan_single.starts, plan_single.ends))
-    identity = paths.identity_heatmap
     diagonal = uniform_diagonal(steps)
     dp_diagonal = find(heatmap(edge_costs={"step_doubling": step_doubling}), "dp_diagonal")
     dp_step = find(heatmap(edge_costs={"step_doubling": step_doubling}), "dp_step")
     lead, lead_rows = path_costs.search_lead(both, images, steps, clip=False, batch_size=2048)
     return [
         ("DP-Total, index, both sides", find(heatmap(weight_32=4.0), "dp_total"), "ddim", False),
-        ("identity, index, both sides", find(identity(timesteps, factor, 4 * factor), "dp_total"), "ddim", False),
+        ("identity, index, both sides", find(identity_heatmap(timesteps, factor, 4 * factor), "dp_total"), "ddim",
+         False),
         ("DP-Total, index", find(heatmap(), "dp_total"), "ddim", False),
-        ("identity, index", find(identity(timesteps, factor), "dp_total"), "ddim", False),
+        ("identity, index", find(identity_heatmap(timesteps, factor), "dp_total"), "ddim", False),
         ("DP-Total, logsnr", find(heatmap(), "dp_total", "logsnr"), "ddim", False),
         ("DP-64, index", find(heatmap(), "dp_64"), "ddim", False),
         ("DP-64, logsnr", find(heatmap(), "dp_64", "logsnr"), "ddim", False),

@@ -320,6 +320,22 @@ def test_heatmap_of_this_checkpoint_is_found_and_another_refused(work, monkeypat
                                 SimpleNamespace(heatmap=Path("own.pth"), allow_mismatch=True)) == "dp_64"
 
 
+def test_the_control_of_a_path_is_sampled_and_scored(work, monkeypatch, any_heatmap):
+    loaded = load_model("checkpoints/lift_dual_timestep_3ep.pth")
+    options = {"chain_rule": "localization", "normalization": "both_sides"}
+    save_torch("map.pth", fake_heatmap(loaded, options=options))
+    given = [*LIFT, "--heatmap", "map.pth", "--grid", 12]
+    assert run(monkeypatch, generate_with_path_30, *COMMON, *given, "--num_images", 1, "--path", "identity_64",
+               "--output_dir", "out", "--grid_png", "a.png") == 0
+    record = json.loads((work / "out" / "run.json").read_text())
+    expected = paths.path_from_heatmap(fake_heatmap(loaded, options=options), "identity_64", 3)
+    assert record["timesteps"] == expected.tolist()
+    assert run(monkeypatch, eval_fid_batch, *EVAL, *given, "--paths", "dp_64", "identity_64", "--metrics", "swd") == 0
+    rows = [row for row in table() if row["metric"] == "swd"]
+    assert [(row["path"], row["step_size"]) for row in rows] == [("dp_64", "index"), ("identity_64", "index")]
+    assert rows[1]["path_hash"] == generation.path_hash(expected) != rows[0]["path_hash"]
+
+
 def test_baseline_takes_an_optimised_schedule(work, monkeypatch):
     loaded = load_model("checkpoints/baseline_3ep.pth")
     costs = torch.rand(12, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.1

@@ -55,7 +55,8 @@ def test_only_paths_whose_maps_are_there_are_offered(shelf):
     one = shelf["lift_dual_timestep"].found
     without = open_checkpoint(one, "raw", "cpu", [one.path.parents[1] / "results"])         # the map is of ema weights
     assert without.heatmap is None and set(offered) - set(path_types(without)) == {
-        "dp_64", "dp_total", "unconstrained_64", "unconstrained_total", "greedy_64", "greedy_total"}
+        "dp_64", "dp_total", "unconstrained_64", "unconstrained_total", "greedy_64", "greedy_total",
+        "identity_64", "identity_total"}
 
 
 def test_a_file_that_goes_is_told(shelf, tmp_path):

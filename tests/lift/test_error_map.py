@@ -178,6 +178,9 @@ def test_identity_map_is_the_map_of_an_identity_jacobian(normalization):
         assert np.allclose(heatmap[key], expected[key], rtol=1e-6)
     row, = path_summary.summarize_paths(heatmap, ["dp_total"], 4, max_jump=2)
     assert row["distance"] == 0 and row["cost"] == pytest.approx(row["identity_cost"])
+    control, = path_summary.summarize_paths(heatmap, ["identity_total"], 4, max_jump=2)
+    assert control["timesteps"].tolist() == row["identity_timesteps"].tolist() and control["distance"] is None
+    assert control["cost"] == pytest.approx(row["identity_cost"])
 
 
 def test_common_random_numbers():

@@ -67,6 +67,7 @@ def test_every_path_makes_exactly_n_calls(golden, path_type, num_steps):
     random = np.random.default_rng(0)
     heatmap = {"timesteps": golden["dp_t_grid"], "error_64": golden["dp_error64"][0],
                "error_32": golden["dp_error32"][0],
+               "options": {"chain_rule": "localization", "normalization": "per_pixel"},
                "edge_costs": {name: random.random((30, 30, 6, 6))
                               for names in paths.EDGE_COST_NAMES.values() for name in names}}
     path = paths.path_from_heatmap(heatmap, path_type, num_steps)

@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lift import dynamic_program, paths
+from lift import dynamic_program, error_map, paths
 from lift.options import PATH_TYPES, STEP_SIZES
 from engine.errors import InputError
 from lift.sampling import check_timesteps
@@ -33,7 +33,8 @@ def all_paths(n, num_steps, max_jump):
 
 
 def heatmap(seed=0, **extra):
-    return {"timesteps": GRID, "error_64": random_map(seed), "error_32": random_map(seed + 100), **extra}
+    return {"timesteps": GRID, "error_64": random_map(seed), "error_32": random_map(seed + 100),
+            "options": {"chain_rule": "localization", "normalization": "both_sides"}, **extra}
 
 
 def test_timestep_grid(golden):
@@ -246,7 +247,9 @@ def test_path_types_read_what_they_name():
 
 
 @pytest.mark.parametrize("path_type,content,message", [
-    ("dp_64", None, "needs an error map"), ("dp_step", None, "needs edge costs"), ("dp_step", {}, "no edge costs"),
+    ("dp_64", None, "needs an error map"), ("identity_64", None, "needs an error map"),
+    ("identity_total", {"timesteps": GRID}, "holds no options"), ("dp_step", None, "needs edge costs"),
+    ("dp_step", {}, "no edge costs"),
     ("nonsense", None, "expected one of"), ("dp_total", {"timesteps": GRID, "error_64": np.ones((30, 30))}, "error_32"),
     ("dp_64", {"timesteps": GRID, "error_64": np.ones((30, 29))}, "square")])
 def test_lacking_heatmaps(path_type, content, message):
@@ -317,13 +320,24 @@ def test_lead_path():
 
 def test_identity_path():
     snr = np.exp(paths.log_snr_of(GRID))
-    content = paths.identity_heatmap(GRID, 1 / (snr * (1 + snr)))
+    content = error_map.identity_heatmap(GRID, 1 / (snr * (1 + snr)))
     assert content["error_64"][3, 8] == pytest.approx(3 / (snr[3] * (1 + snr[3])))
     assert content["error_32"][3, 8] == pytest.approx(3 / (snr[8] * (1 + snr[8])))
     path = paths.path_from_heatmap(content, "dp_total", 18)
     assert np.array_equal(path[:, 0], path[:, 1])       # the map is symmetric
-    weighted = paths.identity_heatmap(GRID, 1 / (snr * (1 + snr)), 4 / (snr * (1 + snr)))
+    weighted = error_map.identity_heatmap(GRID, 1 / (snr * (1 + snr)), 4 / (snr * (1 + snr)))
     assert paths.describe_path(paths.path_from_heatmap(weighted, "dp_total", 18))["share_32_leads"] > 0.5
+
+
+@pytest.mark.parametrize("path_type, control", [("dp_64", "identity_64"), ("dp_total", "identity_total")])
+def test_controls_are_the_same_optimiser_without_the_models_part(path_type, control):
+    """The same for any two maps of one grid and one weighting, whatever the maps say."""
+    one, other = (paths.path_from_heatmap(heatmap(seed), control, 18) for seed in (0, 1))
+    assert np.array_equal(one, other)
+    assert np.array_equal(one, paths.path_from_heatmap(error_map.identity_map(heatmap()), path_type, 18))
+    assert not np.array_equal(one, paths.path_from_heatmap(heatmap(), path_type, 18))
+    per_pixel = heatmap(options={"chain_rule": "none", "normalization": "per_pixel"})
+    assert not np.array_equal(one, paths.path_from_heatmap(per_pixel, control, 18, step_size="logsnr"))
 
 
 def test_path_distance():
