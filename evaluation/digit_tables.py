@@ -1,5 +1,4 @@
 """Tables of what was measured of models that draw digits, from files such as those in results/published/mnist."""
-import csv
 import json
 from pathlib import Path
 
@@ -112,18 +111,8 @@ def dual_digits_table(found: dict) -> Table:
     return table
 
 
-def first_flow_table(rows: list[dict]) -> Table:
-    """The flow of 2,000 steps."""
-    calls = [2 * int(row["num_steps"] or 0) * (1 if row["guidance_scale"] == "1.0" else 2) for row in rows]
-    return Table("flow_2000_steps", "The flow after 2,000 steps", "1,000 images, seed 0.",
-                 ["guidance w", "calls", *SCORES],
-                 [[Cell(row["guidance_scale"]), number(count or None, ".0f"), *scores_of(row)]
-                  for row, count in zip(rows, calls)])
-
-
 TABLES = {"quality": ("quality.json", quality_table), "damages": ("damages.json", damages_table),
-          "mnist_step": ("mnist_step.json", benchmark_table), "dual_digits": ("dual_digits.json", dual_digits_table),
-          "flow_2000_steps": ("flow_2000_steps_scores.csv", first_flow_table)}
+          "mnist_step": ("mnist_step.json", benchmark_table), "dual_digits": ("dual_digits.json", dual_digits_table)}
 
 
 def tables_named(name: str, folder, asked: dict) -> list[Table]:
@@ -135,6 +124,6 @@ def tables_named(name: str, folder, asked: dict) -> list[Table]:
     path = Path(folder) / file_name
     if not path.is_file():
         return []
-    with expecting(path, "measurement of the digit models"), open(path, newline="", encoding="utf-8") as file:
-        found = list(csv.DictReader(file)) if path.suffix == ".csv" else json.load(file)
+    with expecting(path, "measurement of the digit models"), open(path, encoding="utf-8") as file:
+        found = json.load(file)
         return [make(found, asked) if make is quality_table else make(found)]
