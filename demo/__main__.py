@@ -3,7 +3,7 @@ import os
 
 from demo.options import parse_args
 from engine.command_line import run_script, start_device
-from engine.errors import InputError
+from engine.errors import InputError, need_packages
 
 
 def main(family: str | None = None, argv=None):
@@ -15,10 +15,7 @@ def main(family: str | None = None, argv=None):
                              "--checkpoint")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"            # these two are read at the import of gradio and of the
     os.environ.setdefault("HF_HUB_OFFLINE", "1")                # hub's client: a click on a page fetches no model
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"gradio: not installed ({error}), which the page needs; pip install '.[demo]'") from error
+    need_packages("demo", ("gradio",), "python -m demo: the page")
     from demo.page import Page, Settings, launch
     device = start_device(args)
     settings = Settings(args.checkpoints, args.heatmaps, args.family, args.checkpoint, device, args.precision,

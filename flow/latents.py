@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from engine.chunks import in_chunks
 from engine.denoising_task import CleanImages
-from engine.errors import InputError
+from engine.errors import InputError, need_packages
 from engine.files import locked, sha256_of_file, written_whole
 from engine.sampling import from_uint8, to_device
 
@@ -116,6 +116,7 @@ class PosteriorSamples(CleanImages):
 
 def load_vae(folder):
     """(AutoencoderKL, first 16 hex digits of the SHA-256 of its config and weights). Raises InputError."""
+    need_packages("large", ("diffusers",), f"--vae: {folder}: an autoencoder of diffusers")
     from diffusers import AutoencoderKL                 # takes seconds to import, and pixel runs need none of it
     path = Path(folder)
     if re.match(r"[./~]", str(folder)) and not (path / "config.json").is_file():

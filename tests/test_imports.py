@@ -85,6 +85,16 @@ def test_imports_point_downwards():
     assert not violations(), "move what is needed down, or hand it in"
 
 
+def test_packages_of_extras_are_imported_where_they_are_used():
+    """So that everything else works without them; the page's module is opened by the demo alone."""
+    extras = {"diffusers", "transformers", "peft", "gradio", "starlette", "accelerate"}
+    for path in modules():
+        top = ast.Module([node for node in tree_of(path).body if isinstance(node, (ast.Import, ast.ImportFrom))], [])
+        found = {name.partition(".")[0] for name in imported_by(top)} & extras
+        assert found == ({"gradio", "starlette"} if path.as_posix() == "demo/page.py" else set()), path
+    assert [path.as_posix() for path in modules() if "demo.page" in imported_by(tree_of(path))] == ["demo/__main__.py"]
+
+
 def test_no_module_edits_the_path_of_imports():
     for path in [*modules(), *(p.relative_to(ROOT) for p in (ROOT / "scripts").glob("*.sh"))]:
         assert not re.search(r"\bsys\.path\b|\bsite\.addsitedir\b|\bPYTHONPATH=", (ROOT / path).read_text()), path
