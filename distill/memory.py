@@ -9,7 +9,7 @@ import torch
 
 from distill.critic import gan_head
 from distill.lora import is_target
-from distill.text_to_image import TINY_VAE_PATTERNS, TINY_VAES, kind_of, local_folder, read_json, weight_files
+from distill.text_to_image import BLOCK, TINY_VAE_PATTERNS, TINY_VAES, kind_of, local_folder, read_json, weight_files
 from engine.errors import InputError
 
 TRAINED = 16            # bytes per parameter: weights, gradient and both moments of AdamW, float32
@@ -72,31 +72,36 @@ def num_head_parameters(config: dict, size: int) -> int:
     return sum(p.numel() for p in head.parameters())
 
 
-def frozen_parts(name: str, num_parameters: int, half: bool, num_full: int = 0) -> list[Part]:
+def frozen_parts(name: str, num_parameters: int, half: bool, num_full: int = 0, num_shards: int = 1) -> list[Part]:
     """A network that is not trained. num_full: parameters that stay float32 where the others are halved."""
     if not half:
-        return [Part(name, num_parameters, PLAIN)]
-    kept = [Part(f"{name}: norms and tables", num_full, PLAIN)] if num_full else []
-    return [Part(name, num_parameters - num_full, HALF), *kept]
+        return [Part(name, num_parameters, PLAIN, num_shards)]
+    kept = [Part(f"{name}: norms and tables", num_full, PLAIN, num_shards)] if num_full else []
+    return [Part(name, num_parameters - num_full, HALF, num_shards), *kept]
 
 
-def parts_of_training(num_unet: int, num_critic_more: int, *, half: bool, num_processes: int, fsdp: bool,
-                      average: bool, num_adapter: int | None = None, num_full: int = 0) -> list[Part]:
-    """Student, critic and teacher. num_critic_more: of the head; num_adapter: of an adapter, None without; num_full: of
-    the teacher's parameters that stay float32. Two more adapters, which add nothing, lie in the frozen UNet and its
-    teacher."""
+def trained_parts(num_parameters: int, num_critic_more: int, *, num_processes: int, fsdp: bool,
+                  average: bool) -> list[Part]:
+    """Student and critic. num_parameters: of a UNet, or of an adapter; num_critic_more: of the head."""
     num_shards = num_processes if fsdp else 1
     trained = TRAINED + (BUCKETS if num_processes > 1 and not fsdp else 0)
-    num_trained = num_unet if num_adapter is None else num_adapter
-    blank = [] if num_adapter is None else [Part("blank adapters", num_adapter, PLAIN + (HALF if half else PLAIN))]
-    return [Part("student", num_trained, trained + AVERAGE * average, num_shards),
-            Part("critic", num_trained + num_critic_more, trained, num_shards),
-            *frozen_parts("teacher" if num_adapter is None else "frozen UNet of all three", num_unet, half, num_full),
-            *blank]
+    return [Part("student", num_parameters, trained + AVERAGE * average, num_shards),
+            Part("critic", num_parameters + num_critic_more, trained, num_shards)]
+
+
+def adapted_parts(shapes: dict[str, list[int]], num_adapter: int, half: bool, num_shards: int) -> list[Part]:
+    """The frozen UNet that adapters are put into, of which the blocks are spread, and two adapters that add nothing:
+    one lies whole in the UNet, one is the teacher's."""
+    blocks = {name: shape for name, shape in shapes.items() if BLOCK.match(name)}
+    rest = {name: shape for name, shape in shapes.items() if name not in blocks}
+    return [*frozen_parts("frozen UNet of all three", num_of(blocks), half, num_kept_full(blocks), num_shards),
+            *frozen_parts("frozen UNet, outside its blocks", num_of(rest), half, num_kept_full(rest)),
+            Part("blank adapter in it", num_adapter, HALF if half else PLAIN),
+            Part("blank adapter of the teacher", num_adapter, PLAIN, num_shards)]
 
 
 def parts_at_start(num_unet: int, num_critic_more: int, num_adapter: int | None = None) -> list[Part]:
-    """The same networks before any is halved or spread: whole float32 copies on every device."""
+    """Student, critic and teacher before any is halved or spread: whole float32 copies on every device."""
     num_trained = num_unet if num_adapter is None else num_adapter
     blank = [] if num_adapter is None else [Part("blank adapters", 2 * num_adapter, PLAIN)]
     return [Part("student", num_trained, PLAIN), Part("critic", num_trained + num_critic_more, PLAIN),
@@ -104,14 +109,13 @@ def parts_at_start(num_unet: int, num_critic_more: int, num_adapter: int | None 
 
 
 def estimate(folder: Path, args, num_processes: int) -> dict[str, list[Part]]:
-    """What a device will hold of a distillation at its fullest moments, without activations: "in training" on every
-    device, "at the start" on every device, and with FSDP2 "at a preview" on the main process's, which then holds whole
-    student and critic too. Raises InputError for what is no model."""
+    """What every device will hold of a distillation, "at the start" and "in training", without activations and the
+    blocks that FSDP2 has gathered for the moment. Raises InputError for what is no model."""
     config, shapes = read_json(folder / "unet" / "config.json", "the UNet's configuration"), shapes_of(folder / "unet")
     vae = read_json(folder / "vae" / "config.json", "the autoencoder's configuration")
     size = config["sample_size"] if args.resolution is None else \
         args.resolution // 2 ** (len(vae["block_out_channels"]) - 1)
-    half = args.precision == "bf16"
+    half, num_shards = args.precision == "bf16", num_processes if args.fsdp else 1
     num_head = num_head_parameters(config, size) if args.cls_on_clean_image else 0
     num_adapter = num_adapter_parameters(shapes, args.lora_rank) if args.lora else None
     is_sdxl = kind_of(folder)
@@ -123,17 +127,15 @@ def estimate(folder: Path, args, num_processes: int) -> dict[str, list[Part]]:
     if args.tiny_vae is not None:
         tiny = local_folder(args.tiny_vae or TINY_VAES[is_sdxl], "--tiny_vae", TINY_VAE_PATTERNS)
         shown_by = Part("tiny autoencoder", num_of(shapes_of(tiny)), PLAIN)
-    training = parts_of_training(num_of(shapes), num_head, half=half, num_processes=num_processes, fsdp=args.fsdp,
-                                 average=True, num_adapter=num_adapter, num_full=num_kept_full(shapes))
-    training += [*frozen_parts("text encoders", num_of(encoders), half, num_kept_full(encoders)), shown_by]
+    training = trained_parts(num_adapter if args.lora else num_of(shapes), num_head, num_processes=num_processes,
+                             fsdp=args.fsdp, average=True)
+    training += adapted_parts(shapes, num_adapter, half, num_shards) if args.lora else \
+        frozen_parts("teacher", num_of(shapes), half, num_kept_full(shapes), num_shards)
+    training += [*frozen_parts("text encoders", num_of(encoders), half, num_kept_full(encoders), num_shards), shown_by]
     start = [*parts_at_start(num_of(shapes), num_head, num_adapter),
              *frozen_parts("text encoders", num_of(encoders), False), vae_part]
     start += [shown_by] if shown_by is not vae_part else []
-    moments = {"in training": training, "at the start": start}
-    if args.fsdp and num_processes > 1 and args.sample_every:
-        moments["at a preview"] = [*training, *(Part(f"whole {part.name}", part.num_parameters, PLAIN)
-                                                for part in training[:2])]
-    return moments
+    return {"in training": training, "at the start": start}
 
 
 def device_bytes(device: torch.device) -> int:
@@ -164,11 +166,11 @@ def check_fits(moments: dict[str, list[Part]], device: torch.device, is_main: bo
             print(f"  {part.name}: {part.num_parameters:,} parameters x {part.bytes_each} bytes{spread} = "
                   f"{part.bytes / GIGABYTE:.2f} GB", flush=True)
         held = ", ".join(f"{total / GIGABYTE:.2f} GB {moment}" for moment, total in totals.items())
-        print(f"a device holds {held}, before activations; {free / GIGABYTE:.1f} GB are free", flush=True)
+        print(f"a device holds {held}, before activations and gathered blocks; {free / GIGABYTE:.1f} GB are free",
+              flush=True)
     fullest = max(totals, key=totals.get)
     if totals[fullest] > free:
         advice = "add processes with --fsdp, or --lora, or --use_fp16" if fullest == "in training" else \
-            "leave previews out with --sample_every 0" if fullest == "at a preview" else \
             "add --lora, or take devices with more memory: networks are whole before they are spread"
         raise InputError(f"--model_id: a device holds {totals[fullest] / GIGABYTE:.1f} GB {fullest}, before "
                          f"activations, but {device} has {free / GIGABYTE:.1f} GB free; {advice}")

@@ -15,7 +15,7 @@ from engine import devices
 from engine.chunks import in_chunks
 from engine.denoiser import Denoiser, Guided, OutputDenoiser
 from engine.errors import InputError
-from engine.files import expecting, load_torch, save_png
+from engine.files import expecting, load_torch
 from engine.image_files import content_hash_of
 from engine.sampling import as_floats, sample, to_device, to_uint8
 from engine.seeds import TRAIN_BATCH, TRAIN_NOISE, seeded_generator
@@ -461,13 +461,13 @@ class DistillationTask(Task):
         return {"distance_of_student": distance(self.student_of(networks["generator"]), "renoise"),
                 "distance_of_teacher": self.distance_of_teacher}
 
-    def write_preview(self, networks, step: int, epoch: float) -> None:
+    def pictures(self, networks, step: int, epoch: float) -> dict:
         """The preview as {name}_preview.png in the output folder."""
         from PIL import Image
         from torchvision.utils import make_grid
         grid = make_grid(self.preview(networks), nrow=NUM_SHOWN, padding=2, pad_value=255)
-        save_png(self.args.output_dir / f"{self.args.name}_preview.png",
-                 Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
+        return {self.args.output_dir / f"{self.args.name}_preview.png":
+                Image.fromarray(grid.permute(1, 2, 0).cpu().numpy())}
 
     def describe_batch(self, step: int) -> str:
         """The student's step and the levels of a step, drawn again from the seed."""

@@ -20,7 +20,7 @@ from distill.few_steps import times_of_places
 from distill.student import StudentDenoiser, path_of
 from engine import devices
 from engine.denoiser import Guided, NetworkDenoiser
-from engine.errors import InputError
+from engine.errors import InputError, need_packages
 from engine.files import expecting, load_torch, sha256_of_file
 from engine.sampling import Samples, sample, to_uint8
 from flow.latents import Latents
@@ -31,17 +31,14 @@ TINY_VAES = {False: "madebyollin/taesd", True: "madebyollin/taesdxl"}   # by whe
 HUB_PATTERNS = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
 HUB_LEFT_OUT = ["*.fp16.safetensors", "*non_ema*", "safety_checker/*"]
 TINY_VAE_PATTERNS = ["config.json", "*.safetensors"]
+BLOCK = re.compile(r"(?:.*\.)?(?:resnets|transformer_blocks)\.\d+")       # what FSDP2 gathers of a UNet at a time
 
 
 def need_large_packages() -> None:
     """Raises InputError where the extra `large` is not installed."""
-    try:
-        import diffusers
-        import peft                                     # noqa: F401
-        import transformers
-    except ImportError as error:
-        raise InputError(f"--model_id: text-to-image needs the package {error.name}, which is not installed; install "
-                         "the extra: pip install '.[large]'") from error
+    need_packages("large", ("diffusers", "peft", "transformers"), "--model_id: text-to-image")
+    import diffusers
+    import transformers
     for package in (diffusers, transformers):
         package.utils.logging.disable_progress_bar()
 
@@ -137,7 +134,7 @@ class ConditionedUNet(nn.Module):
 
     def blocks_to_shard(self) -> list[nn.Module]:
         """What FSDP2 gathers one after the other."""
-        return [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
+        return [module for name, module in self.unet.named_modules() if BLOCK.fullmatch(name)]
 
     def critic_parts(self) -> dict:
         """Where a critic's head and its step embedding are put (`distill.critic.Critic`)."""
@@ -159,6 +156,21 @@ class TextDenoiser(NetworkDenoiser):
         return self.null_row.to(device).expand(num, -1)
 
 
+class TextEncoder(nn.Module):
+    """An encoder of transformers, in a module of ours: FSDP2 changes the class of what it spreads, and transformers
+    decides by its classes what is put out. second_last: whether its second-last states are asked for, not its last."""
+
+    def __init__(self, encoder, second_last: bool):
+        super().__init__()
+        self.encoder, self.second_last = encoder, second_last
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token numbers [B, n] -> states [B, n, w], and the pooled state [B, p] of an encoder that has one."""
+        found = self.encoder(tokens, output_hidden_states=self.second_last)
+        states = found.hidden_states[-2] if self.second_last else found.last_hidden_state
+        return states, getattr(found, "text_embeds", None)
+
+
 class TextEncoders:
     """Texts -> rows. One encoder (Stable Diffusion: its last states), or two (SDXL: their second-last states side by
     side, and the pooled state of the second), each with its own tokenizer: the second one of SDXL pads differently."""
@@ -174,7 +186,8 @@ class TextEncoders:
                                  "the model again")
             with expecting(part, "tokenizer of transformers"):
                 tokenizer = CLIPTokenizer.from_pretrained(str(part))
-            self.pairs.append((tokenizer, load_part(kind, folder / f"text_encoder{ending}").to(device)))
+            encoder = TextEncoder(load_part(kind, folder / f"text_encoder{ending}"), is_sdxl).to(device)
+            self.pairs.append((tokenizer, encoder))
         self.num_tokens = self.pairs[0][0].model_max_length
 
     def tokens(self, texts: list[str]) -> list[torch.Tensor]:
@@ -190,12 +203,10 @@ class TextEncoders:
     @torch.no_grad()
     def rows(self, texts: list[str]) -> torch.Tensor:
         """float32 [B, W] on the device."""
-        parts = []
-        for (_, encoder), tokens in zip(self.pairs, self.tokens(texts)):
-            found = encoder(tokens.to(self.device), output_hidden_states=self.is_sdxl)
-            parts.append(found.hidden_states[-2] if self.is_sdxl else found.last_hidden_state)
-        pooled = [found.text_embeds] if self.is_sdxl else []            # of the second encoder, which came last
-        return torch.cat([torch.cat(parts, dim=-1).flatten(1), *pooled], dim=1).float()
+        found = [encoder(tokens.to(self.device)) for (_, encoder), tokens in zip(self.pairs, self.tokens(texts))]
+        states = torch.cat([states for states, _ in found], dim=-1).flatten(1)
+        pooled = [found[-1][1]] if self.is_sdxl else []
+        return torch.cat([states, *pooled], dim=1).float()
 
 
 class TinyDecoder:

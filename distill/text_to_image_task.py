@@ -6,7 +6,7 @@ import torch
 from data import load_images
 from distill import memory
 from distill.few_steps import student_times
-from distill.lora import AdaptedNetwork, add_adapter_layers
+from distill.lora import AdaptedNetwork, adapter_of, add_adapter_layers
 from distill.student import few_steps_of
 from distill.task import DistillationTask
 from distill.text_to_image import TextToImage, local_folder, need_large_packages
@@ -14,6 +14,7 @@ from distill.texts import captions_of, read_prompts
 from engine import devices
 from engine.errors import InputError
 from engine.seeds import TRAIN_BATCH, seeded_generator
+from engine.sharding import shard_each
 from families import Loaded
 from flow.latents import PosteriorSamples
 
@@ -40,6 +41,7 @@ class TextToImageTask(DistillationTask):
                         "raw", model.fingerprint, is_steep=model.kind == "eps", is_guidable=True, decode=model.decode)
         numbers = None if moments is None else torch.arange(len(prompts), len(self.texts))
         super().__init__(loaded.denoiser, moments, numbers, args, loaded, content_hash, model.device)
+        self.frozen |= {f"text encoder {number}": encoder for number, (_, encoder) in enumerate(model.texts.pairs)}
         if args.precision == "bf16":
             model.halve()                               # after student, critic and average have their float32 copies
         texts_hash = hashlib.sha256("\0".join(self.texts).encode()).hexdigest()[:16]
@@ -47,6 +49,14 @@ class TextToImageTask(DistillationTask):
         if args.gradient_checkpointing:
             self.networks["generator"].unet.enable_gradient_checkpointing()
             self.networks["critic"].network.unet.enable_gradient_checkpointing()
+
+    def shard_frozen(self, device: torch.device) -> None:
+        """As in `Task`; of the UNet that adapted networks share, the blocks. A critic's pass may end in its middle, so
+        that its root, some hundredths of it, stays whole, as do the layers that adapters are put in place of."""
+        super().shard_frozen(device)
+        if self.args.lora:
+            base = self.frozen["teacher"].shared[0]
+            shard_each(base.blocks_to_shard(), device, kept_whole=adapter_of(base).values())
 
     def choose_steps(self) -> dict:
         """As in `DistillationTask`, but a noise prediction of several steps starts at 999, as published: LCMScheduler,

@@ -27,7 +27,7 @@ from engine.files import (check_can_be_written, expecting, remove_leftovers, sav
 from engine.optimization import ExponentialMovingAverage, longest_warmup, on_cpu
 from engine.options import check_options, check_same_run
 from engine.run_log import Events, Mean, StopRequest
-from engine.sharding import (copy_on_cpu, full_average, full_model, full_optimizer, load_average, load_model,
+from engine.sharding import (exchanged, full_average, full_model, full_optimizer, load_average, load_model,
                              load_optimizer, shard)
 from engine.task import Task
 
@@ -53,12 +53,9 @@ class Loop:
         self.num_steps = self.planned_steps()
         self.fsdp = getattr(args, "fsdp", False) and group.size > 1
         self.plain, self.wrapped, self.optimizers, self.averages = {}, {}, {}, {}
-        self.unspread = {}                      # with FSDP, the main process's copies to validate with
         for name, network in task.networks.items():
             self.plain[name] = network.to(device, memory_format=devices.training_memory_format(device))
             if self.fsdp:
-                if group.is_main:
-                    self.unspread[name] = copy_on_cpu(network)
                 shard(network, device)
             trained = [p for p in network.parameters() if p.requires_grad]
             if name in task.averaged:
@@ -68,6 +65,8 @@ class Loop:
             if group.size > 1 and not self.fsdp:
                 wrapped = DistributedDataParallel(wrapped, broadcast_buffers=False)         # all have the same
             self.wrapped[name] = wrapped
+        if self.fsdp:
+            task.shard_frozen(device)
         self.trained = {name: [p for p in network.parameters() if p.requires_grad]
                         for name, network in self.plain.items()}
 
@@ -338,40 +337,38 @@ class Loop:
         """Held-out losses of raw and averaged weights, at times and noise that never change."""
         for weights in ("raw", "ema") if self.averages else ("raw",):
             with self.networks_with(weights) as networks:
-                if not self.group.is_main:
-                    continue
                 result = self.task.validate(networks)
             self.validations.append({"step": self.step, "epoch": round(self.epoch, 4), "weights": weights, **result})
+            if not self.group.is_main:
+                continue
             tqdm.write(f"validation at epoch {self.epoch:g}, {weights}: {self.task.validation_text(result)}")
             if detail := self.task.validation_detail(result):
                 if weights == "ema":
                     tqdm.write(detail)
 
-    def write_preview(self) -> None:
-        """The task's preview of the averaged weights."""
+    def write_pictures(self) -> None:
+        """The task's pictures of the averaged weights."""
         with self.networks_with("ema") as networks:
-            if self.group.is_main:
-                self.task.write_preview(networks, self.step, self.epoch)
+            pictures = self.task.pictures(networks, self.step, self.epoch)
+        if self.group.is_main:
+            for path, picture in pictures.items():
+                save_png(path, picture)
 
     @contextlib.contextmanager
     def networks_with(self, weights: str):
         """The networks with their averaged or raw weights: name -> callable.
 
-        With FSDP all processes call it; the main one gets whole networks, the others none.
+        With FSDP they stay spread, so all processes call it and use them alike.
         """
         averaged = self.averages if weights == "ema" else {}
         if not self.fsdp:
             yield {name: with_weights(network, averaged[name].shadow) if name in averaged else network
                    for name, network in self.plain.items()}
             return
-        for name, network in self.plain.items():
-            state = full_model(network) | (full_average(averaged[name])["shadow"] if name in averaged else {})
-            if self.group.is_main:
-                self.unspread[name].load_state_dict(state)
-                self.unspread[name].to(self.device)
-        yield self.unspread
-        for network in self.unspread.values():
-            network.cpu()                       # a GPU may have no room for them beside the next step
+        with contextlib.ExitStack() as stack:
+            for name, average in averaged.items():
+                stack.enter_context(exchanged(self.plain[name], average))
+            yield dict(self.plain)
 
     # --- the loop ---
 
@@ -416,7 +413,7 @@ class Loop:
         if validate and (self.group.is_main or self.fsdp):
             self.run_validation()
         if preview and (self.group.is_main or self.fsdp):
-            self.write_preview()
+            self.write_pictures()
         if state:
             self.save_state()                   # first: a run killed here resumes, and then writes its checkpoint
         if save:

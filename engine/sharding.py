@@ -2,7 +2,7 @@
 
 An optimizer's state is kept as torch's own optimizers write it, by the number of the parameter.
 """
-import copy
+import contextlib
 
 import torch
 from torch import nn
@@ -11,26 +11,25 @@ from engine.optimization import ExponentialMovingAverage
 
 
 def shard(network: nn.Module, device: torch.device) -> None:
-    """Spread parameters, gradients and optimizer state over all processes (fully_shard): blocks first, then the root.
+    """Spread parameters, gradients and optimizer state over all processes: blocks first, then the root.
 
     A network's method `blocks_to_shard()` names the modules that are gathered one after the other. A network without it
     is gathered at once.
     """
+    blocks = network.blocks_to_shard() if hasattr(network, "blocks_to_shard") else []
+    shard_each([*blocks, network], device)
+
+
+def shard_each(modules: list[nn.Module], device: torch.device, kept_whole=()) -> None:
+    """Spread the modules, inner ones first (fully_shard). Each is gathered for its own calls alone, which all processes
+    make alike. kept_whole: parameters that are left as they are."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    blocks = network.blocks_to_shard() if hasattr(network, "blocks_to_shard") else []
     # Whether a gathered parameter needs a gradient is fixed when it is gathered. In another network's update it needs
     # none. So nothing may stay gathered after a forward pass, as the root's parameters would by default.
-    for module in [*blocks, network]:
-        fully_shard(module, mesh=mesh, reshard_after_forward=True)
-
-
-def copy_on_cpu(network: nn.Module) -> nn.Module:
-    """A copy of a whole network on the CPU; its device never holds a second one."""
-    tensors = {id(b): b.detach().to("cpu", copy=True) for b in network.buffers()}
-    tensors |= {id(p): nn.Parameter(p.detach().to("cpu", copy=True), p.requires_grad) for p in network.parameters()}
-    return copy.deepcopy(network, tensors).cpu()
+    for module in modules:
+        fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=set(kept_whole))
 
 
 def is_sharded(network: nn.Module) -> bool:
@@ -54,6 +53,24 @@ def full_average(average: ExponentialMovingAverage) -> dict:
     """`shadow` and `decay` in whole tensors."""
     shadow = {name: whole(value).contiguous() for name, value in average.shadow.items()}
     return {"shadow": shadow, "decay": average.decay}
+
+
+@contextlib.contextmanager
+def exchanged(network: nn.Module, average: ExponentialMovingAverage):
+    """Context in which a network has its averaged weights, and the average has the network's own. Each process
+    exchanges its own part, one tensor after the other, so that no second copy is held."""
+    def exchange() -> None:
+        with torch.no_grad():
+            for name, p in network.named_parameters():
+                own = p.detach().clone()
+                p.copy_(average.shadow[name])
+                average.shadow[name].copy_(own)
+
+    exchange()
+    try:
+        yield
+    finally:
+        exchange()
 
 
 def full_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict:

@@ -11,6 +11,7 @@ from engine.command_line import command_words
 from engine.errors import InputError
 from engine.optimization import learning_rate_at
 from engine.seeds import seeded_generator
+from engine.sharding import shard
 
 Networks = Mapping[str, nn.Module]
 
@@ -33,9 +34,10 @@ class Update:
 class Task:
     """One training: what a family hands to the loop.
 
-    networks: trained and saved, by name; an epoch checkpoint holds the first. frozen: networks that are not saved; the
-    hashes of their files identify them (`frozen_hashes`). averaged: names of the networks with an EMA. num_images: in
-    an epoch. content_hash: of these images. columns: the losses' names in the order of the log.
+    networks: trained and saved, by name; an epoch checkpoint holds the first. frozen: networks that losses call and
+    that are not saved. frozen_hashes: of the files that these and others come from. averaged: names of the networks
+    with an EMA. num_images: in an epoch. content_hash: of these images. columns: the losses' names in the order of the
+    log.
     """
 
     networks: dict[str, nn.Module]
@@ -107,8 +109,15 @@ class Task:
         """A matplotlib Figure of the losses (run name -> rows of its log), or None."""
         return None
 
-    def write_preview(self, networks: Networks, step: int, epoch: float) -> None:
-        """Write what `preview` makes where the family wants it. Called every --sample_every epochs."""
+    def pictures(self, networks: Networks, step: int, epoch: float) -> dict:
+        """What `preview` makes, as PIL images or figures, by the file that each goes to. Asked for every --sample_every
+        epochs; with FSDP all processes are asked, and one writes."""
+        return {}
+
+    def shard_frozen(self, device: torch.device) -> None:
+        """Spread the frozen networks over all processes, as `engine.sharding.shard` does."""
+        for network in self.frozen.values():
+            shard(network, device)
 
     def resume_words(self) -> list[str]:
         """The words behind `python` that continue this run."""

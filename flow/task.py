@@ -12,7 +12,6 @@ from engine.chunks import in_chunks
 from engine.denoiser import Guided
 from engine.denoising_task import Batch, CleanImages, DenoisingTask, draw_times
 from engine.drawing import Drawing
-from engine.files import save_png
 from engine.image_folder import image_grid
 from engine.options import lead_range
 from engine.pairs import clock_times, draw_leads
@@ -182,10 +181,10 @@ class FlowTask(DenoisingTask):
         return draw(self.args.seed, [column * rows + row for row in range(rows)
                                      for column in range(PREVIEW_COLUMNS)])[0]
 
-    def write_preview(self, networks, step: int, epoch: float) -> None:
+    def pictures(self, networks, step: int, epoch: float) -> dict:
         """The preview as {name}_preview.png in the output folder."""
-        save_png(self.args.output_dir / f"{self.args.name}_preview.png",
-                 image_grid(self.preview(networks), PREVIEW_COLUMNS))
+        return {self.args.output_dir / f"{self.args.name}_preview.png":
+                image_grid(self.preview(networks), PREVIEW_COLUMNS)}
 
     def content(self) -> dict:
         """The family, the sizes, names of classes, and which autoencoder's latents they are."""

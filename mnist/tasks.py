@@ -9,7 +9,7 @@ from data import load_images, native_form
 from engine.command_line import command_words, plain_options
 from engine.denoising_task import DenoisingTask
 from engine.errors import InputError
-from engine.files import save_png, sha256_of_file, write_json
+from engine.files import sha256_of_file, write_json
 from evaluation import figures
 from mnist.models import EDGE_MULTIPLE, FAMILY, Model, build_denoiser, load_vae, padded
 from mnist.options import PRESETS
@@ -53,13 +53,12 @@ def training_images(args):
 class Pictures:
     """The pictures that a task of this family writes besides the loop's own files."""
 
-    def write_preview(self, networks, step: int, epoch: float) -> None:
+    def pictures(self, networks, step: int, epoch: float) -> dict:
         """A grid of samples into epoch_samples, the last one into final_samples too; `more_pictures` beside them."""
         pictures = {"epoch_samples": grid(self.preview(networks), PREVIEW_COLUMNS), **self.more_pictures(networks)}
         if step == self.num_steps:
             pictures["final_samples"] = pictures["epoch_samples"]
-        for folder, picture in pictures.items():
-            save_png(self.args.output_dir / folder / f"epoch_{epoch:g}.png", picture)
+        return {self.args.output_dir / folder / f"epoch_{epoch:g}.png": picture for folder, picture in pictures.items()}
 
     def more_pictures(self, networks) -> dict:
         """Pictures that only this model has: folder -> picture."""
@@ -90,7 +89,7 @@ class DigitTask(Pictures, DenoisingTask):
                          encoder=None if vae is None else vae.encode)
         self.model, self.facts = model, facts
         if vae is not None:
-            self.frozen, self.frozen_hashes = {"vae": vae}, {"vae": facts["vae_hash"]}
+            self.frozen_hashes = {"vae": facts["vae_hash"]}
 
     def content(self) -> dict:
         """What `mnist.models.load_model` reads."""

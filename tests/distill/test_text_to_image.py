@@ -125,18 +125,21 @@ def test_an_adapter_adds_nothing_at_first_and_is_merged_exactly(tiny_models):
 
 def test_bytes_of_the_published_models():
     """SDXL's UNet has 2,567,463,684 parameters and takes 87 GB, Stable Diffusion's 859,520,964 and 29 GB."""
-    from distill.memory import parts_at_start, parts_of_training
+    from distill.memory import adapted_parts, frozen_parts, parts_at_start, trained_parts
     for num_unet, expected in ((2_567_463_684, 87), (859_520_964, 29)):
-        parts = parts_of_training(num_unet, 0, half=True, num_processes=1, fsdp=False, average=False)
+        parts = [*trained_parts(num_unet, 0, num_processes=1, fsdp=False, average=False),
+                 *frozen_parts("teacher", num_unet, True)]
         assert round(sum(part.bytes for part in parts) / 1e9) == expected
-    parts = parts_of_training(1000, 10, half=True, num_processes=4, fsdp=True, average=True)
-    assert [part.bytes for part in parts] == [1000 * 20 / 4, 1010 * 16 / 4, 1000 * 2]
-    parts = parts_of_training(1000, 10, half=False, num_processes=4, fsdp=False, average=True)
-    assert [part.bytes for part in parts] == [1000 * 24, 1010 * 20, 1000 * 4]
-    parts = parts_of_training(1000, 10, half=True, num_processes=4, fsdp=True, average=True, num_adapter=100)
-    assert [part.bytes for part in parts] == [100 * 20 / 4, 110 * 16 / 4, 1000 * 2, 100 * (2 + 4)]
-    parts = parts_of_training(1000, 10, half=True, num_processes=1, fsdp=False, average=False, num_full=7)
-    assert [part.bytes for part in parts] == [1000 * 16, 1010 * 16, 993 * 2, 7 * 4]
+    parts = trained_parts(1000, 10, num_processes=4, fsdp=True, average=True)
+    assert [part.bytes for part in parts] == [1000 * 20 / 4, 1010 * 16 / 4]
+    parts = trained_parts(1000, 10, num_processes=4, fsdp=False, average=True)
+    assert [part.bytes for part in parts] == [1000 * 24, 1010 * 20]
+    for half, expected in ((True, [993 * 2 / 4, 7 * 4 / 4]), (False, [1000 * 4 / 4])):
+        assert [part.bytes for part in frozen_parts("teacher", 1000, half, 7, 4)] == expected
+    shapes = {"conv_in.weight": [8, 3, 1, 1], "down_blocks.0.resnets.1.conv1.weight": [8, 8, 1, 1],
+              "down_blocks.0.resnets.1.norm1.weight": [8], "mid_block.attentions.0.transformer_blocks.0.x.bias": [4]}
+    assert [part.bytes for part in adapted_parts(shapes, 100, True, 4)] == [
+        64 * 2 / 4, 12 * 4 / 4, 24 * 2, 100 * 2, 100 * 4 / 4]
     assert [part.bytes for part in parts_at_start(1000, 10)] == [4000, 4040, 4000]
     assert [part.bytes for part in parts_at_start(1000, 10, 100)] == [400, 440, 4000, 800]
 
@@ -177,17 +180,18 @@ def test_the_readmes_table_of_memory_is_what_memory_says():
         return f"{sum(part.bytes for part in parts) / 1e9:.1f}"
 
     rows = {row[0]: row[1:] for line in (ROOT / "distill" / "README.md").read_text().splitlines()
-            if len(row := [cell.strip() for cell in line.strip("| ").split("|")]) == 6 and row[0] in PUBLISHED}
+            if len(row := [cell.strip() for cell in line.strip("| ").split("|")]) == 5 and row[0] in PUBLISHED}
     assert rows.keys() == PUBLISHED.keys()
     for name, (unet, encoders, vae, channels, side, tables) in PUBLISHED.items():
         levels = {"Stable Diffusion 1.5": 4, "SDXL": 3}[name]
         head = memory.num_head_parameters({"block_out_channels": [0] * (levels - 1) + [channels]}, side)
-        rest = [*memory.frozen_parts("text encoders", encoders, True, tables), memory.Part("autoencoder", vae, 4)]
-        alone = memory.parts_of_training(unet, 0, half=True, num_processes=1, fsdp=False, average=False)
-        spread = memory.parts_of_training(unet, head, half=True, num_processes=64, fsdp=True, average=True)
-        start = [*memory.parts_at_start(unet, head), memory.Part("text encoders", encoders, 4), rest[-1]]
-        preview = [*spread, *rest, memory.Part("whole student and critic", 2 * unet + head, 4)]
-        found = [f"{unet:,}", size(alone), size([*spread, *rest]), size(start), size(preview)]
+        alone = [*memory.trained_parts(unet, 0, num_processes=1, fsdp=False, average=False),
+                 *memory.frozen_parts("teacher", unet, True)]
+        spread = [*memory.trained_parts(unet, head, num_processes=64, fsdp=True, average=True),
+                  *memory.frozen_parts("teacher", unet, True, num_shards=64),
+                  *memory.frozen_parts("text encoders", encoders, True, tables, 64), memory.Part("autoencoder", vae, 4)]
+        start = [*memory.parts_at_start(unet, head), memory.Part("text encoders", encoders, 4), spread[-1]]
+        found = [f"{unet:,}", size(alone), size(spread), size(start)]
         assert list(rows[name]) == found
 
 
@@ -288,10 +292,33 @@ def test_prompts_and_captions(tmp_path, texts, capsys):
     assert captions_of(str(tmp_path / "images"), "train") == [f"told {n}" for n in range(6)]
 
 
-def test_a_missing_extra_is_one_line(monkeypatch):
-    import sys
-    from distill.text_to_image import need_large_packages
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match=r"the package \w+, which is not installed; .* pip install '.\[large\]'"):
-        need_large_packages()
+def test_a_name_on_the_hub_is_fetched_without_pickles(tiny_models, monkeypatch):
+    import fnmatch
+    import huggingface_hub
+    from distill.text_to_image import TextToImage, local_folder
+    asked = []
+
+    def snapshot_download(name, **how):
+        asked.append((name, how))
+        return str(tiny_models / "sd")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert TextToImage("someone/model").folder == tiny_models / "sd"
+    [(name, how)] = asked
+    assert name == "someone/model" and not how["local_files_only"]
+
+    def is_fetched(file):
+        return any(fnmatch.fnmatch(file, pattern) for pattern in how["allow_patterns"]) and not any(
+            fnmatch.fnmatch(file, pattern) for pattern in how["ignore_patterns"])
+    names = ["model_index.json", *(path.relative_to(tiny_models / "sd").as_posix()
+                                   for path in (tiny_models / "sd").rglob("*.*") if path.parent != tiny_models / "sd")]
+    assert all(map(is_fetched, names)) and len(names) > 8
+    assert not any(map(is_fetched, ["unet/diffusion_pytorch_model.bin", "weights.ckpt", "safety_checker/config.json",
+                                    "unet/diffusion_pytorch_model.fp16.safetensors"]))
+
+    def fails(*_, **__):
+        raise OSError("no network\nhere")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    with pytest.raises(InputError, match=r"someone/model: is no folder.*\(no network here\); give a folder") as error:
+        local_folder("someone/model")
+    assert "\n" not in str(error.value)
 

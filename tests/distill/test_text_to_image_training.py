@@ -1,12 +1,18 @@
 """Distillation of tiny text-to-image models end to end: resumed, adapted, saved for diffusers, in two processes."""
+import functools
 import json
+import shutil
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import in_two_processes
 from distill import evaluate_prompts, memory, options, save_pipeline
+from distill.prompt_images import batches_of, draw_missing
 from distill.train import make_task
 from engine import run_files
 from engine.distributed import Group
@@ -74,18 +80,20 @@ def test_a_resumed_run_ends_bit_for_bit_like_a_straight_one(tiny_models, texts, 
     assert "critic.denoising" in log and ("generator.gan" in log) == ("--gen_cls_loss" in more)
 
 
+STUDENTS = {"one": ("sdxl", ()), "four": ("sd", FOUR_STEPS),
+            "adapted": ("sdxl", (*FOUR_STEPS, "--lora", "--lora_rank", "4"))}
+
+
 @pytest.fixture(scope="module")
-def students(tiny_models, texts, tmp_path_factory):
-    """Name -> (checkpoint, few steps): trained long enough that they are not their teachers."""
-    made = {}
-    for name, model, more in (("one", "sdxl", ()), ("four", "sd", FOUR_STEPS),
-                              ("adapted", "sdxl", (*FOUR_STEPS, "--lora", "--lora_rank", "4"))):
-        folder = tmp_path_factory.mktemp(name)
+def student_of(tiny_models, texts, tmp_path_factory):
+    """Name of `STUDENTS` -> its checkpoint: trained once, long enough that it is not its teacher."""
+    @functools.cache
+    def made(name):
+        folder, (model, more) = tmp_path_factory.mktemp(name), STUDENTS[name]
         distil(tiny_models / model, texts, folder, "--tiny_vae", str(tiny_models / "tiny_vae"), *more,
                "--sample_every", "1", name=name)
-        path = run_files.list_checkpoints(folder / "checkpoints", name)[-1]
         assert (folder / "results" / f"{name}_preview.png").stat().st_size > 0
-        made[name] = path, torch.load(path, weights_only=True)["few_steps"]
+        return run_files.list_checkpoints(folder / "checkpoints", name)[-1]
     return made
 
 
@@ -101,19 +109,19 @@ class InTurn:
 
 @pytest.mark.parametrize("name, called", [("one", [399]), ("four", [999, 749, 499, 249]),
                                           ("adapted", [999, 749, 499, 249])])
-def test_a_saved_student_is_sampled_alike_by_diffusers(students, tmp_path, monkeypatch, name, called):
+def test_a_saved_student_is_sampled_alike_by_diffusers(student_of, tmp_path, monkeypatch, name, called):
     """DiffusionPipeline.from_pretrained of the folder, LCMScheduler: our sampler's latents to 1e-4."""
     import diffusers
     from diffusers.schedulers import scheduling_lcm
     from distill.text_to_image import TextSampler, load_student
-    path, few_steps = students[name]
-    assert [place[0] for place in few_steps["called_at"]] == called
+    path = student_of(name)
     monkeypatch.setattr(sys, "argv", ["save", "--checkpoint", str(path), "--output_dir", str(tmp_path / "saved")])
     save_pipeline.main()
     pipeline = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "saved")
     pipeline.set_progress_bar_config(disable=True)
     assert isinstance(pipeline.scheduler, diffusers.LCMScheduler)
     model, few_steps, _ = load_student(path)
+    assert [place[0] for place in few_steps["called_at"]] == called
     expected = TextSampler(model, few_steps).latents(PROMPTS, 5, range(3)).xs[0]
     [start], fresh = start_noise([model.shape], 5, range(3)), StepNoise(5, range(3))
     monkeypatch.setattr(scheduling_lcm, "randn_tensor", InTurn([fresh(start) for _ in called[1:]]))
@@ -134,9 +142,9 @@ def evaluate(monkeypatch, *given):
     evaluate_prompts.main()
 
 
-def test_images_for_prompts_are_drawn_once_scored_and_never_mixed(students, texts, tiny_clip, tmp_path, monkeypatch,
+def test_images_for_prompts_are_drawn_once_scored_and_never_mixed(student_of, texts, tiny_clip, tmp_path, monkeypatch,
                                                                   capsys):
-    path, _ = students["four"]
+    path = student_of("four")
     common = ("--prompts", texts / "prompts.txt", "--output_dir", tmp_path / "images", "--batch_size", "2")
     evaluate(monkeypatch, "--checkpoint", path, *common)
     said = capsys.readouterr().out
@@ -219,14 +227,19 @@ def test_a_device_holds_the_bytes_that_were_estimated(tiny_models, texts, tmp_pa
 
     network, text_to_image = loop.task.frozen["teacher"], loop.task.model
     base = network.shared[0] if "--lora" in more else network
-    adapters = [p for name, p in base.named_parameters() if ".lora_" in name]        # they stay as they began
+    frozen = [size(base.parameters())]
+    if "--lora" in more:
+        blocks = {id(p) for block in base.blocks_to_shard() for p in block.parameters()}
+        adapter = [p for name, p in base.named_parameters() if ".lora_" in name]     # it stays as it began
+        weights = [[p for name, p in base.named_parameters() if ".lora_" not in name and (id(p) in blocks) == is_inside]
+                   for is_inside in (True, False)]
+        frozen = [*map(size, weights), size(adapter), size(network.parameters())]
     by_name = {}
     for part in memory.estimate(tiny_models / model, args, 1)["in training"]:
         name = part.name.partition(":")[0]
         by_name[name] = by_name.get(name, 0) + part.bytes
     found = [trained("generator", kept["student"]) + size(loop.averages["generator"].shadow.values()),
-             trained("critic", kept["gradients"]), size(base.parameters()) - size(adapters),
-             *([size(adapters) + size(network.parameters())] if "--lora" in more else []),
+             trained("critic", kept["gradients"]), *frozen,
              size(p for _, encoder in text_to_image.texts.pairs for p in encoder.parameters()),
              size(text_to_image.latents.vae.parameters())]
     assert found == list(by_name.values())
@@ -237,16 +250,27 @@ def test_a_device_holds_the_bytes_that_were_estimated(tiny_models, texts, tmp_pa
 
 
 def in_bf16_spread(model, texts, folder, *more):
-    """In a process of a group: a step of both updates with FSDP2 in bf16; the student's largest move. A group of one is
-    told to be of two, since one process alone spreads nothing."""
+    """In a process of a group: a step of both updates with FSDP2 in bf16, the pictures, and a step of the critic; the
+    student's largest move, and the bytes of frozen networks that are held over those that were estimated. A group of
+    one is told to be of two, since one process alone spreads nothing."""
     import torch.distributed as dist
     args = options.parse(words(model, texts, folder, *GAN, *more, "--fsdp", "--use_fp16"))
     device, group = torch.device("cpu"), Group(dist.get_rank(), 2)
     loop = Loop(make_task(args, device, group), args, group, device)
     before = {name: value.clone() for name, value in full_model(loop.plain["generator"]).items()}
     loop.run_step()
-    assert all(value.isfinite() for value in loop.pending[0].values())
-    return largest_difference(before, full_model(loop.plain["generator"]))
+    moved = full_model(loop.plain["generator"])
+    loop.write_pictures()                   # with the averaged weights, which are then put back
+    assert largest_difference(moved, full_model(loop.plain["generator"])) == 0
+    loop.run_step()
+    assert all(value.isfinite() for row in loop.pending for value in row.values())
+    assert (folder / "results" / "student_preview.png").is_file() or not group.is_main
+    teacher = loop.task.frozen["teacher"]
+    frozen = (*loop.task.frozen.values(), *getattr(teacher, "shared", ()))
+    held = sum(getattr(p, "_local_tensor", p).nbytes for network in frozen for p in network.parameters())
+    expected = sum(part.bytes for part in memory.estimate(model, args, 2)["in training"]
+                   if part.name not in ("student", "critic", "autoencoder"))
+    return largest_difference(before, moved), held / expected
 
 
 @pytest.mark.parametrize("more", [(), ("--lora", "--lora_rank", "4")], ids=["whole", "adapters"])
@@ -255,7 +279,7 @@ def test_spread_networks_take_a_step_in_bf16(tiny_models, texts, tmp_path, more)
     import torch.distributed as dist
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
     try:
-        moved = in_bf16_spread(tiny_models / "sdxl", texts, tmp_path, *more)
+        moved, _ = in_bf16_spread(tiny_models / "sdxl", texts, tmp_path, *more)
     finally:
         dist.destroy_process_group()
     assert 0 < moved < 1.1e-3               # AdamW's first step is at most the rate
@@ -271,8 +295,10 @@ def two_in_bf16(*given):
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--lora", "--lora_rank", "4")], ids=["whole", "adapters"])
 def test_two_processes_take_a_step_in_bf16(tiny_models, texts, tmp_path, more):
-    one, other = in_two_processes(two_in_bf16, tiny_models / "sdxl", texts, tmp_path, *more)
+    (one, held), (other, held_by_other) = in_two_processes(two_in_bf16, tiny_models / "sdxl", texts, tmp_path, *more)
     assert one == other and 0 < one < 1.1e-3
+    # Rows of a weight are dealt out whole, and the first process has one more of an odd number.
+    assert held + held_by_other == pytest.approx(2, abs=0.01) and held == pytest.approx(1, abs=0.05)
 
 
 def test_a_model_too_large_is_refused_before_it_is_loaded(tiny_models, texts, tmp_path, monkeypatch):
@@ -285,31 +311,68 @@ def test_a_model_too_large_is_refused_before_it_is_loaded(tiny_models, texts, tm
 
 # --- two processes ----------------------------------------------------------------------------------------------------
 
-TWO = (*FOUR_STEPS, *GAN, "--sharded_state")
+
+
+TEN = (*FOUR_STEPS, *GAN, "--sharded_state", "--generator_lr", "1e-4", "--guidance_lr", "1e-4")
 
 
 def on_two(model, texts, folder, more):
-    """In each of two processes: with FSDP2 from the start to step 2; then on from one process's step 2 to 4."""
-    distil(model, texts, folder, *TWO, *more, "--fsdp", name="two", steps=2)
-    distil(model, texts, folder, *TWO, *more, "--fsdp", "--resume", name="one")
+    """In each of two processes, with FSDP2: ten steps; the first five; and on from one process's fifth to the tenth."""
+    distil(model, texts, folder, *TEN, *more, "--fsdp", "--sample_every", "1", name="two", steps=10)
+    distil(model, texts, folder, *TEN, *more, "--fsdp", name="two_then_one", steps=5)
+    distil(model, texts, folder, *TEN, *more, "--fsdp", "--resume", name="one_then_two", steps=10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--lora", "--lora_rank", "4")], ids=["whole", "adapters"])
-def test_fsdp_states_go_on_at_any_number_of_processes(tiny_models, texts, tmp_path, more):
+def test_ten_steps_of_spread_networks_equal_one_processs_and_states_go_on_at_either(tiny_models, texts, tmp_path, more):
     where = tiny_models / "sdxl", texts, tmp_path
-    distil(*where, *TWO, *more, name="straight")
-    distil(*where, *TWO, *more, name="one", steps=2)
+    distil(*where, *TEN, *more, "--sample_every", "1", name="straight", steps=10)
+    distil(*where, *TEN, *more, name="one_then_two", steps=5)
     in_two_processes(on_two, *where, more)
-    distil(*where, *TWO, *more, "--resume", name="two")
-    straight, one, two = (checkpoint(tmp_path, name) for name in ("straight", "one", "two"))
-    for other in (one, two):
-        assert other["step"] == 4
+    distil(*where, *TEN, *more, "--resume", name="two_then_one", steps=10)
+    straight = checkpoint(tmp_path, "straight")
+    for name in ("two", "two_then_one", "one_then_two"):
+        other = checkpoint(tmp_path, name)
+        assert other["step"] == 10
         assert largest_difference(straight["model_state"], other["model_state"]) < 1e-4
         assert largest_difference(straight["ema_state"]["shadow"], other["ema_state"]["shadow"]) < 1e-4
     assert all("lora_" in name for name in straight["model_state"]) == ("--lora" in more)
-    folder = run_files.tensors_folder(run_files.state_path(tmp_path / "checkpoints", "one", 4))
+    folder = run_files.tensors_folder(run_files.state_path(tmp_path / "checkpoints", "two", 10))
     assert len(list(folder.glob("__*_0.distcp"))) == 2               # each process wrote its part
+    pictures = [np.asarray(Image.open(tmp_path / "results" / f"{name}_preview.png"), int)
+                for name in ("straight", "two")]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+class Painter:
+    """In a sampler's place: image k is grey k. Notes which were asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def images(self, prompts, seed, indices):
+        self.asked.append((list(prompts), list(indices)))
+        return torch.stack([torch.full((3, 4, 4), index, dtype=torch.uint8) for index in indices])
+
+
+def test_prompts_are_divided_over_processes_and_only_missing_images_are_drawn(tmp_path):
+    """Seven prompts over three processes, one of which is killed after a batch and started again."""
+    prompts, args = list("abcdefg"), SimpleNamespace(output_dir=tmp_path, batch_size=2, seed=0)
+    painters, groups = [Painter() for _ in range(4)], [Group(rank, 3) for rank in range(3)]
+    assert [draw_missing(painters[rank], prompts, args, groups[rank]) for rank in range(3)] == [3, 2, 2]
+    assert painters[0].asked == [(["a", "d"], [0, 3]), (["g"], [6])]
+    assert painters[1].asked == [(["b", "e"], [1, 4])] and painters[2].asked == [(["c", "f"], [2, 5])]
+    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
+    assert sorted(kept) == [f"{index:05d}.png" for index in range(7)]
+    (tmp_path / "00006.png").unlink()
+    assert [draw_missing(painters[3], prompts, args, group) for group in groups] == [1, 0, 0]
+    assert painters[3].asked == [(["g"], [6])]
+    assert all((tmp_path / name).stat().st_mtime_ns == at for name, at in kept.items() if name != "00006.png")
+    seen = [batch for group in groups for batch in batches_of(args, prompts, group)]
+    assert [(indices, texts) for indices, _, texts in seen] == [
+        ([0, 3], ["a", "d"]), ([6], ["g"]), ([1, 4], ["b", "e"]), ([2, 5], ["c", "f"])]
+    assert all((images == torch.tensor(indices).view(-1, 1, 1, 1)).all() for indices, images, _ in seen)
 
 
 def evaluate_in_a_process(given):
@@ -319,15 +382,15 @@ def evaluate_in_a_process(given):
 
 
 @pytest.mark.slow
-def test_two_processes_draw_and_score_as_one_does(students, texts, tiny_clip, tmp_path, monkeypatch):
+def test_two_processes_draw_and_score_as_one_does(student_of, texts, tiny_clip, tmp_path, monkeypatch):
     """Each its share of the prompts, one of which was there; images to the bit, distance and CLIP score to rounding."""
     def call(folder):
-        return ("--checkpoint", str(students["four"][0]), "--prompts", str(texts / "prompts.txt"), "--batch_size", "2",
+        return ("--checkpoint", str(student_of("four")), "--prompts", str(texts / "prompts.txt"), "--batch_size", "2",
                 "--dataset", str(texts / "images"), "--metrics", "swd", "--cache_dir", str(tmp_path / "cache"),
                 "--clip", str(tiny_clip), "--output_dir", str(tmp_path / folder))
     evaluate(monkeypatch, *call("one"))
-    evaluate(monkeypatch, *call("two"))
-    removed = [tmp_path / "two" / f"{index:05d}.png" for index in (0, 1, 3)]
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    removed = [tmp_path / "two" / f"{name}" for name in ("00000.png", "00001.png", "00003.png", "scores.json")]
     for path in removed:
         path.unlink()
     before = (tmp_path / "two" / "00002.png").stat().st_mtime_ns
@@ -336,10 +399,12 @@ def test_two_processes_draw_and_score_as_one_does(students, texts, tiny_clip, tm
     images = [{path.name: path.read_bytes() for path in (tmp_path / folder).glob("*.png")} for folder in ("one", "two")]
     assert len(images[0]) == 4 and images[0] == images[1]
     one, two = (json.loads((tmp_path / folder / "scores.json").read_text())["scores"] for folder in ("one", "two"))
-    assert one.keys() == two.keys() == {"swd", "clip_score"}
-    for name in one:
-        assert one[name]["value"] == pytest.approx(two[name]["value"], rel=1e-6)
-        assert one[name]["standard_error"] == pytest.approx(two[name]["standard_error"], rel=1e-4)
+    assert one.keys() == two.keys() == {"swd", "swd_16", "clip_score"}
+    for name, score in one.items():
+        assert two[name]["value"] == pytest.approx(score["value"], rel=1e-6)
+        errors = score["standard_error"], two[name]["standard_error"]
+        assert errors == (None, None) or errors[1] == pytest.approx(errors[0], rel=1e-4)
+    assert one["clip_score"]["standard_error"] is not None
 
 
 def test_a_damaged_folder_of_tensors_is_passed_over_or_refused(tiny_models, texts, tmp_path, capsys):

@@ -112,11 +112,21 @@ class AlternatingTask(VectorTask):
         made = networks["generator"](self.images)
         return {"size": made.square().mean().item(), "error": (networks["critic"](made) - made).square().mean().item()}
 
-    def write_preview(self, networks, step, epoch):
+    def pictures(self, networks, step, epoch):
         path = self.args.output_dir / f"preview_{step}.pt"
-        assert not path.exists()                # one process writes it, once
-        with torch.no_grad():
-            save_torch(path, networks["generator"](self.images[:2]))
+        assert not path.exists()
+        with torch.inference_mode():            # as samplers are
+            return {path: Picture(networks["generator"](self.images[:2]))}
+
+
+class Picture:
+    """A tensor that the loop writes as it writes a picture: one process, once."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def save(self, file, format):
+        torch.save(self.tensor.clone(), file)
 
 
 def run(folder, *more, stop_after=None, **task_options):
@@ -135,8 +145,9 @@ def run(folder, *more, stop_after=None, **task_options):
 
 
 def run_quietly(folder, stop_after, *more):
-    """What one of two processes does."""
-    run(folder, *more, stop_after=stop_after)
+    """What one of two processes does; how many of the teacher's parameters it holds at the end of a whole run."""
+    task = run(folder, *more, stop_after=stop_after)
+    return task and sum(getattr(p, "_local_tensor", p).numel() for p in task.frozen["teacher"].parameters())
 
 
 def last_state(folder):
@@ -331,17 +342,22 @@ def forget_from(folder, step):
             path.unlink()
 
 
+NUM_OF_TEACHER = sum(p.numel() for p in small_network().parameters())
+
+
 def test_two_processes_equal_one(straight, tmp_path):
-    in_two_processes(run_quietly, tmp_path, None)
+    assert in_two_processes(run_quietly, tmp_path, None) == [NUM_OF_TEACHER] * 2
     assert losses_of(tmp_path) == pytest.approx(losses_of(straight), **ROUNDING)
     assert_close_looks(tmp_path, straight)
 
 
 @pytest.fixture(scope="module")
 def spread(tmp_path_factory):
-    """The folder of a run whose networks are spread over two processes, with the states of its last steps."""
+    """The folder of a run whose networks, the frozen one too, are spread over two processes, with the states of its
+    last steps."""
     folder = tmp_path_factory.mktemp("spread")
-    in_two_processes(run_quietly, folder, None, "--fsdp")
+    held = in_two_processes(run_quietly, folder, None, "--fsdp")
+    assert sum(held) == NUM_OF_TEACHER and max(held) < 0.6 * NUM_OF_TEACHER
     return folder
 
 

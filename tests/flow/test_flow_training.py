@@ -209,7 +209,7 @@ def test_the_log_tells_the_error_of_each_tenth_of_t(tmp_path):
 def test_a_preview_has_a_row_per_class(tmp_path):
     from PIL import Image
     loop = loop_for(tmp_path)
-    loop.write_preview()
+    loop.write_pictures()
     picture = np.asarray(Image.open(tmp_path / "tiny_preview.png"))
     assert picture.shape == (NUM_CLASSES * 10 + 2, 8 * 10 + 2, 3)
     shown = loop.task.preview({"model": loop.task.networks["model"]})       # averaged weights are the first ones still
