@@ -21,20 +21,27 @@ class Job:
 
     def _run(self, work: Callable) -> None:
         try:
-            with ONE_AT_A_TIME:
+            while not ONE_AT_A_TIME.acquire(timeout=LEAST_INTERVAL_S):
+                self._stop_if_cancelled()
+            try:
                 self._report(0, 0)
                 self.result = work(self._report)
+            finally:
+                ONE_AT_A_TIME.release()
         except BaseException as error:              # handed to the thread that waits in `progress`
             self.error = error
         self.events.put(None)
 
-    def _report(self, done: int, total: int) -> None:
+    def _stop_if_cancelled(self) -> None:
         if self.is_cancelled.is_set():
             raise Cancelled
+
+    def _report(self, done: int, total: int) -> None:
+        self._stop_if_cancelled()
         self.events.put((done, total))
 
     def cancel(self) -> None:
-        """Stop the work before its next step."""
+        """Stop the work before its next step, or while it waits for other work to end."""
         self.is_cancelled.set()
 
     def progress(self) -> Iterator[tuple[int, int]]:

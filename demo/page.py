@@ -1,4 +1,5 @@
 """The page: gradio's controls around `demo.generation`, which computes; `demo.view` makes HTML of the results."""
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,10 +106,7 @@ def lift_fields(defaults) -> dict:
     fields = {"plane": plane, "path_type": gr.Dropdown([DRAWN_PATH], label="Path", value=None),
               "corners": gr.Textbox(label="Corners of the drawn path: t_64,t_32 …", max_lines=3, elem_id="corners",
                                     placeholder="draw above, or write 700,900 200,100")}
-    with gr.Row():
-        fields |= {"num_steps": gr.Number(defaults.num_steps, label="Steps", min_width=100, elem_classes="steps"),
-                   "solver": gr.Dropdown(list(LIFT_SOLVERS), value=defaults.solver, label="Solver", min_width=100)}
-    return fields | images_and_seed(defaults)
+    return fields | solver_and_number(defaults, LIFT_SOLVERS, "num_steps", "Steps") | images_and_seed(defaults)
 
 
 def class_field() -> gr.Dropdown:
@@ -116,29 +114,33 @@ def class_field() -> gr.Dropdown:
     return gr.Dropdown([ALL_CLASSES], value=ALL_CLASSES, label="Class", min_width=100)
 
 
+def class_and_guidance(defaults, label: str) -> dict:
+    """A class, and how strongly it guides."""
+    with gr.Row():
+        return {"class_name": class_field(),
+                "guidance_scale": gr.Number(defaults.guidance_scale, label=label, min_width=100)}
+
+
+def solver_and_number(defaults, solvers, name: str, label: str) -> dict:
+    """A solver, and how many steps or calls it takes."""
+    with gr.Row():
+        return {"solver": gr.Dropdown(list(solvers), value=defaults.solver, label="Solver", min_width=100),
+                name: gr.Number(getattr(defaults, name), label=label, min_width=100, elem_classes="steps")}
+
+
 def flow_fields(defaults) -> dict:
     """Class, guidance and its interval, solver, calls."""
-    with gr.Row():
-        fields = {"class_name": class_field(),
-                  "guidance_scale": gr.Number(defaults.guidance_scale, label="Guidance", min_width=100)}
+    fields = class_and_guidance(defaults, "Guidance")
     with gr.Row():
         fields |= {"interval_low": gr.Number(defaults.interval_low, label="Guided from t", min_width=100),
                    "interval_high": gr.Number(defaults.interval_high, label="to t (0 noise, 1 image)", min_width=100)}
-    with gr.Row():
-        fields |= {"solver": gr.Dropdown(list(FLOW_SOLVERS), value=defaults.solver, label="Solver", min_width=100),
-                   "num_calls": gr.Number(defaults.num_calls, label="Calls", min_width=100)}
-    return fields | images_and_seed(defaults)
+    return fields | solver_and_number(defaults, FLOW_SOLVERS, "num_calls", "Calls") | images_and_seed(defaults)
 
 
 def mnist_fields(defaults) -> dict:
     """Class, w, solver, steps."""
-    with gr.Row():
-        fields = {"class_name": class_field(),
-                  "guidance_scale": gr.Number(defaults.guidance_scale, label="Guidance w", min_width=100)}
-    with gr.Row():
-        fields |= {"solver": gr.Dropdown(list(MNIST_SOLVERS), value=defaults.solver, label="Solver", min_width=100),
-                   "num_steps": gr.Number(defaults.num_steps, label="Steps", min_width=100, elem_classes="steps")}
-    return fields | images_and_seed(defaults)
+    fields = class_and_guidance(defaults, "Guidance w")
+    return fields | solver_and_number(defaults, MNIST_SOLVERS, "num_steps", "Steps") | images_and_seed(defaults)
 
 
 def distilled_fields(defaults) -> dict:
@@ -339,6 +341,10 @@ class Page:
             yield {self.state: view.line_html("Cancelled."), **at_rest}
         except torch.OutOfMemoryError:
             yield {self.state: view.line_html("images: the device's memory does not hold so many; choose fewer", True),
+                   **at_rest}
+        except Exception as error:                          # a fault of ours: it is told, and the page works on
+            traceback.print_exc()
+            yield {self.state: view.line_html(f"{type(error).__name__}: {error}; the server's output says more", True),
                    **at_rest}
         finally:
             job.cancel()

@@ -1,8 +1,10 @@
 """The demo's page in headless Chromium at two widths, and who can reach its server."""
 import contextlib
 import http.client
+import runpy
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ import torch
 from browser import Browser
 from conftest import find_browser
 from demo.__main__ import main
+from demo.guard import Guard
+from demo.job import ONE_AT_A_TIME
 from demo.options import parse_args
 from engine.errors import InputError
 from tiny_shelf import shelf_folder
@@ -17,6 +21,7 @@ from tiny_text_to_image import large, tiny_models                          # noq
 
 STATE = "document.querySelector('#state').innerText"
 LOOPBACK = ("127.", "localhost", "::1")
+LOCAL_NAMES = {"127.0.0.1", "localhost", "::1"}
 
 
 @pytest.fixture(scope="module")
@@ -196,18 +201,101 @@ def test_the_server_answers_on_localhost_alone_and_takes_no_files(served):
     assert status("POST", "/gradio_api/upload") == 403 and status("GET", "/gradio_api/file=/etc/hostname") == 403
 
 
-def test_without_gradio_one_line_says_what_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gradio", None)
+@pytest.mark.parametrize("host, share, hosts", [
+    ("127.0.0.1", False, LOCAL_NAMES), ("localhost", False, LOCAL_NAMES), ("0.0.0.0", False, None),
+    ("127.0.0.1", True, None)])
+def test_others_are_let_in_only_where_that_is_asked_for(gradio, host, share, hosts):
+    from demo.page import launch
+    asked = {}
+
+    def noting(**how):
+        asked.update(how)
+        return None, "http://here", None
+    launch(SimpleNamespace(blocks=SimpleNamespace(launch=noting)), host, None, share, block=False)
+    [guard] = asked["app_kwargs"]["middleware"]
+    assert (asked["server_name"], asked["share"], guard.cls) == (host, share, Guard)
+    assert guard.kwargs["hosts"] is None if hosts is None else set(guard.kwargs["hosts"]) == hosts
+
+
+@pytest.mark.parametrize("module, family", [
+    ("demo.imagenet_example", "distilled"), ("demo.text_to_image_sdxl", "text_to_image")])
+def test_a_documented_command_starts_the_page_with_its_family(gradio, monkeypatch, module, family):
+    import demo.page
+    started = []
+    monkeypatch.setattr(demo.page, "launch", lambda page, *where: started.append((page, where)))
+    monkeypatch.setattr(sys, "argv", [module, "--checkpoints", str(shelf_folder() / "checkpoints"), "--device", "cpu",
+                                      "--num_threads", "1"])
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE"):         # set by main, and for this test alone
         monkeypatch.setenv(name, "1")
-    with pytest.raises(InputError, match=r"gradio: not installed .* pip install '.\[demo\]'"):
-        main(argv=[])
+    runpy.run_module(module, run_name="__main__")
+    [(page, where)] = started
+    assert page.family.value == family and [key for key, group in page.groups.items() if group.visible] == [family]
+    assert where == ("127.0.0.1", None, False)
+    assert len(page.shelf.names("distilled")) == 1
+
+
+# --- what a page does, asked without a browser ------------------------------------------------------------------------
+
+def form_of(page, **changed) -> dict:
+    """What a page of the plain digits' model sends; changed: fields of that family."""
+    fields = {field: field.value for fields in page.fields.values() for field in fields.values()}
+    name = next(name for name in page.shelf.names("mnist") if "plain" in name)
+    return {**fields, page.family: "mnist", page.checkpoint: name, page.weights: "ema",
+            **{page.fields["mnist"][key]: value for key, value in changed.items()}}
+
+
+def events_of(page, form, session: str):
+    """What `Page.run` says: the line of the state, and whether its two buttons can be pressed, where that changes."""
+    for update in page.run(form, SimpleNamespace(session_hash=session)):
+        yield update[page.state], *(update[button].interactive if button in update else None
+                                    for button in (page.generate, page.cancel))
+
+
+@pytest.mark.parametrize("way", ["left", "stop"])
+def test_closing_the_page_or_cancelling_stops_its_work_alone(served, way):
+    _, page, _ = served
+    events = events_of(page, form_of(page, num_steps=1000), "one")
+    assert next(events)[1:] == (False, True)
+    for line, *_ in events:
+        if "step " in line:
+            getattr(page, way)(SimpleNamespace(session_hash="another"))
+            assert not page.jobs["one"].is_cancelled.is_set()
+            getattr(page, way)(SimpleNamespace(session_hash="one"))
+            break
+    *_, (line, *buttons) = events
+    assert "Cancelled." in line and buttons == [True, False] and page.jobs == {}
+
+
+def test_work_that_waits_for_other_work_can_be_cancelled(served):
+    _, page, _ = served
+    with ONE_AT_A_TIME:
+        events = events_of(page, form_of(page, num_steps=2), "waiting")
+        assert "waiting for the model" in next(events)[0]
+        page.stop(SimpleNamespace(session_hash="waiting"))
+        [(line, *buttons)] = events
+        assert "Cancelled." in line and buttons == [True, False]
+    *_, (line, *buttons) = events_of(page, form_of(page, num_steps=2), "next")
+    assert "Done." in line and buttons == [True, False]
+
+
+@pytest.mark.parametrize("error, expected", [
+    (InputError("steps: found 0"), "steps: found 0"), (torch.OutOfMemoryError(), "memory does not hold so many"),
+    (ZeroDivisionError("a fault"), "ZeroDivisionError: a fault; the server&#x27;s output says more")])
+def test_whatever_goes_wrong_is_one_line_and_the_page_works_on(served, monkeypatch, capsys, error, expected):
+    from demo import generation
+    _, page, _ = served
+
+    def fails(*_):
+        raise error
+    monkeypatch.setattr(generation, "draw", fails)
+    *_, (line, *buttons) = events_of(page, form_of(page), "one")
+    assert 'role="alert"' in line and expected in line and "\n" not in line and buttons == [True, False]
+    assert ("Traceback" in capsys.readouterr().err) == isinstance(error, ZeroDivisionError)
 
 
 def test_localhost_is_the_default_and_files_are_no_folders(tmp_path):
     args = parse_args([])
     assert (args.host, args.share, args.family) == ("127.0.0.1", False, None)
-    assert parse_args([], "distilled").family == "distilled"
     assert parse_args(["--checkpoint_path", "x.pth"]).checkpoint.name == "x.pth"
     (tmp_path / "a.pth").write_text("")
     with pytest.raises(InputError, match="a.pth is a file, expected a folder; a file goes to --checkpoint"):
