@@ -86,11 +86,16 @@ def dual_digits_table(found: dict) -> Table:
     calls = sorted({line["calls"] for line in lines})
     seeds = sorted({line["seeds"] for line in lines})
     keys = list(dict.fromkeys((row["cell"], row["shift"], row["corrected"]) for row in rows))
+    changed = {(row["cell"], row["shift"], True) for row in rows if row["corrected"] and digit_correction(row) != "none"}
+    as_before = [key for key in keys if key[2] and key not in changed]
+    keys = [key for key in keys if key not in as_before]
     table = Table("dual_digits", "Two times against one",
                   f"Digits, {found['options']['steps']:,} steps of training, {' to '.join(map(str, seeds))} seeds a "
                   f"row, {found['options']['num_samples']:,} images each. fd_digits (lower is better), mean ± "
                   "deviation over seeds. Corrected: by the constants in the last column, one for each number of calls, "
-                  "chosen on the training of another seed. Beside the baseline: at which calls all seeds are on one "
+                  "chosen on the training of another seed. "
+                  + f"For {len(as_before)} lines no correction was best, so they are shown once. " * bool(as_before)
+                  + "Beside the baseline: at which calls all seeds are on one "
                   f"side of all of its seeds, with the same correction or none. Expected: {found['expected']}",
                   ["model", "coarse part", "corrected", *(f"{number} calls" for number in calls),
                    f"accuracy at {calls[-1]}", f"GFLOP at {calls[-1]}", f"ms at {calls[-1]}", "beside the baseline",

@@ -55,10 +55,13 @@ def points_of_rows(rows: list[dict]) -> list[Point]:
 
 
 def rows_of_digits(found: dict, metric: str) -> list[dict]:
-    """Of `dual_digits.json`: groups with and without correction, ways with and without a lead of the coarse scale."""
+    """Of `dual_digits.json`: groups with and without correction, ways with and without a lead of the coarse scale. The
+    group with correction is left out where none was chosen for any row of it."""
+    is_any_corrected = any(row["corrected"] and (row["eps_scale"] != 1 or row["told_log_snr"]) for row in found["rows"])
     return [{**{name: row[name] for name in COSTS}, "model": row["cell"], "value": row[metric],
              "way": "equal times" if row["shift"] == 1 else "coarse ahead",
-             "group": "exposure bias corrected" if row["corrected"] else "as it is"} for row in found["rows"]]
+             "group": "exposure bias corrected" if row["corrected"] else "as it is"}
+            for row in found["rows"] if is_any_corrected or not row["corrected"]]
 
 
 def rows_of_table(rows: list[dict], metric: str) -> list[dict]:

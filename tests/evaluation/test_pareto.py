@@ -141,3 +141,13 @@ def test_cells_are_trainable():
         args = parse_args([*shlex.split(dual_digits.SIZES), *shlex.split(words)])
         assert args.image_size == 28 and args.bands == cell.startswith("two bands")
         assert (args.scales == [28, 14]) == cell.startswith("two scales")
+
+
+def test_what_no_correction_helps_is_shown_once():
+    """Where no correction was the best choice for any line, the figure has one row of panels and the table no twins."""
+    rows = [{**row, "eps_scale": 1.0, "told_log_snr": 0.0} for row in ROWS]
+    assert {row["group"] for row in pareto.rows_of_digits({"rows": rows}, "fd_digits")} == {"as it is"}
+    found = {**FOUND, "rows": rows, "summary": dual_digits.summary(rows)}
+    table, before = digit_tables.dual_digits_table(found), digit_tables.dual_digits_table(FOUND)
+    assert {row[2].text for row in table.rows} == {"no"} and "For 2 lines no correction was best" in table.note
+    assert {row[2].text for row in before.rows} == {"yes", "no"} and "For 1 lines" in before.note
