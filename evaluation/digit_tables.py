@@ -86,8 +86,8 @@ def dual_digits_table(found: dict) -> Table:
     calls = sorted({line["calls"] for line in lines})
     seeds = sorted({line["seeds"] for line in lines})
     keys = list(dict.fromkeys((row["cell"], row["shift"], row["corrected"]) for row in rows))
-    changed = {(row["cell"], row["shift"], True) for row in rows if row["corrected"] and digit_correction(row) != "none"}
-    as_before = [key for key in keys if key[2] and key not in changed]
+    changed = {(row["cell"], row["shift"]) for row in rows if row["corrected"] and digit_correction(row) != "none"}
+    as_before = [key for key in keys if key[2] and key[:2] not in changed]
     keys = [key for key in keys if key not in as_before]
     table = Table("dual_digits", "Two times against one",
                   f"Digits, {found['options']['steps']:,} steps of training, {' to '.join(map(str, seeds))} seeds a "
