@@ -4,6 +4,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from engine.sampling import to_device
 from networks.bands import joined, split
 from networks.presets import DEFAULT_HIDDEN_DIMS
 from networks.scales import downsample_to_32, upsample_to_64
@@ -36,23 +37,26 @@ class LIFTDualTimestepModel(UNet):
             self.init_conv_32 = nn.Conv2d(3, first, 3, padding=1)
             self.final_conv_32 = self.output_layers(self.channels_at_32, 3)
 
-    def forward(self, x_64: torch.Tensor, x_32: torch.Tensor, t_64: torch.Tensor, t_32: torch.Tensor):
+    def forward(self, x_64: torch.Tensor, x_32: torch.Tensor, t_64: torch.Tensor, t_32: torch.Tensor, at_noise=None):
         """Noise at both scales.
 
         x_64: [B, 3, 64, 64] and x_32: [B, 3, 32, 32], noised images; t_64, t_32: [B], timesteps 0...999, free of
-        each other. Returns eps_64 [B, 3, 64, 64] and eps_32 [B, 3, 32, 32].
+        each other. at_noise: which images are at the noisiest t_64, bool [B] on the CPU, or True or False of all; left
+        out, t_64 tells, which a model that skips waits for. Returns eps_64 [B, 3, 64, 64] and eps_32 [B, 3, 32, 32].
         """
-        if not self.skip_64_at_noise:
-            return self.at_both_scales(x_64, x_32, t_64, t_32)
-        at_noise = t_64 >= NUM_TIMESTEPS - 1
-        if at_noise.all():
-            return self.at_32_alone(x_64, x_32, t_64, t_32)
-        if not at_noise.any():
-            return self.at_both_scales(x_64, x_32, t_64, t_32)
         inputs = (x_64, x_32, t_64, t_32)
-        parts = (call(*(value[chosen] for value in inputs)) for call, chosen in
-                 ((self.at_both_scales, ~at_noise), (self.at_32_alone, at_noise)))
-        order = torch.cat([(~at_noise).nonzero(), at_noise.nonzero()])[:, 0].argsort()
+        if not self.skip_64_at_noise or at_noise is False:
+            return self.at_both_scales(*inputs)
+        if at_noise is None:
+            at_noise = (t_64 >= NUM_TIMESTEPS - 1).cpu()
+        if at_noise is True or at_noise.all():
+            return self.at_32_alone(*inputs)
+        if not at_noise.any():
+            return self.at_both_scales(*inputs)
+        chosen = [to_device(which.nonzero()[:, 0], x_64.device) for which in (~at_noise, at_noise)]
+        parts = (call(*(value[indices] for value in inputs)) for call, indices in
+                 zip((self.at_both_scales, self.at_32_alone), chosen))
+        order = torch.cat(chosen).argsort()
         return tuple(torch.cat([a, b.to(a.dtype)])[order] for a, b in zip(*parts))
 
     def at_32_alone(self, x_64, x_32, t_64, t_32):

@@ -53,6 +53,14 @@ def numbers_of(ts: list[torch.Tensor]) -> list[float]:
     return ts.numbers if isinstance(ts, Times) else [float(t[0]) for t in ts]
 
 
+def changed_times(ts: list[torch.Tensor], change) -> list[torch.Tensor]:
+    """Times of which each scale's became change(scale, t); of `Times`, the numbers too."""
+    told = [change(s, t) for s, t in enumerate(ts)]
+    if not isinstance(ts, Times):
+        return told
+    return Times(told, [change(s, torch.tensor(number, dtype=torch.float64)) for s, number in enumerate(ts.numbers)])
+
+
 class OutputDenoiser(Denoiser):
     """A network whose outputs, one per scale, are of a kind that means a clean image (`scheduler.clean_image`).
 
@@ -139,7 +147,7 @@ class Corrected(Wrapped):
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
         """As in `Denoiser`."""
-        told = ts if self.told_log_snr == 0 else self.told_times(ts)
+        told = ts if self.told_log_snr == 0 else changed_times(ts, self.told_time)
         return [self.corrected(*scale) for scale in zip(xs, self.denoiser.clean(xs, told, labels), ts, told,
                                                         self.processes)]
 
@@ -148,13 +156,10 @@ class Corrected(Wrapped):
         """The denoiser with that correction; itself where there is nothing to correct."""
         return denoiser if (eps_scale, told_log_snr) == (1, 0) else cls(denoiser, eps_scale, told_log_snr)
 
-    def told_times(self, ts):
-        """Times at which the log SNR is lower by `told_log_snr`."""
-        def told(numbers):
-            return [process.t_at(process.log_snr(t) - self.told_log_snr) for process, t in zip(self.processes, numbers)]
-        if not isinstance(ts, Times):
-            return told(ts)
-        return Times(told(ts), told(torch.tensor(ts.numbers, dtype=torch.float64)))
+    def told_time(self, s: int, t: torch.Tensor) -> torch.Tensor:
+        """The time of scale s at which the log SNR is lower by `told_log_snr` than at t."""
+        process = self.processes[s]
+        return process.t_at(process.log_snr(t) - self.told_log_snr)
 
     def corrected(self, x, x_0, t, told, process: NoiseProcess) -> torch.Tensor:
         """The clean images [B, C, S, S] at times t [B]. told: the times the network was told; x_0: its prediction."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from engine.denoiser import Autoguided, Corrected, Denoiser, OutputDenoiser, Wrapped, acts_at
+from engine.denoiser import Autoguided, Corrected, Denoiser, OutputDenoiser, Times, Wrapped, acts_at, changed_times
 from engine.errors import InputError
 from networks.bands import BandDenoiser, split
 from networks.scales import downsample_to_32, reconcile
@@ -30,13 +30,16 @@ class TimestepDenoiser(OutputDenoiser):
         self.shapes = list(shapes or NOISIEST_SHAPES[:num_scales])
 
     def outputs(self, network, xs, ts, labels=None) -> list[torch.Tensor]:
-        """As in `OutputDenoiser`."""
-        noises = network(*xs, *ts)
+        """As in `OutputDenoiser`. Where the host knows the time, it decides whether the 64 level is left out."""
+        told = {}
+        if getattr(network, "skip_64_at_noise", False) and isinstance(ts, Times):
+            told["at_noise"] = ts.numbers[0] >= self.process.noisiest
+        noises = network(*xs, *ts, **told)
         return noises if len(xs) == 2 else [noises]
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
         """As in `Denoiser`; in the precision of xs."""
-        return super().clean(xs, [t.clamp(min=0) for t in ts])
+        return super().clean(xs, changed_times(ts, lambda s, t: t.clamp(min=0)))
 
 
 class BandTimestepDenoiser(TimestepDenoiser, BandDenoiser):
@@ -157,8 +160,8 @@ class NoisyCoarse(Wrapped):
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor | None]:
         """As in `Denoiser`; xs[1] and ts[1] are not read."""
-        noisiest = torch.full_like(ts[1], self.processes[1].noisiest)
-        return [self.denoiser.clean([xs[0], self.step_noise(xs[1])], [ts[0], noisiest], labels)[0], None]
+        ts = changed_times(ts, lambda s, t: torch.full_like(t, self.processes[1].noisiest) if s == 1 else t)
+        return [self.denoiser.clean([xs[0], self.step_noise(xs[1])], ts, labels)[0], None]
 
 
 class Coupled(Wrapped):

@@ -108,6 +108,7 @@ class ScaleBatch:
     noise_32: torch.Tensor      # [B, 3, 32, 32]
     t_64: torch.Tensor          # int64 [B]
     t_32: torch.Tensor          # int64 [B]
+    at_noise: torch.Tensor | None = None        # bool [B] on the CPU, for a model that skips its 64 level at noise
 
 
 def batch_of(x_0_64, noise_64, noise_32, t_64, t_32, has_bands: bool) -> ScaleBatch:
@@ -135,7 +136,10 @@ def training_batch(images, indices, rule, seed: int, step: int, part: slice, fli
     x_0_64 = from_uint8(to_device(chosen, device) if chosen.device.type == "cpu" else chosen)
     if flip:
         x_0_64 = torch.where(to_device(flipped[part], device)[:, None, None, None], x_0_64.flip(3), x_0_64)
-    return batch_of(x_0_64, noise_64, noise_32, to_device(t_64[part], device), to_device(t_32[part], device), has_bands)
+    batch = batch_of(x_0_64, noise_64, noise_32, to_device(t_64[part], device), to_device(t_32[part], device),
+                     has_bands)
+    batch.at_noise = t_64[part] >= NUM_TIMESTEPS - 1 if rule.skipped_share else None
+    return batch
 
 
 def errors_per_image(model, num_scales: int, batch: ScaleBatch, schedule, precision: str, loss_target: str = "eps"):
@@ -148,8 +152,9 @@ def errors_per_image(model, num_scales: int, batch: ScaleBatch, schedule, precis
     noises, times = (batch.noise_64, batch.noise_32)[:num_scales], (batch.t_64, batch.t_32)[:num_scales]
     clean = (batch.x_0_64, batch.x_0_32)[:num_scales]
     xs = [schedule.add_noise(*scale) for scale in zip(clean, noises, times)]
+    told = {} if batch.at_noise is None else {"at_noise": batch.at_noise}
     with devices.autocast(xs[0].device, precision):
-        found = model(*xs, *times)
+        found = model(*xs, *times, **told)
     predictions = [found] if torch.is_tensor(found) else found
     errors = tuple(F.mse_loss(eps.float(), noise, reduction="none").mean((1, 2, 3))
                    for eps, noise in zip(predictions, noises))

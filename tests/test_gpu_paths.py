@@ -19,13 +19,17 @@ from engine.options import SOLVERS
 from engine.sampling import sample
 from evaluation import fid, image_detail, lite_features, sliced_wasserstein
 from evaluation.options import rows_of
+from flow import grids
 from flow import train as flow_train
 from flow import training as flow_training
-from lift import checkpoints, error_map, measurements, path_costs, super_resolution
+from flow.model import build_network, denoiser_of
+from lift import checkpoints, error_map, measurements, objective, path_costs, super_resolution
+from lift.coupling import Guidance
 from lift.options import SOLVERS as LIFT_SOLVERS
 from lift.options import X32_MODES
 from lift.sampling import generate, uniform_diagonal
 from lift.tasks import ScaleTask
+from mnist import models as mnist_models
 from mnist import tasks as mnist_tasks
 from mnist import train_vae, training
 from networks.adm import EDMNetwork
@@ -80,6 +84,8 @@ def check_training(task, args, device, has_preview: bool = True) -> None:
     ("baseline", ["--precision", "bf16"]), ("baseline", ["--parametrization", "v", "--loss_target", "v"]),
     ("lift", ["--flip", "--hidden_dims", "8", "128"]),                      # with attention
     ("lift", ["--timesteps", "band", "--native_32", "--precision", "bf16"]),
+    ("lift", ["--timesteps", "fused", "--native_32", "--skip_64_at_noise", "0.25"]),
+    ("lift", ["--timesteps", "clock", "--bands"]),
     ("lift", ["--timesteps", "diagonal", "--loss_scales", "64"])])
 def test_training_of_one_scale_and_two(gpu, model_type, words):
     script = {"baseline": train_baseline, "lift": train_lift}[model_type]
@@ -127,24 +133,41 @@ def test_training_of_the_autoencoder_of_digits(gpu, tmp_path, monkeypatch):
     check_training(train_vae.vae_task(args, gpu, Group(0, 1)), args, gpu)
 
 
-@pytest.mark.parametrize("words", [[], ["--precision", "bf16", "--qk_norm", "--output", "clean"]])
+@pytest.mark.parametrize("words", [
+    ["--preset", "debug"], ["--preset", "debug", "--precision", "bf16", "--qk_norm", "--output", "clean"],
+    ["--network", "unet", "--patch_size", "4", "--hidden_size", "8", "--depth", "1"],
+    ["--preset", "debug", "--scales", "16", "8", "--timesteps", "fused", "--output", "residual"],
+    ["--preset", "debug", "--bands", "--timesteps", "clock"]])
 def test_training_of_a_flow(gpu, words):
-    args = flow_train.parse_args(["--preset", "debug", "--batch_size", "4", "--val_every", "1", "--precision",
-                                  "float32",
-                                  *words])
+    args = flow_train.parse_args(["--batch_size", "4", "--val_every", "1", "--precision", "float32", *words])
     images = pictures(16, 3, np.arange(8) % 3)
-    check_training(flow_training.flow_task(args, images, images, gpu), args, gpu, has_preview=not words)
+    check_training(flow_training.flow_task(args, images, images, gpu), args, gpu, has_preview=len(words) == 2)
+
+
+SMALL_FLOW = {"image_size": 8, "channels": 3, "patch_size": 2, "hidden_size": 16, "depth": 1, "num_classes": 3}
+SMALL_DIT = {**SMALL_FLOW, "num_heads": 2, "mlp_ratio": 1}
+DIGITS = {"base_channels": 8, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [],
+          "patch_size": 2, "conditioning": "concat", "num_classes": 3}
 
 
 @pytest.fixture
 def teacher(tmp_path):
-    """teacher(model_type) -> its checkpoint, at random weights."""
-    def make(model_type: str):
-        model = checkpoints.build_model(model_type, [8, 16])
-        save_torch(tmp_path / "teacher_1ep.pth", {"model_state": model.state_dict(), "hidden_dims": [8, 16],
-                                                  "epochs": 1,
-                                                  "ema_state": {"shadow": model.state_dict(), "decay": 0.9},
-                                                  "parametrization": "eps", "options": {}})
+    """teacher(kind) -> its checkpoint, at random weights. kind: a model type of S1, or a family."""
+    def make(kind: str):
+        about = {"epochs": 1, "options": {"label_dropout": 0.1}}
+        if kind == "flow":
+            network = build_network(SMALL_DIT)
+            about |= {"family": "flow", "config": network.config}
+        elif kind == "mnist":
+            settings = {**DIGITS, "shape": [1, 32, 32]}
+            network = mnist_models.build_denoiser("ddpm", "eps", settings).network
+            about |= {"family": "mnist", "model": "denoiser", "name": "ddpm", "process": "ddpm", "kind": "eps",
+                      "settings": settings, "image_size": 28, "channels": 1, "vae_checkpoint": None, "vae_hash": None}
+        else:
+            network = checkpoints.build_model(kind, [8, 16])
+            about |= {"hidden_dims": [8, 16], "parametrization": "eps", "options": {}}
+        save_torch(tmp_path / "teacher_1ep.pth", about | {
+            "model_state": network.state_dict(), "ema_state": {"shadow": network.state_dict(), "decay": 0.9}})
         return tmp_path / "teacher_1ep.pth"
     return make
 
@@ -153,12 +176,14 @@ GAN = ["--cls_on_clean_image", "--gen_cls_loss", "--dfake_gen_update_ratio", "1"
 TWO_STEPS = ["--denoising", "--num_denoising_step", "2"]
 
 
-@pytest.mark.parametrize("model_type, words", [
+@pytest.mark.parametrize("kind, words", [
     ("baseline", GAN), ("baseline", [*GAN, *TWO_STEPS]), ("lift", [*GAN, *TWO_STEPS, "--backward_simulation"]),
-    ("lift", ["--coupling", "free", "--use_fp16"])])
-def test_distillation(gpu, teacher, monkeypatch, model_type, words):
-    monkeypatch.setattr(distill_train, "load_images", lambda *_, **__: pictures())
-    args = distill_options.parse(["--teacher", str(teacher(model_type)), "--batch_size", "4", *words])
+    ("lift", ["--coupling", "free", "--use_fp16"]), ("flow", [*GAN, "--real_guidance_scale", "2"]),
+    ("mnist", [*GAN, "--real_guidance_scale", "2"])])
+def test_distillation(gpu, teacher, monkeypatch, kind, words):
+    size, channels = {"flow": (8, 3), "mnist": (28, 1)}.get(kind, (64, 3))
+    monkeypatch.setattr(distill_train, "load_images", lambda *_, **__: pictures(size, channels, np.arange(8) % 3))
+    args = distill_options.parse(["--teacher", str(teacher(kind)), "--batch_size", "4", *words])
     # Its preview reads its times back from the GPU, and those of this one are made up.
     check_training(distill_train.make_task(args, gpu, Group(0, 1)), args, gpu, has_preview=False)
 
@@ -218,6 +243,56 @@ def test_every_way_to_sample_two_scales(gpu, x32_mode):
         assert PretendedGPU.waits == waits
         assert {samples.x_64.device, samples.x_32.device} == {GPU}
     assert generate(model, uniform_diagonal(1), 0, [0, 1], x32_mode=x32_mode, eta=0.5).x_64.device == GPU
+
+
+def test_bands_and_a_64_level_that_is_skipped_wait_for_nothing(gpu):
+    """The host knows which calls are at noise: the level is skipped in the first two, and by a guide's call too."""
+    path, skipped = [[999, 999], [999, 500], [400, 200], [0, 0]], []
+    model = checkpoints.build_model("lift", [8, 16], native_32=True, skip_64_at_noise=True).to(gpu).eval()
+    alone = model.at_32_alone
+    model.at_32_alone = lambda *inputs: skipped.append(len(inputs[0])) or alone(*inputs)
+    bands = checkpoints.build_model("lift", [8, 16], bands=True).to(gpu).eval()
+    batch = objective.training_batch(torch.from_numpy(pictures().images).to(gpu), torch.arange(4),
+                                     objective.TimestepRule(skipped_share=0.25), 0, 0, slice(0, 4), False,
+                                     CosineSteps(), gpu)
+    waits = PretendedGPU.waits
+    assert generate(model, path, 0, [0, 1], guidance=Guidance(2.0)).x_32.device == GPU and skipped == [2] * 4
+    with torch.no_grad():
+        assert objective.errors_per_image(model, 2, batch, CosineSteps(), "float32")[0].shape == (4,)
+    assert skipped[4:] == [batch.at_noise.sum()] == [1]
+    assert generate(bands, path, 0, [0, 1], solver="multistep", told_log_snr=0.1).x_64.device == GPU
+    assert PretendedGPU.waits == waits
+
+
+@pytest.mark.parametrize("config", [
+    {**SMALL_FLOW, "network": "unet"}, {**SMALL_DIT, "bands": True},
+    {**{name: value for name, value in SMALL_DIT.items() if name != "image_size"}, "image_sizes": [8, 4]}])
+def test_every_network_of_a_flow_on_its_optimised_grid(gpu, monkeypatch, config):
+    monkeypatch.setattr(grids, "NUM_FINE_STEPS", 4)
+    monkeypatch.setattr(grids, "NUM_GRID_IMAGES", 2)
+    denoiser = denoiser_of(build_network(config).to(gpu).eval())
+    guided = Guided(denoiser, 2.0)
+    path = grids.find_path(guided, "optimised", 2, "multistep", coarse_shift=2.0, classes=[0, 1], device=gpu)
+    waits = PretendedGPU.waits
+    samples = sample(guided, path, 0, [0, 1], labels=torch.tensor([0, 1], device=gpu), solver="midpoint", clip=False,
+                     device=gpu)
+    assert PretendedGPU.waits == waits and samples.num_model_calls == 8
+    assert [x.device for x in samples.xs] == [GPU] * len(denoiser.shapes)
+    assert denoiser.image(samples.xs).shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("process, kind, in_latents", [("ddpm", "eps", False), ("flow", "velocity", True)])
+def test_images_of_digits(gpu, process, kind, in_latents):
+    """Of a DDPM's own steps, and of latents, which are decoded on the GPU."""
+    vae = VAE((1, 32, 32), 8, [1, 2], 2).to(gpu).eval() if in_latents else None
+    shape = vae.latent_shape if in_latents else (1, 32, 32)
+    denoiser = mnist_models.build_denoiser(process, kind, {**DIGITS, "patch_size": 1, "shape": list(shape)})
+    denoiser.network.to(gpu).eval()
+    model = mnist_models.Model(denoiser, vae, 28, "digits")
+    path = model.path(2) if in_latents else model.path(2, "ddpm")[-3:]
+    images = model.images(path, 0, [0, 1, 2], torch.tensor([0, 1, 2]), guidance_scale=2.0, batch_size=2,
+                          **({} if in_latents else {"eta": 1.0}))
+    assert images.shape == (3, 1, 28, 28) and images.dtype == torch.uint8 and images.device.type == "cpu"
 
 
 def test_sampling_of_one_scale_and_of_a_given_half_size_image(gpu):
