@@ -13,7 +13,7 @@ from pathlib import Path
 from engine.errors import InputError
 from engine.files import expecting
 from evaluation import results_table
-from evaluation.tables import by_protocol
+from evaluation.tables import by_protocol, solver_of_row
 
 COSTS = {"calls": "network calls per image", "gflop": "GFLOP per image", "seconds_per_image": "seconds per image"}
 SEED = re.compile(r"_seed\d+(?=_|\.|$)")
@@ -69,7 +69,7 @@ def rows_of_table(rows: list[dict], metric: str) -> list[dict]:
     protocol (`evaluation.tables.by_protocol`), a way is path, step size, solver and mode of the 32 branch."""
     with_costs = [row for row in rows if all(name in row for name in results_table.COST_COLUMNS)]
     return [{"model": SEED.sub("", row["checkpoint"]).removesuffix(".pth"), "group": protocol,
-             "way": ", ".join(filter(None, (row["path"], row["step_size"], row["solver"],
+             "way": ", ".join(filter(None, (row["path"], row["step_size"], solver_of_row(row),
                                             row["x32_mode"].replace("joint", "")))),
              "calls": row["num_model_calls"], "value": row["value"],
              **{name: row[name] for name in results_table.COST_COLUMNS}}

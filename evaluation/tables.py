@@ -28,6 +28,7 @@ LEVEL_LABELS = {"swd": "Sliced Wasserstein distance", "kurtosis": "Kurtosis of t
                 "contrast": "Contrast of the detail"}
 DECIMALS = {"fid": 2, "kid": 5, "precision": 3, "recall": 3, "kd_lite0": 4, "precision_lite0": 3,
             "recall_lite0": 3, "groups": 3}        # other metrics: four significant digits
+FILE_HASH = re.compile(r"(?<=ep)_[0-9a-f]{16}")         # of a guiding checkpoint, another one for every training
 PROTOCOL = ("metric", "dataset", "split", "reference_hash", "num_images", "weights", "precision")
 ALIKE = tuple(name for name in PROTOCOL if name != "reference_hash")     # what a reader sees of it
 APART = (*PROTOCOL, "seed")     # what rows have in common whose mean over trainings is taken; seed: the images'
@@ -145,6 +146,11 @@ def mark_best_of_metric(cells: list[Cell], metric: str) -> None:
 def run_name(checkpoint: str) -> str:
     """The name of the training run in a checkpoint's file name: `baseline` for `baseline_20ep.pth`."""
     return re.sub(r"(_\d+ep)?\.pth$", "", Path(checkpoint).name)
+
+
+def solver_of_row(row: dict) -> str:
+    """Solver and constants of a row, alike for all seeds of training: without the hash of a guiding checkpoint."""
+    return FILE_HASH.sub("", row["solver"])
 
 
 def take(row: dict, names) -> tuple:

@@ -134,14 +134,12 @@ def measure_on_own_inputs(args, lift, baseline, images, device):
     """CSV rows and figure of both models on noised images, on their own samples noised, and on their samplers' ways."""
     from lift import exposure
     from lift.figures import exposure_curves
-    from lift.paths import path_from_heatmap
-    from lift.sampling import uniform_diagonal
+    from lift.paths import path_without_map
     ways = [("baseline", baseline, "uniform")] + [("lift", lift, path) for path in args.paths]
     rows, curves = [], {}
     with tqdm(total=3 * len(images) * args.num_steps * len(ways), desc="errors", unit="call") as bar:
         for model_type, loaded, name in ways:
-            path = path_from_heatmap(None, name, args.num_steps) if name in LEAD_NAMES \
-                else uniform_diagonal(args.num_steps)
+            path = path_without_map(name, args.num_steps)
             found = exposure.errors_and_norms(loaded.model, images, path, args.sampling_seed, args.seed,
                                               args.batch_size, device, args.precision, bar.update, args.reconciled)
             curves[f"{model_type}, {name}"] = of_way = exposure.rows_by_step(found, path)

@@ -16,7 +16,7 @@ from engine.options import NOT_DECISIVE
 from engine.sampling import check_solver, to_uint8
 from lift.coupling import Guidance, check_can_disagree
 from lift.options import PATH_NAMES
-from lift.sampling import check_timesteps, generate, uniform_diagonal
+from lift.sampling import check_timesteps, generate
 from networks.unet import compiled
 
 SCHEDULE_COSTS = ("step_doubling", "directional")    # which edge costs --path dp of the baseline takes, first found
@@ -102,7 +102,7 @@ def path_name(loaded: checkpoints.LoadedModel, path_type: str, args) -> str:
     """A path as the table of results names it. If --allow_mismatch took another checkpoint's map, the name tells
     whose."""
     file = map_file(loaded, args)
-    if path_type in ("uniform", "diagonal", *paths.FIXED_LEADS) or not args.allow_mismatch or not file.is_file():
+    if path_type in paths.WITHOUT_MAP or not args.allow_mismatch or not file.is_file():
         return path_type
     heatmap = load_torch(file, "heatmap")
     if (heatmap["checkpoint_fingerprint"], heatmap["weights"]) == (loaded.fingerprint, loaded.weights):
@@ -120,10 +120,8 @@ def find_path(loaded: checkpoints.LoadedModel, path_type: str, args, say: bool =
     if path_type not in PATH_NAMES[loaded.model_type]:
         raise InputError(f"path {path_type!r}: {loaded.path} is a {loaded.model_type} checkpoint, expected one of "
                          f"{', '.join(PATH_NAMES[loaded.model_type])}")
-    if path_type in ("uniform", "diagonal"):
-        return uniform_diagonal(args.num_steps)
-    if path_type in paths.FIXED_LEADS:
-        return paths.path_from_heatmap(None, path_type, args.num_steps)
+    if path_type in paths.WITHOUT_MAP:
+        return paths.path_without_map(path_type, args.num_steps)
     file = map_file(loaded, args)
     if path_type == "lead" and args.heatmap is None and not file.is_file():
         return default_lead(args, loaded, say)

@@ -222,6 +222,13 @@ class Lead:
 
 
 FIXED_LEADS = {name: Lead(None, float(size)) for name, size in zip(LEAD_NAMES, LEAD_SIZES)}
+WITHOUT_MAP = ("uniform", "diagonal", *FIXED_LEADS)     # paths that no error map is needed for; uniform: a baseline's
+
+
+def path_without_map(name: str, num_steps: int) -> np.ndarray:
+    """The timesteps of a path of WITHOUT_MAP: int64 [num_steps + 1, 2]. Raises InputError for a number of steps that
+    there are no timesteps for."""
+    return lead_path(num_steps, FIXED_LEADS[name]) if name in FIXED_LEADS else uniform_diagonal(num_steps)
 
 
 def rho_log_snrs(num_steps: int, rho: float) -> np.ndarray:
@@ -322,10 +329,8 @@ def path_from_heatmap(heatmap: dict | None, path_type: str, num_steps: int, *, s
     """
     if path_type not in PATH_TYPES:
         raise InputError(f"path: found {path_type!r}, expected one of {', '.join(PATH_TYPES)}")
-    if path_type == "diagonal":
-        return uniform_diagonal(num_steps)
-    if path_type in FIXED_LEADS:
-        return lead_path(num_steps, FIXED_LEADS[path_type])
+    if path_type in WITHOUT_MAP:
+        return path_without_map(path_type, num_steps)
     if path_type == "lead":
         stored = (heatmap or {}).get("lead")
         return lead_path(num_steps, lead or (Lead(**stored) if stored else Lead()))

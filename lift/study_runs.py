@@ -46,8 +46,17 @@ RUNS = {
                                       f"--timesteps fused --native_32 {RESIDUAL}"),
     "lift_native_skip_residual": Run("LIFT, 32 at its own level, 64 skipped at noise, residual",
                                      f"--native_32 --skip_64_at_noise 0.1 {RESIDUAL}"),
+    # Its loss is asked of the baseline's pairs of times. Of bands, these are the baseline itself: what would tell their
+    # lead has no gradient at equal times.
+    "lift_native_diagonal_residual": Run("LIFT, 32 at its own level, diagonal timesteps, residual",
+                                         f"--timesteps diagonal --native_32 {RESIDUAL}"),
     "lift_bands_residual": Run("two bands, clock, residual", f"--bands --timesteps clock {RESIDUAL}"),
 }
+# One time against two: whose constants of sampling are chosen, and which losses are sampled in each other's way.
+CONTESTED = ("baseline_residual", "lift_native_residual", "lift_native_near_residual", "lift_native_fused_residual",
+             "lift_native_skip_residual", "lift_bands_residual")
+SWAPPED = ("baseline_residual", "lift_native_residual", "lift_native_near_residual", "lift_native_fused_residual",
+           "lift_native_diagonal_residual", "lift_bands_residual")
 LABELS = {name: run.label for name, run in RUNS.items()}
 
 

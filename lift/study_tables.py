@@ -19,10 +19,10 @@ from lift.options import X32_MODES
 from scheduler import CosineSteps
 from evaluation.options import rows_of
 from lift.labels import PATH_LABELS
-from lift.study_runs import LABELS
+from lift.study_runs import CONTESTED, LABELS, SWAPPED
 from evaluation.tables import (FEW_IMAGES, PROTOCOL, Cell, Spread, Table, direction, format_spread, grouped, is_ranked,
-                               mark_best_of_metric, of_latest_trainings, read_csv, run_name, spread_of,
-                               spread_over_seeds, take)
+                               mark_best_of_metric, of_latest_trainings, read_csv, run_name, solver_of_row,
+                               spread_of, spread_over_seeds, take)
 
 RUN_SEED = r"(?P<name>baseline\w*?|lift_\w+?)_seed(?P<seed>\d+)"
 RUN_EPOCHS = RUN_SEED + r"_(?P<epochs>\d+)ep"
@@ -135,6 +135,19 @@ def is_one_of(row: dict, *names: str) -> bool:
     return run_of(row)[0] in names
 
 
+def way_label(row: dict) -> str:
+    """The run, its path, and the constants of sampling: solver with correction and guidance."""
+    words = [run_label(row)] + ([] if gate_path(row) else [PATH_LABELS[row["path"]]])
+    return ", ".join(words + ([] if row["solver"] == "ddim" else [solver_of_row(row)]))
+
+
+def sampler_label(row: dict) -> str:
+    """Which pairs of times a sampler visits: the baseline's, at one time or with pure noise at 32, or with a lead."""
+    if row["x32_mode"] == "random":
+        return "32 drawn anew"
+    return "both at one time" if gate_path(row) else PATH_LABELS[row["path"]]
+
+
 def gate_path(row: dict) -> bool:
     """Evenly spaced timesteps, the same for both scales."""
     return row["path"] in ("uniform", "diagonal")
@@ -201,6 +214,18 @@ COMPARISONS = {
         or of_predictions(row) and row["x32_mode"] == "reconciled" and row["path"] == "lead_3",
         level_label, lambda row: "", lambda rows: any(row["x32_mode"] == "reconciled" for row in rows),
         common_seeds=False, metrics=LEVELS),
+    "study_constants": Comparison(
+        "Constants of sampling, chosen on other noise and other images", "model, path, constants",
+        lambda row: is_one_of(row, *CONTESTED) and row["solver"].startswith("ddim") and row["x32_mode"] == "joint"
+        and (gate_path(row) or row["path"] in FIXED_LEADS),
+        way_label, lambda row: f"{row['num_model_calls']} calls",
+        lambda rows: any(row["solver"] != "ddim" for row in rows), common_seeds=False),
+    "study_swap": Comparison(
+        f"The loss of one, the sampler of the other, {NUM_STEPS} steps", "trained",
+        lambda row: row["num_steps"] == NUM_STEPS and row["solver"] == "ddim" and is_one_of(row, *SWAPPED)
+        and (row["x32_mode"] == "joint" and (gate_path(row) or row["path"] in FIXED_LEADS)
+             or row["x32_mode"] == "random" and gate_path(row)),
+        run_label, sampler_label, lambda rows: any(row["path"] in FIXED_LEADS for row in rows), common_seeds=False),
     "study_detail": Comparison(
         f"Detail of the images, {NUM_STEPS} steps", "model; predictions",
         of_predictions, level_label, lambda row: "", lambda rows: True, common_seeds=False, metrics=rows_of("detail")),

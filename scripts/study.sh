@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # The study of the README: does a dual-scale model pay, and which path? All of it, or the phases that are named:
 #   ./scripts/study.sh [train] [maps] [samples] [floor] [error] [training] [paths] [scale32] [predictions]
-#                      [gate] [detail] [tables]
+#                      [gate] [detail] [constants] [swap] [tables]
+# constants chooses corrections and guidance on other noise and images than it reports (scripts/choose_constants.py), for
+# baseline and LIFT alike; swap samples what was trained in one way in the way of the other.
 # Every setting can be given from outside. As it stands it is the GPU's: default-size models.
 #   DEVICES    where jobs run, one process each: "0 1", or "cpu cpu" with THREADS=1; left out: all GPUs, else one CPU
 # Finished parts are not done again, stopped trainings resume: start it again after any stop. Logs: $LOGS.
@@ -17,9 +19,10 @@ WARMUP_STEPS="${WARMUP_STEPS:-100}"
 TRAIN_OPTIONS="${TRAIN_OPTIONS:-}"              # further options of every training
 SEEDS="${SEEDS:-0 1}"                           # of training; ablations, paths and gate have the first
 COMPARED="${COMPARED:-baseline lift_independent lift_band baseline_v_eps lift_independent_v_eps \
-    lift_native_v_eps baseline_residual lift_native_residual lift_native_band_residual}"   # trained with every seed
+    lift_native_v_eps baseline_residual lift_native_residual lift_native_band_residual lift_native_near_residual \
+    lift_native_fused_residual lift_native_skip_residual lift_bands_residual}"      # trained with every seed
 ABLATIONS="${ABLATIONS-lift_diagonal lift_light32 lift_loss64 baseline_v lift_independent_v \
-    lift_native_light32_v_eps lift_native_band_v_eps}"      # with the first seed
+    lift_native_light32_v_eps lift_native_band_v_eps lift_native_diagonal_residual}"      # with the first seed
 NUM_IMAGES="${NUM_IMAGES:-5000}"                # generated per row
 GATE_IMAGES="${GATE_IMAGES:-1000}"              # where there are 250 steps
 GATE_STEPS="${GATE_STEPS:-18 50 250}"
@@ -30,6 +33,10 @@ SOLVERS="${SOLVERS:-ddim multistep}"
 SAMPLING_SEEDS="${SAMPLING_SEEDS:-42}"
 LEADS="${LEADS:-lead_1 lead_2 lead_3 lead_5}"    # paths on which the two predictions are made to agree
 LEAD="${LEAD:-lead_3}"                          # the one of them that samples and details are shown for
+CALLS="${CALLS:-9 18}"                          # network calls per image, with and without constants
+PAIRS="${PAIRS:-diagonal lead_2}"               # LIFT's ways of sampling of the phases constants and swap
+CHOOSE_BY="${CHOOSE_BY:-kd_lite0}"              # the score that constants are chosen by, on VAL_SPLIT
+CHOICE_IMAGES="${CHOICE_IMAGES:-1000}"          # generated for every constant that is tried
 METRICS="${METRICS:-fd_lite0 kd_lite0 swd}"
 GRID="${GRID:-40}"                              # 36 steps on the diagonal need 37 points
 K="${K:-2}"                                     # probes per image of the error maps
@@ -72,6 +79,8 @@ while IFS=$'\t' read -r name command beside; do
     trainings[$name]=$command; opponents[$name]=$beside
 done < <("$PYTHON" -c "from lift.study_runs import RUNS, command_of, opponent_of
 for name in RUNS: print(name, command_of(name), opponent_of(name), sep='\t')")
+contested=$("$PYTHON" -c "from lift.study_runs import CONTESTED; print(*CONTESTED, sep='|')")
+swapped=$("$PYTHON" -c "from lift.study_runs import SWAPPED; print(*SWAPPED, sep='|')")
 for name in "${compared[@]}" "${ablations[@]}"; do
     [ -n "${trainings[$name]:-}" ] || {
         echo "study.sh: COMPARED, ABLATIONS: found $name, expected some of: ${!trainings[*]}" >&2; exit 2; }
@@ -88,6 +97,7 @@ run_jobs() {
             echo "study.sh: $name failed, see $LOGS/$name.log: $(tail -n 1 "$LOGS/$name.log")" >&2; exit 1; }'
 }
 
+early() { echo $((EPOCHS > 4 ? EPOCHS / 4 : 1)); }      # the epoch whose checkpoint can guide the last one
 checkpoint() { echo "$CHECKPOINTS/${1}_${EPOCHS}ep.pth"; }
 heatmap() { echo "$OUTPUT/heatmap_${GRID}_${1}_${EPOCHS}ep"; }     # without its suffix
 runs() {    # every training as NAME_seedS
@@ -115,7 +125,7 @@ train_jobs() {
         if compgen -G "$CHECKPOINTS/${run}_step*" >/dev/null; then again="--resume"; fi
         echo "train_$run $options $data --hidden_dims $HIDDEN_DIMS --epochs $EPOCHS --batch_size $BATCH_SIZE" \
             "--learning_rate $LEARNING_RATE --warmup_steps $WARMUP_STEPS --flip --val_split $VAL_SPLIT --val_every 1" \
-            "--save_epochs $EPOCHS" \
+            "--save_epochs $(early) $EPOCHS" \
             "--seed ${run##*_seed} --name $run --checkpoint_dir $CHECKPOINTS" \
             "--output_dir $OUTPUT/training_${EPOCHS}ep" \
             "--precision $PRECISION $TRAIN_OPTIONS $again"
@@ -251,6 +261,38 @@ error_jobs() {
     done; done
 }
 
+constants_jobs() {
+    local run seed files guides guide reported=train
+    if [[ "$VAL_SPLIT" =~ ^train\[:([0-9]+)\]$ ]]; then reported="train[${BASH_REMATCH[1]}:]"; fi
+    for run in $(runs | grep -E "^($contested)_seed$first$" | here); do
+        files=""; guides="--guides"
+        for seed in "${seeds[@]}"; do
+            run="${run%_seed*}_seed$seed"
+            [ -e "$(checkpoint "$run")" ] || continue
+            files+=" $(checkpoint "$run")"
+            guide="$CHECKPOINTS/${run}_$(early)ep.pth"
+            if [ "$(early)" -lt "$EPOCHS" ] && [ -e "$guide" ]; then guides+=" $guide"; else guides+=" none"; fi
+        done
+        if [[ "$guides" == *none* ]]; then guides=""; fi
+        echo "constants_${run%_seed*} -m scripts.choose_constants $data --checkpoints$files $guides --calls $CALLS" \
+            "--paths $(case "$run" in baseline*) echo uniform ;; *) echo "$PAIRS" ;; esac)" \
+            "--choice_split $VAL_SPLIT --choice_images $CHOICE_IMAGES --choose_by $CHOOSE_BY" \
+            "--seeds $SAMPLING_SEEDS --reference_split $reported --num_images $NUM_IMAGES --metrics $METRICS" \
+            "--results $RESULTS --choices $OUTPUT/choices.csv --precision $PRECISION" \
+            "--output $OUTPUT/constants_${run%_seed*}_${EPOCHS}ep.json"
+    done
+}
+swap_jobs() {
+    local run
+    for run in $(runs | grep -E "^($swapped)_seed" | here); do
+        case "$run" in
+            baseline*) evaluate "$run" 18 "$NUM_IMAGES" uniform ;;
+            *) evaluate "$run" 18 "$NUM_IMAGES" "$PAIRS" ;;
+        esac
+        case "$run" in lift_native*) evaluate "$run" 18 "$NUM_IMAGES" diagonal --x32 random ;; esac
+    done
+}
+
 sample_jobs() {
     local run
     for run in $(runs | here); do sample_job "$run" "$(evenly_spaced "$run")" joint ""; done
@@ -263,7 +305,7 @@ sample_job() {      # RUN PATH X32 SUFFIX
         "--precision $PRECISION --overwrite"
 }
 
-all_phases=(train maps samples floor error training paths scale32 predictions gate detail tables)
+all_phases=(train maps samples floor error training paths scale32 predictions gate detail constants swap tables)
 phases=("$@")
 [ $# -gt 0 ] || phases=("${all_phases[@]}")
 for phase in "${phases[@]}"; do
@@ -287,6 +329,8 @@ for phase in "${phases[@]}"; do
         predictions) predictions_jobs | run_jobs ;;
         samples) sample_jobs | run_jobs ;;
         detail) detail_jobs | run_jobs ;;
+        constants) constants_jobs | run_jobs ;;
+        swap) swap_jobs | run_jobs ;;
         floor) floor_jobs | run_jobs ;;
         error) error_jobs | run_jobs ;;
         tables) "$PYTHON" -m lift.report --results "$RESULTS" ${README:+--readme $README} --grid 30 ;;

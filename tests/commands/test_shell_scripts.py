@@ -176,8 +176,44 @@ def test_flows_study_counts_calls_and_passes_over_what_is_trained(box, tmp_path)
     assert done.returncode == 2 and "OTHERS: found triple, expected some of: unet dual" in done.stderr and not notes
 
 
+def know_the_study(tmp_path):
+    """Let the Python that takes notes answer `-c` as a true one does: study.sh asks it for the runs that there are."""
+    (tmp_path / "python").write_text(NOTES.replace("echo 2; exit", f'exec {sys.executable} "$@"'))
+
+
+def test_the_study_chooses_constants_for_all_models_and_samples_each_in_the_others_way(box, tmp_path):
+    know_the_study(tmp_path)
+    models = ("baseline_residual", "lift_native_diagonal_residual", "lift_bands_residual")
+    settings = {"COMPARED": " ".join(models), "ABLATIONS": "", "SEEDS": "0 1", "EPOCHS": "8", "DEVICES": "cpu",
+                "CHECKPOINTS": str(tmp_path), "OUTPUT": str(tmp_path / "study"), "VAL_SPLIT": "train[:500]"}
+    done, notes = box("study.sh", "train", **settings)
+    assert done.returncode == 0 and len(notes) == 6 and all("--save_epochs 2 8 " in note for note in notes)
+    for model in models:
+        for seed in (0, 1):
+            (tmp_path / f"{model}_seed{seed}_8ep.pth").touch()
+            if model != "lift_bands_residual" or seed == 0:         # with a guide missing there is no guidance
+                (tmp_path / f"{model}_seed{seed}_2ep.pth").touch()
+    done, notes = box("study.sh", "constants", **settings)
+    assert done.returncode == 0, done.stderr
+    baseline, bands = notes if "baseline" in notes[0] else notes[::-1]      # of the diagonal no constants are asked
+    files = {model: " ".join(f"{tmp_path}/{model}_seed{seed}_{{}}ep.pth" for seed in (0, 1)) for model in models}
+    assert baseline.startswith("-m scripts.choose_constants ") and " --paths uniform " in baseline
+    assert f"--checkpoints {files[models[0]].format(8, 8)} --guides {files[models[0]].format(2, 2)} --calls 9 18" \
+        in baseline
+    assert f"--checkpoints {files[models[2]].format(8, 8)} --calls 9 18 --paths diagonal lead_2" in bands
+    for note in (baseline, bands):
+        assert "--choice_split train[:500] " in note and "--reference_split train[500:] " in note
+    done, notes = box("study.sh", "swap", SEEDS="0", **{k: v for k, v in settings.items() if k != "SEEDS"})
+    assert done.returncode == 0, done.stderr
+    ways = sorted((note.split("_seed0")[0].split("/")[-1], note.split("--paths ")[1].split(" --num_steps")[0],
+                   "--x32 random" in note) for note in notes)
+    baseline, diagonal, bands = models
+    assert ways == [(baseline, "uniform", False), (bands, "diagonal lead_2", False), (diagonal, "diagonal", True),
+                    (diagonal, "diagonal lead_2", False)]
+
+
 def test_the_study_asks_no_two_bands_to_agree(box, tmp_path):
-    (tmp_path / "python").write_text(NOTES.replace("echo 2; exit", f'exec {sys.executable} "$@"'))      # for RUNS
+    know_the_study(tmp_path)
     models = ("baseline_residual", "lift_native_residual", "lift_bands_residual")
     for model in models:
         (tmp_path / f"{model}_seed0_3ep.pth").touch()

@@ -35,6 +35,14 @@ def test_points_are_means_over_seeds():
     assert first.value == pytest.approx(10 / 6 + 0.05) and first.deviation == pytest.approx(0.1 / 2**0.5)
 
 
+def test_seeds_guided_by_their_own_earlier_checkpoints_are_one_point():
+    costs = {"gflop": 5.0, "seconds_per_image": 0.1, "metric": "swd"}
+    rows = [row(checkpoint=f"lift_seed{seed}_3ep.pth", value=float(seed), num_model_calls=18, path="diagonal",
+                solver=f"ddim_guide2_1ep_{seed}123456789abcdef_from-3to1", **costs) for seed in (4, 6)]
+    [point] = pareto.points_of_rows(pareto.rows_of_table(rows, "swd"))
+    assert (point.way, point.values) == ("diagonal, ddim_guide2_1ep_from-3to1", (4.0, 6.0))
+
+
 def test_front_is_what_no_point_beats():
     points = [pareto.Point("m", "w", "g", (value,), {"calls": cost}) for cost, value in
               [(3, 5.0), (1, 9.0), (2, 4.0), (2, 6.0), (5, 4.0), (4, 1.0), (1, 9.5)]]

@@ -259,6 +259,38 @@ def test_model_error_is_the_mean_over_timesteps(tmp_path):
     assert [line[:2] for line in texts(table)] == [["LIFT, band", "own"], ["LIFT, band", "reconciled"]]
 
 
+def test_constants_stand_beside_plain_sampling():
+    """Seeds of training share a cell, although each is guided by an earlier checkpoint of its own."""
+    names = ("baseline_residual", "lift_bands_residual")
+    rows = [run(name, seed, solver=solver, num_steps=steps, num_model_calls=18, value=value + seed,
+                path="uniform" if name == names[0] else "lead_2", model_type=name.split("_")[0],
+                path_hash=f"{steps}") for seed in (0, 1) for name in names
+            for solver, steps, value in (("ddim", 18, 5.0), ("ddim_eps0.97", 18, 4.0),
+                                         (f"ddim_guide2_25ep_{seed}123456789abcdef_from-2to2", 13, 3.0))]
+    rows += [run("lift_bands_residual", path="dp_64"), run("lift_bands_residual", solver="multistep"), run("lift_band")]
+    [table] = study_tables.tables_named("study_constants", rows, "nowhere")
+    assert table.header == ["model, path, constants", "fd_tiny, 18 calls"]
+    assert sorted(texts(table)) == sorted(
+        [f"{label}{constants}", f"{value + 0.5:.3f} ± 0.707"]
+        for label in ("baseline, residual", "two bands, clock, residual, lead 2")
+        for constants, value in (("", 5.0), (", ddim_eps0.97", 4.0), (", ddim_guide2_25ep_from-2to2", 3.0)))
+    assert study_tables.tables_named("study_constants", [r for r in rows if r["solver"] == "ddim"], "nowhere") == []
+
+
+def test_losses_down_and_samplers_across():
+    rows = [run("baseline_residual", value=1.0, path="uniform", model_type="baseline")]
+    rows += [run(name, path=path, x32_mode=mode, path_hash=path, value=value)
+             for name, first in (("lift_native_diagonal_residual", 2.0), ("lift_native_near_residual", 5.0))
+             for path, mode, value in (("diagonal", "joint", first), ("lead_2", "joint", first + 1),
+                                       ("diagonal", "random", first + 2), ("lead_2", "reconciled", 0.0))]
+    [table] = study_tables.tables_named("study_swap", rows + [run("lift_band", path="lead_2")], "nowhere")
+    assert table.header == ["trained", "fd_tiny, both at one time", "fd_tiny, 32 drawn anew", "fd_tiny, lead 2"]
+    assert texts(table) == [
+        ["baseline, residual", "1.000", "–", "–"],
+        ["LIFT, 32 at its own level, leads 0 to 2 alone, residual", "5.000", "7.000", "6.000"],
+        ["LIFT, 32 at its own level, diagonal timesteps, residual", "2.000", "4.000", "3.000"]]
+
+
 def test_exposure_has_a_line_per_model_and_path(tmp_path):
     """The baseline's once, whatever is measured beside it; means over the steps."""
     (tmp_path / "study").mkdir()
