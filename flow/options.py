@@ -64,8 +64,7 @@ def check_scales(args, default_size: int) -> None:
     """Two scales decide the size of the images. Raises InputError for sides that do not fit, another --image_size, and
     options that two bands exclude."""
     if args.bands:
-        found = {"--scales": args.scales is not None, "--output residual": args.output == "residual",
-                 "--timesteps fused": args.timesteps == "fused"}
+        found = {"--scales": args.scales is not None, "--timesteps fused": args.timesteps == "fused"}
         for option, is_found in found.items():
             if is_found:
                 raise InputError(f"--bands: found with {option}, expected it without")

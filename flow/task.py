@@ -64,7 +64,8 @@ class FlowTask(DenoisingTask):
         """Fit the affine velocity of a residual output."""
         if self.fitted_to is not None:
             images = self.fitted_to
-            self.networks["model"].fit(images if len(self.denoiser.shapes) == 1 else [images, half_size(images)])
+            has_one = len(self.denoiser.shapes) == 1 or self.has_bands
+            self.networks["model"].fit(images if has_one else [images, half_size(images)])
 
     def times(self, generator: torch.Generator) -> list[torch.Tensor]:
         """As in `DenoisingTask`; --timesteps says how the times of two scales, or bands, belong together."""

@@ -9,13 +9,18 @@ coefficient:
 where c is the coefficient of x_t (the conditional mean of jointly normal variables). If a network puts out the rest in
 units of that deviation, its target has a variance near 1 at every frequency and every time. So this is the
 preconditioning of Karras et al. (2022, equation 7) for flow matching, with a deviation of its own for each frequency.
-The affine part carries the noise, which has full rank in every token; the network's tokens need not.
+The affine part carries the noise, which has full rank in every token; the network's tokens need not. With a time for
+each of two bands the coefficients that the 2x2 mean mixes are estimated together (`networks.linear_denoiser`).
 """
 import torch
 
 from engine.chunks import in_chunks
 from engine.sampling import from_uint8
-from networks.linear_denoiser import IMAGES_PER_CHUNK, ROUNDING_VARIANCE, CosineTransform, principal_colors
+from networks.bands import weighted
+from networks.linear_denoiser import (IMAGES_PER_CHUNK, ROUNDING_VARIANCE, CosineTransform, estimate_of_parts,
+                                      principal_colors)
+
+LEAST_NOISE_OF_BANDS = 1e-3             # the share of noise below which a band counts as having so much
 
 
 class AffineVelocity(CosineTransform):
@@ -51,3 +56,12 @@ class AffineVelocity(CosineTransform):
         q = t**2 * variance + (1 - t)**2
         best = mean + (t * variance - (1 - t)) / q * (self.coefficients(x_t) - t * mean)
         return self.image(best + (variance / q).sqrt() * self.coefficients(rest)).to(x_t.dtype)
+
+    def velocity_of_bands(self, rest: torch.Tensor, x_t: torch.Tensor, t_64: torch.Tensor, t_32: torch.Tensor):
+        """As `velocity`, of an image whose fine part is at t_64 and its coarse one at t_32: (x^_0 - x_t) / (1 - t) in
+        each part, with the best affine x^_0 plus `rest` in units of its deviation. At equal times it is `velocity`."""
+        ts = [t.double().clamp(max=1 - LEAST_NOISE_OF_BANDS).reshape(-1, 1, 1, 1) for t in (t_64, t_32)]
+        best, deviation = estimate_of_parts(self.coefficients(x_t), self.mean.double(), 1 / self.variance.double(),
+                                            [t / (1 - t)**2 for t in ts], [(t / (1 - t))**2 for t in ts])
+        x_0 = self.image(best + deviation * self.coefficients(rest))
+        return weighted(x_0 - x_t, *((1 / (1 - t)).flatten() for t in ts)).to(x_t.dtype)

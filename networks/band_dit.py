@@ -5,7 +5,6 @@ times it is the DiT itself, weight for weight.
 """
 import torch
 
-from engine.errors import InputError
 from networks.bands import BandDenoiser, check_side, weighted
 from networks.dit import LEAST_NOISE, DiT, TimeEmbedding, initialize
 from scheduler import LinearFlow
@@ -14,15 +13,12 @@ from scheduler import LinearFlow
 class BandDiT(DiT):
     """A class-conditional velocity field of square images whose two parts have times of their own.
 
-    image_size: even. output: velocity or clean. The other arguments are those of `networks.dit.DiT`. Raises InputError.
+    image_size: even. The other arguments are those of `networks.dit.DiT`. Raises InputError.
     """
 
     def __init__(self, image_size: int, *args, bands: bool = True, **options):
         check_side(image_size, "--image_size")
         super().__init__(image_size, *args, **options)
-        if self.output == "residual":
-            raise InputError("--output: found residual with --bands, expected velocity or clean (its affine predictor "
-                             "knows one time)")
         self.config["bands"] = bands
         self.lead_embedder = TimeEmbedding(self.hidden_size, self.config["time_scale"])
         initialize(self.lead_embedder)
@@ -36,6 +32,8 @@ class BandDiT(DiT):
         output = self.last_layer(x_t, of_time, labels)
         if self.output == "velocity":
             return output
+        if self.output == "residual":
+            return self.affine.velocity_of_bands(output, x_t, t_64, t_32)
         return weighted(output - x_t, *(1 / (1 - t).clamp(min=LEAST_NOISE) for t in ts))
 
 

@@ -45,16 +45,43 @@ def gain_of_coarse() -> torch.Tensor:
     return one[:, None] * one
 
 
-def fold_of_means() -> torch.Tensor:
+def fold_of_means(size: int = 64) -> torch.Tensor:
     """The orthonormal 2-mean in one direction, sqrt(2) times it, from cosine coefficients to cosine coefficients:
-    float64 [32, 64].
+    float64 [size / 2, size].
 
-    It leaves cos(pi k / 128) of frequency k and -sin(pi k / 128) of 64 - k, which looks like k at half as many places.
+    It leaves cos(pi k / (2 size)) of frequency k and -sin of the same angle of size - k, which looks like k at half as
+    many places.
     """
-    places = torch.arange(32)
-    pairs = torch.zeros(32, 64, dtype=torch.float64)
+    places = torch.arange(size // 2)
+    pairs = torch.zeros(size // 2, size, dtype=torch.float64)
     pairs[places, 2 * places] = pairs[places, 2 * places + 1] = math.sqrt(0.5)
-    return cosine_matrix(32) @ pairs @ cosine_matrix(64).T
+    return cosine_matrix(size // 2) @ pairs @ cosine_matrix(size).T
+
+
+def estimate_of_parts(coefficients: torch.Tensor, mean: torch.Tensor, precision: torch.Tensor, amplitudes, snrs):
+    """(coefficients, deviation) of the clean image: float64 [B, C, S, S], from one whose two orthogonal parts have
+    noise levels of their own (`networks.bands`).
+
+    coefficients: of the noised image, float64 [B, C, S, S]; mean, precision: of the clean one's, [C, S, S]; amplitudes,
+    snrs: a / s^2 and a^2 / s^2 of the fine part's levels and of the coarse one's, float64 [B, 1, 1, 1].
+
+    Each coefficient of the coarse part is one of four of the image, that of the frequency itself and those of the
+    three that the 2x2 mean folds down to it. So the precision of the image is diagonal but for a rank of one in each
+    such four, U (SNR_32 - SNR_64) U^T, which is inverted in closed form (Sherman and Morrison 1950).
+    """
+    fold = fold_of_means(coefficients.shape[-1]).to(coefficients.device)                    # U^T in one direction
+
+    def folded(values, matrix):
+        return F.linear(F.linear(values, matrix).transpose(2, 3), matrix).transpose(2, 3)
+
+    weighted = mean * precision + amplitudes[0] * coefficients + folded(
+        (amplitudes[1] - amplitudes[0]) * folded(coefficients, fold), fold.T)
+    diagonal = precision + snrs[0]
+    gain = snrs[1] - snrs[0]
+    gain = gain / (1 + gain * folded(1 / diagonal, fold.square()))                          # [B, C, S / 2, S / 2]
+    estimate = weighted / diagonal - folded(gain * folded(weighted / diagonal, fold), fold.T) / diagonal
+    variance = 1 / diagonal - folded(gain, fold.square().T) / diagonal.square()
+    return estimate, variance.sqrt()
 
 
 def principal_colors(images) -> torch.Tensor:
@@ -181,30 +208,10 @@ class LinearDenoiser(CosineTransform):
         return [self.estimate(64, of_64), self.estimate(32, of_32)]
 
     def estimate_of_bands(self, x: torch.Tensor, abar_64: torch.Tensor, abar_32: torch.Tensor):
-        """(coefficients, deviation) of the clean image: float64 [B, 3, 64, 64], from one whose two orthogonal parts
-        have noise levels of their own (`networks.bands`). abars: float64 [B].
-
-        Each coefficient of the coarse part is one of four of the image, that of the frequency itself and those of the
-        three that the 2x2 mean folds down to it. So the precision of the image is diagonal but for a rank of one in
-        each such four, U (SNR_32 - SNR_64) U^T, which is inverted in closed form (Sherman and Morrison 1950).
-        """
-        mean, precision = self.prior(64)
+        """`estimate_of_parts` of a noised image x [B, 3, 64, 64]. abars: float64 [B]."""
         amplitudes = [(abar.sqrt() / (1 - abar))[:, None, None, None] for abar in (abar_64, abar_32)]
-        snr_64, snr_32 = ((abar / (1 - abar))[:, None, None, None] for abar in (abar_64, abar_32))
-        fold = fold_of_means().to(x.device)                                                     # U^T in one direction
-
-        def folded(values, matrix):
-            return F.linear(F.linear(values, matrix).transpose(2, 3), matrix).transpose(2, 3)
-
-        coefficients = self.coefficients(x)
-        weighted = mean * precision + amplitudes[0] * coefficients + folded(
-            (amplitudes[1] - amplitudes[0]) * folded(coefficients, fold), fold.T)
-        diagonal = precision + snr_64
-        gain = snr_32 - snr_64
-        gain = gain / (1 + gain * folded(1 / diagonal, fold.square()))                          # [B, 3, 32, 32]
-        estimate = weighted / diagonal - folded(gain * folded(weighted / diagonal, fold), fold.T) / diagonal
-        variance = 1 / diagonal - folded(gain, fold.square().T) / diagonal.square()
-        return estimate, variance.sqrt()
+        snrs = [(abar / (1 - abar))[:, None, None, None] for abar in (abar_64, abar_32)]
+        return estimate_of_parts(self.coefficients(x), *self.prior(64), amplitudes, snrs)
 
     def clean_of_bands(self, output: torch.Tensor, x: torch.Tensor, abar_64, abar_32) -> torch.Tensor:
         """The clean image that a network's output means, float64: the linear estimate plus output times deviation,

@@ -305,7 +305,7 @@ def test_two_bands_are_one_image(tmp_path):
     assert results[1]["loss"] == pytest.approx(results[0]["loss"], rel=1e-6)
     assert results[1]["loss"] == pytest.approx(results[1]["loss_8"] + results[1]["loss_4"] / 4)
     assert double.preview(double.networks).shape == (NUM_CLASSES * 8, 3, 8, 8)
-    for words in (["--timesteps", "fused"], ["--scales", 8, 4], ["--output", "residual"]):
+    for words in (["--timesteps", "fused"], ["--scales", 8, 4]):
         with pytest.raises(InputError, match=f"--bands: found with {words[0]}"):
             options(tmp_path, "--bands", *words)
     with pytest.raises(InputError, match="--image_size: found 9 with --bands, expected an even side"):
@@ -327,7 +327,7 @@ def weights(loop) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("words", [(), ("--output", "residual"), ("--output", "clean", "--qk_norm", "--grad_accum", 2),
                                    ("--scales", 8, 4), ("--scales", 8, 4, "--output", "residual"),
-                                   ("--bands", "--timesteps", "clock")])
+                                   ("--bands", "--timesteps", "clock", "--output", "residual")])
 def test_an_interrupted_run_is_the_run(tmp_path, words):
     straight = loop_for(tmp_path, *words)
     straight.task.begin()

@@ -7,6 +7,7 @@ from engine.errors import InputError
 from engine.sampling import denoise_along, sample
 from flow.model import denoiser_of, gflop_of_forward
 from networks import bands
+from networks.affine_velocity import AffineVelocity
 from networks.band_dit import BandDiT, BandFlowDenoiser
 from networks.dit import DiT
 from scheduler import CosineSteps, LinearFlow, Sigma, noise_added
@@ -173,12 +174,12 @@ def test_training_starts_from_the_weights_of_one_scale():
     assert all(name.startswith("lead_embedder") for name in models[1].keys() - models[0].keys())
 
 
-@pytest.mark.parametrize("output", ["velocity", "clean"])
+@pytest.mark.parametrize("output", ["velocity", "clean", "residual"])
 @torch.no_grad()
 def test_at_equal_times_it_is_the_model_of_one_scale(output):
     single, double = random_pair(output=output)
     x, labels = normal(4, 3, 8, 8).float(), torch.arange(4)
-    t = torch.tensor([0.0, 0.4, 0.9, 1.0])
+    t = torch.tensor([0.0, 0.4, 0.9, 0.99 if output == "residual" else 1.0])
     assert torch.allclose(double(x, [t, t], labels), single(x, t, labels), rtol=1e-6, atol=1e-6)
     assert (double(x, [t, t.flip(0)], labels) - single(x, t, labels)).abs().max() > 1e-3
     denoiser, path = BandFlowDenoiser(double), LinearFlow().uniform_path(7)
@@ -197,6 +198,36 @@ def test_clean_output_means_a_velocity_band_by_band():
     found = BandFlowDenoiser(double).clean(parts, ts)
     of_time = double.t_embedder(ts[0]) + (double.lead_embedder(ts[1]) - double.lead_embedder(ts[0]))
     assert torch.allclose(bands.joined(*found), double.last_layer(x, of_time, None), atol=1e-5)
+
+
+def test_residual_is_what_the_best_affine_velocity_of_two_bands_leaves():
+    """Zeros mean the conditional mean of a normal law, found by linear algebra on whole images; a rest of one frequency
+    adds its posterior deviation over the noise. No pole where a band has arrived."""
+    affine = AffineVelocity(4, 1)
+    generator = torch.Generator().manual_seed(5)
+    affine.mean.normal_(generator=generator)
+    affine.variance.uniform_(0.1, 2.0, generator=generator)
+    basis = affine.image(torch.eye(16, dtype=torch.float64).reshape(16, 1, 4, 4)).reshape(16, 16).T     # pixels, freq.
+    mean = basis @ affine.mean.double().flatten()
+    covariance = basis @ affine.variance.double().flatten().diag() @ basis.T
+    t_64, t_32 = 0.3, 0.8
+    a, s, over = ((torch.eye(16) - projection(4)) * fine + projection(4) * rough
+                  for fine, rough in ((t_64, t_32), (1 - t_64, 1 - t_32), (1 / (1 - t_64), 1 / (1 - t_32))))
+    x = torch.randn(2, 16, dtype=torch.float64, generator=generator)
+    gain = covariance @ a @ torch.linalg.inv(a @ covariance @ a + s @ s)
+    x_0 = mean + (x - mean @ a) @ gain.T
+    posterior = covariance - gain @ a @ covariance
+    ts = [torch.full((2,), t) for t in (t_64, t_32)]
+    images, rest = x.reshape(2, 1, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.float64)
+    found = affine.velocity_of_bands(rest, images, *ts)
+    torch.testing.assert_close(found.reshape(2, 16), (x_0 - x) @ over, rtol=1e-5, atol=1e-5)
+    of_one = torch.zeros(16, dtype=torch.float64)
+    of_one[5] = 1
+    added = affine.velocity_of_bands(rest + affine.image(of_one.reshape(1, 1, 4, 4)), images, *ts) - found
+    deviation = (basis[:, 5] @ posterior @ basis[:, 5]).sqrt()
+    torch.testing.assert_close(added[0].flatten(), deviation * basis[:, 5] @ over, rtol=1e-5, atol=1e-6)
+    arrived = affine.velocity_of_bands(rest, images, ts[0], torch.ones(2))
+    assert arrived.isfinite().all() and (arrived - found).abs().max() > 0.1
 
 
 def test_every_weight_is_moved_and_both_times_are_seen():
@@ -219,5 +250,3 @@ def test_arithmetic_is_one_scales_and_a_time_embedding_more():
 def test_what_cannot_be_split_is_told():
     with pytest.raises(InputError, match="--image_size: found 9 with --bands, expected an even side"):
         BandDiT(9, **SIZES | {"patch_size": 3})
-    with pytest.raises(InputError, match="--output: found residual with --bands"):
-        BandDiT(8, **SIZES, output="residual")
