@@ -24,7 +24,7 @@ from lift import checkpoints
 from lift.coupling import TimestepModel, timestep_denoiser
 from lift.objective import draw_timesteps, timestep_rule
 from mnist import models as mnist
-from networks import adm, dit
+from networks import adm, dit, margin
 from scheduler import CosineSteps, Sigma
 
 
@@ -158,8 +158,8 @@ def load_mnist(content: dict, path, weights: str, fingerprint: str, device, vae=
     return Loaded("mnist", model.denoiser.network, model.denoiser, model.denoiser.kind, build, Path(path), weights,
                   fingerprint, few_steps=content.get("few_steps"), is_steep=model.denoiser.kind == "eps",
                   is_guidable=model.dropped_labels, options=content.get("options") or {},
-                  image_shape=(content["channels"], size, size), padded=mnist.padded,
-                  cropped=lambda images: mnist.cropped(images, size), path_of=model.path,
+                  image_shape=(content["channels"], size, size), padded=margin.padded,
+                  cropped=lambda images: margin.cropped(images, size), path_of=model.path,
                   **latent)
 
 

@@ -62,9 +62,18 @@ class NoiseProcess:
         that shape; below 0 the times are behind."""
         return self.t_at(self.log_snr(t) + lead)
 
+    def at_share(self, share):
+        """The time, number or tensor, at a share of the way from `noisiest` to `clean`."""
+        return self.noisiest + share * (self.clean - self.noisiest)
+
+    def even_path(self, num_steps: int, start: float | None = None) -> torch.Tensor:
+        """Evenly spaced times, fractions of timesteps too, from `start`, or left out `noisiest`, to `clean`: float64
+        [num_steps + 1]. The times for N steps are among those for 2 N."""
+        return torch.linspace(self.noisiest if start is None else start, self.clean, num_steps + 1, dtype=torch.float64)
+
     def uniform_path(self, num_steps: int) -> torch.Tensor:
-        """Evenly spaced times from `noisiest` to `clean`: [num_steps + 1]."""
-        return torch.linspace(self.noisiest, self.clean, num_steps + 1, dtype=torch.float64)
+        """Times of a sampling in so many steps, from `noisiest` to `clean`: [num_steps + 1]; here the even ones."""
+        return self.even_path(num_steps)
 
     def start_scale(self, t: float) -> float:
         """The factor that makes standard normal noise a start at time t, where hardly any image is left."""

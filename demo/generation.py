@@ -20,6 +20,7 @@ from distill.generate import student_of
 from distill.student import few_steps_of
 from engine.command_line import real_number, whole_number
 from engine.denoiser import Guided
+from engine.drawing import strip_points
 from engine.errors import InputError
 from engine.options import CALLS_PER_STEP
 from engine.sampling import check_path, check_solver, sample, to_uint8
@@ -34,9 +35,8 @@ from lift.options import SOLVERS as LIFT_SOLVERS
 from lift.path_summary import path_cost
 from lift.sampling import generate, uniform_diagonal
 from mnist import models as mnist
-from mnist.models import strip_points
 from mnist.options import SOLVERS as MNIST_SOLVERS
-from mnist.options import class_labels, sampling_of
+from mnist.options import classes_asked, sampling_of
 from scheduler import LinearFlow
 
 MOST_IMAGES, MOST_STEPS, MOST_SEED = 64, 1000, 2**53 - 1        # a page's numbers are exact up to there
@@ -389,11 +389,11 @@ def draw_mnist(opened: Opened, controls: MnistControls, report: Callable, precis
     options = argparse.Namespace(checkpoint=opened.found.path.name, mode="ddim", eta=0.0, sampling_steps=num_steps,
                                  sampler=one_of("solver", controls.solver, MNIST_SOLVERS))
     model = opened.model
-    class_labels(options, model, count_and_seed(controls)[0], scale)    # refuses guidance of a model that knows none
+    classes_asked(options, model, scale)                # refuses guidance of a model that knows none
     path, how = sampling_of(options, model)
-    denoiser = model.denoiser if opened.class_names is None else Guided(model.denoiser, scale)
-    return drawn_by_class(opened, controls, denoiser, path, lambda _, x: model.decode(x), report,
-                          clip=model.clips, precision=precision, **how)
+    draw = model.drawing(path, model.classes, scale, precision=precision, **how)
+    return drawn_by_class(opened, controls, draw.denoiser, path,
+                          lambda _, x: mnist.images_of(x, model.vae, model.image_size), report, **draw.how)
 
 
 # --- students beside their teachers -----------------------------------------------------------------------------------

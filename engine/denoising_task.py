@@ -13,7 +13,7 @@ from engine.errors import InputError
 from engine.image_files import content_hash_of
 from engine.sampling import as_floats, from_uint8, to_device
 from engine.seeds import seeded_generator
-from engine.task import Networks, Task, Update
+from engine.task import Networks, Task
 from scheduler import CosineSteps, noise_added, training_target
 
 UNIFORM_SHARE = 0.1                     # of `mixture`
@@ -137,8 +137,7 @@ class DenoisingTask(ImageTask):
         """Random times [count] of one scale, in its process's unit."""
         if isinstance(process, CosineSteps):
             return torch.randint(process.num_timesteps, (count,), generator=generator)
-        share = self.shares(count, generator)
-        return process.noisiest + share * (process.clean - process.noisiest)
+        return process.at_share(self.shares(count, generator))
 
     def shares(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """How far from noise to image the times of a continuous process lie: float32 [count] in (0, 1)."""
@@ -173,19 +172,9 @@ class DenoisingTask(ImageTask):
         return Batch(self.pyramid(self.clean_images(indices, flipped, of_posterior)), noises,
                      [to_device(t[part], self.device) for t in ts], labels)
 
-    def updates(self, step: int) -> list[Update]:
-        """One network, one update."""
-        return [Update("model", self.losses)]
-
     def squared_errors(self, network, batch: Batch) -> list[torch.Tensor]:
-        """Squared error of what `network`, called as the denoiser's own, puts out: float32 [B, C, H, W] per scale."""
-        levels = [process.levels(t) for process, t in zip(self.denoiser.processes, batch.ts)]
-        noised = [noise_added(x_0, eps, *pair) for x_0, eps, pair in zip(batch.x_0s, batch.noises, levels)]
-        with devices.autocast(self.device, self.args.precision):
-            outputs = self.denoiser.outputs(network, noised, batch.ts, batch.labels)
-        targets = (training_target(self.denoiser.kind, x_0, eps, *pair)
-                   for x_0, eps, pair in zip(batch.x_0s, batch.noises, levels))
-        return [(output.float() - target).square() for output, target in zip(outputs, targets)]
+        """As `output_errors`, in the training's precision."""
+        return output_errors(self.denoiser, network, batch, self.args.precision)
 
     def losses(self, networks: Networks, batch: Batch) -> dict[str, torch.Tensor]:
         """The mean squared error of the network's output; of several scales, the mean over them."""
@@ -196,6 +185,17 @@ class DenoisingTask(ImageTask):
         """The times of a step's batch, drawn again from the seed."""
         ts = self.times(seeded_generator(self.args.seed, seeds.TRAIN_BATCH, step))
         return ", ".join(f"t {[round(value, 3) for value in t.tolist()]}" for t in ts)
+
+
+def output_errors(denoiser: OutputDenoiser, network, batch: Batch, precision: str = "float32") -> list[torch.Tensor]:
+    """Squared error of what `network`, called as the denoiser's own, puts out: float32 [B, C, H, W] per scale."""
+    levels = [process.levels(t) for process, t in zip(denoiser.processes, batch.ts)]
+    noised = [noise_added(x_0, eps, *pair) for x_0, eps, pair in zip(batch.x_0s, batch.noises, levels)]
+    with devices.autocast(batch.x_0s[0].device, precision):
+        outputs = denoiser.outputs(network, noised, batch.ts, batch.labels)
+    targets = (training_target(denoiser.kind, x_0, eps, *pair)
+               for x_0, eps, pair in zip(batch.x_0s, batch.noises, levels))
+    return [(output.float() - target).square() for output, target in zip(outputs, targets)]
 
 
 def check_labels(labels: torch.Tensor, num_classes: int, option: str) -> None:

@@ -1,4 +1,4 @@
-"""A folder of numbered PNG files that appears when all of its images are there, and a grid of images as one picture."""
+"""Folders of generated images that appear when all of their images are there, and a grid of images as one picture."""
 import contextlib
 import re
 import shutil
@@ -9,18 +9,44 @@ from engine.errors import InputError
 from engine.files import check_can_be_written, refuse_existing, save_png, scratch_folder, written_together
 
 MARGIN = 2                              # white pixels around every image of a picture
+ENLARGED = 2                            # of small images: pixels of a picture that one of theirs becomes, a side
 
 
-def image_grid(images, columns: int):
-    """Images, uint8 [N, C, S, S], row by row, as one RGB picture of PIL with white between and around; C is 1 or 3."""
+def image_grid(images, columns: int, enlarge: int = 1, margin: int = MARGIN):
+    """Images, uint8 [N, C, S, S], row by row, as one RGB picture of PIL with white between and around; C is 1 or 3.
+
+    enlarge: pixels that each pixel becomes, a side. margin: white pixels around every image.
+    """
     import torch
     import torch.nn.functional as F
     from PIL import Image
-    images = images.cpu().expand(-1, 3, -1, -1)
+    images = images.cpu().expand(-1, 3, -1, -1).repeat_interleave(enlarge, 2).repeat_interleave(enlarge, 3)
     missing = images.new_full((-len(images) % columns, *images.shape[1:]), 255)
-    padded = F.pad(torch.cat([images, missing]), (0, MARGIN, 0, MARGIN), value=255).unflatten(0, (-1, columns))
+    padded = F.pad(torch.cat([images, missing]), (0, margin, 0, margin), value=255).unflatten(0, (-1, columns))
     picture = padded.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)                        # [3, height, width]
-    return Image.fromarray(F.pad(picture, (MARGIN, 0, MARGIN, 0), value=255).permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(F.pad(picture, (margin, 0, margin, 0), value=255).permute(1, 2, 0).contiguous().numpy())
+
+
+def save_picture(path: Path, picture, pdf: bool = False) -> None:
+    """A picture of PIL as PNG, and as PDF if asked for. path: without ending; its folder is made."""
+    save_png(path.with_name(f"{path.name}.png"), picture)
+    if pdf:
+        picture.save(path.with_name(f"{path.name}.pdf"))
+
+
+def save_samples(folder: Path, images, columns: int, shown, strips, enlarge: int = 1, pdf: bool = False) -> None:
+    """A grid of images, and of the first ones folders sample_0000 ... with image, denoising strip and single steps.
+
+    images: uint8 [N, C, S, S]. strips: of the first n, uint8 [points, n, C, S, S]; shown: the points' steps. enlarge:
+    as in `image_grid`. pdf: every picture as PDF too.
+    """
+    save_picture(folder / "grid", image_grid(images, columns, enlarge), pdf)
+    for k in range(strips.shape[1]):
+        sample = folder / f"sample_{k:04d}"
+        save_picture(sample / "image", image_grid(images[k:k + 1], 1, enlarge, margin=0), pdf)
+        save_picture(sample / "strip", image_grid(strips[:, k], len(strips), enlarge), pdf)
+        for step, image in zip(shown, strips[:, k]):
+            save_picture(sample / f"steps/{step:04d}", image_grid(image[None], 1, enlarge, margin=0), pdf)
 
 
 def refuse_images(folder: Path, overwrite: bool) -> list[Path]:

@@ -84,7 +84,7 @@ class Loop:
         if self.steps_per_epoch == 0:
             raise InputError(f"--batch_size: found {self.args.batch_size}, expected at most {self.task.num_images}, "
                              f"the number of images in {self.args.dataset} ({self.args.split})")
-        return min(self.args.epochs * self.steps_per_epoch, self.args.max_steps or math.inf)
+        return self.task.num_steps
 
     @property
     def epoch(self) -> float:

@@ -1,4 +1,5 @@
 """What is trained: networks, optimizers, batches and losses. The loop (`engine/loop.py`) knows no more of a family."""
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,12 @@ class Task:
         self.args = args
         self.order_of = (-1, None)      # an epoch, and the order of its images
 
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run; 0 where the images do not fill a batch."""
+        args = self.args
+        return min(args.epochs * (self.num_images // args.batch_size), args.max_steps or sys.maxsize)
+
     def indices(self, step: int) -> torch.Tensor:
         """The numbers of a step's images, over all processes: int64 [batch_size]. Every epoch has a fresh order."""
         size = self.args.batch_size
@@ -86,7 +93,11 @@ class Task:
         raise NotImplementedError
 
     def updates(self, step: int) -> Sequence[Update]:
-        """The optimizer steps of a step, in order."""
+        """The optimizer steps of a step, in order. Here one, of the network `model` along the task's `losses`."""
+        return [Update("model", self.losses)]
+
+    def losses(self, networks: Networks, batch: Any) -> dict[str, torch.Tensor]:
+        """Of a task with that one update: scalars by name, as `Update` says."""
         raise NotImplementedError
 
     def logged(self, means: dict[str, float]) -> dict[str, float]:

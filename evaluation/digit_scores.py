@@ -15,8 +15,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from engine.chunks import in_chunks
+from data import ImageSet, load_images
 from engine import devices
+from engine.chunks import in_chunks
 from engine.errors import InputError
 from engine.optimization import learning_rate_at
 from engine.sampling import from_uint8
@@ -29,6 +30,7 @@ SURE = 0.95                     # probability from which an image without a clas
 BATCH_SIZE, NUM_EPOCHS, LEARNING_RATE, SEED = 128, 4, 4e-3, 0
 INFERENCE_BATCH = 500
 SCORES = ("accuracy", "fd_digits", "diversity")
+DRAWN = "digits"                # the data set of drawn digits
 
 
 class DigitClassifier(nn.Module):
@@ -122,7 +124,7 @@ class Judge:
         if labels is None:
             accuracy, labels = (probabilities.amax(1) > SURE).double().mean(), named
         else:
-            labels = torch.as_tensor(np.asarray(labels))
+            labels = labels.cpu() if isinstance(labels, torch.Tensor) else torch.as_tensor(np.asarray(labels))
             accuracy = (named == labels).double().mean()
         mean, covariance = self.statistics.mean_and_covariance()
         found = FeatureStatistics(NUM_FEATURES).add(features).mean_and_covariance()
@@ -130,6 +132,10 @@ class Judge:
         return {"accuracy": float(accuracy),
                 "fd_digits": 100 * frechet_distance(*found, mean, covariance) / float(covariance.trace()),
                 "diversity": float((within / self.distances).mean())}
+
+    def scores_of_damages(self, images: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, float]]:
+        """The scores of images with known damages (`damages`), by damage."""
+        return {name: self.scores(damaged, labels) for name, damaged in damages(images, labels).items()}
 
     def noise_floor(self, train_set, num_images: int, num_draws: int = 5) -> list[dict[str, float]]:
         """The scores of `num_draws` draws of real training digits, none twice in a draw, classes balanced."""
@@ -193,3 +199,20 @@ def load_judge(train_set, test_set, cache_dir="cache") -> Judge:
     print(f"digit classifier: {judge.test_accuracy:.4f} of {len(test_set.images)} digits of {test_set.dataset} "
           f"{test_set.split} named right", flush=True)
     return judge
+
+
+def judge_of(dataset: str, cache_dir="cache") -> tuple[Judge, ImageSet, ImageSet]:
+    """The judge of a data set's digits, and its training and test digits: grey, 28 pixels a side. Raises InputError as
+    `load_judge` does."""
+    train_set, test_set = (load_images(dataset, split, cache_dir=cache_dir, size=28, channels=1)
+                           for split in ("train", "test"))
+    return load_judge(train_set, test_set, cache_dir), train_set, test_set
+
+
+def accuracy_of_drawn(test_set, cache_dir="cache") -> float:
+    """The share of real test digits that a classifier names right which was trained on drawn ones alone; printed."""
+    drawn = load_images(DRAWN, "train", cache_dir=cache_dir, size=28, channels=1)
+    share = load_judge(drawn, test_set, cache_dir).test_accuracy
+    print(f"a classifier of drawn digits names {share:.1%} of {len(test_set.images)} real ones right; chance is 10%",
+          flush=True)
+    return share

@@ -51,11 +51,12 @@ def smoothed(values, window: int):
 SCALE_PANELS = {"loss_64": "64×64 scale", "loss_32": "32×32 scale"}
 
 
-def loss_curves(logs: dict[str, list[dict]], panels: dict[str, str] = SCALE_PANELS):
+def loss_curves(logs: dict[str, list[dict]], panels: dict[str, str] = SCALE_PANELS, ylabels: dict[str, str] = {}):
     """Training losses against the step: every logged value as a point, and a moving average as a line.
 
     logs: run name -> rows of its training CSV (numbers or their text; an empty or missing cell is left out). panels:
-    column -> title; there is one panel for each column that any run logged. Returns a Figure.
+    column -> title; there is one panel for each column that any run logged. ylabels: title -> what the values are,
+    where they are no squared error. Returns a Figure.
     """
     def column(rows, key):
         cells = [(row.get("step"), row.get(key)) for row in rows]
@@ -72,7 +73,8 @@ def loss_curves(logs: dict[str, list[dict]], panels: dict[str, str] = SCALE_PANE
                 ax.plot(steps, losses, ".", color=style["color"], alpha=0.25, markersize=3, markeredgewidth=0)
                 ax.plot(steps, smoothed(losses, max(1, len(losses) // 20)), **style, label=name,
                         marker="o" if len(steps) < 20 else None, markersize=3)      # one point draws no line
-        ax.set(yscale="log", xlabel="optimizer step", ylabel="loss: mean squared error", title=scale)
+        ax.set(yscale="log", xlabel="optimizer step", ylabel=ylabels.get(scale, "loss: mean squared error"),
+               title=scale)
         plain_log_axis(ax.yaxis)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.grid(True, which="both", color="0.9", linewidth=0.6)
@@ -190,12 +192,14 @@ LABEL_WIDTH, LABEL_HEIGHT, LINE_HEIGHT = 150, 34, 24
 def picture(width: int, height: int, images: list, texts: list):
     """Images and words at places counted in pixels. Returns a Figure of width x height pixels.
 
-    images: (x, y, uint8 [3, H, W]), enlarged to CELL by repeating pixels. texts: (x, y, words, ha, va, font size).
+    images: (x, y, uint8 [C, H, W]), C 1 or 3, whose pixels are repeated as often as they fit into CELL. texts: (x, y,
+    words, ha, va, font size).
     """
     canvas = np.full((height, width, 3), 255, np.uint8)
     for x, y, image in images:
         image = np.moveaxis(np.asarray(image), 0, -1)
-        canvas[y:y + CELL, x:x + CELL] = image.repeat(CELL // image.shape[0], 0).repeat(CELL // image.shape[1], 1)
+        image = image.repeat(CELL // image.shape[0], 0).repeat(CELL // image.shape[1], 1)
+        canvas[y:y + image.shape[0], x:x + image.shape[1]] = image
     fig = Figure(figsize=(width / FIGURE_DPI, height / FIGURE_DPI), dpi=FIGURE_DPI)
     ax = fig.add_axes([0, 0, 1, 1])
     ax.imshow(canvas, interpolation="nearest", aspect="auto")
@@ -206,15 +210,17 @@ def picture(width: int, height: int, images: list, texts: list):
 
 
 def image_rows(rows: dict, column_labels=()):
-    """Images side by side: a row per label, a column per image. rows: label -> uint8 [n, 3, H, W], same n."""
-    step = CELL + CELL_GAP
+    """Images side by side: a row per label, a column per image. rows: label -> uint8 [n, C, S, S], same n and S."""
+    side = next(iter(rows.values())).shape[-1]
+    cell = CELL // side * side
+    step = cell + CELL_GAP
     num_columns = max(len(images) for images in rows.values())
     top = LABEL_HEIGHT if len(column_labels) else 0
     images = [(LABEL_WIDTH + step * c, top + step * r, image)
               for r, row in enumerate(rows.values()) for c, image in enumerate(row)]
-    texts = [(LABEL_WIDTH - 10, top + step * r + CELL / 2, label.replace(", ", ",\n"), "right", "center", 10)
+    texts = [(LABEL_WIDTH - 10, top + step * r + cell / 2, label.replace(", ", ",\n"), "right", "center", 10)
              for r, label in enumerate(rows)]
-    texts += [(LABEL_WIDTH + step * c + CELL / 2, LABEL_HEIGHT / 2, label, "center", "center", 9)
+    texts += [(LABEL_WIDTH + step * c + cell / 2, LABEL_HEIGHT / 2, label, "center", "center", 9)
               for c, label in enumerate(column_labels)]
     return picture(LABEL_WIDTH + step * num_columns, top + step * len(rows), images, texts)
 
@@ -241,6 +247,23 @@ def denoising_strip(path, rows: dict, title: str = "", columns_per_band: int = 1
             texts.append((x + CELL / 2, y - 4, f"{path[point][0]}\n{path[point][1]}", "center", "bottom", 9))
             images += [(x, y + step * r, row[point]) for r, row in enumerate(rows.values()) if row[point] is not None]
     return picture(LABEL_WIDTH + step * per_band, top + band_height * num_bands, images, texts)
+
+
+def curve_panels(panels: dict[str, dict], x, xlabel: str, ylabel: str, is_log_x: bool = True):
+    """A Figure with a panel per title, in it a line per name. panels: title -> {name: values at x}, all above 0."""
+    fig, axes = figure(4.2 * len(panels), 3.4, ncols=len(panels), squeeze=False, sharey=True)
+    for ax, (title, lines) in zip(axes[0], panels.items()):
+        for k, (name, values) in enumerate(lines.items()):
+            ax.plot(x, values, marker="o", markersize=3, label=name, **style_of_curve(k))
+        ax.set(xscale="log" if is_log_x else "linear", yscale="log", xlabel=xlabel, title=title)
+        if is_log_x:
+            ax.set_xticks(x, [f"{value:g}" for value in x])
+            ax.minorticks_off()
+        plain_log_axis(ax.yaxis)
+        ax.grid(True, color="0.9", linewidth=0.6)
+        ax.legend(frameon=False, fontsize=8)
+    axes[0, 0].set_ylabel(ylabel)
+    return fig
 
 
 def error_bars(groups: dict, ylabel: str, title: str = ""):

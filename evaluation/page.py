@@ -99,6 +99,18 @@ class Section:
     code: str = ""
 
 
+def read_sections(path) -> tuple[str, str, dict[str, Section]]:
+    """The words of a page in Markdown: `# title` and the lead, then for each section `## name: heading`, its text and a
+    block of code. Returns title, lead, and the sections by name."""
+    text = Path(path).read_text(encoding="utf-8")
+    _, title, lead, *parts = re.split(r"^##? (.*)\n", text, flags=re.MULTILINE)
+    sections = {}
+    for head, body in zip(parts[::2], parts[1::2]):
+        (name, _, heading), (words, _, code) = head.partition(": "), body.partition("```python\n")
+        sections[name] = Section(heading, words.strip(), code=code.partition("\n```")[0])
+    return title, lead.strip(), sections
+
+
 def number_attribute(value: float | None) -> str:
     """A cell's value for the sorting script, as JavaScript reads it; empty for none."""
     if value is None or math.isnan(value):

@@ -3,28 +3,29 @@ import numpy as np
 import torch
 from PIL import Image
 
+from engine.image_folder import image_grid
 from evaluation import figures
 
-GAP = 1                 # white pixels between images
 
-
-def grid(images: torch.Tensor, columns: int, enlarge: int = 2) -> Image.Image:
-    """uint8 [N, C, H, W], row by row, as one RGB picture, every pixel `enlarge` times as large."""
-    images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-    height, width = images.shape[2] + GAP, images.shape[3] + GAP
-    rows = -(-len(images) // columns)
-    canvas = torch.full((3, rows * height - GAP, columns * width - GAP), 255, dtype=torch.uint8)
-    for k, image in enumerate(images):
-        y, x = k // columns * height, k % columns * width
-        canvas[:, y:y + image.shape[1], x:x + image.shape[2]] = image
-    return Image.fromarray(canvas.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2).permute(1, 2, 0).numpy())
-
-
-def class_rows(images: torch.Tensor, num_classes: int, per_class: int, enlarge: int = 1) -> Image.Image:
+def class_rows(images: torch.Tensor, num_classes: int, per_class: int) -> Image.Image:
     """A picture with a row per class. images: uint8 [N, C, H, W], whose classes take turns."""
+    num_classes = min(num_classes, len(images))
     per_class = min(per_class, len(images) // num_classes)
     shown = images[:num_classes * per_class].unflatten(0, (per_class, num_classes)).transpose(0, 1).flatten(0, 1)
-    return grid(shown, per_class, enlarge)
+    return image_grid(shown, per_class)
+
+
+def picture_columns(columns: list[tuple], width: float = 1.35):
+    """A matplotlib Figure with tall pictures side by side, such as those of `class_rows`. columns: (title, picture), or
+    (title, picture, note below it); width: of a column, inches."""
+    lines = max(len(note.splitlines()) for _, _, *notes in columns for note in notes or [""])
+    fig, axes = figures.figure(width * len(columns) + 0.2, 4.0 + 0.2 * lines, ncols=len(columns), squeeze=False)
+    for ax, (title, picture, *notes) in zip(axes[0], columns):
+        ax.imshow(picture, interpolation="nearest")
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel("".join(notes), fontsize=8)
+        ax.set(xticks=[], yticks=[])
+    return fig
 
 
 def principal_components(points: torch.Tensor, count: int = 2) -> np.ndarray:
@@ -34,6 +35,19 @@ def principal_components(points: torch.Tensor, count: int = 2) -> np.ndarray:
     directions = directions[:count]
     largest = directions.abs().argmax(1, keepdim=True)
     return (points.double() @ (directions * directions.gather(1, largest).sign()).T).numpy()
+
+
+def projection(name: str, seed: int):
+    """Name and function of a projection of points [N, D] to [N, 2]. name: umap, for which the first two principal
+    components stand in where umap-learn is not installed, or pca."""
+    if name == "umap":
+        try:
+            import umap                     # takes seconds, and most verbs do without
+            return name, lambda points: umap.UMAP(random_state=seed, n_jobs=1).fit_transform(points.numpy())
+        except ImportError:
+            print("umap-learn is not installed (pip install .[umap]): the first two principal components instead",
+                  flush=True)
+    return "pca", principal_components
 
 
 def scatter(panels: list[tuple]):

@@ -5,7 +5,7 @@ import torch
 from data import columns_in, images_on, load_images, num_in_common
 from engine.errors import InputError
 from engine.seeds import TRAIN_BATCH, seeded_generator
-from engine.task import Networks, Task, Update
+from engine.task import Networks, Task
 from evaluation import figures
 from lift import checkpoints, objective
 from networks.unet import compiled
@@ -49,10 +49,6 @@ class ScaleTask(Task):
         """Images, noises and timesteps of a part of the step's batch."""
         return objective.training_batch(self.images, self.indices(step), self.rule, self.args.seed, step, part,
                                         self.args.flip, self.schedule, self.device, self.has_bands)
-
-    def updates(self, step: int) -> list[Update]:
-        """One network, one update."""
-        return [Update("model", self.losses)]
 
     def losses(self, networks: Networks, batch: objective.ScaleBatch) -> dict[str, torch.Tensor]:
         """The weighted sum and the mean squared error per scale."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number, write_run_record)
 from engine.errors import InputError
-from engine.files import load_torch, save_png
-from engine.image_folder import filled_whole
-from mnist.options import add_sampling_options, class_labels, sampling_of
+from engine.files import load_torch
+from engine.image_folder import ENLARGED, filled_whole, save_samples
+from mnist.options import add_sampling_options, drawing_of
 
 
 def parse_args(argv=None):
@@ -31,26 +31,6 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def save_picture(path: Path, picture, pdf: bool) -> None:
-    """As PNG, and as PDF if asked for. path: without ending."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_png(path.with_name(f"{path.name}.png"), picture)
-    if pdf:
-        picture.save(path.with_name(f"{path.name}.pdf"))
-
-
-def save_samples(args, made: Path, images, shown, strips) -> None:
-    """The grid, and of the first samples a folder each, into `made`. strips: uint8 [points, samples, C, S, S]."""
-    from evaluation.small_images import grid
-    save_picture(made / "grid", grid(images, args.nrow), args.pdf)
-    for k in range(strips.shape[1]):
-        folder = made / f"sample_{k:04d}"
-        save_picture(folder / "image", grid(images[k:k + 1], 1), args.pdf)
-        save_picture(folder / "strip", grid(strips[:, k], len(strips)), args.pdf)
-        for step, image in zip(shown, strips[:, k]):
-            save_picture(folder / f"steps/{step:04d}", grid(image[None], 1), args.pdf)
-
-
 def make_samples(args, made: Path, device) -> int:
     """Grid, folders of samples and record into the folder `made`: the number of steps. Raises InputError."""
     from mnist.models import decoded_noise, kind_of, load_model
@@ -63,13 +43,10 @@ def make_samples(args, made: Path, device) -> int:
         num_steps, shown, strips = 1, [1], images[None, :count]
     else:
         model = load_model(args.checkpoint, device, args.vae_checkpoint)
-        labels = class_labels(args, model, args.num_samples, args.guidance_scale, args.class_label)
-        path, how = sampling_of(args, model)
-        how["precision"], num_steps = args.precision, len(path) - 1
-        images = model.images(path, args.seed, range(args.num_samples), labels, args.guidance_scale, **how)
-        shown, strips = model.strip(path, args.seed, range(count), None if labels is None else labels[:count],
-                                    args.guidance_scale, **how) if count else ([], images[None, :0])
-    save_samples(args, made, images, shown, strips)
+        draw = drawing_of(args, model, args.guidance_scale, args.class_label)
+        images, num_steps = draw.images(args.seed, range(args.num_samples)), len(draw.path) - 1
+        shown, strips = draw.strip(args.seed, range(count)) if count else ([], images[None, :0])
+    save_samples(made, images, args.nrow, shown, strips, ENLARGED, args.pdf)
     write_run_record(made / "run.json", args, device, num_steps=num_steps)
     return num_steps
 

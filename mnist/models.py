@@ -1,15 +1,17 @@
 """The models of this family: a UNet with its noise process, in pixels or in the latents of a VAE, and their files."""
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 
 from engine.chunks import in_chunks
 from engine.denoiser import Guided, NetworkDenoiser
+from engine.drawing import BATCH_SIZE, Drawing
 from engine.errors import InputError
 from engine.files import expecting, load_torch, sha256_of_file
-from engine.sampling import from_uint8, sample, start_noise, to_uint8
+from engine.sampling import from_uint8, start_noise, to_uint8
 from networks.conditional_unet import ConditionalUNet
+from networks.margin import cropped, padded
 from networks.vae import VAE
 from scheduler import CLEAN, CosineSteps, LinearFlow
 
@@ -17,25 +19,19 @@ FAMILY = "mnist"
 BETA_MAX = 0.9999
 NETWORK_TIME_OF_NOISE = 999.0           # the network's time of pure noise; that of a flow's image is 0
 DDIM_START = 980                        # at 999 abar is 2e-10, and a noise prediction says nothing of the image
-EDGE_MULTIPLE = 8                       # images are padded with black to a side that can be halved three times
-
-
-def padded(images: torch.Tensor) -> torch.Tensor:
-    """The images with a black margin, so that their sides are multiples of 8: [N, C, 28, 28] -> [N, C, 32, 32]."""
-    height, width = (-side % EDGE_MULTIPLE for side in images.shape[2:])
-    black = 0 if images.dtype == torch.uint8 else -1.0
-    return F.pad(images, (width // 2, width - width // 2, height // 2, height - height // 2), value=black)
-
-
-def cropped(images: torch.Tensor, size: int) -> torch.Tensor:
-    """The inner size x size pixels, [..., S, S] -> [..., size, size]: inverse of `padded`."""
-    top = (images.shape[-1] - size) // 2
-    return images[..., top:top + size, top:top + size]
+FLOW_STEPS, DDIM_STEPS = 10, 50         # of samples that are to be looked at
 
 
 def to_network_time(t: torch.Tensor) -> torch.Tensor:
     """From LinearFlow's time, 0 noise ... 1 image, to the network's, 999 noise ... 0 image."""
     return NETWORK_TIME_OF_NOISE * (1 - t)
+
+
+@torch.inference_mode()
+def images_of(x: torch.Tensor, vae: VAE | None, size: int) -> torch.Tensor:
+    """The images in x [B, C, S, S], uint8 [B, C, size, size]. x: padded images in [-1, 1], or latents of `vae`."""
+    decoded = x if vae is None else torch.cat([vae.decode(part.float()) for part in x.split(BATCH_SIZE)])
+    return cropped(to_uint8(decoded), size)
 
 
 @dataclass
@@ -46,6 +42,7 @@ class Model:
     image_size: int
     name: str
     dropped_labels: bool = True         # whether it was trained without a class too, which guidance needs
+    device: torch.device | str = "cpu"  # where the networks are
 
     @property
     def is_guidable(self) -> bool:
@@ -64,6 +61,11 @@ class Model:
         return self.denoiser.processes[0].num_timesteps - (self.denoiser.kind == "eps" and not self.clips)
 
     @property
+    def classes(self) -> range | None:
+        """Their numbers; None for a model without classes."""
+        return None if self.denoiser.num_classes is None else range(self.denoiser.num_classes)
+
+    @property
     def channels(self) -> int:
         """Of the images."""
         return (self.denoiser.shapes[0] if self.vae is None else self.vae.settings["shape"])[0]
@@ -77,59 +79,33 @@ class Model:
         process = self.denoiser.processes[0]
         if not isinstance(process, CosineSteps):
             return process.uniform_path(num_steps)
-        if mode == "ddpm":
-            return torch.arange(self.num_timesteps - 1, CLEAN - 1, -1)
+        num_steps = self.num_timesteps if mode == "ddpm" else num_steps
         if not 1 <= num_steps <= self.num_timesteps:
             raise InputError(f"--sampling_steps: found {num_steps}, expected 1...{self.num_timesteps}")
-        stride, rest = divmod(process.num_timesteps, num_steps)
-        if self.denoiser.kind != "eps":
-            t = torch.linspace(process.noisiest, 0, num_steps, dtype=torch.float64)
-        elif rest or num_steps == 1:
-            t = torch.linspace(max(DDIM_START, num_steps - 1), 0, num_steps, dtype=torch.float64)
-        else:
-            t = torch.arange(num_steps - 1, -1, -1) * stride
-        return torch.cat([t.round().long(), torch.tensor([CLEAN])])
+        start = process.noisiest
+        if self.denoiser.kind == "eps":
+            stride, rest = divmod(process.num_timesteps, num_steps)
+            start = max(DDIM_START, num_steps - 1) if rest or num_steps == 1 else process.num_timesteps - stride
+        t = torch.linspace(start, 0, num_steps, dtype=torch.float64).round().long()
+        return torch.cat([t, torch.tensor([CLEAN])])
 
-    def decode(self, x: torch.Tensor) -> torch.Tensor:
-        """uint8 images [B, C, image_size, image_size] of what the sampler holds."""
-        with torch.inference_mode():
-            return cropped(to_uint8(x if self.vae is None else self.vae.decode(x.float())), self.image_size)
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network sees of images, uint8 [B, C, image_size, image_size]: padded images in [-1, 1], or
+        latents."""
+        x = from_uint8(padded(images))
+        return x if self.vae is None else self.vae.encode(x)
 
-    def images(self, path, seed: int, indices, labels=None, guidance_scale: float = 1.0, batch_size: int = 250,
-               **how) -> torch.Tensor:
-        """Generated images of those numbers: uint8 [n, C, S, S] on the CPU. how: as in `engine.sampling.sample`."""
-        denoiser = self.denoiser if labels is None else Guided(self.denoiser, guidance_scale)
-        device = next(self.denoiser.network.parameters()).device
-        parts = []
-        for chosen in torch.arange(len(indices)).split(batch_size):
-            part = None if labels is None else labels[chosen].to(device)
-            x = sample(denoiser, path, seed, [indices[k] for k in chosen], labels=part, clip=self.clips,
-                       device=device, **how).xs[0]
-            parts.append(self.decode(x).cpu())
-        return torch.cat(parts)
+    def drawing(self, path, classes=None, guidance_scale: float = 1.0, **how) -> Drawing:
+        """How images are drawn along a path. classes: the numbers of those that take turns, or None. how: as in
+        `engine.sampling.sample`."""
+        return Drawing(self.denoiser if classes is None else Guided(self.denoiser, guidance_scale), path, classes,
+                       torch.nn.Identity() if self.vae is None else lambda x: self.vae.decode(x.float()),
+                       partial(cropped, size=self.image_size), self.device, {"clip": self.clips, **how})
 
-    def strip(self, path, seed: int, indices, labels=None, guidance_scale: float = 1.0, **how):
-        """The sampler's state on its way: the steps before which it is shown (`strip_points`), and its images, uint8
-        [points, N, C, S, S]; the last ones are the result."""
-        process, num_steps = self.denoiser.processes[0], len(path) - 1
-        is_ddim = isinstance(process, CosineSteps) and num_steps < self.num_timesteps
-        shown, points = strip_points(num_steps, from_clean=is_ddim), []
-
-        def note(step, times, xs):
-            if step in shown:
-                points.append(self.decode(xs[0]).cpu())
-
-        self.images(path, seed, indices, labels, guidance_scale, batch_size=len(indices), on_step=note, **how)
-        return shown, torch.stack(points)
-
-
-def strip_points(num_steps: int, from_clean: bool = False) -> list[int]:
-    """The steps before which a denoising strip shows the image: the first, every tenth of the way and the last, and
-    the number num_steps for the result. from_clean: tenths are counted from the last step back, as in strips of DDIM,
-    which so show timesteps 980, 900, 800 ... 0 of 50 steps."""
-    stride = max(num_steps // 10, 1)
-    tenths = range(num_steps - 1, 0, -stride) if from_clean else range(0, num_steps - 1, stride)
-    return [*sorted({0, *tenths, num_steps - 1}), num_steps]
+    def usual_drawing(self, guidance_scale: float = 1.0, **how) -> Drawing:
+        """Of all classes in turn, in a way that suits the model: a flow's ten steps of midpoint, or fifty of DDIM."""
+        solver, num_steps = ("midpoint", FLOW_STEPS) if self.denoiser.kind == "velocity" else ("ddim", DDIM_STEPS)
+        return self.drawing(self.path(num_steps), self.classes, guidance_scale, solver=solver, **how)
 
 
 def build_denoiser(process_name: str, kind: str, settings: dict) -> NetworkDenoiser:
@@ -176,8 +152,8 @@ def load_vae(path, option: str = "--vae_checkpoint") -> VAE:
 def reconstructed(vae: VAE, images: torch.Tensor) -> torch.Tensor:
     """A VAE's reconstruction of images, uint8 [N, C, S, S] both; the latent is the posterior's mean."""
     device = next(vae.parameters()).device
-    parts = [vae.decode(vae.encode(from_uint8(padded(part).to(device)))).cpu() for part in in_chunks(images, 250)]
-    return cropped(to_uint8(torch.cat(parts)), images.shape[-1])
+    return torch.cat([images_of(vae.encode(from_uint8(padded(part).to(device))), vae, images.shape[-1]).cpu()
+                      for part in in_chunks(images, BATCH_SIZE)])
 
 
 @torch.inference_mode()
@@ -185,7 +161,7 @@ def decoded_noise(path, seed: int, indices, device) -> torch.Tensor:
     """Standard normal latents decoded by the VAE in a checkpoint: uint8 [N, C, S, S] on the CPU."""
     vae, size = load_vae(path, "--checkpoint").to(device), load_torch(path)["image_size"]
     [z] = start_noise([vae.latent_shape], seed, indices, device)
-    return cropped(to_uint8(torch.cat([vae.decode(part) for part in z.split(250)])), size).cpu()
+    return images_of(z, vae, size).cpu()
 
 
 CONTENT = ("family", "model", "name", "process", "kind", "settings", "image_size", "channels", "vae_checkpoint",
@@ -212,4 +188,4 @@ def model_of(content: dict, path, device="cpu", vae_checkpoint=None, raw: bool =
         vae.to(device)
     denoiser.network.to(device).eval()
     return Model(denoiser, vae, content["image_size"], content["name"],
-                 content["options"].get("label_dropout", 0) > 0)
+                 content["options"].get("label_dropout", 0) > 0, device)

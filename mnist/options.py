@@ -1,18 +1,11 @@
 """The options that the sampling verbs share, and their meaning for a model."""
-from engine.command_line import real_number, whole_number
+from argparse import Namespace
+from pathlib import Path
+
+from engine.command_line import add_device_options, real_number, seed_number, whole_number
 from engine.errors import InputError
 
 SOLVERS = {"euler": "ddim", "midpoint": "midpoint", "heun": "heun", "multistep": "multistep"}
-
-# Sizes of the UNet. fast: a model that draws digits after a few minutes on a CPU; latent: for latents of 4x4.
-PRESETS = {
-    "documented": {"base_channels": 32, "channel_multipliers": [1, 2, 3, 3], "layers_per_block": 1,
-                   "attention_levels": [3], "patch_size": 1},
-    "fast": {"base_channels": 48, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [1],
-             "patch_size": 2},
-    "latent": {"base_channels": 64, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [0, 1],
-               "patch_size": 1},
-}
 
 
 def add_sampling_options(parser, how: bool = True, required: bool = True) -> None:
@@ -31,8 +24,23 @@ def add_sampling_options(parser, how: bool = True, required: bool = True) -> Non
     group.add_argument("--eta", type=real_number(0, 1), default=0.0, help="noise of DDIM: 0 none, 1 as DDPM")
 
 
+def add_output_options(parser, output: str, metavar: str | None = None, precision: str | None = "auto") -> None:
+    """--seed, --output, --overwrite and the device's options of a verb that looks at models of MNIST's digits.
+
+    output: the default; with metavar PREFIX the stem of a picture and a record. precision: None leaves it out.
+    """
+    is_prefix = metavar == "PREFIX"
+    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_argument("--output", type=Path, default=Path(output), metavar=metavar,
+                        help="for PREFIX.png and PREFIX.json" if is_prefix else None)
+    parser.add_argument("--overwrite", action="store_true",
+                        help="replace what is there" if is_prefix else "replace --output")
+    add_device_options(parser, precision)
+    parser.set_defaults(dataset="mnist")
+
+
 def sampling_of(args, model) -> tuple:
-    """The path, and solver and eta for `Model.images`. Raises InputError for options that do not fit the model."""
+    """The path, and solver and eta for `Model.drawing`. Raises InputError for options that do not fit the model."""
     from engine.sampling import check_solver
     from scheduler import CosineSteps
     check_solver(SOLVERS[args.sampler], args.eta)
@@ -46,49 +54,52 @@ def sampling_of(args, model) -> tuple:
     return model.path(args.sampling_steps), {"solver": SOLVERS[args.sampler], "eta": args.eta}
 
 
-def class_labels(args, model, count: int, guidance_scale: float, class_label: int | None = None):
-    """The class of every image, int64 [count]: class_label, or all classes in turn. None for a model without classes.
+def classes_asked(args, model, guidance_scale: float, class_label: int | None = None):
+    """The classes that take turns: class_label, or all. None for a model without classes.
 
     Raises InputError for a class that the model does not know, and for guidance of a model that was always told a
     class.
     """
-    import torch
-    num_classes = model.denoiser.num_classes
-    if num_classes is None:
+    if model.classes is None:
         if class_label is not None or guidance_scale != 1:
             option = "--class_label" if class_label is not None else "guidance"
             raise InputError(f"{option}: {args.checkpoint} is a model without classes; train one with --conditioning, "
                              "or leave the option out")
         return None
-    if class_label is not None and class_label >= num_classes:
-        raise InputError(f"--class_label: found {class_label}, expected 0...{num_classes - 1}")
+    if class_label is not None and class_label not in model.classes:
+        raise InputError(f"--class_label: found {class_label}, expected 0...{model.classes[-1]}")
     if guidance_scale != 1 and not model.dropped_labels:
         raise InputError(f"guidance: found scale {guidance_scale:g}, but {args.checkpoint} was trained with "
                          "--label_dropout 0 and knows no prediction without a class; expected 1")
-    return torch.arange(count) % num_classes if class_label is None else torch.full((count,), class_label)
+    return model.classes if class_label is None else [class_label]
 
 
-def check_scored(args, model, guidance_scales) -> None:
-    """Raises InputError where a model draws no grey digits of 28 pixels, which the scores are of, or where it does not
-    know one of the scales or the way of sampling."""
+def drawing_of(args, model, guidance_scale: float, class_label: int | None = None):
+    """How the model's images are drawn, an `engine.drawing.Drawing`. Raises InputError as `sampling_of` and
+    `classes_asked` do."""
+    path, how = sampling_of(args, model)
+    classes = classes_asked(args, model, guidance_scale, class_label)
+    return model.drawing(path, classes, guidance_scale, precision=args.precision, **how)
+
+
+def scored_model(args, checkpoint, device, guidance_scales=None, with_classes: bool = False):
+    """The model in a checkpoint, and the guidance scales that it is scored at: those given, else 1 and, of a model that
+    can be guided, 2.
+
+    Raises InputError where it draws no grey digits of 28 pixels, which the scores are of, where it does not know one of
+    the scales or the way of sampling, and where it has no classes though `with_classes`.
+    """
+    from mnist.models import load_model
+    model = load_model(checkpoint, device, args.vae_checkpoint)
+    if with_classes and model.denoiser.num_classes is None:
+        raise InputError(f"--checkpoint: {checkpoint} is a model without classes; train one with --conditioning")
     if (model.image_size, model.channels) != (28, 1):
-        raise InputError(f"--checkpoint: {args.checkpoint} draws images of {model.image_size} pixels in "
-                         f"{model.channels} channels, expected grey digits of 28")
+        raise InputError(f"--checkpoint: {checkpoint} draws images of {model.image_size} pixels in {model.channels} "
+                         "channels, expected grey digits of 28")
+    guidance_scales = guidance_scales or ([1.0, 2.0] if model.is_guidable else [1.0])
+    args = Namespace(**{**vars(args), "checkpoint": checkpoint})
     for scale in guidance_scales:
-        class_labels(args, model, 1, scale)
-    if "sampler" in vars(args):
+        classes_asked(args, model, scale)
+    if "sampler" in args:
         sampling_of(args, model)
-
-
-def load_sets(args) -> tuple:
-    """ImageSets of the training digits and of the test digits, grey and 28 pixels a side."""
-    from data import load_images
-    return tuple(load_images(args.dataset, split, cache_dir=args.cache_dir, size=28, channels=1)
-                 for split in ("train", "test"))
-
-
-def judge_of(args) -> tuple:
-    """The Judge of --dataset's digits, and the two sets."""
-    from evaluation.digit_scores import load_judge
-    sets = load_sets(args)
-    return load_judge(*sets, args.cache_dir), sets
+    return model, guidance_scales

@@ -4,17 +4,11 @@
 For a VAE, its reconstructions of the test digits are scored. Without a checkpoint, several draws of real digits are
 scored, and test digits with known damages, each of which must move a score.
 """
-from pathlib import Path
-
 from data import add_data_options
-from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
-                                 whole_number, write_run_record)
+from engine.command_line import Parser, real_number, run_script, start_device, whole_number, write_run_record
 from engine.errors import InputError
 from engine.files import load_torch, refuse_existing, write_csv, written_together
-from mnist.options import add_sampling_options, check_scored, class_labels, judge_of, sampling_of
-
-
-DRAWN = "digits"                    # the data set of drawn digits
+from mnist.options import add_output_options, add_sampling_options, drawing_of, scored_model
 
 
 def parse_args(argv=None):
@@ -25,21 +19,8 @@ def parse_args(argv=None):
     parser.add_argument("--guidance_scales", type=real_number(0, 100), nargs="+", default=None, metavar="W",
                         action="each_once", help="one row each; left out: 1 and 2, of a model that cannot be guided 1")
     parser.add_argument("--num_samples", type=whole_number(10), default=1000)
-    parser.add_argument("--seed", type=seed_number, default=0)
-    parser.add_argument("--output", type=Path, default=Path("results/mnist_scores.csv"))
-    parser.add_argument("--overwrite", action="store_true", help="replace --output")
-    add_device_options(parser)
-    parser.set_defaults(dataset="mnist")
+    add_output_options(parser, "results/mnist_scores.csv")
     return parser.parse_args(argv)
-
-
-def rows_of_vae(args, judge, vae, test_set) -> list[dict]:
-    """One row, of the reconstructions of test digits."""
-    from evaluation.digit_scores import balanced_choice
-    from mnist.models import reconstructed
-    chosen = balanced_choice(test_set.labels, args.num_samples)
-    images = reconstructed(vae, test_set.images[chosen])
-    return [{"what": "reconstructions", "num_steps": 1, "calls": 1, **judge.scores(images, test_set.labels[chosen])}]
 
 
 def checked_vae(args, device):
@@ -54,67 +35,51 @@ def checked_vae(args, device):
     return vae
 
 
-def checked_model(args, device):
-    """The model, once it is known to fit; scales left out become those it knows."""
-    from mnist.models import load_model
-    model = load_model(args.checkpoint, device, args.vae_checkpoint)
-    if args.guidance_scales is None:
-        args.guidance_scales = [1.0, 2.0] if model.is_guidable else [1.0]
-    check_scored(args, model, args.guidance_scales)
-    return model
-
-
 def rows_of_model(args, judge, model) -> list[dict]:
     """A row per guidance scale."""
-    path, how = sampling_of(args, model)
-    rows = []
+    rows, numbers = [], range(args.num_samples)
     for w in args.guidance_scales:
-        before, labels = model.denoiser.num_evaluations, class_labels(args, model, args.num_samples, w)
-        images = model.images(path, args.seed, range(args.num_samples), labels, w, precision=args.precision, **how)
-        rows.append({"what": model.name, "guidance_scale": w, "num_steps": len(path) - 1,
-                     "calls": (model.denoiser.num_evaluations - before) // args.num_samples,
-                     **judge.scores(images, labels)})
+        draw, before = drawing_of(args, model, w), model.denoiser.num_evaluations
+        images = draw.images(args.seed, numbers)
+        rows.append({"what": model.name, "guidance_scale": w, "num_steps": len(draw.path) - 1,
+                     "calls": (model.denoiser.num_evaluations - before) // len(images),
+                     **judge.scores(images, draw.labels(numbers))})
     return rows
 
 
-def rows_of_damages(args, judge, test_set) -> list[dict]:
-    """A row per damage."""
-    from evaluation.digit_scores import balanced_choice, damages
+def rows_of_test_digits(args, judge, vae, test_set) -> list[dict]:
+    """The row of a VAE's reconstructions; without one, a row per damage."""
+    from evaluation.digit_scores import balanced_choice
+    from mnist.models import reconstructed
     chosen = balanced_choice(test_set.labels, args.num_samples)
-    labels = test_set.labels[chosen]
-    return [{"what": name, **judge.scores(images, labels)} for name, images in
-            damages(test_set.images[chosen], labels).items()]
-
-
-def accuracy_of_drawn(args, test_set) -> float:
-    """The share of real test digits that a classifier names right which was trained on drawn ones alone; printed."""
-    from data import load_images
-    from evaluation.digit_scores import load_judge
-    drawn = load_images(DRAWN, "train", cache_dir=args.cache_dir, size=28, channels=1)
-    share = load_judge(drawn, test_set, args.cache_dir).test_accuracy
-    print(f"a classifier of drawn digits names {share:.1%} of {len(test_set.images)} real ones right; chance is 10%",
-          flush=True)
-    return share
+    images, labels = test_set.images[chosen], test_set.labels[chosen]
+    if vae is None:
+        return [{"what": name, **scores} for name, scores in judge.scores_of_damages(images, labels).items()]
+    return [{"what": "reconstructions", "num_steps": 1, "calls": 1,
+             **judge.scores(reconstructed(vae, images), labels)}]
 
 
 def main():
     args = parse_args()
-    from evaluation.digit_scores import SCORES
+    from evaluation import digit_scores
     from mnist.models import kind_of
     refuse_existing(args.output, args.overwrite)
     device = start_device(args)
-    is_vae = args.checkpoint and kind_of(load_torch(args.checkpoint, "checkpoint")) == "vae"
-    model = args.checkpoint and (checked_vae if is_vae else checked_model)(args, device)
-    judge, (train_set, test_set) = judge_of(args)
-    more = {} if model or args.dataset.startswith(DRAWN) else {"drawn_accuracy": accuracy_of_drawn(args, test_set)}
-    if model:
-        rows = rows_of_vae(args, judge, model, test_set) if is_vae else rows_of_model(args, judge, model)
-    else:
-        rows = rows_of_damages(args, judge, test_set)
+    vae = model = None
+    if args.checkpoint and kind_of(load_torch(args.checkpoint, "checkpoint")) == "vae":
+        vae = checked_vae(args, device)
+    elif args.checkpoint:
+        model, args.guidance_scales = scored_model(args, args.checkpoint, device, args.guidance_scales)
+    judge, train_set, test_set = digit_scores.judge_of(args.dataset, args.cache_dir)
+    more = {}
+    if not args.checkpoint and not args.dataset.startswith(digit_scores.DRAWN):
+        more["drawn_accuracy"] = digit_scores.accuracy_of_drawn(test_set, args.cache_dir)
+    rows = rows_of_model(args, judge, model) if model else rows_of_test_digits(args, judge, vae, test_set)
     rows += [{"what": f"real digits, draw {draw + 1}", **scores} for draw, scores in
              enumerate(judge.noise_floor(train_set, args.num_samples, 1 if args.checkpoint else 5))]
-    columns = ["what", "guidance_scale", "num_steps", "calls", *SCORES]
-    rows = [{key: round(row[key], 4) if key in SCORES else row.get(key, "") for key in columns} for row in rows]
+    columns = ["what", "guidance_scale", "num_steps", "calls", *digit_scores.SCORES]
+    rows = [{key: round(row[key], 4) if key in digit_scores.SCORES else row.get(key, "") for key in columns}
+            for row in rows]
     for row in rows:
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     with written_together(args.overwrite):

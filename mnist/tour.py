@@ -7,15 +7,11 @@ import tempfile
 from pathlib import Path
 
 from data import add_data_options
-from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
-                                 write_run_record)
+from engine.command_line import Parser, run_script, start_device, whole_number, write_run_record
 from engine.errors import InputError
 from engine.files import refuse_existing, written_together, written_whole
+from mnist.options import add_output_options
 
-TITLE = "A tour of seven small models of digits"
-LEAD = ("Every picture below was drawn by models that were trained within minutes on a CPU. Above each stands the line "
-        "of code that makes it. The models differ in three things only: how an image becomes noise, what the network "
-        "puts out, and whether it works on pixels or on a smaller code of them.")
 MOST_BYTES = 3_000_000
 
 
@@ -27,11 +23,8 @@ def parse_args(argv=None):
                        ("latent", "a latent verb, trained with that VAE")):
         parser.add_argument(f"--{name}", type=Path, default=None, metavar="FILE", help=f"a checkpoint of {what}")
     parser.add_argument("--num_samples", type=whole_number(20), default=500, help="images that scores are of")
-    parser.add_argument("--seed", type=seed_number, default=0)
-    parser.add_argument("--output", type=Path, default=Path("results/mnist_tour.html"), metavar="FILE")
-    parser.add_argument("--overwrite", action="store_true", help="replace --output")
-    add_device_options(parser, precision=None)
-    parser.set_defaults(dataset="mnist", device="cpu")
+    add_output_options(parser, "results/mnist_tour.html", "FILE", precision=None)
+    parser.set_defaults(device="cpu")
     return parser.parse_args(argv)
 
 
@@ -53,7 +46,7 @@ def main():
                 make()
             else:
                 print(f"left out for want of a checkpoint: {make.__name__}", flush=True)
-        text = page(TITLE, LEAD, tour.sections, [], None, MOST_BYTES)
+        text = page(tour.title, tour.lead, tour.sections, [], None, MOST_BYTES)
     with written_together(args.overwrite):
         with written_whole(args.output, "w") as file:
             file.write(text)

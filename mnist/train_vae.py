@@ -1,21 +1,8 @@
 #!/usr/bin/env python3
 """Train the variational autoencoder whose latents the latent models work in."""
 from engine.command_line import real_number, run_script, whole_number
-from mnist.training import FAST_STEPS, parse, parser_of, train_into_folder
-
-
-def vae_task(args, device, group):
-    """The VAETask of a run. What cannot be is refused before the data set is decoded."""
-    import torch
-    from mnist.tasks import form_of_images, note_experiment, training_images
-    from mnist.vae_task import VAETask
-    from networks.vae import VAE
-    shape = form_of_images(args)
-    torch.manual_seed(args.seed)
-    vae = VAE(shape, args.base_channels, args.channel_multipliers, args.latent_channels, args.patch_size)
-    image_set, images = training_images(args)
-    note_experiment(args, group)
-    return VAETask(vae, images, image_set, args, device)
+from engine.experiment import train_into_folder
+from mnist.training import FAST_STEPS, parse, parser_of
 
 
 def main():
@@ -31,7 +18,9 @@ def main():
     group.add_argument("--kl_weight", type=real_number(0), default=1e-6,
                        help="of the divergence, summed over the latent")
     parser.set_defaults(epochs=20, learning_rate=1e-4)
-    train_into_folder(vae_task, parse(parser))
+    args = parse(parser)
+    from mnist.vae_task import vae_task
+    train_into_folder(vae_task, args)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,13 @@
-"""The options that the training verbs of this family share, and the experiment folder.
+"""The options that the training verbs of this family share.
 
 A verb is a page of defaults: `run(description, name, process, latent, ...)`.
 """
-import json
-import shutil
-import sys
-import time
-from pathlib import Path
-
 from data import add_data_options
 from engine.command_line import Parser, real_number, refuse_without_effect, whole_number
 from engine.errors import InputError
-from engine.files import expecting
+from engine.experiment import add_experiment_options, new_folder, saved_options, train_into_folder, work_in
 from engine.options import TIME_SAMPLINGS, add_training_options
-from mnist.options import PRESETS
-from networks.presets import CONDITIONINGS
+from networks.presets import CONDITIONAL_UNETS, CONDITIONINGS
 
 FAST_BATCH, FAST_RATE = 64, 2e-3
 FAST_STEPS = {"pixels": 300, "vae": 150, "latents": 1500}      # with --fast, where no length is given
@@ -25,7 +18,6 @@ def parser_of(description: str, name: str, fast: dict) -> Parser:
     """Data, training and output options, with this family's defaults. fast: the network's defaults with --fast."""
     parser = Parser(description)
     parser.fast = {**FAST, **fast}
-    parser.conflict_handler = "resolve"             # --resume is a folder here
     add_data_options(parser)
     data = parser.add_argument_group("images")
     data.add_argument("--split", default="train", help="images to train on")
@@ -39,13 +31,7 @@ def parser_of(description: str, name: str, fast: dict) -> Parser:
                        help=f"a first result in minutes on a CPU: a small network, batches of {FAST_BATCH}, "
                             f"rate {FAST_RATE:g}, and {parser.fast['max_steps']} steps unless --epochs or --max_steps "
                             "is given")
-    group = parser.add_argument_group("output")
-    group.add_argument("--experiments", type=Path, default=Path("experiments"), metavar="FOLDER",
-                       help="where the experiment folder YYYYMMDD_HHMMSS-NAME is made")
-    group.add_argument("--sample_every", type=whole_number(0), default=10, metavar="EPOCHS",
-                       help="interval of the pictures in epoch_samples; 0: none")
-    group.add_argument("--resume", type=Path, default=None, metavar="FOLDER",
-                       help="continue the experiment in that folder, with its options")
+    add_experiment_options(parser)
     parser.set_defaults(dataset="mnist", batch_size=512, learning_rate=1e-3, ema_decay=0.995, no_tensorboard=True)
     return parser
 
@@ -53,7 +39,7 @@ def parser_of(description: str, name: str, fast: dict) -> Parser:
 def add_unet_options(parser, preset: str) -> None:
     """Sizes of the UNet. A size that is left out comes from the preset."""
     group = parser.add_argument_group("network")
-    group.add_argument("--preset", choices=tuple(PRESETS), default=preset, help="sizes where none are given")
+    group.add_argument("--preset", choices=tuple(CONDITIONAL_UNETS), default=preset, help="sizes where none are given")
     group.add_argument("--base_channels", type=whole_number(8, 4096), default=None, metavar="CHANNELS")
     group.add_argument("--channel_multipliers", type=whole_number(1, 64), nargs="+", default=None, metavar="FACTOR",
                        help="channels per level, in base channels")
@@ -67,48 +53,18 @@ def add_unet_options(parser, preset: str) -> None:
 def parse(parser, argv=None):
     """The options. With --resume they are those of the resumed experiment. The experiment folder is made or found."""
     args = parser.parse_args(argv)
-    if args.resume is not None:
-        record = args.resume / "config.json"
-        if not record.is_file():
-            raise InputError(f"--resume: {args.resume} is no experiment folder (it has no config.json); give one of "
-                             f"those in {args.experiments}")
-        with expecting(record, "options of an experiment"):
-            saved = json.loads(record.read_text(encoding="utf-8"))
-            if saved["verb"] != Path(sys.argv[0]).stem:
-                raise InputError(f"--resume: {args.resume} is an experiment of {saved['verb']}; resume it with that")
-            parser.set_defaults(**{key: value for key, value in saved["options"].items() if key in vars(args)})
-        folder = args.resume
-        args = parser.parse_args(argv)
-        args.resume = True
-    else:
-        if args.fast:
-            has_length = args.epochs != parser.get_default("epochs")
-            parser.set_defaults(**{key: value for key, value in parser.fast.items()
-                                   if key != "max_steps" or not has_length})
-            args = parser.parse_args(argv)
-        folder = args.experiments / f"{time.strftime('%Y%m%d_%H%M%S')}-{args.name}"
-        while folder.exists():                          # another run of that name began in this second
-            folder = folder.with_name(folder.name + "-again")
-    args.checkpoint_dir, args.output_dir = folder / "checkpoints", folder
+    folder, defaults = args.resume, {}
+    if folder is not None:
+        defaults = {key: value for key, value in saved_options(folder, args.experiments).items() if key in args}
+    elif args.fast:
+        has_length = args.epochs != parser.get_default("epochs")
+        defaults = {key: value for key, value in parser.fast.items() if key != "max_steps" or not has_length}
+    parser.set_defaults(**defaults)
+    args = parser.parse_args(argv)
+    args.resume = folder is not None
+    work_in(args, folder or new_folder(args.experiments, args.name))
     del args.experiments                    # the folder may be moved between two parts of a run
     return args
-
-
-def share_folder(args, group) -> None:
-    """All processes work in the folder of the first one, for the clocks that named their folders differ."""
-    args.output_dir = Path(group.main_text(str(args.output_dir)))
-    args.checkpoint_dir = args.output_dir / "checkpoints"
-
-
-def train_into_folder(make_task, args) -> None:
-    """`engine.loop.train`; of an experiment that did not begin, nothing stays."""
-    from engine.distributed import is_first_process
-    from engine.loop import train
-    try:
-        train(make_task, args, share_folder)
-    finally:
-        if is_first_process() and not (args.output_dir / "config.json").exists():
-            shutil.rmtree(args.output_dir, ignore_errors=True)
 
 
 def run(description: str, name: str, process: str, latent: bool = False, conditioning: str = "none") -> None:

@@ -1,12 +1,9 @@
 #!/usr/bin/env python3
 """Draw real and generated digits as points of a plane, in pixels and in the classifier's features."""
-from pathlib import Path
-
 from data import add_data_options
-from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
-                                 whole_number, write_run_record)
+from engine.command_line import Parser, real_number, run_script, start_device, whole_number, write_run_record
 from engine.files import outputs_beside, save_png, written_together
-from mnist.options import add_sampling_options, check_scored, class_labels, judge_of, sampling_of
+from mnist.options import add_output_options, add_sampling_options, drawing_of, scored_model
 
 
 def parse_args(argv=None):
@@ -18,45 +15,22 @@ def parse_args(argv=None):
     parser.add_argument("--num_samples", type=whole_number(20), default=1000, help="generated, and as many real ones")
     parser.add_argument("--projection", choices=("umap", "pca"), default="umap",
                         help="umap needs the extra .[umap]; without it, pca is taken")
-    parser.add_argument("--seed", type=seed_number, default=0)
-    parser.add_argument("--output", type=Path, default=Path("results/mnist_distribution"), metavar="PREFIX",
-                        help="for PREFIX.png and PREFIX.json")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    add_device_options(parser)
-    parser.set_defaults(dataset="mnist")
+    add_output_options(parser, "results/mnist_distribution", "PREFIX")
     return parser.parse_args(argv)
-
-
-def projection_of(args):
-    """A function from points [N, D] to [N, 2]."""
-    if args.projection == "umap":
-        try:
-            import umap                     # takes seconds, and most verbs do without
-            return lambda points: umap.UMAP(random_state=args.seed, n_jobs=1).fit_transform(points.numpy())
-        except ImportError:
-            print("umap-learn is not installed (pip install .[umap]): the first two principal components instead",
-                  flush=True)
-            args.projection = "pca"
-    from evaluation.small_images import principal_components
-    return principal_components
 
 
 def main():
     args = parse_args()
     import torch
-    from evaluation.digit_scores import balanced_choice, judgements
-    from mnist.models import load_model
-    from evaluation.small_images import scatter
+    from evaluation.digit_scores import balanced_choice, judge_of, judgements
+    from evaluation.small_images import projection, scatter
     outputs = outputs_beside(args.output, args.overwrite, ("png", "json"))
     device = start_device(args)
-    model = load_model(args.checkpoint, device, args.vae_checkpoint)
-    check_scored(args, model, [args.guidance_scale])
-    labels = class_labels(args, model, args.num_samples, args.guidance_scale)
-    path, how = sampling_of(args, model)
-    judge, (_, test_set) = judge_of(args)
-    project = projection_of(args)
-    images = model.images(path, args.seed, range(args.num_samples), labels, args.guidance_scale,
-                          precision=args.precision, **how)
+    model, _ = scored_model(args, args.checkpoint, device, [args.guidance_scale])
+    draw, numbers = drawing_of(args, model, args.guidance_scale), range(args.num_samples)
+    judge, _, test_set = judge_of(args.dataset, args.cache_dir)
+    args.projection, project = projection(args.projection, args.seed)
+    images, labels = draw.images(args.seed, numbers), draw.labels(numbers)
     real = torch.from_numpy(test_set.images[balanced_choice(test_set.labels, min(args.num_samples, len(test_set)))])
     both, panels = torch.cat([images, real]), []
     of_class = judgements(judge.network, images)[0].argmax(1) if labels is None else labels

@@ -87,6 +87,11 @@ class ConditionalUNet(UNet):
         if conditioning == "cross_attention":
             self.class_tokens = nn.Embedding(num_classes + 1, TOKEN_WIDTH)
 
+    @property
+    def class_codes(self) -> torch.Tensor:
+        """What was learned of each class and, last, of no class: [num_classes + 1, D]."""
+        return self.class_tokens.weight if self.conditioning == "cross_attention" else self.class_maps.flatten(1)
+
     def bottleneck_size(self, size: int) -> int:
         """As in `UNet`; patches are pixels here."""
         return super().bottleneck_size(size // self.patch_size)

@@ -44,12 +44,13 @@ class ExactDenoiser(Denoiser):
         return [(self.weights(x, t, labels) @ self.points).reshape(x.shape).to(x.dtype)]
 
 
-def nearest_distances(images, others, num_nearest: int = 1) -> torch.Tensor:
-    """Distances of each image to its nearest ones among `others`: float32 [N, num_nearest], rising. images, others:
-    uint8 [N, C, H, W]. A distance is the root mean square difference of pixels in [-1, 1]."""
+def nearest_images(images, others, num_nearest: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """The nearest ones among `others` of each image: distances, float32 [N, num_nearest], rising, and places, int64.
+
+    images, others: uint8 [N, C, H, W]. A distance is the root mean square difference of pixels in [-1, 1].
+    """
     points = torch.cat([from_uint8(part).flatten(1) for part in in_chunks(others, 10_000)])
-    found = []
-    for part in in_chunks(images, 250):
-        squares = torch.cdist(from_uint8(part).flatten(1), points).topk(num_nearest, largest=False).values.square()
-        found.append((squares / points.shape[1]).sqrt())
-    return torch.cat(found)
+    found = [torch.cdist(from_uint8(part).flatten(1), points).topk(num_nearest, largest=False)
+             for part in in_chunks(images, 250)]
+    distances, places = (torch.cat(parts) for parts in zip(*found))
+    return distances / points.shape[1]**0.5, places

@@ -9,6 +9,17 @@ NETWORKS = ("dit", "unet")
 UNET_MULTIPLIERS = (1, 2)       # channels of its levels, over --hidden_size
 UNET_SIZES = dict(hidden_size=48, depth=1, patch_size=2)
 
+# Sizes of the UNet of small images. fast: a model that draws digits after a few minutes on a CPU; latent: for latents
+# of 4x4.
+CONDITIONAL_UNETS = {
+    "documented": {"base_channels": 32, "channel_multipliers": [1, 2, 3, 3], "layers_per_block": 1,
+                   "attention_levels": [3], "patch_size": 1},
+    "fast": {"base_channels": 48, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [1],
+             "patch_size": 2},
+    "latent": {"base_channels": 64, "channel_multipliers": [1, 2], "layers_per_block": 1, "attention_levels": [0, 1],
+               "patch_size": 1},
+}
+
 # The Diffusion Transformer.
 OUTPUTS = ("velocity", "clean", "residual")
 TIME_SCALE = 10_000.0           # flow time 0...1 becomes angles up to 10^4; published weights want 1

@@ -76,14 +76,14 @@ def scored(model: tuple, judge, calls: int, shift: float, correction: tuple, noi
     `denoiser_and_gflop`."""
     import torch
     from engine.denoiser import Corrected
-    from engine.drawing import Drawing, in_batches
+    from engine.drawing import Drawing
     from flow.grids import find_path
     (plain, gflop), (eps_scale, told_log_snr) = model, correction
     denoiser = Corrected.where_asked(plain, *correction)
     draw = Drawing(denoiser, find_path(denoiser, "uniform", calls, "ddim", coarse_shift=shift), range(10),
                    how={"clip": False})
     start = time.perf_counter()
-    images = torch.cat([found[0] for _, found in in_batches(lambda k: draw(noise_seed, k), num_samples, 250)])
+    images = draw.images(noise_seed, range(num_samples))
     seconds = (time.perf_counter() - start) / num_samples
     return {"calls": calls, "shift": shift, "eps_scale": eps_scale, "told_log_snr": told_log_snr,
             "gflop": calls * gflop, "seconds_per_image": seconds,
@@ -161,9 +161,9 @@ def main():
     args = parser.parse_args()
     rows, choices = earlier(args)
     import torch
-    from mnist.options import judge_of
+    from evaluation.digit_scores import judge_of
     torch.set_num_threads(1)
-    judge = judge_of(args)[0]
+    judge, *_ = judge_of(args.dataset, args.cache_dir)
 
     def write():
         args.output.parent.mkdir(parents=True, exist_ok=True)

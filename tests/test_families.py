@@ -9,6 +9,7 @@ from engine.files import save_torch
 from engine.sampling import sample
 from flow.latents import Latents
 from mnist import models as mnist_models
+from networks import margin
 from networks.adm import IMAGENET_64, EDMNetwork, config_of
 from networks.dit import DiT
 from networks.vae import VAE
@@ -73,11 +74,11 @@ def test_latents_of_the_mnist_family_go_through_its_vae(tmp_path):
     images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
     latents = loaded.inputs_of(images, "cpu")
     assert latents.shape == (3, 2, 4, 4) and loaded.image_shape == (1, 28, 28) and loaded.is_guidable
-    x = mnist_models.padded(images).float() / 127.5 - 1
+    x = margin.padded(images).float() / 127.5 - 1
     torch.testing.assert_close(latents, vae.encode(x), rtol=0, atol=1e-6)
     again = loaded.images_of(latents)
     assert again.shape == images.shape and again.dtype == torch.uint8
-    assert torch.equal(again, mnist_models.cropped(families.to_uint8(vae.decode(latents)), 28))
+    assert torch.equal(again, margin.cropped(families.to_uint8(vae.decode(latents)), 28))
     moved = vae_path.rename(tmp_path / "moved.pth")
     with pytest.raises(InputError, match="no such checkpoint"):
         families.load(checkpoint)
@@ -135,7 +136,7 @@ def test_every_reader_of_a_checkpoint_clips_alike(tmp_path, process, kind, clips
     path = loaded.own_path(3)
     drawn = {how: loaded.images_of(sample(loaded.denoiser, path, 0, range(4), clip=how).xs[0]) for how in (True, False)}
     assert (drawn[True] != drawn[False]).any()
-    assert torch.equal(model.images(path[:, 0], 0, range(4)), drawn[clips])
+    assert torch.equal(model.drawing(path[:, 0]).images(0, range(4)), drawn[clips])
     loaded.decode = lambda x: x
     assert not loaded.clips
 

@@ -31,7 +31,7 @@ from lift.sampling import generate, uniform_diagonal
 from lift.tasks import ScaleTask
 from mnist import models as mnist_models
 from mnist import tasks as mnist_tasks
-from mnist import train_vae, training
+from mnist import training, vae_task
 from networks.adm import EDMNetwork
 from networks.dit import DiT
 from networks.vae import VAE
@@ -130,7 +130,7 @@ def test_training_of_the_autoencoder_of_digits(gpu, tmp_path, monkeypatch):
     args = training.parse(training.parser_of("", "vae", {}), ["--batch_size", "4", "--experiments", str(tmp_path),
                                                           "--precision", "float32"])
     vars(args).update(base_channels=8, channel_multipliers=[1, 2], latent_channels=2, patch_size=1, kl_weight=1e-6)
-    check_training(train_vae.vae_task(args, gpu, Group(0, 1)), args, gpu)
+    check_training(vae_task.vae_task(args, gpu, Group(0, 1)), args, gpu)
 
 
 @pytest.mark.parametrize("words", [

@@ -11,12 +11,13 @@ import statistics
 import time
 from pathlib import Path
 
-from data import add_data_options, load_images
+from data import add_data_options
 from distill.generate import labels_of, student_of
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number)
 from engine.errors import InputError
 from engine.files import load_torch, save_png, write_json
+from engine.image_folder import ENLARGED, image_grid
 from scripts.benchmarks.earlier_results import earlier_results
 
 NUM_SHOWN = 20
@@ -111,12 +112,9 @@ def markdown_table(results: dict) -> str:
 def main():
     args = parse_args()
     import torch
-    from evaluation.digit_scores import load_judge
-    from evaluation.small_images import grid
+    from evaluation.digit_scores import judge_of
     device = start_device(args)
-    train_set, test_set = (load_images(args.dataset, split, cache_dir=args.cache_dir, size=28, channels=1)
-                           for split in ("train", "test"))
-    judge = load_judge(train_set, test_set, args.cache_dir)
+    judge, train_set, test_set = judge_of(args.dataset, args.cache_dir)
     path = Path(f"{args.output}.json")
     settings = {"num_samples": args.num_samples, "seed": args.seed, "reference_hash": test_set.content_hash}
     results = {"settings": settings, "real digits": judge.noise_floor(train_set, args.num_samples, 1)[0], "rows": []}
@@ -136,7 +134,7 @@ def main():
         shown.append(digits_of(denoiser, way, loaded, solver, args, device, NUM_SHOWN)[0])
         print(f"{found['model']} {found['num_steps']} steps: "
               + ", ".join(f"{name} {found[name]:.4f}" for name in DIGITS_OF), flush=True)
-    save_png(f"{args.output}.png", grid(torch.cat(shown), NUM_SHOWN))
+    save_png(f"{args.output}.png", image_grid(torch.cat(shown), NUM_SHOWN, ENLARGED))
     print("\n" + markdown_table(results))
 
 

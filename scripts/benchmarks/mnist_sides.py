@@ -11,9 +11,10 @@ from data import ImageSet
 from engine import devices, synthetic_digits
 from engine.distributed import Group
 from engine.loop import GRADIENT_NORM_MAX, Loop
-from mnist.models import Model, build_denoiser, padded
-from mnist.options import PRESETS
+from mnist.models import Model, build_denoiser
 from mnist.tasks import DigitTask
+from networks.margin import padded
+from networks.presets import CONDITIONAL_UNETS
 from scripts.benchmarks.plain_attention import store_attention_matrices
 from scripts.benchmarks.training_sides import Side, seconds_per_step
 
@@ -28,7 +29,7 @@ def digits() -> np.ndarray:
 def denoiser_of(preset: str):
     """The documented DDPM, or a small one."""
     torch.manual_seed(0)
-    return build_denoiser("ddpm", "eps", {"shape": [1, 32, 32], **PRESETS[preset]})
+    return build_denoiser("ddpm", "eps", {"shape": [1, 32, 32], **CONDITIONAL_UNETS[preset]})
 
 
 class Files(Dataset):
@@ -109,7 +110,7 @@ class OurStep(PlainStep):
         args = SimpleNamespace(batch_size=batch_size, epochs=10**6, max_steps=None, grad_accum=1, seed=0, compile=False,
                                learning_rate=1e-3, lr_schedule="cosine", warmup_steps=0, weight_decay=1e-4,
                                ema_decay=0.995, label_dropout=0.0, precision=precision, dataset="digits", split="train")
-        model = Model(denoiser_of(preset), None, 28, "ddpm")
+        model = Model(denoiser_of(preset), None, 28, "ddpm", device=device)
         images = digits()
         task = DigitTask(model, padded(torch.from_numpy(images)), None, ImageSet(images, None, "digits", "train", ""),
                          args, device, {})
@@ -121,4 +122,5 @@ class OurStep(PlainStep):
 
     def sample(self, num_steps: int) -> None:
         self.model.eval()
-        self.digits.images(self.digits.path(num_steps), 0, range(self.batch_size), precision=self.precision)
+        draw = self.digits.drawing(self.digits.path(num_steps), precision=self.precision)
+        draw.images(0, range(self.batch_size), self.batch_size)

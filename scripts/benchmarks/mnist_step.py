@@ -4,20 +4,20 @@
 The plain step is what a straightforward implementation does: a DataLoader that opens a PNG per image, float32,
 attention that stores its matrix, an AdamW that is not fused, a moving average parameter by parameter, `.item()` in
 every step. Both train the documented UNet on the same digits, in alternation, each in a process of its own. Sampling:
-DDIM by a plain loop under no_grad against `Model.images`. The last line is JSON.
+DDIM by a plain loop under no_grad against `Drawing.images`. The last line is JSON.
 """
 import json
 import statistics
 
 from engine.command_line import Parser, add_device_options, run_script, start_device, whole_number
-from mnist.options import PRESETS
+from networks.presets import CONDITIONAL_UNETS
 
 TARGETS = {"float32": 1.3, "bf16": 2.0}                 # of the training step and of a solver's call
 
 
 def main():
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="documented", help="size of the network")
+    parser.add_argument("--preset", choices=tuple(CONDITIONAL_UNETS), default="documented", help="size of the network")
     parser.add_argument("--batch_size", type=whole_number(1, 512), default=64, help="images per step")
     parser.add_argument("--rounds", type=whole_number(1), default=5, help="alternations")
     parser.add_argument("--steps", type=whole_number(1), default=3, help="steps a turn")

@@ -114,7 +114,7 @@ def test_mnist_with_classes_and_without(shelf):
     [plain] = draw(shelf["plain"], MnistControls(num_steps=3, num_images=2)).walks
     assert plain.num_model_calls == 3 and plain.strip["28×28"].shape == (4, 1, 28, 28)
     model = shelf["plain"].model
-    assert torch.equal(plain.images["28×28"], model.images(model.path(3), 0, range(2)))
+    assert torch.equal(plain.images["28×28"], model.drawing(model.path(3)).images(0, range(2)))
 
 
 def test_a_student_stands_beside_its_teacher(shelf):

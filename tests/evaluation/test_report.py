@@ -65,6 +65,17 @@ def decoded(text: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(part))) for part in re.findall(r"base64,([^\"]+)", text)]
 
 
+def test_words_of_a_page_in_markdown(tmp_path):
+    (tmp_path / "words.md").write_text(
+        "# A title: with colon\nThe\nlead.\n\n## first: Its heading: long\nOne {}.\n\nTwo ²: `a`.\n"
+        "```python\nx = {y}\nz\n```\n\n## second: Other\nNo code.\n", encoding="utf-8")
+    title, lead, sections = page.read_sections(tmp_path / "words.md")
+    assert (title, lead, list(sections)) == ("A title: with colon", "The\nlead.", ["first", "second"])
+    first, second = sections.values()
+    assert (first.title, first.text, first.code) == ("Its heading: long", "One {}.\n\nTwo ²: `a`.", "x = {y}\nz")
+    assert (second.title, second.text, second.code, second.figures) == ("Other", "No code.", "", [])
+
+
 def test_figure_holds_the_picture_and_links_its_file(tmp_path):
     (tmp_path / "a#b.png").write_bytes(png(300, 200))
     text = page.figure_html(tmp_path / "a#b.png", 'a "quoted" caption', page.compressed(tmp_path / "a#b.png", 1600),

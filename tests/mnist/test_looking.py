@@ -9,10 +9,11 @@ from PIL import Image
 
 from engine.errors import InputError
 from engine.files import save_torch
-from mnist import (debug_conditioned_generation, diagnosis, lessons, score, tour, visualize_cfg_effect,
-                   visualize_distribution)
-from mnist.models import build_denoiser, load_model, padded
-from evaluation.small_images import class_rows, principal_components, scatter
+from evaluation import class_conditioning, denoiser_errors, digit_scores
+from evaluation.small_images import class_rows, principal_components, projection, scatter
+from mnist import debug_conditioned_generation, lessons, score, tour, visualize_cfg_effect, visualize_distribution
+from mnist.models import build_denoiser, load_model
+from networks.margin import padded
 from test_report import open_page
 from tiny_digits import place, trained                          # noqa: F401  fixtures
 
@@ -53,27 +54,29 @@ def tells_clouds_apart(placed) -> bool:
 def test_without_umap_points_are_placed_by_principal_components(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "umap", None)
     args = visualize_distribution.parse_args(["--checkpoint", "x.pth"])
-    project = visualize_distribution.projection_of(args)
-    assert args.projection == "pca" and "umap-learn is not installed (pip install .[umap])" in capsys.readouterr().out
+    name, project = projection(args.projection, args.seed)
+    assert name == "pca" and "umap-learn is not installed (pip install .[umap])" in capsys.readouterr().out
     assert tells_clouds_apart(project(two_clouds()))
 
 
 @pytest.mark.slow
 def test_umap_places_like_beside_like_and_the_same_way_again():
-    project = visualize_distribution.projection_of(visualize_distribution.parse_args(["--checkpoint", "x.pth"]))
+    args = visualize_distribution.parse_args(["--checkpoint", "x.pth"])
+    name, project = projection(args.projection, args.seed)
     placed = project(two_clouds())
-    assert placed.shape == (40, 2) and tells_clouds_apart(placed) and (placed == project(two_clouds())).all()
+    assert name == "umap" and placed.shape == (40, 2) and tells_clouds_apart(placed)
+    assert (placed == project(two_clouds())).all()
 
 
 def test_drawn_digits_teach_something_about_others(trained, place, tmp_path, monkeypatch, capsys):
     """Where the digits are no drawn ones, it is said how well a classifier of drawn ones names them."""
-    monkeypatch.setattr(score, "DRAWN", "digits:401")                       # so that these pass for real ones
+    monkeypatch.setattr(digit_scores, "DRAWN", "digits:401")                # so that these pass for real ones
     place(score, "--dataset", "digits:400", "--cache_dir", trained[0] / "cache", "--num_threads", "1", "--num_samples",
           "20", "--output", tmp_path / "a.csv")
     share = json.loads((tmp_path / "a.json").read_text())["drawn_accuracy"]
     assert f"a classifier of drawn digits names {share:.1%} of 50 real ones right" in capsys.readouterr().out
     assert 0.1 < share <= 1
-    monkeypatch.setattr(score, "DRAWN", "digits")                           # and now for what they are
+    monkeypatch.setattr(digit_scores, "DRAWN", "digits")                    # and now for what they are
     place(score, "--dataset", "digits:400", "--cache_dir", trained[0] / "cache", "--num_threads", "1", "--num_samples",
           "20", "--output", tmp_path / "b.csv")
     assert "drawn_accuracy" not in json.loads((tmp_path / "b.json").read_text())
@@ -105,7 +108,7 @@ def test_a_model_that_cannot_be_guided_is_scored_at_the_class_alone(conditioning
 @pytest.mark.parametrize("module", [score, visualize_cfg_effect, visualize_distribution, debug_conditioned_generation])
 def test_what_cannot_be_scored_is_refused_before_a_classifier_is_trained(module, place, tmp_path, monkeypatch):
     """Judges are asked for last."""
-    monkeypatch.setattr(module, "judge_of", lambda args: pytest.fail("the judge was asked for"))
+    monkeypatch.setattr(digit_scores, "judge_of", lambda *_: pytest.fail("the judge was asked for"))
     scales = "--guidance_scales" if module in (score, visualize_cfg_effect) else "--guidance_scale"
     for words, message in (
             ([untrained(tmp_path / "a.pth", "concat"), scales, "2"], "guidance: found scale 2"),
@@ -117,7 +120,7 @@ def test_what_cannot_be_scored_is_refused_before_a_classifier_is_trained(module,
 
 def test_debugging_ends_with_what_looks_wrong(trained, place, tmp_path, capsys, monkeypatch):
     folder, models = trained
-    monkeypatch.setattr(diagnosis, "ways_of", lambda model, w: {
+    monkeypatch.setattr(debug_conditioned_generation, "ways_of", lambda model, w: {
         "one": (model.path(2), 1.0, {}), "two": (model.path(2), w, {})})
     place(debug_conditioned_generation, "--dataset", "digits:400", "--cache_dir", folder / "cache", "--num_threads",
           "1",
@@ -131,42 +134,42 @@ def test_findings_name_what_is_wrong():
     """Nothing where nothing is, and each fault by its own sentence."""
     distances = torch.ones(11, 11).double() - torch.eye(11)
     good = {"distances": distances, "effects": {0.0: 0.5}, "gradients": {"a": 0.8, "b": 0.6}, "accuracies": {"x": 0.9}}
-    assert diagnosis.findings(**good) == []
+    assert class_conditioning.findings(**good) == []
     alike = distances.clone()
     alike[3, 8] = alike[8, 3] = 0.01
     for change, words in (({"distances": alike}, "classes 3 and 8"), ({"effects": {0.0: 0.001}}, "hardly reaches"),
                           ({"gradients": {"a": 1.0, "b": 0.0}}, "1 layers get no gradient, b"),
                           ({"accuracies": {"x": 0.2}}, "x draws the class asked for in 20%"),
                           ({"accuracies": {"x": 0.9, "y": 0.6}}, "y \\(60% right\\) falls far behind x \\(90%")):
-        [sentence] = diagnosis.findings(**good | change)
+        [sentence] = class_conditioning.findings(**good | change)
         assert re.search(words, sentence)
 
 
 def test_a_network_that_does_not_hear_the_class_is_found(trained):
     """Its class maps set to nought: no distance, no effect."""
     model = load_model(trained[1]["flow"])
-    before = diagnosis.class_effects(model.denoiser, model.path(10))
+    before = class_conditioning.class_effects(model.denoiser, model.path(10))
     torch.nn.init.zeros_(model.denoiser.network.class_maps)
-    after = diagnosis.class_effects(model.denoiser, model.path(10))
+    after = class_conditioning.class_effects(model.denoiser, model.path(10))
     assert len(before) == 5 and min(before.values()) > 0 and set(after.values()) == {0.0}
-    assert torch.nan_to_num(diagnosis.code_distances(model.denoiser.network)).sum() == 0
+    assert torch.nan_to_num(class_conditioning.code_distances(model.denoiser.network.class_codes)).sum() == 0
 
 
 def test_gradient_norms_are_those_of_the_loss(trained):
     """Their squares add to one, and a layer that is cut off has none."""
     model = load_model(trained[1]["ddpm"])
     x, labels = torch.randn(6, 1, 32, 32), torch.arange(6)
-    norms = diagnosis.gradient_norms(model.denoiser, x, labels)
+    norms = class_conditioning.gradient_norms(model.denoiser, x, labels)
     assert sum(norm**2 for norm in norms.values()) == pytest.approx(1) and norms["class_maps"] > 0
     torch.nn.init.zeros_(model.denoiser.network.final_conv[2].weight)
-    cut = diagnosis.gradient_norms(model.denoiser, x, labels)
+    cut = class_conditioning.gradient_norms(model.denoiser, x, labels)
     assert cut["class_maps"] == 0 and cut["final_conv.2"] == pytest.approx(1)
 
 
 def test_pictures():
     images = torch.arange(8, dtype=torch.uint8).reshape(8, 1, 1, 1)          # classes 0 1 2 3 0 1 2 3
     picture = class_rows(images, 4, 2)
-    assert [[picture.getpixel((2 * x, 2 * y))[0] for x in range(2)]
+    assert [[picture.getpixel((3 * x + 2, 3 * y + 2))[0] for x in range(2)]
             for y in range(4)] == [[0, 4], [1, 5], [2, 6], [3, 7]]
     points = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.1])
     found = torch.from_numpy(principal_components(points))
@@ -184,10 +187,12 @@ def page(trained, tmp_path_factory):
              "1"]
     output = tmp_path_factory.mktemp("tour") / "tour.html"
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"REFERENCE_STEPS": 3, "CALLS": (2, 4), "SCALES": (1.0, 2.0), "FLOW_STEPS": 2,
-                            "DIFFUSION_STEPS": 2, "EXACT_STEPS": 2, "NUM_LOOKED": 20,
+        for name, value in {"CALLS": (2, 4), "SCALES": (1.0, 2.0), "EXACT_STEPS": 2, "NUM_LOOKED": 20,
                             "ERROR_SHARES": (0.1, 0.5, 0.9)}.items():
             patch.setattr(lessons, name, value)
+        patch.setattr(denoiser_errors, "REFERENCE_STEPS", 3)
+        patch.setattr("mnist.models.FLOW_STEPS", 2)
+        patch.setattr("mnist.models.DDIM_STEPS", 2)
         patch.setattr("sys.argv", ["tour", *words, *(str(word) for name, path in models.items()
                                                      for word in (f"--{name}", path)), "--output", str(output)])
         tour.main()

@@ -12,12 +12,13 @@ from PIL import Image
 
 from conftest import ROOT, command_in_a_fork, in_two_processes
 from data import NATIVE_FORMS, native_form
-from engine import run_files
+from engine import experiment, run_files
 from engine.errors import InputError
 from engine.files import load_torch, save_torch
 from mnist import generate, train_ddpm, train_latent_rf, train_rf, train_vae, training
 from mnist import train_conditioned_latent_diffusion as train_conditioned
-from mnist.models import cropped, load_model, padded
+from mnist.models import load_model
+from networks.margin import cropped, padded
 from networks.vae import VAE
 from scripts.benchmarks.resume_after_kills import die_while_writing
 from tiny_digits import TINY, UNET, newest, place, trained      # noqa: F401  fixtures
@@ -112,8 +113,8 @@ def test_latents_end_to_end(place, tmp_path):
                         "--name", name)
         [latest] = [folder for folder in folders if folder.name.endswith(f"-{name}")]
         model = load_model(newest(latest, 1))
-        labels = None if module is train_latent_rf else torch.tensor([1, 2])
-        images = model.images(model.path(2), 0, range(2), labels, 3.0)
+        draw = model.drawing(model.path(2), None if module is train_latent_rf else [1, 2], 3.0)
+        images = draw.images(0, range(2))
         assert images.shape == (2, 1, 28, 28) and images.dtype == torch.uint8 and model.denoiser.shapes == [(2, 4, 4)]
     with pytest.raises(InputError, match="--checkpoint: .* holds vae, expected a denoiser"):
         load_model(vae)
@@ -135,7 +136,7 @@ def test_colour_images_by_their_data_set_alone(place, tmp_path):
     [folder] = place(train_rf, *TINY, *UNET, "--dataset", tmp_path / "photos", "--conditioning", "concat", "--epochs",
                      "1")
     model = load_model(newest(folder, 1))
-    images = model.images(model.path(2), 0, range(2), torch.tensor([0, 1]), 2.0)
+    images = model.drawing(model.path(2), model.classes, 2.0).images(0, range(2))
     assert images.shape == (2, 3, 32, 32) and model.denoiser.num_classes == 2
     [same] = place(train_rf, "--resume", folder)
     assert json.loads((same / "config.json").read_text())["options"]["image_size"] == 32
@@ -213,10 +214,10 @@ def run_rf(folder, words) -> str:
     """Train in each of two processes whose clocks tell different seconds; -> the folder that each worked in."""
     os.chdir(folder)
     sys.argv = ["mnist/train_rf.py", *words]
-    training.time.strftime = lambda *_: f"second_{os.environ['RANK']}"
+    experiment.time.strftime = lambda *_: f"second_{os.environ['RANK']}"
     found = []
-    share = training.share_folder
-    training.share_folder = lambda args, group: (share(args, group), found.append(str(args.checkpoint_dir)))
+    share = experiment.share_folder
+    experiment.share_folder = lambda args, group: (share(args, group), found.append(str(args.checkpoint_dir)))
     training.run("", "rf", "flow")
     return found[0]
 

@@ -6,9 +6,10 @@ import torch
 from conftest import REFERENCE
 from engine.denoiser import Denoiser, Guided
 from engine.denoising_task import logit_normal
-from engine.sampling import denoise_along
+from engine.drawing import strip_points
 from engine.errors import InputError
-from mnist.models import BETA_MAX, Model, build_denoiser, strip_points, to_network_time
+from engine.sampling import denoise_along
+from mnist.models import BETA_MAX, Model, build_denoiser, to_network_time
 from networks.vae import VAE
 from scheduler import CosineSteps, LinearFlow, clean_image, noise_added, noise_in, step, training_target
 
@@ -180,7 +181,7 @@ def test_paths_and_strips(ref):
     assert ddpm[of_1000].tolist() == [*ref["strip_ddpm"].tolist(), -1]
     assert [49 - k for k in of_50[:-1]] == ref["strip_rf_50"].tolist()
     assert ddim[of_ddim].tolist() == [*ref["strip_ddim_50"].tolist(), -1]
-    shown = [model.strip(path, 0, [0])[0] for path in (model.path(50), model.path(20))]
+    shown = [model.drawing(path).strip(0, [0])[0] for path in (model.path(50), model.path(20))]
     assert shown == [of_ddim, [0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 20]]
     assert Model(build_denoiser("ddpm", "v", settings), None, 8, "").path(50)[0] == 999
 
@@ -194,7 +195,7 @@ def test_a_noise_prediction_of_latents_leaves_out_the_step_that_multiplies_its_e
     assert path.tolist() == list(range(first, -2, -1)) and model.path(50)[0] == (980 if kind == "eps" else 999)
     a = model.denoiser.processes[0].levels(torch.tensor([999, 998, 997]), torch.float64)[0]
     assert a[1] / a[0] > 90 and a[2] / a[1] < 2.1
-    assert model.strip(path, 0, [0])[0][:2] == strip_points(len(path) - 1)[:2]
+    assert model.drawing(path).strip(0, [0])[0][:2] == strip_points(len(path) - 1)[:2]
     if kind == "eps":
         with pytest.raises(InputError, match=r"--sampling_steps: found 1000, expected 1\.\.\.999"):
             model.path(1000)

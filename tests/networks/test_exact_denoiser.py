@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine.sampling import from_uint8, sample, to_uint8
-from networks.exact_denoiser import ExactDenoiser, nearest_distances
+from networks.exact_denoiser import ExactDenoiser, nearest_images
 from scheduler import CosineSteps, LinearFlow
 
 IMAGES = torch.randint(0, 256, (12, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -41,15 +41,16 @@ def test_its_samples_are_the_training_images():
     denoiser = ExactDenoiser(IMAGES, process, LABELS)
     labels = torch.arange(30) % 3
     drawn = to_uint8(sample(denoiser, process.uniform_path(60), 0, range(30), labels=labels, solver="midpoint").xs[0])
-    distances = nearest_distances(drawn, IMAGES)
+    distances, _ = nearest_images(drawn, IMAGES)
     assert float(distances.max()) < 0.02
     for label in range(3):
-        assert float(nearest_distances(drawn[labels == label], IMAGES[LABELS == label]).max()) < 0.02
+        assert float(nearest_images(drawn[labels == label], IMAGES[LABELS == label])[0].max()) < 0.02
     assert denoiser.num_evaluations == 30 * 120
 
 
-def test_nearest_distances():
+def test_nearest_images():
     shifted = (IMAGES.int() + 3).clamp(0, 255).to(torch.uint8)
-    found = nearest_distances(shifted, IMAGES, 2)
+    distances, places = nearest_images(shifted, IMAGES, 2)
     brute = (shifted.float()[:, None] / 127.5 - IMAGES.float()[None] / 127.5).flatten(2).square().mean(2).sqrt().sort(1)
-    torch.testing.assert_close(found, brute.values[:, :2], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(distances, brute.values[:, :2], rtol=1e-3, atol=1e-4)
+    assert torch.equal(places, brute.indices[:, :2])

@@ -1,9 +1,10 @@
-"""Why a model may fail to draw the class asked for: measurements, and sentences about them."""
+"""Does the class reach the network? Measurements of a denoiser with classes, and sentences about them."""
 import torch
 
 from engine.denoiser import NetworkDenoiser
-from engine.sampling import from_uint8, start_noise
-from scheduler import CosineSteps, noise_added, training_target
+from engine.denoising_task import Batch, output_errors
+from engine.sampling import start_noise
+from scheduler import CosineSteps
 
 LEAST_DISTANCE = 0.05           # between two classes' codes, in lengths of a code
 LEAST_EFFECT = 0.01             # of the class on the predicted clean image, as a share of its root mean square
@@ -11,22 +12,11 @@ LEAST_GRADIENT = 1e-8           # of a layer, as a share of the whole gradient's
 LEAST_ACCURACY, MOST_DIFFERENCE = 0.5, 0.25
 
 
-def code_distances(network) -> torch.Tensor:
-    """Distances between the learned codes of the K classes and of no class, in mean lengths of a code: [K + 1, K +
-    1]."""
-    codes = network.class_tokens.weight if network.conditioning == "cross_attention" else network.class_maps.flatten(1)
+def code_distances(codes: torch.Tensor) -> torch.Tensor:
+    """Distances between the learned codes of the classes, and of no class if it has one, in mean lengths of a code:
+    [K, D] -> float64 [K, K]."""
     codes = codes.detach().double()
     return torch.cdist(codes, codes) / codes.norm(dim=1).mean()
-
-
-def ways_of(model, w: float) -> dict:
-    """Ways of sampling: name -> (path, guidance scale, options). A deterministic and a random sampler, each conditional
-    and guided."""
-    is_diffusion = isinstance(model.denoiser.processes[0], CosineSteps)
-    ways = {("DDIM 50" if is_diffusion else "Euler 50"): (model.path(50), {"solver": "ddim"}),
-            ("DDPM 1000" if is_diffusion else "midpoint 10"):
-            (model.path(1000, "ddpm"), {"eta": 1.0}) if is_diffusion else (model.path(10), {"solver": "midpoint"})}
-    return {f"{name}, w = {scale:g}": (path, scale, how) for name, (path, how) in ways.items() for scale in (1.0, w)}
 
 
 @torch.inference_mode()
@@ -47,23 +37,29 @@ def gradient_norms(denoiser: NetworkDenoiser, x_0: torch.Tensor, labels: torch.T
     """Share of each layer in the gradient of the loss: layer -> its norm over that of all layers. x_0: images or
     latents [B, ...], one batch with times all over the process."""
     process, network = denoiser.processes[0], denoiser.network
-    generator = torch.Generator().manual_seed(seed)
-    share = (torch.arange(len(x_0)) + 0.5) / len(x_0)
-    t = process.noisiest + share * (process.clean - process.noisiest)
+    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed))
+    t = process.at_share((torch.arange(len(x_0)) + 0.5) / len(x_0))
     t = t.clamp(0).long() if isinstance(process, CosineSteps) else t
-    a, s = process.levels(t)
-    eps = torch.randn(x_0.shape, generator=generator)
     with torch.enable_grad():
         parameters = {name: p.requires_grad_() for name, p in network.named_parameters()}
-        output = network(noise_added(x_0, eps, a, s), denoiser.network_time(t), labels)
-        loss = (output - training_target(denoiser.kind, x_0, eps, a, s)).square().mean()
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        [errors] = output_errors(denoiser, network, Batch([x_0], [eps], [t], labels))
+        gradients = torch.autograd.grad(errors.mean(), list(parameters.values()), allow_unused=True)
     squares = {}
     for name, gradient in zip(parameters, gradients):
         layer = ".".join(name.split(".")[:2]).removesuffix(".weight").removesuffix(".bias")
         squares[layer] = squares.get(layer, 0.0) + (0.0 if gradient is None else float(gradient.square().sum()))
     total = sum(squares.values()) or 1.0
     return {layer: (square / total) ** 0.5 for layer, square in squares.items()}
+
+
+def measured_lines(distances: torch.Tensor, effects: dict, gradients: dict) -> list[str]:
+    """What was measured, by the functions above, in lines."""
+    between = distances[~torch.eye(len(distances), dtype=torch.bool)]
+    return [f"codes of the classes: distances {between.min():.3g} ... {between.max():.3g} lengths of a code",
+            *(f"time {t:g}: the class moves the prediction by {effect:.3g} of its size"
+              for t, effect in effects.items()),
+            *(f"gradient of {layer}: {norm:.3g} of the whole"
+              for layer, norm in sorted(gradients.items(), key=lambda item: item[1]))]
 
 
 def findings(distances: torch.Tensor, effects: dict, gradients: dict, accuracies: dict[str, float]) -> list[str]:
@@ -87,9 +83,3 @@ def findings(distances: torch.Tensor, effects: dict, gradients: dict, accuracies
         best, worst = max(accuracies, key=accuracies.get), min(accuracies, key=accuracies.get)
         found.append(f"{worst} ({accuracies[worst]:.0%} right) falls far behind {best} ({accuracies[best]:.0%})")
     return found
-
-
-def latents_of(model, images: torch.Tensor) -> torch.Tensor:
-    """The network's own form of images, float images or latents. images: uint8 [B, C, S, S], already padded."""
-    x = from_uint8(images)
-    return x if model.vae is None else model.vae.encode(x)
