@@ -17,9 +17,9 @@ from evaluation.tables import Table, is_numeric
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --soft: #5a5a5a; --page: #ffffff; --line: #d8d8d8; --shade: #f3f4f6;
-  --accent: #00578a; }
+  --accent: #00578a; --shadow: #00000040; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --soft: #b0b0b0; --page: #16181b; --line: #3a3d42;
-  --shade: #23262b; --accent: #7cc4f0; } }
+  --shade: #23262b; --accent: #7cc4f0; --shadow: #000000c0; } }
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: var(--page); line-height: 1.5;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
@@ -32,7 +32,12 @@ p { margin: .25rem 0 .75rem; max-width: 65ch; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; margin: .5rem 0; list-style: none; }
 a { color: var(--accent); }
 .scroll { overflow-x: auto; max-width: 100%; }
-.scroll:has(> table) { max-height: 60rem; overflow-y: auto; margin-bottom: 1.5rem; }
+/* A shadow stands where a table goes on beyond the edge; at its end the page's colour scrolls over it. */
+.scroll:has(> table) { max-height: 60rem; overflow-y: auto; margin-bottom: 1.5rem;
+  background: linear-gradient(to right, var(--page) 40%, transparent) left / 3rem 100% no-repeat local,
+    linear-gradient(to left, var(--page) 40%, transparent) right / 3rem 100% no-repeat local,
+    linear-gradient(to right, var(--shadow), transparent) left / 1rem 100% no-repeat scroll,
+    linear-gradient(to left, var(--shadow), transparent) right / 1rem 100% no-repeat scroll; }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums;
         margin: .25rem 0 .75rem; }
@@ -42,23 +47,26 @@ td.long { white-space: normal; min-width: 26rem; }
 .number { text-align: right; }
 td:first-child, th:first-child { position: sticky; left: 0; background: var(--page); }
 th:first-child { background: var(--shade); z-index: 1; }
-thead th { background: var(--shade); padding: 0; vertical-align: bottom; position: sticky; top: 0; }
+thead th { background: var(--shade); padding: 0; vertical-align: bottom; position: sticky; top: 0;
+           white-space: normal; }
 thead button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: .45rem .6rem;
-  width: 100%; text-align: inherit; cursor: pointer; min-height: 2.5rem; }
-thead button::after { content: " \\2195"; color: var(--soft); }
-th[aria-sort=ascending] button::after { content: " \\2191"; color: var(--accent); }
-th[aria-sort=descending] button::after { content: " \\2193"; color: var(--accent); }
+  width: 100%; text-align: inherit; cursor: pointer; min-height: 2.5rem; overflow-wrap: normal; }
+thead button::after { content: "\\a0\\2195"; color: var(--soft); }
+th[aria-sort=ascending] button::after { content: "\\a0\\2191"; color: var(--accent); }
+th[aria-sort=descending] button::after { content: "\\a0\\2193"; color: var(--accent); }
 figure { margin: 1rem 0 1.5rem; }
 figure .scroll { background: #ffffff; border: 1px solid var(--line); border-radius: 4px; }
 figure img { display: block; height: auto; width: min(max(100%, 38rem), var(--natural)); margin: 0 auto; }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: .35rem; }
 pre { background: var(--shade); padding: .6rem .75rem; border-radius: 4px; overflow-x: auto; white-space: pre-wrap;
   font-size: .85rem; margin: .25rem 0 .5rem; }
+.option { white-space: nowrap; }
 details { margin: .25rem 0 .75rem; }
 summary { cursor: pointer; padding: .35rem 0; }
 @media (max-width: 40rem) {
   td:not(.number):first-child, th:not(.number):first-child { white-space: normal; min-width: 7.5rem;
-    max-width: 9rem; } }
+    max-width: 9rem; }
+  figcaption::after { content: " (scrolls sideways)"; } }
 @media (min-width: 60rem) { h1 { font-size: 2rem; } }
 """
 
@@ -129,7 +137,7 @@ def table_html(table: Table) -> str:
     head = "".join(f'<th scope="col" aria-sort="none"{" class=number" if is_number else ""}>'
                    f'<button type="button">{html.escape(name)}</button></th>'
                    for name, is_number in zip(table.header, numeric))
-    lines = []
+    lines, note = [], inline_html(table.note).replace(" ± ", "&nbsp;±&nbsp;")
     for row in table.rows:
         cells = []
         for cell, is_number in zip(row, numeric):
@@ -139,7 +147,7 @@ def table_html(table: Table) -> str:
             text = inline_html(cell.text)
             cells.append(f"<td{attributes}>{f'<strong>{text}</strong>' if cell.best else text}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    return (f'<h3>{html.escape(table.title)}</h3>\n<p class="note">{inline_html(table.note)}</p>\n'
+    return (f'<h3>{html.escape(table.title)}</h3>\n<p class="note">{note}</p>\n'
             f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.title)}">'
             f'<table class="sortable"><thead><tr>{head}</tr></thead>\n<tbody>\n' + "\n".join(lines)
             + "\n</tbody></table></div>")
@@ -187,6 +195,7 @@ def figure_html(path, caption: str, picture: tuple[bytes, tuple[int, int]], fold
             f'<figcaption>{text}</figcaption></figure>')
 
 
+PARAGRAPH = "\n\n"                    # stands between the paragraphs of a text
 MOST_BYTES = 5_000_000                  # of a page: its pictures shrink until they fit
 WIDEST, NARROWEST, QUALITY = 1600, 400, 80      # of its pictures, in pixels; quality of WebP
 LONG_TEXT = 80         # characters; longer cells are broken into lines
@@ -228,7 +237,8 @@ def record_html(name: str, record: dict) -> str:
               if package in ("python", "torch") and version]
     rows = "".join(f"<tr><td>--{html.escape(str(key))}</td><td>{html.escape(json.dumps(value))}</td></tr>"
                    for key, value in (record.get("options") or {}).items())
-    return (f"<h3>{html.escape(name)}</h3>\n<pre>python {html.escape(str(record['command']))}</pre>\n"
+    command = re.sub(r"--\w+", r'<span class="option">\g<0></span>', html.escape(str(record["command"])))
+    return (f"<h3>{html.escape(name)}</h3>\n<pre>python {command}</pre>\n"
             f'<p class="note">{html.escape(", ".join(facts))}</p>\n'
             + (f'<details><summary>All options</summary><div class="scroll"><table><tbody>{rows}</tbody></table></div>'
                "</details>" if rows else ""))
@@ -236,8 +246,8 @@ def record_html(name: str, record: dict) -> str:
 
 def page(title: str, lead: str, sections: list[Section], records: list[tuple[str, dict]], folder=".",
          most_bytes: int = MOST_BYTES) -> str:
-    """The whole page. Sections without content are left out. records: from `read_records`. folder: where the page will
-    lie, for links to the pictures' files; None if these will be gone."""
+    """The whole page. lead: paragraphs under the title. Sections without content are left out. records: from
+    `read_records`. folder: where the page will lie, for links to the pictures' files; None if these will be gone."""
     parts, contents = [], []
     sections = [section for section in sections if section.tables or section.figures]
     tables = [[table_html(table) for table in section.tables] for section in sections]
@@ -253,7 +263,7 @@ def page(title: str, lead: str, sections: list[Section], records: list[tuple[str
                      "</section>")
 
     for section, of_section in zip(sections, tables):
-        body = [f"<p>{inline_html(part)}</p>" for part in section.text.split("\n\n") if part]
+        body = [f"<p>{inline_html(part)}</p>" for part in section.text.split(PARAGRAPH) if part]
         body += [f"<pre>{html.escape(section.code)}</pre>"] if section.code else []
         body += of_section
         body += [figure_html(path, caption, pictures[path], folder) for path, caption in section.figures]
@@ -272,7 +282,7 @@ def page(title: str, lead: str, sections: list[Section], records: list[tuple[str
 <body>
 <header>
 <h1>{html.escape(title)}</h1>
-<p>{html.escape(lead)}</p>
+{chr(10).join(f"<p>{inline_html(part)}</p>" for part in lead.split(PARAGRAPH))}
 <nav aria-label="Contents"><ul>{''.join(contents)}</ul></nav>
 </header>
 <main>

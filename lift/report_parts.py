@@ -14,6 +14,7 @@ from engine.sampling import to_uint8
 from evaluation import benchmark_tables, figures, page, results_table, tables
 from lift import (checkpoints, heatmap_file, marked_tables, path_summary, paths, sampling, side_tables,
                   study_tables)
+from lift.answer import ANSWER, QUESTION
 from lift.figures import path_evolution
 from lift.labels import NAMES, PATH_LABELS, path_color
 
@@ -275,7 +276,7 @@ def write_report(args, rows) -> None:
     """The HTML page."""
     finished = max((row["finished"] for row in rows), default="")
     lead = f"{len(rows):,} measurements" + (f", the latest of {finished}" if finished else "")
-    lead += f"; page made at revision {git_revision()[:12]}."
+    lead = f"{QUESTION} {ANSWER}{page.PARAGRAPH}{lead}; page made at revision {git_revision()[:12]}."
     content = page.page(args.title, lead, report_sections(rows, args.results.parent, args.output_dir),
                         page.read_records(args.results.parent), args.html.parent)
     with written_whole(args.html, "w") as file:

@@ -29,6 +29,7 @@ from networks.dit import DiT
 from networks.flow_unet import FlowUNet
 
 NUM_IMAGES, NUM_CLASSES, SIZE, NUM_STEPS = 48, 3, 6, 11
+SCALE_TASKS, SCALE_STEPS = ("baseline", "lift"), 6              # trainings of one scale and two, and their length
 ROUNDING = {"rel": 2e-6}                        # how close losses of other orders of summation are
 
 
@@ -144,6 +145,13 @@ def run(folder, *more, stop_after=None, **task_options):
     assert stop.value.code == 128 + signal.SIGTERM
 
 
+def random_stop(num_steps: int) -> tuple[int, str]:
+    """The step that a run of so many is stopped in, and what a failure says of it. STOP_SEED=... draws one again."""
+    seed = int(os.environ.get("STOP_SEED") or random.SystemRandom().randrange(10**6))
+    step = random.Random(seed).randrange(1, num_steps)
+    return step, f"stopped in step {step} of {num_steps} (STOP_SEED={seed} draws it again):"
+
+
 def run_quietly(folder, stop_after, *more):
     """What one of two processes does; how many of the teacher's parameters it holds at the end of a whole run."""
     task = run(folder, *more, stop_after=stop_after)
@@ -205,11 +213,11 @@ def straight(tmp_path_factory):
 # --- one process ---
 
 def test_two_networks_stopped_at_a_random_step_and_resumed_equal_straight(straight, tmp_path):
-    stop_after = random.SystemRandom().randrange(1, NUM_STEPS)
+    stop_after, about = random_stop(NUM_STEPS)
     run(tmp_path, stop_after=stop_after)
     run(tmp_path, "--resume")
     state = last_state(tmp_path)
-    assert_same(state, last_state(straight), f"stopped after {stop_after}:")
+    assert_same(state, last_state(straight), about)
     assert state["num_updates"] == {"generator": 4, "critic": NUM_STEPS}
     assert losses_of(tmp_path) == losses_of(straight) and len(losses_of(straight)) == 4 * 2 + NUM_STEPS
     for weights in (state, state["others"]["critic"]):
@@ -402,9 +410,9 @@ class StoppedScaleTask(ScaleTask):
 
 
 def scale_arguments(script, folder, *more):
-    """The options of a training of one scale or two, of six steps."""
+    """The options of a training of one scale or two."""
     return script.parse_args([
-        "--hidden_dims", "8", "16", "--batch_size", "2", "--max_steps", "6", "--device", "cpu",
+        "--hidden_dims", "8", "16", "--batch_size", "2", "--max_steps", str(SCALE_STEPS), "--device", "cpu",
         "--precision", "float32", "--num_threads", "1", "--log_every", "1", "--no_tensorboard",
         "--learning_rate", "1e-3", "--name", "mine",
         "--checkpoint_dir", str(folder / "checkpoints"), "--output_dir", str(folder / "results"), *map(str, more)])
@@ -412,7 +420,7 @@ def scale_arguments(script, folder, *more):
 
 def run_kind(kind, folder, stop_after, *more):
     """Train a task of that kind in this process, perhaps one of two. stop_after: the step it is stopped in, or None."""
-    if kind in ("baseline", "lift"):
+    if kind in SCALE_TASKS:
         args = scale_arguments({"baseline": train_baseline, "lift": train_lift}[kind], folder, *more)
         images = ImageSet(np.random.RandomState(0).randint(0, 256, (12, 3, 64, 64), dtype=np.uint8), None, "made up",
                           "train", "hash")
@@ -434,7 +442,7 @@ def run_kind(kind, folder, stop_after, *more):
         assert stop_after is not None and stop.code == 128 + signal.SIGTERM
 
 
-KINDS, WAYS = ("baseline", "lift", "two networks", "labels"), ("alone", "copied", "spread")
+KINDS, WAYS = (*SCALE_TASKS, "two networks", "labels"), ("alone", "copied", "spread")
 CHEAP = {("labels", "alone"), ("labels", "copied"), ("baseline", "spread")}
 
 
@@ -451,20 +459,21 @@ def test_every_task_stopped_and_resumed_equals_straight_in_every_way(tmp_path, k
         given = kind, folder, stop_after, *more, *resume
         run_kind(*given) if way == "alone" else in_two_processes(run_kind, *given)
 
+    stop_after, about = random_stop(SCALE_STEPS if kind in SCALE_TASKS else NUM_STEPS)
     go(straight, None)
-    go(stopped, 3)
+    go(stopped, stop_after)
     [before] = run_files.list_states(stopped / "checkpoints", "mine")
-    assert load_torch(before)["step"] == 3
+    assert load_torch(before)["step"] == stop_after, about
     go(stopped, None, "--resume")
     ends = []
     for folder in (straight, stopped):
         state = load_torch(run_files.list_states(folder / "checkpoints", "mine")[-1])
-        assert state["step"] == state["num_steps"] > 3
+        assert state["step"] == state["num_steps"] > stop_after, about
         ends.append({key: state.get(key) for key in ("model_state", "ema_state", "optimizer_state", "others",
                                                      "num_updates", "losses")})
         ends[-1]["log"] = [{key: value for key, value in row.items() if key not in ("seconds", "images_per_second")}
                            for row in state["log"]]
-    assert_same(*ends)
+    assert_same(*ends, about)
 
 
 def test_a_large_network_names_the_blocks_that_are_gathered_in_turn():

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import find_browser, write_tiny_checkpoints
+from conftest import ROOT, find_browser, write_tiny_checkpoints
 from engine import run_files
 from lift import checkpoints
 from lift import error_map, heatmap_file
 from engine import files
 from lift import paths
-from lift import report, report_parts
+from lift import answer, report, report_parts
 from evaluation import figures
 from lift import figures as map_figures
 from evaluation import page
@@ -129,7 +129,7 @@ def test_records_are_the_json_files_with_a_command(tmp_path):
     text = page.records_html(records)
     assert text.index("b.json") < text.index("<details><summary>runs: 1 runs") < text.index("runs/d.json.py")
     text = page.record_html(*records[0])
-    assert "python train.py --x &lt;1&gt;" in text and "<td>--x</td>" in text
+    assert 'python train.py <span class="option">--x</span> &lt;1&gt;' in text and "<td>--x</td>" in text
     (tmp_path / "c.json").write_text("{")
     with pytest.raises(InputError, match="c.json"):
         page.read_records(tmp_path)
@@ -192,7 +192,17 @@ def test_script_writes_every_figure(written):
     text = (written / "results/report.html").read_text()
     for path in (written / "results/figures").glob("*.png"):
         assert f'<a href="figures/{path.name}"><img src="data:image/webp;base64,' in text
-    assert "python train_baseline.py --epochs 10" in text and "<h3>figures/samples.json</h3>" in text
+    assert 'python train_baseline.py <span class="option">--epochs</span> 10' in text
+    assert "<h3>figures/samples.json</h3>" in text
+
+
+def test_the_answer_stands_at_the_top_of_readme_study_and_report_word_for_word(written):
+    for text in (ROOT / "README.md", ROOT / "results/published/lift/study.md"):
+        top = " ".join(text.read_text(encoding="utf-8").split("\n## ")[0].split())
+        assert f"**{answer.QUESTION}** {answer.ANSWER}" in top, f"{text}: has other sentences than lift/answer.py"
+    header = (written / "results/report.html").read_text().split("</header>")[0]
+    assert f"<p>{answer.QUESTION} {answer.ANSWER}</p>" in header
+    assert (ROOT / "README.md").stat().st_size <= 10_000
 
 
 def test_script_fills_the_readme(written):
@@ -336,7 +346,7 @@ addEventListener("message", event => {
 </script><iframe style="border: 0; width: WIDTHpx; height: 900px" srcdoc="PAGE"></iframe></body>"""
 
 
-def open_page(text: str, folder, width: int = 1400) -> tuple[dict, str]:
+def open_page(text: str, folder, width: int = 1100) -> tuple[dict, str]:
     """What a copy of the page says about itself in headless Chromium, and what Chromium logged."""
     browser = find_browser()
     text = text.replace("<head>", "<head>" + WATCH, 1).replace("</body>", SELF_CHECK + "</body>", 1)
@@ -344,7 +354,7 @@ def open_page(text: str, folder, width: int = 1400) -> tuple[dict, str]:
     copy.write_text(FRAME.replace("WIDTH", str(width)).replace("PAGE", html.escape(text)))
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}", "--window-size=1500,1000",
+         "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}", "--window-size=1700,1000",
          "--hide-scrollbars", "--virtual-time-budget=10000", "--enable-logging=stderr", "--dump-dom", copy.as_uri()],
         capture_output=True, text=True, timeout=120)
     found = re.search(r'<pre id="self-check">(.*?)</pre>', done.stdout, re.DOTALL)
@@ -356,7 +366,7 @@ def as_number(text: str) -> float:
     return float(text.split(" ±")[0])
 
 
-@pytest.fixture(scope="module", params=[360, 1400])
+@pytest.fixture(scope="module", params=[390, 1100, 1600])
 def opened(request, written, tmp_path_factory):
     return request.param, *open_page((written / "results/report.html").read_text(), tmp_path_factory.mktemp("browser"),
                                      request.param)
