@@ -454,7 +454,8 @@ class Loop:
         """Leave the other processes. DDP's reducers go first: one that outlives the group ends it while it holds the
         interpreter's lock, for which a thread of gloo may be waiting, and then both wait for ever."""
         self.wrapped.clear()
-        gc.collect()                            # a DDP refers to itself
+        if self.group.size > 1:
+            gc.collect()                        # a DDP refers to itself
         distributed.leave()
 
     def write_what_a_kill_left_out(self) -> None:

@@ -1,4 +1,5 @@
 """Shared ground of the tests: modules importable from the repository root, one thread, the reference weights."""
+import gc
 import json
 import multiprocessing
 import os
@@ -18,24 +19,43 @@ import pytest
 from engine.command_line import run_script
 from lift.options import DEFAULT_NAMES
 
+os.environ["HF_HUB_OFFLINE"] = "1"      # read when the hub's client is loaded; else it goes on asking for half a minute
+
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
 
-# Names in a module of tests that fork from the server below, or load diffusers or gradio: ten seconds each for a
+# Names in a module of tests that forks from the server below, or that loads diffusers or gradio: seconds each, for a
 # worker.
-DEAR_TO_START = {"forks", "in_two_processes", "command_in_a_fork", "killed_and_resumed", "tiny_models", "save_tiny_vae",
-                 "save_autoencoder", "diffusers", "shelf_folder"}
+FORKING = {"forks", "in_two_processes", "command_in_a_fork", "killed_and_resumed"}
+LOADING = {"tiny_models", "save_tiny_vae", "save_autoencoder", "diffusers", "shelf_folder"}
 
 
+@pytest.hookimpl(trylast=True)                          # once the slow ones are out
 def pytest_collection_modifyitems(items):
-    """What is dear to start comes first: of two workers, who begin with a half each, one alone pays for it. Where there
-    is no GPU, the tests marked gpu are skipped."""
+    """Of two workers, who begin with a half each, the first starts the server and the other loads what is large; what
+    they then take from each other is the end of a half. Where there is no GPU, the tests marked gpu are skipped."""
     import torch
-    items.sort(key=lambda item: DEAR_TO_START.isdisjoint(vars(item.module)))
+    forking, loading, others = [], [], []
+    for item in items:
+        names = vars(item.module).keys()
+        (others if names.isdisjoint(FORKING | LOADING) else loading if names.isdisjoint(FORKING) else forking).append(
+            item)
+    in_first_half = max(len(items) // 2 - len(forking), 0)
+    items[:] = [*forking, *others[:in_first_half], *loading, *others[in_first_half:]]
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What the imports make stays: the collector of cycles need not look at a million objects again and again."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 def reference_value(name: str, shape) -> np.ndarray:

@@ -3,6 +3,8 @@
 The first optimizer of a process loads torch._dynamo, the first checkpoint of spread networks
 torch.distributed.checkpoint: seconds each, for processes that train for less.
 """
+import gc
+
 import pytest                                           # noqa: F401
 import torch
 import torch._dynamo                                    # noqa: F401
@@ -21,3 +23,4 @@ from engine import loop
 
 torch.set_num_threads(1)
 loop.Loop.draws_curves = False
+gc.freeze()                                             # no fork looks through what the server has loaded

@@ -17,10 +17,8 @@ from engine.errors import InputError
 
 
 @pytest.fixture
-def load(tmp_path, monkeypatch):
-    """load_images with a cache below tmp_path; `datasets` stays offline."""
-    import datasets
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+def load(tmp_path):
+    """load_images with a cache below tmp_path."""
     return lambda dataset, split="train": data.load_images(str(dataset), split, tmp_path / "cache")
 
 

@@ -23,12 +23,9 @@ ANIMALS = ROOT / ".." / "shared" / "data" / "animals64"
 
 
 @pytest.fixture(autouse=True)
-def without_network(monkeypatch, tmp_path):
-    """`datasets` stays offline and keeps its files below tmp_path."""
+def own_folders(monkeypatch, tmp_path):
+    """`datasets` keeps its files below tmp_path."""
     import datasets
-    import huggingface_hub.constants
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
     monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", tmp_path / "modules")
 

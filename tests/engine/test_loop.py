@@ -410,9 +410,9 @@ class StoppedScaleTask(ScaleTask):
 
 
 def scale_arguments(script, folder, *more):
-    """The options of a training of one scale or two."""
+    """The options of a training of one scale or two. Of one level, for spread over processes each parameter costs."""
     return script.parse_args([
-        "--hidden_dims", "8", "16", "--batch_size", "2", "--max_steps", str(SCALE_STEPS), "--device", "cpu",
+        "--hidden_dims", "8", "--batch_size", "2", "--max_steps", str(SCALE_STEPS), "--device", "cpu",
         "--precision", "float32", "--num_threads", "1", "--log_every", "1", "--no_tensorboard",
         "--learning_rate", "1e-3", "--name", "mine",
         "--checkpoint_dir", str(folder / "checkpoints"), "--output_dir", str(folder / "results"), *map(str, more)])

@@ -54,14 +54,28 @@ def run(tmp_path, cache, monkeypatch):
     return train
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, cache):
-    """The folder of a finished run of LIFT of three steps, which tests only read."""
-    folder = tmp_path_factory.mktemp("finished")
+# Of two epochs; ends within the second one, and between two lines of the log.
+ELEVEN_STEPS = ("--epochs", 2, "--max_steps", 11, "--save_every", 1)
+
+
+def run_to_read(folder, cache, *options):
+    """The folder of a finished run of LIFT, which tests only read."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", command_of("lift", folder, cache, ("--max_steps", 3)))
+        patch.setattr(sys, "argv", command_of("lift", folder, cache, options))
         train_lift.main()
     return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    """A run of three steps."""
+    return run_to_read(tmp_path_factory.mktemp("finished"), cache, "--max_steps", 3)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, cache):
+    """A run of eleven steps that nothing stopped."""
+    return run_to_read(tmp_path_factory.mktemp("straight"), cache, *ELEVEN_STEPS)
 
 
 def command_of(model_type, folder, cache, options):
@@ -150,9 +164,8 @@ def test_a_run_leaves_what_it_should(run):
 
 
 def test_training_lowers_the_loss(run):
-    folder = run("baseline", "--dataset", "synthetic:48", "--batch_size", 8, "--epochs", 12, "--learning_rate", "2e-3",
-                 "--flip")
-    losses = load_torch(folder / "checkpoints/baseline_12ep.pth")["losses"]
+    folder = run("baseline", "--dataset", "synthetic:48", "--epochs", 4, "--learning_rate", "5e-3", "--flip")
+    losses = load_torch(folder / "checkpoints/baseline_4ep.pth")["losses"]
     assert losses[-1] < 0.75 * losses[0]
 
 
@@ -189,8 +202,7 @@ def test_every_switch_reaches_the_training(finished, run, options):
 
 # --- resuming ---
 
-def test_stopped_by_a_signal_and_resumed_equals_straight(run, monkeypatch, capsys):
-    straight = final_weights(run("lift", "--max_steps", 11, to="straight"))
+def test_stopped_by_a_signal_and_resumed_equals_straight(straight, run, monkeypatch, capsys):
     original = loop.Loop.run_step
 
     def step_and_signal(trainer):
@@ -200,20 +212,20 @@ def test_stopped_by_a_signal_and_resumed_equals_straight(run, monkeypatch, capsy
 
     monkeypatch.setattr(loop.Loop, "run_step", step_and_signal)
     with pytest.raises(SystemExit) as stop:
-        run("lift", "--max_steps", 11, to="stopped")
+        run("lift", *ELEVEN_STEPS)
     assert stop.value.code == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step 5 of 11" in capsys.readouterr().err
     monkeypatch.setattr(loop.Loop, "run_step", original)
-    folder = run("lift", "--max_steps", 11, "--resume", to="stopped")
+    folder = run("lift", *ELEVEN_STEPS, "--resume")
     assert "at step 5 of 11" in capsys.readouterr().out
-    assert_same_weights(straight, final_weights(folder))
-    logs = [(f / "results/lift_dual_timestep_training.csv").read_text() for f in (folder, folder.parent / "straight")]
+    assert_same_weights(final_weights(straight), final_weights(folder))
+    logs = [(f / "results/lift_dual_timestep_training.csv").read_text() for f in (folder, straight)]
     losses = [[line.split(",")[:6] for line in log.splitlines()] for log in logs]
     assert losses[0] == losses[1]
 
 
 def test_killed_at_random_moments_and_while_saving_and_resumed_equals_straight(tmp_path):
-    verdict = killed_and_resumed(tmp_path, "--kills", 5, "--max_steps", 20, "--longest", 0.8)
+    verdict = killed_and_resumed(tmp_path, "--kills", 5, "--max_steps", 40, "--longest", 0.5, "--seed", 4)
     assert verdict["num_kills"] >= 4 and verdict["num_half_written"] >= 1, verdict
     assert verdict["num_different_tensors"] == 0 and verdict["ok"], verdict
 
@@ -236,7 +248,8 @@ def test_resume_with_nothing_there_starts_anew_and_finished_runs_stay_finished(r
 @pytest.mark.parametrize("model_type", ["baseline", "lift"])
 def test_a_run_that_predicts_v_says_so_in_its_checkpoint(run, model_type):
     plain = ("--max_steps", 3, "--log_every", 1)
-    folder = run(model_type, *plain, "--parametrization", "v", "--loss_target", "v", "--val_every", 1)
+    folder = run(model_type, *plain, "--parametrization", "v", "--loss_target", "v", "--val_every", 1, "--val_images",
+                 5)
     name = DEFAULT_NAMES[model_type]
     [path] = run_files.list_checkpoints(folder / "checkpoints", name)
     assert checkpoints.load_model(path).model.parametrization == "v"
@@ -270,7 +283,7 @@ def test_a_run_that_puts_out_the_residual_keeps_its_linear_denoiser(run, cache, 
 
 
 def test_a_native_32_scale_comes_back_from_its_checkpoint_and_only_with_both_losses(run):
-    folder = run("lift", "--max_steps", 3, "--native_32", "--val_every", 1)
+    folder = run("lift", "--max_steps", 3, "--native_32", "--val_every", 1, "--val_images", 5)
     [path] = run_files.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")
     assert checkpoints.load_model(path).model.native_32
     with pytest.raises(InputError, match="--native_32: found False, but .* was trained with True"):
@@ -479,22 +492,19 @@ def test_advice_after_a_step_that_is_not_finite(precision, advice):
 @pytest.mark.parametrize("break_it, message", [
     (lambda error, model: error * math.nan, "the loss is nan"),
     (lambda error, model: error + (next(model.parameters()).sum() * 0).sqrt(), "the gradient's norm is nan")])
-def test_a_step_that_is_not_finite_stops_before_anything_is_overwritten(run, monkeypatch, break_it, message):
-    options = ("--max_steps", 12, "--epochs", 2, "--save_every", 1, "--state_every", 2)
-    straight = final_weights(run("lift", *options, to="straight"))
+def test_a_step_that_is_not_finite_stops_before_anything_is_overwritten(straight, run, monkeypatch, break_it, message):
+    options = (*ELEVEN_STEPS, "--state_every", 2)
     with monkeypatch.context() as patch:
         patch.setattr(objective, "errors_per_image", breaking_from(5, break_it))     # epoch 1 ends at step 6
         with pytest.raises(InputError, match=rf"step 6: {message}, .*t_64 \[\d.*t_32 \[\d.*start again"):
-            run("lift", *options, to="diverged")
-    folder = run("lift", "--max_steps", 12, "--epochs", 2, "--save_every", 1, "--state_every", 2, "--resume",
-                 to="diverged")
-    assert_same_weights(straight, final_weights(folder))
+            run("lift", *options)
+    assert_same_weights(final_weights(straight), final_weights(run("lift", *options, "--resume")))
 
 
 def test_no_file_is_written_at_or_after_a_step_that_is_not_finite(run, monkeypatch, tmp_path):
     monkeypatch.setattr(objective, "errors_per_image", breaking_from(5, lambda error, model: error * math.inf))
     with pytest.raises(InputError, match="step 6: the loss is inf"):
-        run("lift", "--epochs", 2, "--save_every", 1, "--state_every", 2)
+        run("lift", *ELEVEN_STEPS, "--state_every", 2)
     states = run_files.list_states(tmp_path / "run/checkpoints", "lift_dual_timestep")
     assert [p.name for p in states] == ["lift_dual_timestep_step00000002.state.pth",
                                         "lift_dual_timestep_step00000004.state.pth"]
@@ -549,8 +559,8 @@ def test_a_damaged_state_does_not_take_the_place_of_a_good_one(run, capsys):
 
 def test_moments_in_another_layout_are_laid_out_again(run, capsys):
     """As a GPU leaves them, where networks are channels-last; the fused step on a CPU reads memory in order."""
-    straight = final_weights(run("lift", "--max_steps", 6, "--state_every", 3, "--learning_rate", 1e-2, to="straight"))
     folder = run("lift", "--max_steps", 6, "--state_every", 3, "--learning_rate", 1e-2)
+    straight = final_weights(folder)
     *_, state_file, _ = run_files.list_states(folder / "checkpoints", "lift_dual_timestep")
     for path in [*run_files.list_checkpoints(folder / "checkpoints", "lift_dual_timestep"),
                  run_files.list_states(folder / "checkpoints", "lift_dual_timestep")[-1]]:
@@ -607,21 +617,20 @@ def train_until_the_first_checkpoint(command):
     train_lift_with(command)
 
 
-def test_killed_between_a_state_and_its_checkpoint_a_run_gets_that_checkpoint_on_resuming(run, cache, tmp_path, capsys):
+def test_killed_between_a_state_and_its_checkpoint_a_run_gets_that_checkpoint_on_resuming(straight, run, cache,
+                                                                                        tmp_path, capsys):
     """The first state of a run that saves by the clock comes with its first checkpoint."""
-    options = ("--epochs", 2, "--save_every", 1)
-    straight = final_weights(run("lift", *options, to="straight"))
-    command = command_of("lift", tmp_path / "killed", cache, options)
+    command = command_of("lift", tmp_path / "run", cache, ELEVEN_STEPS)
     child = forks().Process(target=train_until_the_first_checkpoint, args=(command,))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
     capsys.readouterr()
-    folder = run("lift", *options, "--resume", to="killed")
-    assert "step00000006.state.pth at step 6 of 12" in capsys.readouterr().out
+    folder = run("lift", *ELEVEN_STEPS, "--resume")
+    assert "step00000006.state.pth at step 6 of 11" in capsys.readouterr().out
     assert [path.name for path in run_files.list_checkpoints(folder / "checkpoints", "lift_dual_timestep")] == [
         "lift_dual_timestep_1ep.pth", "lift_dual_timestep_2ep.pth"]
-    assert_same_weights(straight, final_weights(folder))
+    assert_same_weights(final_weights(straight), final_weights(folder))
 
 
 def test_only_the_last_part_of_a_batch_averages_gradients(run, monkeypatch):
@@ -727,7 +736,6 @@ def test_full_disk_is_one_clear_line_and_leaves_the_earlier_files(run, tmp_path,
     (["--split", "night"], "night"), (["--name", "a/b"], "--name: found 'a/b'"),
     (["--checkpoint_dir", "/dev/null/x"], "--checkpoint_dir: /dev/null/x cannot")])
 def test_wrong_input_is_one_line(tmp_path, cache, options, message, monkeypatch, capsys):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", command_of("lift", tmp_path / "run", cache, ["--max_steps", "1", *options]))
     with pytest.raises((SystemExit, InputError)) as stop:
         train_lift.main()
@@ -742,11 +750,16 @@ TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
 def assert_close_weights(weights, others, start):
-    """Equal up to the rounding of sums in another order: far closer to each other than to where both started from."""
+    """Equal up to the rounding of sums in another order: far closer to each other than to where both started from.
+
+    Biases of eight channels are left out: the norm behind them takes each channel's mean away. So their gradient is
+    zero, and Adam turns its rounding into steps of full size.
+    """
     assert weights.keys() == others.keys()
     for kind in ("raw", "ema"):
         def distance(a, b):
-            return sum(float((a[key] - b[key]).double().square().sum()) for key in a if key.startswith(kind)) ** 0.5
+            return sum(float((a[key] - b[key]).double().square().sum()) for key in a
+                       if key.startswith(kind) and not (key.endswith("bias") and len(a[key]) == 8)) ** 0.5
         assert 0 < distance(others, start) and distance(weights, others) < 0.01 * distance(others, start), kind
 
 

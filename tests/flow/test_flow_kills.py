@@ -19,7 +19,8 @@ def check(verdict: dict, num_kills: int) -> None:
 
 
 def test_four_kills_in_pixels(tmp_path):
-    check(killed_and_resumed(tmp_path, "--family", "flow", "--kills", 4, "--max_steps", 100, "--longest", 0.5), 4)
+    options = ["--family", "flow", "--kills", 4, "--max_steps", 60, "--longest", 0.3, "--seed", 4]
+    check(killed_and_resumed(tmp_path, *options), 4)
 
 
 @pytest.mark.slow
