@@ -33,7 +33,7 @@ def quality_table(found: dict, asked: dict) -> Table:
     if found["real digits"]:
         rows.append([Cell("real digits"), *[Cell("–")] * 5, *scores_of(found["real digits"]), *[Cell("–")] * 2])
     return Table("quality", "Quality of short trainings", f"{found['num_samples']:,} images each, classes balanced. "
-                 "Expected: as written down before the measurement; asked: by the issue. "
+                 "Expected: as written down before the measurement; asked: of this family. "
                  "Minutes: of one core, which did other work too.",
                  ["model", "seed", "sampling", "calls", "steps", "minutes", *SCORES, "expected", "asked"], rows)
 

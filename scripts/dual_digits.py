@@ -167,8 +167,9 @@ def main():
 
     def write():
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        write_run_record(args.output, args, expected=EXPECTED, sizes=SIZES, choice_seed=CHOICE_SEED, rows=rows,
-                         choices=choices, summary=summary(rows))
+        write_run_record(args.output, args, expected=EXPECTED, sizes=SIZES, choice_seed=CHOICE_SEED,
+                         seeds_done=sorted({row["seed"] for row in rows}), rows=rows, choices=choices,
+                         summary=summary(rows))
 
     for seed in args.seeds:
         for cell in args.cells:

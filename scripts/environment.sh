@@ -3,7 +3,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ./scripts/setup.sh || return
 if [ "${VENV:-.venv}" = none ]; then PYTHON="${PYTHON:-python3}"; else PYTHON="${VENV:-.venv}/bin/python"; fi
 export PYTHONUNBUFFERED=1
-unset PYTHONDONTWRITEBYTECODE           # without bytecode every start compiles torch anew, which takes seconds
+unset PYTHONDONTWRITEBYTECODE           # where packages came without bytecode, every start would compile torch anew
 
 # Run a command that Ctrl-C or SIGTERM to this script stops too, and wait for its end; its status, and 143 if stopped.
 stopped=""
