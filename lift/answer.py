@@ -2,6 +2,6 @@
 
 QUESTION = "One time or two?"
 ANSWER = ("Use one time. On digits, at equal steps, arithmetic and calls, each of three seeds of one time draws "
-          "better than every seed of two scales, however their times are drawn, and two bands of one image with a time "
-          "each are level with it. On photographs it is not decided: by the first of two measures one time draws better, by "
-          "the second two times with a lead do.")
+          "better than every seed of two scales, however their times are drawn, and two bands of one image with a "
+          "time each are level with it. On photographs it is not decided: by the first of two measures one time "
+          "draws better, by the second two times with a lead do.")
