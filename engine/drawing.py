@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from engine.denoiser import Denoiser
-from engine.sampling import Samples, classes_in_turn, sample, to_uint8
+from engine.sampling import Samples, classes_in_turn, sample, to_device, to_uint8
 from scheduler import DiscreteSteps
 
 BATCH_SIZE = 250                # of images that are drawn at once where nothing else is asked for
@@ -31,10 +31,10 @@ class Drawing:
     how: dict = field(default_factory=dict)
 
     def labels(self, indices: Sequence[int]) -> torch.Tensor | None:
-        """The classes of images: int64 [B]."""
+        """The classes of images: int64 [B] on the CPU."""
         if self.classes is None:
             return None
-        return torch.tensor(self.classes, device=self.device)[classes_in_turn(indices, len(self.classes), self.device)]
+        return torch.tensor(self.classes)[classes_in_turn(indices, len(self.classes))]
 
     @torch.inference_mode()
     def __call__(self, seed: int, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -45,8 +45,9 @@ class Drawing:
 
     def samples(self, seed: int, indices: Sequence[int], on_step=None) -> Samples:
         """What the sampler ends with; on_step: as in `engine.sampling.sample`."""
-        return sample(self.denoiser, self.path, seed, indices, labels=self.labels(indices), device=self.device,
-                      on_step=on_step, **self.how)
+        labels = self.labels(indices)
+        return sample(self.denoiser, self.path, seed, indices, device=self.device, on_step=on_step,
+                      labels=None if labels is None else to_device(labels, self.device), **self.how)
 
     def images(self, seed: int, indices: Sequence[int], batch_size: int = BATCH_SIZE) -> torch.Tensor:
         """The images alone, `batch_size` at a time: uint8 [n, C, H, W] on the CPU."""

@@ -14,8 +14,8 @@ LEAST_ACCURACY, MOST_DIFFERENCE = 0.5, 0.25
 
 def code_distances(codes: torch.Tensor) -> torch.Tensor:
     """Distances between the learned codes of the classes, and of no class if it has one, in mean lengths of a code:
-    [K, D] -> float64 [K, K]."""
-    codes = codes.detach().double()
+    [K, D] -> float64 [K, K] on the CPU."""
+    codes = codes.detach().cpu().double()
     return torch.cdist(codes, codes) / codes.norm(dim=1).mean()
 
 
@@ -23,11 +23,12 @@ def code_distances(codes: torch.Tensor) -> torch.Tensor:
 def class_effects(denoiser: NetworkDenoiser, path: torch.Tensor, seed: int = 0) -> dict[float, float]:
     """The effect of the class at a few times of a path: time -> distance between the clean images predicted with and
     without the class, over the root mean square of the former. The sampling starts from pure noise for every class."""
-    labels = torch.arange(denoiser.num_classes)
-    [x] = start_noise(denoiser.shapes, seed, range(len(labels)))
+    device = next(denoiser.network.parameters()).device
+    labels = torch.arange(denoiser.num_classes, device=device)
+    [x] = start_noise(denoiser.shapes, seed, range(len(labels)), device)
     effects = {}
     for t in path[:-1][::max(1, len(path) // 5)].tolist():
-        times = torch.full((len(x),), t, dtype=path.dtype)
+        times = torch.full((len(x),), t, dtype=path.dtype, device=device)
         [of_class], [of_none] = denoiser.clean([x], [times], labels), denoiser.clean([x], [times])
         effects[t] = float((of_class - of_none).square().mean().sqrt() / of_class.square().mean().sqrt())
     return effects
@@ -35,14 +36,14 @@ def class_effects(denoiser: NetworkDenoiser, path: torch.Tensor, seed: int = 0) 
 
 def gradient_norms(denoiser: NetworkDenoiser, x_0: torch.Tensor, labels: torch.Tensor, seed: int = 0) -> dict:
     """Share of each layer in the gradient of the loss: layer -> its norm over that of all layers. x_0: images or
-    latents [B, ...], one batch with times all over the process."""
+    latents [B, ...] on the network's device, one batch with times all over the process."""
     process, network = denoiser.processes[0], denoiser.network
-    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed))
-    t = process.at_share((torch.arange(len(x_0)) + 0.5) / len(x_0))
+    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed)).to(x_0.device)
+    t = process.at_share((torch.arange(len(x_0), device=x_0.device) + 0.5) / len(x_0))
     t = t.clamp(0).long() if isinstance(process, CosineSteps) else t
     with torch.enable_grad():
         parameters = {name: p.requires_grad_() for name, p in network.named_parameters()}
-        [errors] = output_errors(denoiser, network, Batch([x_0], [eps], [t], labels))
+        [errors] = output_errors(denoiser, network, Batch([x_0], [eps], [t], labels.to(x_0.device)))
         gradients = torch.autograd.grad(errors.mean(), list(parameters.values()), allow_unused=True)
     squares = {}
     for name, gradient in zip(parameters, gradients):

@@ -34,7 +34,7 @@ class Tour:
     """The page's title and lead, its sections, and the folder in which their figures lie until the page is written."""
 
     def __init__(self, args, folder: Path, device):
-        self.args, self.folder, self.sections = args, folder, []
+        self.args, self.folder, self.device, self.sections = args, folder, device, []
         self.title, self.lead, self.words = read_sections(Path(__file__).with_name("tour.md"))
         self.models = {name: load_model(path, device, args.vae) for name in ("flow", "ddpm", "latent")
                        if (path := getattr(args, name)) is not None}
@@ -96,7 +96,8 @@ class Tour:
         for name, model in self.pixels.items():
             start = DDIM_START if model.denoiser.kind == "eps" else None
             path_of = partial(model.denoiser.processes[0].even_path, start=start)
-            found[name] = solver_errors(model.denoiser, path_of, SOLVERS, CALLS, model.clips, self.args.seed)
+            found[name] = solver_errors(model.denoiser, path_of, SOLVERS, CALLS, model.clips, self.args.seed,
+                                        device=self.device)
         self.add("solvers", {"Error against network calls, log-log.":
                              curve_panels(found, CALLS, "network calls", "RMS difference per pixel")})
 
@@ -124,14 +125,14 @@ class Tour:
         some = self.test_images[:10]
         x = from_uint8(padded(self.test_images))
         with torch.inference_mode():
-            codes = self.vae.encode(x)
-        walk = torch.stack([torch.lerp(codes[0], codes[1], share) for share in torch.linspace(0, 1, 10)])
+            codes = self.vae.encode(x.to(self.device))
+        walk = torch.stack([torch.lerp(codes[0], codes[1], share) for share in torch.linspace(0, 1, 10).tolist()])
         rows = {"digit": some, "back again": reconstructed(self.vae, some),
-                "a walk": images_of(walk, self.vae, some.shape[-1]),
-                "from noise": decoded_noise(self.args.vae, self.args.seed, range(10), "cpu")}
+                "a walk": images_of(walk, self.vae, some.shape[-1]).cpu(),
+                "from noise": decoded_noise(self.args.vae, self.args.seed, range(10), self.device)}
         if "latent" in self.models:
             rows["by the model"], _ = self.drawn(self.models["latent"], 10)
-        points = principal_components(codes.flatten(1))
+        points = principal_components(codes.flatten(1).cpu())
         self.add("latents",
                  {"Test digits and their way through the code; noise decoded as it is, and denoised first.":
                   image_rows(rows),
@@ -144,12 +145,14 @@ class Tour:
         name, model = next(iter(self.pixels.items()))
         process = model.denoiser.processes[0]
         train_images, held_out = torch.tensor(self.train_set.images), self.test_images[:NUM_LOOKED]
-        exact = ExactDenoiser(padded(train_images), process)
-        errors = {title: errors_by_noise({"network": model.denoiser, "exact": exact}, padded(images), ERROR_SHARES)
+        exact = ExactDenoiser(padded(train_images).to(self.device), process)
+        both = {"network": model.denoiser, "exact": exact}
+        errors = {title: errors_by_noise(both, padded(images).to(self.device), ERROR_SHARES)
                   for title, images in (("digits it was trained on", train_images[:NUM_LOOKED]),
                                         ("test digits", held_out))}
-        copies = sample(exact, process.uniform_path(EXACT_STEPS), self.args.seed, range(10), solver="midpoint").xs[0]
-        shown = {"network": self.drawn(model, NUM_LOOKED)[0], "exact": images_of(copies, None, model.image_size),
+        copies = sample(exact, process.uniform_path(EXACT_STEPS), self.args.seed, range(10), solver="midpoint",
+                        device=self.device).xs[0]
+        shown = {"network": self.drawn(model, NUM_LOOKED)[0], "exact": images_of(copies, None, model.image_size).cpu(),
                  "test digits": held_out}
         near = {title: nearest_images(images, train_images) for title, images in shown.items()}
         rows = {}

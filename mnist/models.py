@@ -42,7 +42,11 @@ class Model:
     image_size: int
     name: str
     dropped_labels: bool = True         # whether it was trained without a class too, which guidance needs
-    device: torch.device | str = "cpu"  # where the networks are
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.denoiser.network.parameters()).device
 
     @property
     def is_guidable(self) -> bool:
@@ -91,8 +95,8 @@ class Model:
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """What the network sees of images, uint8 [B, C, image_size, image_size]: padded images in [-1, 1], or
-        latents."""
-        x = from_uint8(padded(images))
+        latents, on the networks' device."""
+        x = from_uint8(padded(images).to(self.device))
         return x if self.vae is None else self.vae.encode(x)
 
     def drawing(self, path, classes=None, guidance_scale: float = 1.0, **how) -> Drawing:
@@ -188,4 +192,4 @@ def model_of(content: dict, path, device="cpu", vae_checkpoint=None, raw: bool =
         vae.to(device)
     denoiser.network.to(device).eval()
     return Model(denoiser, vae, content["image_size"], content["name"],
-                 content["options"].get("label_dropout", 0) > 0, device)
+                 content["options"].get("label_dropout", 0) > 0)

@@ -101,5 +101,5 @@ def denoiser_task(args, device, group) -> DigitTask:
              "vae_checkpoint": vae and str(args.vae_checkpoint),
              "vae_hash": vae and sha256_of_file(args.vae_checkpoint)}
     note_experiment(args, group)
-    model = Model(denoiser, vae, args.image_size, args.name, device=device)
+    model = Model(denoiser, vae, args.image_size, args.name)
     return DigitTask(model, images, image_set.labels, image_set, args, device, facts)

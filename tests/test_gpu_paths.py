@@ -17,8 +17,11 @@ from engine.files import save_torch
 from engine.loop import Loop
 from engine.options import SOLVERS
 from engine.sampling import sample
-from evaluation import fid, image_detail, lite_features, sliced_wasserstein
+from evaluation import denoiser_errors, fid, image_detail, lite_features, sliced_wasserstein
+from evaluation.class_conditioning import class_effects, code_distances, gradient_norms
+from evaluation.denoiser_errors import errors_by_noise, solver_errors
 from evaluation.options import rows_of
+from evaluation.small_images import scatter
 from flow import grids
 from flow import train as flow_train
 from flow import training as flow_training
@@ -34,6 +37,7 @@ from mnist import tasks as mnist_tasks
 from mnist import training, vae_task
 from networks.adm import EDMNetwork
 from networks.dit import DiT
+from networks.margin import padded
 from networks.vae import VAE
 from pretended_gpu import GPU, PretendedGPU, pretended_gpu
 from scheduler import CosineSteps, LinearFlow, Sigma
@@ -290,9 +294,35 @@ def test_images_of_digits(gpu, process, kind, in_latents):
     denoiser.network.to(gpu).eval()
     model = mnist_models.Model(denoiser, vae, 28, "digits")
     path = model.path(2) if in_latents else model.path(2, "ddpm")[-3:]
-    images = model.images(path, 0, [0, 1, 2], torch.tensor([0, 1, 2]), guidance_scale=2.0, batch_size=2,
-                          **({} if in_latents else {"eta": 1.0}))
+    draw = model.drawing(path, range(3), 2.0, **({} if in_latents else {"eta": 1.0}))
+    images = draw.images(0, [0, 1, 2], batch_size=2)
     assert images.shape == (3, 1, 28, 28) and images.dtype == torch.uint8 and images.device.type == "cpu"
+
+
+MEASUREMENTS = {
+    "labels": lambda model: [scatter([("", np.zeros((4, 2)), model.usual_drawing().labels(range(4)))])],
+    "solver_errors": lambda model: solver_errors(model.denoiser, model.path, {"euler": "ddim"}, (1,), num_images=2,
+                                                 device=GPU)["euler"],
+    "errors_by_noise": lambda model: errors_by_noise({"network": model.denoiser}, padded(digits()).to(GPU),
+                                                     (0.5,))["network"],
+    "class_effects": lambda model: list(class_effects(model.denoiser, model.path(2)).values()),
+    "gradient_norms": lambda model: list(gradient_norms(model.denoiser, model.encode(digits()),
+                                                        torch.arange(8) % 3).values()),
+    "code_distances": lambda model: code_distances(model.denoiser.network.class_codes).tolist()}
+
+
+def digits() -> torch.Tensor:
+    return torch.from_numpy(pictures(28, 1).images)
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_measurements_of_a_model_of_digits(gpu, monkeypatch, name):
+    """Those of the tour and of the search for faults, whose labels and times must lie where the network is."""
+    monkeypatch.setattr(denoiser_errors, "REFERENCE_STEPS", 2)
+    monkeypatch.setattr(torch.autograd, "grad", lambda output, inputs, **_: [torch.ones_like(x) for x in inputs])
+    denoiser = mnist_models.build_denoiser("flow", "velocity", {**DIGITS, "shape": [1, 32, 32]})
+    denoiser.network.to(gpu).eval()
+    assert MEASUREMENTS[name](mnist_models.Model(denoiser, None, 28, "digits"))
 
 
 def test_sampling_of_one_scale_and_of_a_given_half_size_image(gpu):

@@ -110,7 +110,7 @@ class OurStep(PlainStep):
         args = SimpleNamespace(batch_size=batch_size, epochs=10**6, max_steps=None, grad_accum=1, seed=0, compile=False,
                                learning_rate=1e-3, lr_schedule="cosine", warmup_steps=0, weight_decay=1e-4,
                                ema_decay=0.995, label_dropout=0.0, precision=precision, dataset="digits", split="train")
-        model = Model(denoiser_of(preset), None, 28, "ddpm", device=device)
+        model = Model(denoiser_of(preset), None, 28, "ddpm")
         images = digits()
         task = DigitTask(model, padded(torch.from_numpy(images)), None, ImageSet(images, None, "digits", "train", ""),
                          args, device, {})
