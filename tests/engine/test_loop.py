@@ -410,9 +410,11 @@ class StoppedScaleTask(ScaleTask):
 
 
 def scale_arguments(script, folder, *more):
-    """The options of a training of one scale or two. Of one level, for spread over processes each parameter costs."""
+    """The options of a training of one scale or two. LIFT that is spread over processes has two levels; all else has
+    one, for each parameter costs."""
+    hidden_dims = ("8", "16") if script is train_lift and "--fsdp" in more else ("8",)
     return script.parse_args([
-        "--hidden_dims", "8", "--batch_size", "2", "--max_steps", str(SCALE_STEPS), "--device", "cpu",
+        "--hidden_dims", *hidden_dims, "--batch_size", "2", "--max_steps", str(SCALE_STEPS), "--device", "cpu",
         "--precision", "float32", "--num_threads", "1", "--log_every", "1", "--no_tensorboard",
         "--learning_rate", "1e-3", "--name", "mine",
         "--checkpoint_dir", str(folder / "checkpoints"), "--output_dir", str(folder / "results"), *map(str, more)])

@@ -749,17 +749,25 @@ def test_wrong_input_is_one_line(tmp_path, cache, options, message, monkeypatch,
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
+# Of LIFT with TINY's hidden dims: biases of eight channels whose mean the norm behind them takes away, for it has one
+# group per channel. In exact arithmetic their gradient is zero.
+WITHOUT_GRADIENT = re.compile(r"(encoder_blocks\.0|decoder_blocks\.1)\.[01]\.(time_mlp|conv1)\.bias$"
+                              r"|decoder_blocks\.1\.[01]\.(conv2|shortcut)\.bias$")
+
+
 def assert_close_weights(weights, others, start):
     """Equal up to the rounding of sums in another order: far closer to each other than to where both started from.
 
-    Biases of eight channels are left out: the norm behind them takes each channel's mean away. So their gradient is
-    zero, and Adam turns its rounding into steps of full size.
+    Biases without a gradient are left out, for Adam turns its rounding into steps of full size.
     """
     assert weights.keys() == others.keys()
     for kind in ("raw", "ema"):
+        left_out = {key for key in weights if key.startswith(kind) and WITHOUT_GRADIENT.search(key)}
+        assert len(left_out) == 11
+
         def distance(a, b):
             return sum(float((a[key] - b[key]).double().square().sum()) for key in a
-                       if key.startswith(kind) and not (key.endswith("bias") and len(a[key]) == 8)) ** 0.5
+                       if key.startswith(kind) and key not in left_out) ** 0.5
         assert 0 < distance(others, start) and distance(weights, others) < 0.01 * distance(others, start), kind
 
 
