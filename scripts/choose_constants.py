@@ -4,8 +4,8 @@
 Every correction of exposure bias and guidance of WAYS is tried at equal network calls, path by path: with the first
 checkpoint, from the noise of --choice_seed, against --choice_split. The way that scores best by --choose_by is scored
 beside the plain one, for every checkpoint, with --seeds against --reference_split. A baseline has the same choice, but
-for the guidance that needs a second scale. Finished rows are not measured again. Writes --output: what was tried, what
-was chosen, and what was expected.
+for the guidance that needs a second scale. Finished rows are not measured again. Writes --output: what was tried, and
+what was chosen.
 """
 import subprocess
 import sys
@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from data import add_data_options, load_images, num_in_common
-from engine.command_line import (Parser, add_device_options, run_script, seed_number, whole_number, write_run_record)
+from data import ImageSet, add_data_options, columns_in, load_images, num_in_common
+from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
+                                 write_run_record)
 from engine.errors import InputError
+from engine.files import check_can_be_written, refuse_existing
+from eval_fid_batch import choose_dataset
 from evaluation import results_table
-from evaluation.options import WITHOUT_INCEPTION
+from evaluation.options import METRICS, WITHOUT_INCEPTION, rows_of
+from evaluation.tables import HIGHER_IS_BETTER
 
-EXPECTED = ("At 9 calls a correction helps every model by fd_lite0, LIFT with a lead most; at 18 calls the baseline is "
-            "best as it is, and LIFT with a lead still gains. Guidance at equal calls, with half of the steps, loses "
-            "to plain steps for all.")
+# Metrics of one row whose smallest value is the best one.
+CHOOSING = tuple(metric for metric in METRICS if metric in rows_of(metric) and metric not in HIGHER_IS_BETTER)
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,12 @@ def steps_of(way: Way, path: str, calls: int) -> int | None:
                  if num_calls(path_without_map(path, steps), way.options(way.guided_by)) == calls), None)
 
 
-def row_of_way(args, loaded, way: Way, guide, path: str, steps: int, *, seeds, split: str, num_images: int, metrics,
-               table) -> dict:
+def row_of_way(args, loaded, way: Way, guide, path: str, steps: int, *, seeds, split: str, real: ImageSet,
+               num_images: int, metrics, table) -> dict:
     """The row of one way, of the first seed and metric; all are measured and added to `table` unless they are there.
 
-    loaded, guide: `LoadedModel` of the checkpoint and of the earlier one, or None. The rest: options of
-    eval_fid_batch.py. Raises InputError where that fails.
+    loaded, guide: `LoadedModel` of the checkpoint and of the earlier one, or None; real: the images of `split`. The
+    rest: options of eval_fid_batch.py. Raises InputError where that fails, or where several rows answer.
     """
     from lift.generation import solver_name
     words = [sys.executable, "eval_fid_batch.py", "--checkpoints", str(loaded.path), "--paths", path, "--num_steps",
@@ -85,29 +88,34 @@ def row_of_way(args, loaded, way: Way, guide, path: str, steps: int, *, seeds, s
              str(args.cache_dir), "--reference_split", split, "--seeds", *map(str, seeds), "--num_images",
              str(num_images), "--metrics", *metrics, "--results", str(table), "--precision", args.precision,
              "--num_threads", str(args.num_threads), *(["--device", args.device] if args.device else [])]
+    for name, column in columns_in(vars(args)).items():
+        words += [f"--{name}", column] if column else []
     if code := subprocess.run(words).returncode:
         raise InputError(f"eval_fid_batch.py: ended with status {code}; mend what it said and run this again")
-    key = {"checkpoint_hash": loaded.fingerprint, "path": path, "num_steps": steps, "split": split, "seed": seeds[0],
-           "num_images": num_images, "metric": metrics[0],
-           "solver": solver_name(way.options(guide and guide.path), guide)}
+    key = {"checkpoint_hash": loaded.fingerprint, "path": path, "num_steps": steps, "weights": "ema",
+           "x32_mode": "joint", "precision": args.precision, "dataset": real.dataset, "split": split,
+           "reference_hash": real.content_hash, "seed": seeds[0], "num_images": num_images,
+           "metric": rows_of(metrics[0])[0], "solver": solver_name(way.options(guide and guide.path), guide)}
     rows = results_table.find(results_table.read(table, warn=False), key)
-    if not rows:
-        raise InputError(f"{table}: has no row of {loaded.path.name}, {key['path']}, {key['solver']}, expected the one "
-                         "that eval_fid_batch.py has measured")
-    return rows[-1]
+    if len(rows) != 1:
+        raise InputError(f"{table}: has {len(rows)} rows of {loaded.path.name}, {key['path']}, {key['solver']}, "
+                         f"{key['dataset']}, expected the one that eval_fid_batch.py has measured; name another table")
+    return rows[0]
 
 
-def check_apart(args) -> None:
-    """Raises InputError where the choice would be made on noise or images that are reported."""
+def load_apart(args) -> list[ImageSet]:
+    """The images to choose by, and those of reported scores. Raises InputError where the choice would be made on noise
+    or images that are reported."""
     if args.choice_seed in args.seeds:
         raise InputError(f"--choice_seed: found {args.choice_seed}, one of --seeds; expected another, so that no "
                          "constant is chosen on what is reported")
-    chosen_on, reported = (load_images(args.dataset, split, args.cache_dir).images
-                           for split in (args.choice_split, args.reference_split))
-    common = num_in_common(reported, chosen_on)
+    chosen_on, reported = sets = [load_images(args.dataset, split, args.cache_dir, **columns_in(vars(args)))
+                                  for split in (args.choice_split, args.reference_split)]
+    common = num_in_common(reported.images, chosen_on.images)
     if common > len(chosen_on) / 100:               # a data set may hold an image twice
         raise InputError(f"--choice_split: {common} of its {len(chosen_on)} images are in --reference_split "
                          f"{args.reference_split} too; expected others, as train[:500] beside train[500:]")
+    return sets
 
 
 def load_seeds(args) -> tuple[list, list]:
@@ -137,38 +145,47 @@ def parse_args(argv=None):
     parser.add_argument("--choice_split", default="validation", metavar="SPLIT", help="real images to choose by")
     parser.add_argument("--choice_images", type=whole_number(2), default=1000, metavar="IMAGES",
                         help="generated for every way that is tried")
-    parser.add_argument("--choose_by", default="kd_lite0", metavar="METRIC",
-                        help="lower is better; a kernel distance is unbiased, however few the images")
+    parser.add_argument("--choose_by", default="kd_lite0", choices=CHOOSING,
+                        help="lower is better in all; a kernel distance is unbiased, however few the images")
     parser.add_argument("--seeds", type=seed_number, nargs="+", default=[42], action="each_once",
                         help="of the noise of reported scores")
     parser.add_argument("--reference_split", default="train", metavar="SPLIT", help="real images of reported scores")
     parser.add_argument("--num_images", type=whole_number(2), default=5000, metavar="IMAGES",
                         help="generated for every reported row")
-    parser.add_argument("--metrics", nargs="+", default=list(WITHOUT_INCEPTION), action="each_once",
+    parser.add_argument("--metrics", nargs="+", default=list(WITHOUT_INCEPTION), choices=METRICS, action="each_once",
                         help="of the reported scores")
     parser.add_argument("--results", type=Path, default=Path("results/fid_results.csv"), metavar="CSV",
                         help="table that reported rows are added to")
     parser.add_argument("--choices", type=Path, default=Path("results/choices.csv"), metavar="CSV",
                         help="table of what is tried")
-    parser.add_argument("--output", type=Path, default=Path("results/constants.json"), metavar="JSON")
-    add_data_options(parser)
+    parser.add_argument("--output", type=Path, default=Path("results/constants.json"), metavar="JSON",
+                        help="record of what was tried and chosen")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier --output")
+    add_data_options(parser, columns=True)
     add_device_options(parser)
+    parser.set_defaults(dataset=None)                   # the one that the checkpoints were trained on
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
     from lift.paths import WITHOUT_MAP
+    refuse_existing(args.output, args.overwrite)
+    for table in (args.results, args.choices):
+        check_can_be_written(table)
     loaded, guides = load_seeds(args)
     model_type = loaded[0].model_type
     names = args.paths or ["uniform" if model_type == "baseline" else "diagonal"]
     fitting = WITHOUT_MAP[:1] if model_type == "baseline" else WITHOUT_MAP[1:]
     if wrong := [name for name in names if name not in fitting]:
         raise InputError(f"--paths: found {wrong[0]} for a {model_type} model, expected some of {', '.join(fitting)}")
-    check_apart(args)
-    choice = {"seeds": [args.choice_seed], "split": args.choice_split, "num_images": args.choice_images,
-              "metrics": [args.choose_by], "table": args.choices}
-    report = {"seeds": args.seeds, "split": args.reference_split, "num_images": args.num_images,
+    for name, column in choose_dataset(args, [model.options for model in loaded], say=True).items():
+        setattr(args, name, column)
+    chosen_on, reported = load_apart(args)
+    device = start_device(args)
+    choice = {"seeds": [args.choice_seed], "split": args.choice_split, "real": chosen_on,
+              "num_images": args.choice_images, "metrics": [args.choose_by], "table": args.choices}
+    report = {"seeds": args.seeds, "split": args.reference_split, "real": reported, "num_images": args.num_images,
               "metrics": args.metrics, "table": args.results}
     tried, chosen = [], []
     for path in names:
@@ -185,7 +202,7 @@ def main(argv=None):
                 for way, num_steps in dict.fromkeys([(PLAIN, calls), (best, steps)]):
                     row_of_way(args, model, way, guide, path, num_steps, **report)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_run_record(args.output, args, expected=EXPECTED, tried=tried, chosen=chosen)
+    write_run_record(args.output, args, device, tried=tried, chosen=chosen)
     for row in chosen:
         print(", ".join(f"{name} {value}" for name, value in row.items()))
     print(f"wrote {args.output}")

@@ -203,6 +203,13 @@ def test_the_study_chooses_constants_for_all_models_and_samples_each_in_the_othe
     assert f"--checkpoints {files[models[2]].format(8, 8)} --calls 9 18 --paths diagonal lead_2" in bands
     for note in (baseline, bands):
         assert "--choice_split train[:500] " in note and "--reference_split train[500:] " in note
+    (tmp_path / "study" / f"constants_{models[0]}_8ep.json").touch()        # finished: made after both checkpoints
+    assert box("study.sh", "constants", **settings)[1] == [bands]
+    os.utime(tmp_path / f"{models[0]}_seed1_8ep.pth", (2e9, 2e9))
+    assert len(box("study.sh", "constants", **settings)[1]) == 2
+    for split in ("train[-500:]", "train[100:200]", "train"):
+        done, notes = box("study.sh", "train", "constants", **settings | {"VAL_SPLIT": split})
+        assert done.returncode == 2 and f"VAL_SPLIT: found {split}, expected train[:N]" in done.stderr and not notes
     done, notes = box("study.sh", "swap", SEEDS="0", **{k: v for k, v in settings.items() if k != "SEEDS"})
     assert done.returncode == 0, done.stderr
     ways = sorted((note.split("_seed0")[0].split("/")[-1], note.split("--paths ")[1].split(" --num_steps")[0],
