@@ -4,19 +4,22 @@
 #   DATASET=../shared/data/cifar10 ./scripts/flow_study.sh
 # By its arithmetic that is about 20 hours of a core that does 100 GFLOP a second in bf16, half of them for scores: a
 # night of two cores. It was not run. Smaller:
-#   STEPS=1500 SIZES="--hidden_size 128 --depth 4 --num_heads 4" OUTPUTS="velocity residual" PATCHES=4 SEEDS=0 OTHERS= ...
+#   STEPS=1500 SIZES="--hidden_size 128 --depth 4 --num_heads 4" OUTPUTS="velocity residual" PATCHES=4 \
+#   SEEDS=0 OTHERS= ...
 # Trainings resume where they were stopped and finished rows are not measured again, so that the script can be started
 # as often as there is time. Everything lies below $OUTPUT; the table is $OUTPUT/study.md, and of every model there is a
 # picture with a row per class. METRICS="fd_lite0 kd_lite0 swd" for a data set with other classes than CIFAR-10's.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
-DATASET="${DATASET:-cifar10}" OUTPUT="${OUTPUT:-results/flow_study}" CHECKPOINTS="${CHECKPOINTS:-checkpoints/flow_study}"
+DATASET="${DATASET:-cifar10}" OUTPUT="${OUTPUT:-results/flow_study}"
+CHECKPOINTS="${CHECKPOINTS:-checkpoints/flow_study}"
 SIZES="${SIZES:---hidden_size 256 --depth 6 --num_heads 4 --mlp_ratio 4}"                # 5 M parameters
 UNET="${UNET:---network unet --patch_size 1 --hidden_size 32 --depth 2}"
 DUAL="${DUAL:---scales 32 16 --patch_size 4 --hidden_size 248 --depth 5 --num_heads 4 --mlp_ratio 4}"
 STEPS="${STEPS:-3000}" BATCH_SIZE="${BATCH_SIZE:-64}" LEARNING_RATE="${LEARNING_RATE:-5e-4}"
-OUTPUTS="${OUTPUTS:-velocity clean residual}" PATCHES="${PATCHES:-4 8}" SEEDS="${SEEDS:-0 1}" OTHERS="${OTHERS-unet dual}"
+OUTPUTS="${OUTPUTS:-velocity clean residual}" PATCHES="${PATCHES:-4 8}" SEEDS="${SEEDS:-0 1}"
+OTHERS="${OTHERS-unet dual}"
 CALLS="${CALLS:-10 20 32}" SOLVERS="${SOLVERS:-ddim midpoint multistep}" GUIDANCE="${GUIDANCE:-1 2 4}"
 NUM_IMAGES="${NUM_IMAGES:-500}" METRICS="${METRICS:-fd_lite0 kd_lite0 swd groups}"
 read -r -a metrics <<< "$METRICS"
@@ -28,7 +31,8 @@ study() {       # NAME SEED OPTION...: train, score at every guidance, solver an
         printf '\n== training %s ==\n' "$name"
         run "$PYTHON" -m flow.train --dataset "$DATASET" --name "$name" --seed "$seed" "${@:3}" --max_steps "$STEPS" \
             --epochs 1000000 --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --save_every 1000000 \
-            --sample_every 0 --val_every 1000000 --no_tensorboard --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" \
+            --sample_every 0 --val_every 1000000 --no_tensorboard --checkpoint_dir "$CHECKPOINTS" \
+            --output_dir "$OUTPUT" \
             "${device[@]}" --resume
     fi
     checkpoint=$(ls -t "$CHECKPOINTS/${name}"_[0-9]*ep.pth | head -n 1)
@@ -38,7 +42,8 @@ study() {       # NAME SEED OPTION...: train, score at every guidance, solver an
                 steps=$calls
                 [ "$solver" != midpoint ] || steps=$((calls / 2))           # two calls a step
                 run "$PYTHON" eval_fid_batch.py --dataset "$DATASET" --checkpoints "$checkpoint" --solver "$solver" \
-                    --num_steps "$steps" --guidance_scale "$guidance" --num_images "$NUM_IMAGES" --metrics "${metrics[@]}" \
+                    --num_steps "$steps" --guidance_scale "$guidance" --num_images "$NUM_IMAGES" \
+                    --metrics "${metrics[@]}" \
                     --results "$OUTPUT/fid_results.csv" "${device[@]}"
             done
         done
@@ -46,7 +51,8 @@ study() {       # NAME SEED OPTION...: train, score at every guidance, solver an
     [ -s "$OUTPUT/samples_$name.png" ] || run "$PYTHON" -m flow.generate --checkpoint "$checkpoint" --solver midpoint \
         --num_steps 10 --guidance_scale 2 --num_images 8 --output_dir "generated/flow_study/$name" \
         --grid_png "$OUTPUT/samples_$name.png" --overwrite "${device[@]}"
-    run "$PYTHON" -m flow.study_table --results "$OUTPUT/fid_results.csv" --metrics "${metrics[@]}" --output "$OUTPUT/study.md"
+    run "$PYTHON" -m flow.study_table --results "$OUTPUT/fid_results.csv" --metrics "${metrics[@]}" \
+        --output "$OUTPUT/study.md"
 }
 
 for seed in $SEEDS; do

@@ -105,7 +105,8 @@ command_line.run_script(lambda: [print(len(data.load_images(name).images), 'imag
                                  for name in sys.argv[1:]])" \
                   "$DATASET" "$FLOW_DATASET" "$MNIST_DATASET" || exit ;;
         tests) ./scripts/test.sh -m gpu -n 0 || status=1 ;;
-        benchmarks) FLOW_STEP_OPTIONS="${FLOW_STEP_OPTIONS:---sampling}" ./scripts/bench.sh ${BENCHMARKS:-train_step_compile \
+        benchmarks) FLOW_STEP_OPTIONS="${FLOW_STEP_OPTIONS:---sampling}" ./scripts/bench.sh \
+            ${BENCHMARKS:-train_step_compile \
                   sampling_compile error_map flow_step_compile flow_step_latents mnist_step distill_step} \
                   || status=1 ;;
         lift) run "$PYTHON" train_lift.py --dataset "$DATASET" --hidden_dims $HIDDEN_DIMS --epochs "$EPOCHS" \

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The family of digits from nothing to a page: a flow, a DDPM, a VAE and a model in its latents, and the tour of them.
 # As it stands: drawn digits, on a CPU, without network after the set-up, in minutes. The real run is the same script:
-#   DATASET=mnist FAST= STEPS=11700 VAE_STEPS=2340 LATENT_STEPS=11700 OUTPUT=results/mnist EXPERIMENTS=experiments/mnist ./scripts/mnist_quickstart.sh
+#   DATASET=mnist FAST= STEPS=11700 VAE_STEPS=2340 LATENT_STEPS=11700 OUTPUT=results/mnist \
+#       EXPERIMENTS=experiments/mnist ./scripts/mnist_quickstart.sh
 # A training that was stopped goes on, one that is done stays. OVERWRITE=1 writes the page anew.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
@@ -23,7 +24,8 @@ model() {       # VERB NAME STEPS [OPTION...]: train, go on, or pass over what i
     [ -z "$(newest "$2")" ] || return 0
     found=$(compgen -G "$EXPERIMENTS/*-$2" | sort | tail -n 1 || true)
     run "$PYTHON" -m "mnist.$1" --dataset "$DATASET" $FAST --name "$2" --experiments "$EXPERIMENTS" --max_steps "$3" \
-        --epochs 1000000 --save_every 1000000 --sample_every 0 --log_every 20 "${@:4}" "${device[@]}" ${found:+--resume "$found"}
+        --epochs 1000000 --save_every 1000000 --sample_every 0 --log_every 20 "${@:4}" "${device[@]}" \
+        ${found:+--resume "$found"}
 }
 
 stage "1/5 a flow in pixels with classes: $STEPS steps"
@@ -37,10 +39,12 @@ model train_conditioned_latent_diffusion latent "$LATENT_STEPS" --vae_checkpoint
 
 stage "5/5 pictures"
 mkdir -p "$OUTPUT"
-run "$PYTHON" -m mnist.generate --checkpoint "$(newest flow)" --sampler midpoint --sampling_steps 10 --guidance_scale 2 \
+run "$PYTHON" -m mnist.generate --checkpoint "$(newest flow)" --sampler midpoint --sampling_steps 10 \
+    --guidance_scale 2 \
     --output_dir "$OUTPUT/flow" --overwrite "${device[@]}"
 if [ -n "${OVERWRITE:-}" ] || [ ! -s "$OUTPUT/tour.html" ]; then
-    run "$PYTHON" -m mnist.tour --dataset "$DATASET" --flow "$(newest flow)" --ddpm "$(newest ddpm)" --vae "$(newest vae)" \
+    run "$PYTHON" -m mnist.tour --dataset "$DATASET" --flow "$(newest flow)" --ddpm "$(newest ddpm)" \
+        --vae "$(newest vae)" \
         --latent "$(newest latent)" --num_samples "$NUM_SAMPLES" --output "$OUTPUT/tour.html" --overwrite "${device[@]}"
 fi
 cat <<END

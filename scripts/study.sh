@@ -2,8 +2,8 @@
 # The study of the README: does a dual-scale model pay, and which path? All of it, or the phases that are named:
 #   ./scripts/study.sh [train] [maps] [samples] [floor] [error] [training] [paths] [scale32] [predictions]
 #                      [gate] [detail] [constants] [swap] [tables]
-# constants chooses corrections and guidance on other noise and images than it reports (scripts/choose_constants.py), for
-# baseline and LIFT alike; swap samples what was trained in one way in the way of the other.
+# constants chooses corrections and guidance on other noise and images than it reports (scripts/choose_constants.py),
+# for baseline and LIFT alike; swap samples what was trained in one way in the way of the other.
 # Every setting can be given from outside. As it stands it is the GPU's: default-size models.
 #   DEVICES    where jobs run, one process each: "0 1", or "cpu cpu" with THREADS=1; left out: all GPUs, else one CPU
 # Finished parts are not done again, stopped trainings resume: start it again after any stop. Logs: $LOGS.
@@ -261,25 +261,31 @@ error_jobs() {
     done; done
 }
 
+# What was expected before anything was measured: at 9 calls a correction helps every model by fd_lite0, LIFT with a
+# lead most; at 18 calls the baseline is best as it is, and LIFT with a lead still gains; guidance at equal calls, with
+# half of the steps, loses to plain steps for all.
 constants_jobs() {
-    local run seed files guides guide reported=train
+    local run seed files guides guide output is_fresh reported=train
     if [[ "$VAL_SPLIT" =~ ^train\[:([0-9]+)\]$ ]]; then reported="train[${BASH_REMATCH[1]}:]"; fi
     for run in $(runs | grep -E "^($contested)_seed$first$" | here); do
-        files=""; guides="--guides"
+        files=""; guides="--guides"; is_fresh=1
+        output="$OUTPUT/constants_${run%_seed*}_${EPOCHS}ep.json"
         for seed in "${seeds[@]}"; do
             run="${run%_seed*}_seed$seed"
             [ -e "$(checkpoint "$run")" ] || continue
             files+=" $(checkpoint "$run")"
+            is_up_to_date "$output" "$run" || is_fresh=""
             guide="$CHECKPOINTS/${run}_$(early)ep.pth"
             if [ "$(early)" -lt "$EPOCHS" ] && [ -e "$guide" ]; then guides+=" $guide"; else guides+=" none"; fi
         done
+        [ -z "$is_fresh" ] || continue
         if [[ "$guides" == *none* ]]; then guides=""; fi
         echo "constants_${run%_seed*} -m scripts.choose_constants $data --checkpoints$files $guides --calls $CALLS" \
             "--paths $(case "$run" in baseline*) echo uniform ;; *) echo "$PAIRS" ;; esac)" \
             "--choice_split $VAL_SPLIT --choice_images $CHOICE_IMAGES --choose_by $CHOOSE_BY" \
             "--seeds $SAMPLING_SEEDS --reference_split $reported --num_images $NUM_IMAGES --metrics $METRICS" \
             "--results $RESULTS --choices $OUTPUT/choices.csv --precision $PRECISION" \
-            "--output $OUTPUT/constants_${run%_seed*}_${EPOCHS}ep.json"
+            "--output $output --overwrite"
     done
 }
 swap_jobs() {
@@ -311,6 +317,10 @@ phases=("$@")
 for phase in "${phases[@]}"; do
     [[ " ${all_phases[*]} " == *" $phase "* ]] || {
         echo "study.sh: found phase $phase, expected some of: ${all_phases[*]}" >&2; exit 2; }
+    [[ "$phase" != constants || "$VAL_SPLIT" != train* || "$VAL_SPLIT" =~ ^train\[:[0-9]+\]$ ]] || {
+        echo "study.sh: VAL_SPLIT: found $VAL_SPLIT, expected train[:N] or another split than train, so that" \
+            "constants are chosen on other images than they are reported on" >&2
+        exit 2; }
 done
 for phase in "${phases[@]}"; do
     printf '\n== %s ==\n' "$phase"

@@ -46,12 +46,14 @@ small=(--dataset synthetic:64 --num_images 8 --device cpu)
     --output_dir "$OUTPUT" --device cpu
 "$PYTHON" -m lift.search_lead --checkpoint "$baseline" --dataset synthetic:64 --grid 8 --num_steps 4 --edge_images 1 \
     --num_images 8 --output_dir "$OUTPUT" --device cpu
+"$PYTHON" -m scripts.choose_constants --checkpoints "$lift" "${small[@]}" --choice_images 8 --calls 2 --metrics swd \
+    --choose_by swd --results "$OUTPUT/constants.csv" --choices "$OUTPUT/choices.csv" --output "$OUTPUT/constants.json"
 grep -q "| LIFT, independent timesteps |" "$readme" && grep -q "| baseline lead |" "$readme" \
     && grep -q "timesteps; reconciled |" "$readme" && grep -q "| baseline, v, loss of the noise | 0 |" "$readme" \
     && grep -q "| kurtosis, level 64 |" "$readme" && grep -q "| 64, epoch 1 |" "$readme" \
     || { echo "tiny_chain.sh: study.sh filled no table" >&2; exit 1; }
 for file in fid_results.csv report.html heatmap_8_2ep.png samples_dp_total.png baseline_loss.png mse.png \
-    model_error.png exposure.png super_resolution.png again.png lead_baseline_2ep_4steps.json; do
+    model_error.png exposure.png super_resolution.png again.png lead_baseline_2ep_4steps.json constants.json; do
     [ -s "$OUTPUT/$file" ] || { echo "tiny_chain.sh: $file is missing or empty" >&2; exit 1; }
 done
 echo "tiny chain: every script ran"

@@ -144,7 +144,9 @@ def test_nothing_is_defined_twice_in_different_rooms():
 
 
 def test_no_line_is_longer_than_120_columns():
-    names = [*modules(), *(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py"))]
+    names = [*modules(), *(path.relative_to(ROOT) for folder, ending in (("tests", "py"), ("scripts", "sh"))
+                           for path in (ROOT / folder).rglob(f"*.{ending}"))]
+    assert {name.suffix for name in names} == {".py", ".sh"}
     long = [f"{name}:{number}" for name in names
             for number, line in enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), 1) if len(line) > 120]
     assert not long

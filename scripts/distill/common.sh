@@ -1,7 +1,7 @@
 # Sourced by the scripts of distillation.
 
-# A data set named from the folder that the caller stands in: a path, which has a slash, as a whole path; a name, such as
-# mnist or digits:5000, as it is.
+# A data set named from the folder that the caller stands in: a path, which has a slash, as a whole path; a name, such
+# as mnist or digits:5000, as it is.
 dataset_of() {  # DATASET
     case "$1" in */*) realpath -- "$1" ;; *) printf '%s\n' "$1" ;; esac
 }

@@ -33,7 +33,8 @@ teacher() {     # NAME and the options of its sizes: trains it unless it is ther
 }
 [ -n "$single" ] || { teacher digit_scales_single --image_size 28 && single=$found; } || exit
 [ -n "$dual" ] || { teacher digit_scales_dual --scales 28 14 && dual=$found; } || exit
-SCORING=none PREFIX=digit_ VALIDATION="${VALIDATION---val_every 1}" ITERATIONS="${ITERATIONS:-1500}" "$two_scales" "$single" "$dual" "$dataset" \
+SCORING=none PREFIX=digit_ VALIDATION="${VALIDATION---val_every 1}" ITERATIONS="${ITERATIONS:-1500}" \
+    "$two_scales" "$single" "$dual" "$dataset" \
     --real_guidance_scale "${GUIDANCE:-2}" --batch_size 32 --generator_lr 2e-4 --guidance_lr 2e-4 \
     --dfake_gen_update_ratio 3 "$@" || exit
 students=()
