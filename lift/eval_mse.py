@@ -178,6 +178,8 @@ def main(argv=None):
     shared = {"checkpoint": printable(lift.path.name), "checkpoint_hash": lift.fingerprint, "weights": args.weights,
               "dataset": image_set.dataset, "split": args.split, "num_images": len(images), "seed": args.seed,
               "precision": args.precision, "predictions": "reconciled" if args.reconciled else "own"}
+    if args.inputs == "self":
+        shared |= {"num_steps": args.num_steps, "sampling_seed": args.sampling_seed}
     if baseline:
         shared |= {"baseline": printable(baseline.path.name), "baseline_hash": baseline.fingerprint}
     with written_together(args.overwrite):

@@ -421,17 +421,17 @@ def identity_table(folder) -> list[Table]:
     return [table] if table.rows else []
 
 
-def error_files(folder, pattern: re.Pattern = ERROR_FILE) -> list[tuple[re.Match, Path, list[dict]]]:
-    """(match, file, rows) of every run's file of lift.eval_mse. Raises InputError for a file that was measured on other
-    images than the first."""
+def error_files(folder, pattern: re.Pattern = ERROR_FILE, conditions=None) -> list[tuple[re.Match, Path, list[dict]]]:
+    """(match, file, rows) of every run's file of lift.eval_mse. conditions(rows): what all files have in common, in
+    words; left out: the images. Raises InputError for a file that was measured otherwise than the first."""
+    conditions = conditions or images_of
     found = []
     for match, path in files_of_runs(folder, pattern, ".csv"):
         with expecting(path, ERROR_CONTENT, "make it again"):
             rows = read_csv(path)
-            about = images_of(rows)
-        if found and about != images_of(found[0][2]):
-            raise InputError(f"{path}: found {about}, expected {images_of(found[0][2])} as in the other files; make it "
-                             "again")
+            about = conditions(rows)
+        if found and about != (expected := conditions(found[0][2])):
+            raise InputError(f"{path}: found {about}, expected {expected} as in the other files; make it again")
         found.append((match, path, rows))
     return found
 
@@ -439,6 +439,12 @@ def error_files(folder, pattern: re.Pattern = ERROR_FILE) -> list[tuple[re.Match
 def images_of(rows: list[dict]) -> str:
     """The images that a file of lift.eval_mse was measured on, in words."""
     return "{num_images} images ({dataset}, split {split})".format(**rows[0])
+
+
+def samples_of(rows: list[dict]) -> str:
+    """The same for a file with --inputs self, with the model's own samples."""
+    return images_of(rows) + " and as many of the model's own samples ({num_steps} steps, sampling seed " \
+        "{sampling_seed})".format(**rows[0])
 
 
 def model_error_table(folder) -> list[Table]:
@@ -474,9 +480,9 @@ def exposure_table(folder) -> list[Table]:
     over the steps of a path, from the files of lift.eval_mse --inputs self. A baseline has one line, whatever is
     measured beside it."""
     columns, lines, about = ("error_true", "error_own", "met_over_own", "met_over_true"), {}, ""
-    for match, path, rows in error_files(folder, EXPOSURE_FILE):
+    for match, path, rows in error_files(folder, EXPOSURE_FILE, samples_of):
         with expecting(path, ERROR_CONTENT, "make it again"):
-            about, beside = images_of(rows), RUN_WITH_EPOCHS.match(Path(rows[0]["baseline"]).stem)
+            about, beside = samples_of(rows), RUN_WITH_EPOCHS.match(Path(rows[0]["baseline"]).stem)
             for (model, way), members in grouped(rows, lambda row: (row["model"], row["path"])).items():
                 run = match if model == "lift" else beside
                 if run and run["name"] in LABELS:
@@ -486,9 +492,9 @@ def exposure_table(folder) -> list[Table]:
     if not lines:
         return []
     table = Table("study_exposure", "Error on images, and what a sampler meets",
-                  f"Means over the steps of a path, ± an upper bound of the standard error, on {about} and as many of "
-                  "the model's own samples. Noise error at 64 on both; norm of the noise predicted on what the sampler "
-                  "met, over that on its own samples noised, which tells exposure bias, and over that on images.",
+                  f"Means over the steps of a path, ± an upper bound of the standard error, on {about}. Noise "
+                  "error at 64 on both; norm of the noise predicted on what the sampler met, over that on its own "
+                  "samples noised, which tells exposure bias, and over that on images.",
                   ["model", "seed", "epochs", "path", "error on images", "error on own samples", "met / own",
                    "met / images"])
     order = list(LABELS)

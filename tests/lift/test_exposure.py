@@ -143,6 +143,7 @@ def test_command_writes_a_row_per_model_path_and_timestep(folder, tmp_path):
     assert [(row["model"], row["path"], int(row["t_64"])) for row in rows] == [
         (model, path, t) for model, path in (("baseline", "uniform"), ("lift", "diagonal"), ("lift", "lead_3"))
         for t in (999, 666, 333)]
+    assert {(row["num_steps"], row["sampling_seed"]) for row in rows} == {("3", "42")}
     record = json.loads((tmp_path / "exposure.json").read_text())
     assert record["options"]["num_steps"] == 3 and record["options"]["sampling_seed"] == 42 and len(record["rows"]) == 9
     assert (tmp_path / "exposure.png").read_bytes().startswith(b"\x89PNG")

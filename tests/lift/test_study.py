@@ -295,17 +295,25 @@ def test_exposure_has_a_line_per_model_and_path(tmp_path):
     """The baseline's once, whatever is measured beside it; means over the steps."""
     (tmp_path / "study").mkdir()
     names = ("error_true", "error_own", "met_over_own", "met_over_true")
-    header = ",".join(["dataset,split,num_images,baseline,model,path,t_64", *names,
+    header = ",".join(["dataset,split,num_images,num_steps,sampling_seed,baseline,model,path,t_64", *names,
                        *(f"{name}_standard_error" for name in names)]) + "\n"
     for name in ("lift_band", "lift_diagonal"):
         (tmp_path / "study" / f"exposure_{name}_seed0_3ep.csv").write_text(header + "".join(
-            f"d,validation,8,baseline_seed0_3ep.pth,{model},{path},{t},{t / 1000},0.5,{1 + t / 1000},1.5,0,0,0.01,0\n"
+            f"d,validation,8,18,42,baseline_seed0_3ep.pth,{model},{path},{t},{t / 1000},0.5,{1 + t / 1000},1.5,"
+            "0,0,0.01,0\n"
             for model, path in (("baseline", "uniform"), ("lift", "diagonal"), ("lift", "lead_2")) for t in (100, 300)))
     [table] = study_tables.tables_named("study_exposure", [], tmp_path)
     ways = [("baseline", "baseline"), *((name, path) for name in ("LIFT, band", "LIFT, diagonal timesteps")
                                         for path in ("diagonal", "lead 2"))]
     assert texts(table) == [[name, "0", "3", path, "0.2000 ± 0.0000", "0.5000 ± 0.0000", "1.2000 ± 0.0100",
                              "1.5000 ± 0.0000"] for name, path in ways]
+    assert "own samples (18 steps, sampling seed 42)" in table.note
+    text = (tmp_path / "study" / "exposure_lift_band_seed0_3ep.csv").read_text()
+    for old, new in ((",18,42,", ",9,42,"), (",18,42,", ",18,43,")):
+        (tmp_path / "study" / "exposure_lift_diagonal_seed0_3ep.csv").write_text(text.replace(old, new))
+        with pytest.raises(InputError, match="exposure_lift_diagonal_seed0_3ep.csv: found .*sampling seed 4"):
+            study_tables.tables_named("study_exposure", [], tmp_path)
+    (tmp_path / "study" / "exposure_lift_diagonal_seed0_3ep.csv").write_text(text)
     (tmp_path / "study" / "exposure_lift_band_seed1_3ep.csv").write_text("model,path\nlift,diagonal\n")
     with pytest.raises(InputError, match="exposure_lift_band_seed1_3ep.csv"):
         study_tables.tables_named("study_exposure", [], tmp_path)
