@@ -41,15 +41,16 @@ class LIFTDualTimestepModel(UNet):
         """Noise at both scales.
 
         x_64: [B, 3, 64, 64] and x_32: [B, 3, 32, 32], noised images; t_64, t_32: [B], timesteps 0...999, free of
-        each other. at_noise: which images are at the noisiest t_64, bool [B] on the CPU, or True or False of all; left
+        each other. at_noise: which images are at the noisiest t_64, a tuple of B bools, or True or False of all; left
         out, t_64 tells, which a model that skips waits for. Returns eps_64 [B, 3, 64, 64] and eps_32 [B, 3, 32, 32].
         """
         inputs = (x_64, x_32, t_64, t_32)
         if not self.skip_64_at_noise or at_noise is False:
             return self.at_both_scales(*inputs)
-        if at_noise is None:
-            at_noise = (t_64 >= NUM_TIMESTEPS - 1).cpu()
-        if at_noise is True or at_noise.all():
+        if at_noise is True:
+            return self.at_32_alone(*inputs)
+        at_noise = (t_64 >= NUM_TIMESTEPS - 1).cpu() if at_noise is None else torch.tensor(at_noise)
+        if at_noise.all():
             return self.at_32_alone(*inputs)
         if not at_noise.any():
             return self.at_both_scales(*inputs)

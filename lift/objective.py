@@ -108,7 +108,7 @@ class ScaleBatch:
     noise_32: torch.Tensor      # [B, 3, 32, 32]
     t_64: torch.Tensor          # int64 [B]
     t_32: torch.Tensor          # int64 [B]
-    at_noise: torch.Tensor | None = None        # bool [B] on the CPU, for a model that skips its 64 level at noise
+    at_noise: tuple[bool, ...] | None = None    # of each image, for a model that skips its 64 level at noise
 
 
 def batch_of(x_0_64, noise_64, noise_32, t_64, t_32, has_bands: bool) -> ScaleBatch:
@@ -138,7 +138,8 @@ def training_batch(images, indices, rule, seed: int, step: int, part: slice, fli
         x_0_64 = torch.where(to_device(flipped[part], device)[:, None, None, None], x_0_64.flip(3), x_0_64)
     batch = batch_of(x_0_64, noise_64, noise_32, to_device(t_64[part], device), to_device(t_32[part], device),
                      has_bands)
-    batch.at_noise = t_64[part] >= NUM_TIMESTEPS - 1 if rule.skipped_share else None
+    # No tensor: FSDP2 would move it to the device, and the model would wait for it.
+    batch.at_noise = tuple((t_64[part] >= NUM_TIMESTEPS - 1).tolist()) if rule.skipped_share else None
     return batch
 
 
