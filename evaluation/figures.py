@@ -184,21 +184,26 @@ def metric_by_epoch(panels: list[dict], metric_label: str):
     return fig
 
 
-CELL = 128              # pixels that an image of 64x64 or 32x32 is enlarged to in a picture of many
+CELL = 128              # pixels that an image of 64x64 or 32x32 is enlarged to in a picture of many; a larger one stays
 CELL_GAP = 6
 LABEL_WIDTH, LABEL_HEIGHT, LINE_HEIGHT = 150, 34, 24
+
+
+def repeats(side: int) -> int:
+    """How often each pixel of an image with that side is repeated in a picture of many: at least once."""
+    return max(1, CELL // side)
 
 
 def picture(width: int, height: int, images: list, texts: list):
     """Images and words at places counted in pixels. Returns a Figure of width x height pixels.
 
-    images: (x, y, uint8 [C, H, W]), C 1 or 3, whose pixels are repeated as often as they fit into CELL. texts: (x, y,
-    words, ha, va, font size).
+    images: (x, y, uint8 [C, H, W]), C 1 or 3, whose pixels are repeated as often as they fit into CELL, and at least
+    once. texts: (x, y, words, ha, va, font size).
     """
     canvas = np.full((height, width, 3), 255, np.uint8)
     for x, y, image in images:
         image = np.moveaxis(np.asarray(image), 0, -1)
-        image = image.repeat(CELL // image.shape[0], 0).repeat(CELL // image.shape[1], 1)
+        image = image.repeat(repeats(image.shape[0]), 0).repeat(repeats(image.shape[1]), 1)
         canvas[y:y + image.shape[0], x:x + image.shape[1]] = image
     fig = Figure(figsize=(width / FIGURE_DPI, height / FIGURE_DPI), dpi=FIGURE_DPI)
     ax = fig.add_axes([0, 0, 1, 1])
@@ -212,7 +217,7 @@ def picture(width: int, height: int, images: list, texts: list):
 def image_rows(rows: dict, column_labels=()):
     """Images side by side: a row per label, a column per image. rows: label -> uint8 [n, C, S, S], same n and S."""
     side = next(iter(rows.values())).shape[-1]
-    cell = CELL // side * side
+    cell = repeats(side) * side
     step = cell + CELL_GAP
     num_columns = max(len(images) for images in rows.values())
     top = LABEL_HEIGHT if len(column_labels) else 0

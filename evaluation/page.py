@@ -66,7 +66,7 @@ summary { cursor: pointer; padding: .35rem 0; }
 @media (max-width: 40rem) {
   td:not(.number):first-child, th:not(.number):first-child { white-space: normal; min-width: 7.5rem;
     max-width: 9rem; }
-  figcaption::after { content: " (scrolls sideways)"; } }
+  figure.wide figcaption::after { content: " (scrolls sideways)"; } }
 @media (min-width: 60rem) { h1 { font-size: 2rem; } }
 """
 
@@ -191,12 +191,14 @@ def figure_html(path, caption: str, picture: tuple[bytes, tuple[int, int]], fold
              f'height="{height}" style="--natural: {width}px">')
     if folder is not None:
         image = f'<a href="{html.escape(quote(Path(os.path.relpath(path, folder)).as_posix()))}">{image}</a>'
-    return (f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{text}">{image}</div>'
+    kind = ' class="wide"' if width > LEGIBLE else ""
+    return (f'<figure{kind}><div class="scroll" tabindex="0" role="region" aria-label="{text}">{image}</div>'
             f'<figcaption>{text}</figcaption></figure>')
 
 
 PARAGRAPH = "\n\n"                    # stands between the paragraphs of a text
 MOST_BYTES = 5_000_000                  # of a page: its pictures shrink until they fit
+LEGIBLE = 38 * 16                       # pixels, the 38rem of STYLE: no picture is shrunk below this width
 WIDEST, NARROWEST, QUALITY = 1600, 400, 80      # of its pictures, in pixels; quality of WebP
 LONG_TEXT = 80         # characters; longer cells are broken into lines
 RECORD_FOLDERS = (".", "figures", "runs", "study", "study/*")       # other folders may hold other results

@@ -44,9 +44,14 @@ CHUNK_SIZES = {"cpu": 64, "cuda": 512}
 # Weights of the maps
 
 
+def log_snr_of(timesteps) -> np.ndarray:
+    """log SNR at timesteps, float64, same shape."""
+    return CosineSteps().t_to_log_snr(torch.from_numpy(np.asarray(timesteps))).numpy()
+
+
 def chain_rule_factor(timesteps, chain_rule: str) -> np.ndarray:
     """The chain-rule factor at timesteps: float64, same shape."""
-    return CHAIN_RULES[chain_rule](np.exp(CosineSteps().t_to_log_snr(torch.from_numpy(np.asarray(timesteps))).numpy()))
+    return CHAIN_RULES[chain_rule](np.exp(log_snr_of(timesteps)))
 
 
 def block_weight(block: str, normalization: str) -> float:

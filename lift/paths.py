@@ -13,7 +13,7 @@ import torch
 from engine.errors import InputError
 from lift.options import GRID_SPACES, LEAD_NAMES, LEAD_SIZES, PATH_TYPES, STEP_SIZES
 from lift import dynamic_program
-from lift.error_map import identity_map
+from lift.error_map import identity_map, log_snr_of
 from lift.sampling import uniform_diagonal
 from scheduler import NUM_TIMESTEPS, CosineSteps
 
@@ -47,11 +47,6 @@ def cells_to_timesteps(cells: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
     timesteps = np.array(timesteps, dtype=np.int64)
     timesteps[0], timesteps[-1] = NUM_TIMESTEPS - 1, 0
     return timesteps[np.asarray(cells)]
-
-
-def log_snr_of(timesteps: np.ndarray) -> np.ndarray:
-    """log SNR at timesteps, float64, same shape."""
-    return CosineSteps().t_to_log_snr(torch.from_numpy(np.asarray(timesteps))).numpy()
 
 
 def grid_log_snr(timesteps: np.ndarray) -> np.ndarray:

@@ -55,11 +55,6 @@ def weighted(x: torch.Tensor, weight_64, weight_32) -> torch.Tensor:
     return weight_64 * x + (weight_32 - weight_64) * from_coarse(coarse_part(x))
 
 
-def parts_noised(x_0: torch.Tensor, eps: torch.Tensor, levels_64, levels_32) -> torch.Tensor:
-    """x_t of the formula above: [B, C, S, S]. levels: (a, s), scalar tensors or [B]."""
-    return weighted(x_0, levels_64[0], levels_32[0]) + weighted(eps, levels_64[1], levels_32[1])
-
-
 def check_side(side: int, option: str) -> None:
     """Raises InputError for an image that has no 2x2 means."""
     if side % 2:

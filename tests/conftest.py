@@ -52,9 +52,11 @@ def pytest_collection_modifyitems(items):
 def pytest_collection():
     """What the imports make stays: the collector of cycles need not look at a million objects again and again."""
     gc.disable()
-    result = yield
-    gc.freeze()
-    gc.enable()
+    try:
+        result = yield
+        gc.freeze()
+    finally:
+        gc.enable()
     return result
 
 

@@ -86,6 +86,23 @@ def test_figure_holds_the_picture_and_links_its_file(tmp_path):
     assert picture.size == (300, 200) and np.abs(difference).mean() < 2
 
 
+def test_only_a_picture_that_a_phone_does_not_shrink_to_its_screen_is_said_to_scroll(tmp_path):
+    for width, is_wide in ((page.LEGIBLE, False), (page.LEGIBLE + 1, True)):
+        text = page.figure_html(tmp_path / "a.png", "caption", (b"", (width, 20)), None)
+        assert ('<figure class="wide">' in text) == is_wide
+    assert f"{page.LEGIBLE / 16:g}rem" in page.STYLE and "figure.wide figcaption::after" in page.STYLE
+
+
+def test_an_image_larger_than_a_cell_is_drawn_whole():
+    images = np.random.RandomState(0).randint(0, 256, (2, 3, 160, 160), dtype=np.uint8)
+    fig = figures.image_rows({"large": images})
+    canvas = fig.axes[0].images[0].get_array()
+    left, step = figures.LABEL_WIDTH, 160 + figures.CELL_GAP
+    assert canvas.shape == (step, left + 2 * step, 3)
+    for k, image in enumerate(images):
+        assert np.array_equal(canvas[:160, left + k * step:][:, :160], np.moveaxis(image, 0, -1))
+
+
 def test_a_wide_picture_is_scaled_and_what_is_transparent_is_white(tmp_path):
     Image.new("RGBA", (3000, 30), (0, 0, 0, 0)).save(tmp_path / "wide.png")
     content, size = page.compressed(tmp_path / "wide.png", 1600)

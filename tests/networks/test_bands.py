@@ -38,12 +38,17 @@ def test_two_orthogonal_parts_of_an_image():
     assert torch.allclose(bands.joined(other, coarse), x, atol=1e-12)
 
 
+def parts_noised(x_0: torch.Tensor, eps: torch.Tensor, levels_64, levels_32) -> torch.Tensor:
+    """x_t of the formula of `bands`: [B, C, S, S]. levels: (a, s), scalar tensors or [B]."""
+    return bands.weighted(x_0, levels_64[0], levels_32[0]) + bands.weighted(eps, levels_64[1], levels_32[1])
+
+
 @pytest.mark.parametrize("process, t_64, t_32", [(LinearFlow(), 0.3, 0.8), (CosineSteps(), 700, 300),
                                                   (Sigma(), 2.0, 0.5)])
 def test_each_part_is_noised_at_its_own_level(process, t_64, t_32):
     P, x_0, eps = projection(4), normal(6, 2, 4, 4), normal(6, 2, 4, 4, seed=1)
     (a_64, s_64), (a_32, s_32) = (process.levels(torch.tensor(t), torch.float64) for t in (t_64, t_32))
-    found = bands.parts_noised(x_0, eps, (a_64, s_64), (a_32, s_32))
+    found = parts_noised(x_0, eps, (a_64, s_64), (a_32, s_32))
     clean, noise = x_0.flatten(2), eps.flatten(2)
     expected = (a_32 * clean + s_32 * noise) @ P + (a_64 * clean + s_64 * noise) @ (torch.eye(16) - P)
     assert torch.allclose(found.flatten(2), expected, atol=1e-12)
@@ -53,7 +58,7 @@ def test_each_part_is_noised_at_its_own_level(process, t_64, t_32):
     t = torch.full((6,), t_64)
     for x, e in ((x_0, eps), (x_0.float(), eps.float())):
         levels = process.levels(t, x.dtype)
-        assert torch.equal(bands.parts_noised(x, e, levels, levels), noise_added(x, e, *levels))
+        assert torch.equal(parts_noised(x, e, levels, levels), noise_added(x, e, *levels))
 
 
 # --- a Gaussian whose flow is known -----------------------------------------------------------------------------------
