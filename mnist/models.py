@@ -42,11 +42,11 @@ class Model:
     image_size: int
     name: str
     dropped_labels: bool = True         # whether it was trained without a class too, which guidance needs
+    device: torch.device | None = None  # where the networks are; left out, where the weights are
 
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return next(self.denoiser.network.parameters()).device
+    def __post_init__(self):
+        if self.device is None:
+            self.device = next(self.denoiser.network.parameters()).device
 
     @property
     def is_guidable(self) -> bool:
