@@ -11,7 +11,7 @@ from engine.command_line import (Parser, add_device_options, real_number, run_sc
                                  whole_number, write_run_record)
 from engine.errors import InputError
 from engine.files import save_png
-from engine.image_folder import filled_whole
+from engine.image_folder import filled_whole, image_grid
 
 GRID_COLUMNS = 8
 
@@ -88,7 +88,6 @@ def make_images(args, made: Path, device) -> tuple[int, float]:
     """
     import torch
     from PIL import Image
-    from torchvision.utils import make_grid
     import families
     from engine.sampling import sample
     loaded = families.load(args.checkpoint, args.weights, device, vae=args.vae)
@@ -112,8 +111,8 @@ def make_images(args, made: Path, device) -> tuple[int, float]:
                 options["labels"] = None if options["labels"] is None else options["labels"][:len(shown)]
                 drawn = sample(teacher, beside(path), args.seed, shown, clip=loaded.clips, **options)
                 rows.append(loaded.images_of(drawn.xs[0]))
-    grid = make_grid(torch.cat(rows), nrow=GRID_COLUMNS, padding=2, pad_value=255)
-    save_png(made / "grid.png", Image.fromarray(grid.permute(1, 2, 0).cpu().numpy()))
+    in_grid = torch.cat(rows)
+    save_png(made / "grid.png", image_grid(in_grid, min(GRID_COLUMNS, len(in_grid))))
     images_per_second = args.num_images / (time.perf_counter() - start)
     write_run_record(made / "run.json", args, device, num_model_calls=samples.num_model_calls,
                      timesteps=path.tolist(), checkpoint_hash=loaded.fingerprint, images_per_second=images_per_second)

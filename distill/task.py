@@ -17,6 +17,7 @@ from engine.denoiser import Denoiser, Guided, OutputDenoiser
 from engine.errors import InputError
 from engine.files import expecting, load_torch
 from engine.image_files import content_hash_of
+from engine.image_folder import image_grid
 from engine.sampling import as_floats, sample, to_device, to_uint8
 from engine.seeds import TRAIN_BATCH, TRAIN_NOISE, seeded_generator
 from engine.task import Task, Update
@@ -463,11 +464,7 @@ class DistillationTask(Task):
 
     def pictures(self, networks, step: int, epoch: float) -> dict:
         """The preview as {name}_preview.png in the output folder."""
-        from PIL import Image
-        from torchvision.utils import make_grid
-        grid = make_grid(self.preview(networks), nrow=NUM_SHOWN, padding=2, pad_value=255)
-        return {self.args.output_dir / f"{self.args.name}_preview.png":
-                Image.fromarray(grid.permute(1, 2, 0).cpu().numpy())}
+        return {self.args.output_dir / f"{self.args.name}_preview.png": image_grid(self.preview(networks), NUM_SHOWN)}
 
     def describe_batch(self, step: int) -> str:
         """The student's step and the levels of a step, drawn again from the seed."""

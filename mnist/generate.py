@@ -10,7 +10,7 @@ from engine.command_line import (Parser, add_device_options, real_number, run_sc
 from engine.errors import InputError
 from engine.files import load_torch
 from engine.image_folder import ENLARGED, filled_whole, save_samples
-from mnist.options import add_sampling_options, drawing_of
+from mnist.options import HOW, add_sampling_options, drawing_of, refuse_sampling
 
 
 def parse_args(argv=None):
@@ -39,6 +39,7 @@ def make_samples(args, made: Path, device) -> int:
         if args.class_label is not None or args.guidance_scale != 1:
             raise InputError(f"--checkpoint: {args.checkpoint} is a VAE, which knows no class; leave --class_label and "
                              "--guidance_scale out")
+        refuse_sampling(args, ("vae_checkpoint", *HOW), "on a VAE")
         images = decoded_noise(args.checkpoint, args.seed, range(args.num_samples), device)
         num_steps, shown, strips = 1, [1], images[None, :count]
     else:

@@ -16,8 +16,8 @@ from evaluation.figures import curve_panels, image_rows, loss_curves
 from evaluation.page import read_sections
 from evaluation.small_images import class_rows, picture_columns, principal_components, scatter
 from evaluation.tables import Cell, Table, read_csv
-from mnist.models import DDIM_START, Model, decoded_noise, images_of, load_model, load_vae, reconstructed
-from mnist.options import SOLVERS
+from mnist.models import DDIM_START, Model, decoded_noise, images_of, load_model, reconstructed
+from mnist.options import SOLVERS, check_draws_digits, digit_vae
 from networks.exact_denoiser import ExactDenoiser, nearest_images
 from networks.margin import padded
 from scheduler import noise_added
@@ -38,7 +38,9 @@ class Tour:
         self.title, self.lead, self.words = read_sections(Path(__file__).with_name("tour.md"))
         self.models = {name: load_model(path, device, args.vae) for name in ("flow", "ddpm", "latent")
                        if (path := getattr(args, name)) is not None}
-        self.vae = load_vae(args.vae, "--vae").to(device) if args.vae else None
+        self.vae = digit_vae(args.vae, device, "--vae") if args.vae else None
+        for name, model in self.models.items():
+            check_draws_digits(model, getattr(args, name), f"--{name}")
         self.pixels = {name: model for name, model in self.models.items() if model.vae is None}
         self.judge, self.train_set, self.test_set = judge_of(args.dataset, args.cache_dir)
         self.test_images = torch.tensor(self.test_set.images[:1000])
@@ -79,6 +81,8 @@ class Tour:
         if logs:
             self.add("learning", {"Loss by step: logged values, and their moving average.":
                                   loss_curves(logs, {"loss": "training"})})
+        else:
+            print("left out for want of a log beside a checkpoint: learning", flush=True)
 
     def backward(self) -> None:
         """The way of three digits out of noise, by each model."""
@@ -111,14 +115,15 @@ class Tour:
             for w in SCALES:
                 images, labels = self.drawn(model, self.args.num_samples, w)
                 columns.append((f"w = {w:g}", class_rows(images, model.denoiser.num_classes, 3)))
-                if model.image_size == 28:
-                    rows.append([Cell(name), Cell(f"{w:g}", w), *scores_of(self.judge.scores(images, labels))])
+                rows.append([Cell(name), Cell(f"{w:g}", w), *scores_of(self.judge.scores(images, labels))])
             figures[f"{name}: a row per digit, three samples each, from the same noise in every column."] = \
                 picture_columns(columns, width=1.15)
         if figures:
             table = Table("guidance", "Scores by guidance scale", f"{self.args.num_samples} images each; real digits: "
                           "accuracy near 1, distance near 0, diversity 1.", ["model", "w", *SCORES], rows)
             self.add("guidance", figures, [table])
+        else:
+            print("left out for want of a model that was trained with dropped labels: guidance", flush=True)
 
     def latents(self) -> None:
         """What the VAE does to digits: there and back, a walk between two codes, noise decoded."""
@@ -168,10 +173,10 @@ class Tour:
                  [f"{len(train_images):,}"])
 
     def scored(self) -> None:
-        """Scores of every model of 28-pixel digits, beside real digits and damaged ones."""
+        """Scores of every model, beside real digits and damaged ones."""
         sets = {"real digits": self.judge.noise_floor(self.train_set, self.args.num_samples, 1)[0]}
         sets |= {name: self.judge.scores(*self.drawn(model, self.args.num_samples))
-                 for name, model in self.models.items() if model.image_size == 28}
+                 for name, model in self.models.items()}
         sets |= {f"test digits, {name}": scores for name, scores in
                  self.judge.scores_of_damages(self.test_images.numpy(), self.test_labels).items()}
         self.add("scored", {},

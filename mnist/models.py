@@ -77,8 +77,9 @@ class Model:
     def path(self, num_steps: int, mode: str = "ddim") -> torch.Tensor:
         """Times [num_steps + 1] of a sampling, even ones; in mode ddpm every timestep and CLEAN.
 
-        DDIM of a noise prediction takes every k-th timestep where 1000 = k num_steps: 980, 960 ... 0 for 50. Other
-        numbers of steps start at 980, or where 980 has too few timesteps below it, at num_steps - 1. Raises InputError.
+        DDIM of a noise prediction starts at 980, for 50 steps 980, 960 ... 0. More steps start nearer to noise: with
+        every k-th timestep, at 1000 - k, where 1000 = k num_steps; at num_steps - 1 where 980 has too few timesteps
+        below it. Raises InputError.
         """
         process = self.denoiser.processes[0]
         if not isinstance(process, CosineSteps):
@@ -89,7 +90,7 @@ class Model:
         start = process.noisiest
         if self.denoiser.kind == "eps":
             stride, rest = divmod(process.num_timesteps, num_steps)
-            start = max(DDIM_START, num_steps - 1) if rest or num_steps == 1 else process.num_timesteps - stride
+            start = max(DDIM_START, num_steps - 1, 0 if rest else process.num_timesteps - stride)
         t = torch.linspace(start, 0, num_steps, dtype=torch.float64).round().long()
         return torch.cat([t, torch.tensor([CLEAN])])
 

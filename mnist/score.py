@@ -8,7 +8,8 @@ from data import add_data_options
 from engine.command_line import Parser, real_number, run_script, start_device, whole_number, write_run_record
 from engine.errors import InputError
 from engine.files import load_torch, refuse_existing, write_csv, written_together
-from mnist.options import add_output_options, add_sampling_options, drawing_of, scored_model
+from mnist.options import (HOW, add_output_options, add_sampling_options, digit_vae, drawing_of, refuse_sampling,
+                           scored_model)
 
 
 def parse_args(argv=None):
@@ -24,12 +25,9 @@ def parse_args(argv=None):
 
 
 def checked_vae(args, device):
-    """The VAE. Raises InputError for one of other images than digits."""
-    from mnist.models import load_vae
-    vae = load_vae(args.checkpoint, "--checkpoint").to(device)
-    if vae.settings["shape"] != [1, 32, 32]:
-        raise InputError(f"--checkpoint: {args.checkpoint} is a VAE of images {vae.settings['shape']}, expected one of "
-                         "grey digits, padded to [1, 32, 32]")
+    """The VAE. Raises InputError for one of other images than digits, and for options that it does not know."""
+    vae = digit_vae(args.checkpoint, device)
+    refuse_sampling(args, ("vae_checkpoint", *HOW), "on a VAE")
     if args.guidance_scales is not None:
         raise InputError(f"--guidance_scales: {args.checkpoint} is a VAE, which knows no class; leave the option out")
     return vae
@@ -63,6 +61,8 @@ def main():
     args = parse_args()
     from evaluation import digit_scores
     from mnist.models import kind_of
+    if args.checkpoint is None:
+        refuse_sampling(args, ("vae_checkpoint", *HOW), "without --checkpoint")
     refuse_existing(args.output, args.overwrite)
     device = start_device(args)
     vae = model = None

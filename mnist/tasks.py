@@ -64,7 +64,7 @@ class DigitTask(WithLossCurves, DenoisingTask):
     def drawing(self, networks) -> Drawing:
         """How the networks' images are drawn, with the classes in order."""
         model = replace(self.model, denoiser=self.denoiser.with_network(networks["model"]))
-        return model.usual_drawing(PREVIEW_GUIDANCE, precision=self.args.precision)
+        return model.usual_drawing(PREVIEW_GUIDANCE if model.is_guidable else 1.0, precision=self.args.precision)
 
     def preview(self, networks) -> torch.Tensor:
         """Two rows of generated images: uint8 [n, C, S, S]."""
@@ -101,5 +101,5 @@ def denoiser_task(args, device, group) -> DigitTask:
              "vae_checkpoint": vae and str(args.vae_checkpoint),
              "vae_hash": vae and sha256_of_file(args.vae_checkpoint)}
     note_experiment(args, group)
-    model = Model(denoiser, vae, args.image_size, args.name)
+    model = Model(denoiser, vae, args.image_size, args.name, args.label_dropout > 0)
     return DigitTask(model, images, image_set.labels, image_set, args, device, facts)

@@ -2,6 +2,8 @@
 
 A verb is a page of defaults: `run(description, name, process, latent, ...)`.
 """
+from argparse import Namespace
+
 from data import add_data_options
 from engine.command_line import Parser, real_number, refuse_without_effect, whole_number
 from engine.errors import InputError
@@ -52,13 +54,12 @@ def add_unet_options(parser, preset: str) -> None:
 
 def parse(parser, argv=None):
     """The options. With --resume they are those of the resumed experiment. The experiment folder is made or found."""
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv, Namespace(epochs=None))          # so that its default is told from the same number
     folder, defaults = args.resume, {}
     if folder is not None:
         defaults = {key: value for key, value in saved_options(folder, args.experiments).items() if key in args}
     elif args.fast:
-        has_length = args.epochs != parser.get_default("epochs")
-        defaults = {key: value for key, value in parser.fast.items() if key != "max_steps" or not has_length}
+        defaults = {key: value for key, value in parser.fast.items() if key != "max_steps" or args.epochs is None}
     parser.set_defaults(**defaults)
     args = parser.parse_args(argv)
     args.resume = folder is not None

@@ -5,29 +5,33 @@ Several checkpoints (both kinds of conditioning, say) stand side by side, drawn 
 """
 from data import add_data_options
 from engine.command_line import Parser, real_number, run_script, start_device, whole_number, write_run_record
+from engine.errors import InputError
 from engine.files import refuse_existing, save_png, written_together
 from mnist.options import add_output_options, add_sampling_options, drawing_of, scored_model
 
 NAMES = {"accuracy": "accuracy", "fd_digits": "fd, %", "diversity": "diversity"}
+USUAL = ("midpoint", 10)         # sampler and steps where none are given
 
 
 def parse_args(argv=None):
     """The command line."""
     parser = Parser(__doc__)
     add_data_options(parser)
-    add_sampling_options(parser)
+    add_sampling_options(parser, usual=USUAL)
     parser.add_argument("--compare_with", nargs="*", default=[], metavar="FILE", help="more checkpoints with classes")
     parser.add_argument("--guidance_scales", type=real_number(0, 100), nargs="+", default=[0.0, 1.0, 2.0, 4.0, 8.0],
                         metavar="W", action="each_once", help="one column each")
     parser.add_argument("--per_cell", type=whole_number(1, 20), default=3, help="samples shown of a digit and scale")
     parser.add_argument("--num_samples", type=whole_number(20), default=500, help="images that the scores are of")
     add_output_options(parser, "results/mnist_cfg_effect.png")
-    parser.set_defaults(sampler="midpoint", sampling_steps=10)
     return parser.parse_args(argv)
 
 
 def main():
     args = parse_args()
+    if args.num_samples < 10 * args.per_cell:
+        raise InputError(f"--num_samples: found {args.num_samples}, expected at least {10 * args.per_cell}, for ten "
+                         f"rows of {args.per_cell} (--per_cell)")
     from evaluation.digit_scores import judge_of
     from evaluation.small_images import class_rows, picture_columns
     refuse_existing(args.output, args.overwrite)
@@ -38,7 +42,7 @@ def main():
     rows, columns = [], []
     for checkpoint, model in models.items():
         for w in args.guidance_scales:
-            draw, numbers = drawing_of(args, model, w), range(max(args.num_samples, 10 * args.per_cell))
+            draw, numbers = drawing_of(args, model, w, usual=USUAL), range(args.num_samples)
             images = draw.images(args.seed, numbers)
             scores = judge.scores(images, draw.labels(numbers))
             rows.append({"checkpoint": str(checkpoint), "guidance_scale": w, **scores})

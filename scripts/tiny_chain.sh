@@ -19,7 +19,7 @@ export TRAIN_OPTIONS="--cache_dir $folder/cache --no_tensorboard" FLOW_DATASET=d
         --cache_dir $folder/cache" \
     FLOW_SAMPLING="--num_images 10 --num_steps 2" \
     MNIST_OPTIONS="--fast --batch_size 32 --max_steps 3 --epochs 1 --sample_every 0 --cache_dir $folder/cache" \
-    MNIST_SAMPLING="--num_samples 20 --sampling_steps 2 --cache_dir $folder/cache" \
+    MNIST_SAMPLING="--num_samples 30 --sampling_steps 2 --cache_dir $folder/cache" \
     DISTILL_OPTIONS="--max_steps 3 --epochs 1 --batch_size 8 --no_tensorboard --cache_dir $folder/cache"
 export STUDY_SETTINGS="SEEDS=0 EPOCHS=1 GRID=20 K=1 EDGE_IMAGES=1 MAX_LEAD=1 SCHEDULE_IMAGES=1 LEADS=lead_2 \
     LEAD=lead_2 LEAD_EDGE_IMAGES=1 LEAD_IMAGES=4 ERROR_IMAGES=4 ERROR_TIMESTEPS=2 STEPS=18 SOLVERS=ddim GATE_IMAGES=8 \

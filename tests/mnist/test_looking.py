@@ -12,7 +12,8 @@ from engine.files import save_torch
 from evaluation import class_conditioning, denoiser_errors, digit_scores
 from evaluation.small_images import class_rows, principal_components, projection, scatter
 from mnist import debug_conditioned_generation, lessons, score, tour, visualize_cfg_effect, visualize_distribution
-from mnist.models import build_denoiser, load_model
+from mnist.models import Model, build_denoiser, load_model
+from mnist.options import sampling_of
 from networks.margin import padded
 from test_report import open_page
 from tiny_digits import place, trained                          # noqa: F401  fixtures
@@ -116,6 +117,39 @@ def test_what_cannot_be_scored_is_refused_before_a_classifier_is_trained(module,
             ([untrained(tmp_path / "c.pth", "concat", 28, 3), scales, "1"], "28 pixels in 3 channels")):
         with pytest.raises(InputError, match=message):
             place(module, "--checkpoint", *words, "--output", tmp_path / "out.png")
+
+
+def test_the_tour_refuses_what_draws_no_digits_before_a_classifier_is_trained(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(lessons, "judge_of", lambda *_: pytest.fail("the judge was asked for"))
+    with pytest.raises(InputError, match="--flow: .* 28 pixels in 3 channels"):
+        place(tour, "--flow", untrained(tmp_path / "a.pth", channels=3), "--output", tmp_path / "tour.html")
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--eta", "0.5"], "--eta: found 0.5, which has no effect without --checkpoint"),
+    (["--sampling_steps", "50"], "--sampling_steps: found 50, which has no effect without --checkpoint")])
+def test_scores_of_real_digits_know_no_sampling(place, tmp_path, words, message):
+    with pytest.raises(InputError, match=message):
+        place(score, *words, "--output", tmp_path / "scores.csv")
+
+
+def test_a_grid_of_guidances_needs_as_many_images_as_it_shows(place, tmp_path):
+    with pytest.raises(InputError, match=r"--num_samples: found 20, expected at least 30, .*--per_cell"):
+        place(visualize_cfg_effect, "--checkpoint", "x.pth", "--num_samples", "20", "--output", tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("words, sampler, num_steps", [
+    ([], "midpoint", 10), (["--eta", "0.5"], "euler", 10), (["--mode", "ddpm"], None, 1000)])
+def test_sampling_where_nothing_is_given(words, sampler, num_steps):
+    """Each option stands alone, and the record tells what was taken."""
+    args = visualize_cfg_effect.parse_args(["--checkpoint", "x.pth", *words])
+    model = Model(build_denoiser("ddpm", "eps", {"shape": (1, 8, 8), "base_channels": 8, "channel_multipliers": (1,),
+                                                 "attention_levels": ()}), None, 8, "")
+    path, _ = sampling_of(args, model, visualize_cfg_effect.USUAL)
+    assert args.sampler == sampler and len(path) == num_steps + 1
+    args = visualize_cfg_effect.parse_args(["--checkpoint", "x.pth", "--mode", "ddpm", "--sampling_steps", "5"])
+    with pytest.raises(InputError, match="--sampling_steps: found 5, which has no effect with --mode ddpm"):
+        sampling_of(args, model, visualize_cfg_effect.USUAL)
 
 
 def test_debugging_ends_with_what_looks_wrong(trained, place, tmp_path, capsys, monkeypatch):

@@ -107,6 +107,8 @@ def test_latents_end_to_end(place, tmp_path):
     assert (tmp_path / "noise/grid.png").is_file()
     with pytest.raises(InputError, match="is a VAE, which knows no class"):
         place(generate, "--checkpoint", vae, "--class_label", "3", "--output_dir", tmp_path / "other")
+    with pytest.raises(InputError, match="--sampler: found heun, which has no effect on a VAE; leave it out"):
+        place(generate, "--checkpoint", vae, "--sampler", "heun", "--output_dir", tmp_path / "other")
     for module in (train_latent_rf, train_conditioned):
         name = module.__name__.partition(".")[2]
         folders = place(module, *TINY, "--attention_levels", "0", "1", "--vae_checkpoint", vae, "--epochs", "1",
@@ -252,6 +254,7 @@ def test_what_cannot_be_trained_is_refused_before_decoding(module, words, messag
 
 
 @pytest.mark.parametrize("words, epochs, max_steps", [([], 100, 300), (["--epochs", "5"], 5, None),
+                                                      (["--epochs", "100"], 100, None),
                                                       (["--max_steps", "7", "--epochs", "2"], 2, 7)])
 def test_fast_is_short_unless_a_length_is_given(words, epochs, max_steps, monkeypatch):
     seen = []
@@ -269,6 +272,8 @@ def test_what_cannot_be_is_said_in_one_line(place, tmp_path):
         place(generate, "--checkpoint", newest(plain, 1), "--class_label", "3")
     with pytest.raises(InputError, match="--mode: found ddpm, but .* is a flow"):
         place(generate, "--checkpoint", newest(plain, 1), "--mode", "ddpm")
+    with pytest.raises(InputError, match="--eta: found 0.5 with --sampler heun, expected --sampler euler"):
+        place(generate, "--checkpoint", newest(plain, 1), "--eta", "0.5", "--sampler", "heun")
     undropped = place(train_rf, *TINY, *UNET, "--epochs", "1", "--conditioning", "concat", "--label_dropout", "0",
                       "--name", "undropped")[-1]
     with pytest.raises(InputError, match="guidance: found scale 3, .* --label_dropout 0"):
