@@ -16,6 +16,17 @@ def test_the_text_agrees_with_the_files():
     assert all(f"<!-- table:{name} -->" in text for name in digit_tables.TABLES)
 
 
+def test_figures_in_sentences_are_those_of_the_table():
+    rows = {(row["model"], row["seed"], row["sampling"]): row for row in json.loads(
+        (ROOT / mnist_quality.FOLDER / "quality.json").read_text(encoding="utf-8"))["rows"]}
+    one, two = (rows["flow", seed, "midpoint 10, w 1"]["accuracy"] for seed in mnist_quality.SEEDS)
+    text, front = ((ROOT / name).read_text(encoding="utf-8") for name in (mnist_quality.TEXT, "README.md"))
+    assert f"in {one:.3f} and {two:.3f} of the cases where 0.93 was asked" in " ".join(text.split())
+    found = rows["flow", 0, "midpoint 10, w 2"]
+    assert (f"accuracy {found['accuracy']:.3f} and a distance of {found['fd_digits']:.4g} % at guidance 2 (seed 0)"
+            in front)
+
+
 def test_what_was_not_run_is_said(tmp_path):
     scores = {"accuracy": 0.9123, "fd_digits": 2.5, "diversity": 1.1}
     measured = {"model": "flow", "seed": 0, "sampling": "euler", "expected": {"accuracy": 0.91}, "calls": 20,
