@@ -26,6 +26,8 @@ def shard_each(modules: list[nn.Module], device: torch.device, kept_whole=()) ->
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for p in {p for module in modules for p in module.parameters()}:
+        p.data = p.data.contiguous()            # fully_shard takes no weights in channels-last
     # Whether a gathered parameter needs a gradient is fixed when it is gathered. In another network's update it needs
     # none. So nothing may stay gathered after a forward pass, as the root's parameters would by default.
     for module in modules:

@@ -19,7 +19,7 @@ from engine.errors import InputError
 from tiny_shelf import shelf_folder
 from tiny_text_to_image import large, tiny_models                          # noqa: F401
 
-STATE = "document.querySelector('#state').innerText"
+STATE = "(document.querySelector('#state')?.innerText ?? '')"
 LOOPBACK = ("127.", "localhost", "::1")
 LOCAL_NAMES = {"127.0.0.1", "localhost", "::1"}
 

@@ -23,6 +23,7 @@ from engine.errors import InputError
 from engine.files import load_torch, save_torch
 from engine.loop import train
 from engine.seeds import TRAIN_BATCH, seeded_generator
+from engine.sharding import is_sharded, shard
 from engine.task import Task, Update
 from lift.tasks import ScaleTask
 from networks.dit import DiT
@@ -476,6 +477,20 @@ def test_every_task_stopped_and_resumed_equals_straight_in_every_way(tmp_path, k
         ends[-1]["log"] = [{key: value for key, value in row.items() if key not in ("seconds", "images_per_second")}
                            for row in state["log"]]
     assert_same(*ends, about)
+
+
+def test_networks_in_channels_last_are_spread_too(tmp_path):
+    """As GPUs are given them, and as checkpoints are opened; in a group of one process."""
+    network = BaselineModel([8, 16]).to(memory_format=torch.channels_last).eval()
+    x, t = torch.randn(2, 3, 64, 64), torch.tensor([3, 700])
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        with torch.no_grad():
+            expected = network(x, t)
+            shard(network, torch.device("cpu"))
+            assert is_sharded(network) and torch.allclose(network(x, t), expected, atol=1e-5)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_large_network_names_the_blocks_that_are_gathered_in_turn():
