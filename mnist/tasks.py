@@ -63,7 +63,7 @@ class DigitTask(WithLossCurves, DenoisingTask):
 
     def drawing(self, networks) -> Drawing:
         """How the networks' images are drawn, with the classes in order."""
-        model = replace(self.model, denoiser=self.denoiser.with_network(networks["model"]))
+        model = replace(self.model, denoiser=self.denoiser.with_network(networks["model"]), device=self.device)
         return model.usual_drawing(PREVIEW_GUIDANCE if model.is_guidable else 1.0, precision=self.args.precision)
 
     def preview(self, networks) -> torch.Tensor:

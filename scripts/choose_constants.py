@@ -17,7 +17,7 @@ from data import ImageSet, add_data_options, columns_in, load_images, num_in_com
 from engine.command_line import (Parser, add_device_options, run_script, seed_number, start_device, whole_number,
                                  write_run_record)
 from engine.errors import InputError
-from engine.files import check_can_be_written, refuse_existing
+from engine.files import check_can_be_written, refuse_existing, written_together
 from eval_fid_batch import choose_dataset
 from evaluation import results_table
 from evaluation.options import METRICS, WITHOUT_INCEPTION, rows_of
@@ -202,7 +202,8 @@ def main(argv=None):
                 for way, num_steps in dict.fromkeys([(PLAIN, calls), (best, steps)]):
                     row_of_way(args, model, way, guide, path, num_steps, **report)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_run_record(args.output, args, device, tried=tried, chosen=chosen)
+    with written_together(args.overwrite):
+        write_run_record(args.output, args, device, tried=tried, chosen=chosen)
     for row in chosen:
         print(", ".join(f"{name} {value}" for name, value in row.items()))
     print(f"wrote {args.output}")
