@@ -131,7 +131,8 @@ def first_contact_tables(folder) -> list[Table]:
         rows += [[Cell(f"the {name}, once"), Cell("not run"), Cell(f"{value:.0f}", value)]
                  for name, value in found["scripts"].items()]
         note = (f"Median wall time of {found['rounds']} starts in alternation, nothing else running: "
-                f"{found['processor']}, {found['cores']} cores. Before: the flat layout.")
+                f"{found['processor']}, {found['cores']} cores. Before: the flat layout. The two scripts are single "
+                "runs, which something beside them may have slowed.")
     return [Table("first_contact", "Seconds that a stranger waits", note, ["asked", "before", "now"], rows)]
 
 

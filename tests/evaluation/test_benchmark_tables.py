@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from conftest import ROOT
 from evaluation import benchmark_tables
 from engine.errors import InputError
 
@@ -44,6 +45,12 @@ def test_how_long_a_stranger_waits(tmp_path):
     (tmp_path / "first_contact.json").write_text("{}")
     with pytest.raises(InputError, match="first_contact.json: is not what scripts/benchmarks/first_contact.py writes"):
         benchmark_tables.first_contact_tables(tmp_path)
+
+
+def test_the_front_page_says_how_long_the_quickstart_took():
+    found = json.loads((ROOT / "results/published/lift/first_contact.json").read_text(encoding="utf-8"))
+    assert (f"The first took {found['scripts']['quickstart'] / 60:.0f} minutes on {found['cores']} cores of an "
+            f"{found['processor']}") in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_those_of_a_gpu_have_a_table_of_their_own(tmp_path):
