@@ -28,7 +28,8 @@ def ways_of(model, w: float) -> dict:
         ways = {"Euler 50": (model.path(50), {"solver": "ddim"}),
                 "midpoint 10": (model.path(10), {"solver": "midpoint"})}
     else:
-        ways = {"DDIM 50": (model.path(50), {"solver": "ddim"}), "DDPM 1000": (model.path(1000, "ddpm"), {"eta": 1.0})}
+        ways = {"DDIM 50": (model.path(50), {"solver": "ddim"}),
+                "DDPM 1000": (model.path(model.num_timesteps), {"eta": 1.0})}
     return {f"{name}, w = {scale:g}": (path, scale, how) for name, (path, how) in ways.items() for scale in (1.0, w)}
 
 

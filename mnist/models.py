@@ -74,8 +74,8 @@ class Model:
         """Of the images."""
         return (self.denoiser.shapes[0] if self.vae is None else self.vae.settings["shape"])[0]
 
-    def path(self, num_steps: int, mode: str = "ddim") -> torch.Tensor:
-        """Times [num_steps + 1] of a sampling, even ones; in mode ddpm every timestep and CLEAN.
+    def path(self, num_steps: int) -> torch.Tensor:
+        """Times [num_steps + 1] of a sampling, even ones; of a diffusion model in `num_timesteps` steps all of them.
 
         DDIM of a noise prediction starts at 980, for 50 steps 980, 960 ... 0. More steps start nearer to noise: with
         every k-th timestep, at 1000 - k, where 1000 = k num_steps; at num_steps - 1 where 980 has too few timesteps
@@ -84,7 +84,6 @@ class Model:
         process = self.denoiser.processes[0]
         if not isinstance(process, CosineSteps):
             return process.uniform_path(num_steps)
-        num_steps = self.num_timesteps if mode == "ddpm" else num_steps
         if not 1 <= num_steps <= self.num_timesteps:
             raise InputError(f"--sampling_steps: found {num_steps}, expected 1...{self.num_timesteps}")
         start = process.noisiest

@@ -60,7 +60,7 @@ def sampling_of(args, model, usual: tuple = USUAL) -> tuple:
         if not isinstance(process, CosineSteps):
             raise InputError(f"--mode: found ddpm, but {args.checkpoint} is a flow; leave the option out")
         refuse_sampling(args, HOW[1:], "with --mode ddpm")
-        return model.path(model.num_timesteps, "ddpm"), {"solver": "ddim", "eta": 1.0}
+        return model.path(model.num_timesteps), {"solver": "ddim", "eta": 1.0}
     if args.eta > 0 and args.sampler not in (None, "euler"):
         raise InputError(f"--eta: found {args.eta:g} with --sampler {args.sampler}, expected --sampler euler (the "
                          "others are deterministic, or add all noise anew)")

@@ -293,7 +293,7 @@ def test_images_of_digits(gpu, process, kind, in_latents):
     denoiser = mnist_models.build_denoiser(process, kind, {**DIGITS, "patch_size": 1, "shape": list(shape)})
     denoiser.network.to(gpu).eval()
     model = mnist_models.Model(denoiser, vae, 28, "digits")
-    path = model.path(2) if in_latents else model.path(2, "ddpm")[-3:]
+    path = model.path(2) if in_latents else model.path(model.num_timesteps)[-3:]
     draw = model.drawing(path, range(3), 2.0, **({} if in_latents else {"eta": 1.0}))
     images = draw.images(0, [0, 1, 2], batch_size=2)
     assert images.shape == (3, 1, 28, 28) and images.dtype == torch.uint8 and images.device.type == "cpu"

@@ -175,7 +175,7 @@ def test_paths_and_strips(ref):
     """A strip shows every tenth of the way, at the reference's timesteps."""
     settings = {"shape": (1, 8, 8), "base_channels": 8, "channel_multipliers": (1,), "attention_levels": ()}
     model = Model(build_denoiser("ddpm", "eps", settings), None, 8, "")
-    ddim, ddpm = model.path(50), model.path(1000, "ddpm")
+    ddim, ddpm = model.path(50), model.path(1000)
     assert ddim.tolist() == [*range(980, -1, -20), -1] and ddpm.tolist() == list(range(999, -2, -1))
     of_50, of_1000, of_ddim = strip_points(50), strip_points(1000), strip_points(50, from_clean=True)
     assert ddpm[of_1000].tolist() == [*ref["strip_ddpm"].tolist(), -1]
@@ -191,7 +191,7 @@ def test_a_noise_prediction_of_latents_leaves_out_the_step_that_multiplies_its_e
     """A step from t multiplies an error of the predicted noise by nearly a(t - 1) / a(t)."""
     settings = {"shape": (2, 4, 4), "base_channels": 8, "channel_multipliers": (1,), "attention_levels": ()}
     model = Model(build_denoiser("ddpm", kind, settings), VAE([1, 32, 32], 8, (1, 1, 1), 2), 28, "")
-    path = model.path(1000 if kind == "v" else 999, "ddpm")
+    path = model.path(1000 if kind == "v" else 999)
     assert path.tolist() == list(range(first, -2, -1)) and model.path(50)[0] == (980 if kind == "eps" else 999)
     a = model.denoiser.processes[0].levels(torch.tensor([999, 998, 997]), torch.float64)[0]
     assert a[1] / a[0] > 90 and a[2] / a[1] < 2.1
