@@ -1,6 +1,7 @@
 """Tables of what the benchmarks measured: the last line of each, as `scripts/bench.sh` keeps it."""
 import contextlib
 import json
+import re
 import statistics
 from pathlib import Path
 
@@ -21,9 +22,13 @@ BENCHMARKS = {
     "frechet": ("Fréchet distance at 2048 dimensions, time of pytorch-fid over ours", "≥"),
     "resume_after_kills": ("share of weights that equal those of a run never killed, bit for bit", "≥"),
     "two_processes": ("largest relative difference of a loss, two processes from one", "≤"),
+    "flow_step": ("training step of a flow, images/s over a plain DiT step", "≥"),
+    "flow_step_compile": ("the same with `--compile`", "≥"),
+    "flow_step_latents": ("the same for `big` on latents", "≥"),
     "distill_step": ("iteration of distillation, time of the published structure over ours", "≥"),
     "precision": ("loss gap of bf16 from float32 over that between two seeds", "≤"),
 }
+SUFFIX = re.compile("_(compile|latents)$")              # of a name; the option that scripts/bench.sh gives then
 BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "ratio_uncompiled",
                      "compiled_over_uncompiled", "memory_ratio", "minutes_100_epochs", "seconds", "seconds_30",
                      "num_kills",
@@ -66,7 +71,7 @@ def benchmarks_tables(folder) -> list[Table]:
     """Claim, measurement and target of every benchmark; measurements on a GPU have a table of their own."""
     def row_of(name: str, found: dict) -> list[Cell]:
         claim, sign = BENCHMARKS[name]
-        script = f"{name.removesuffix('_compile')}.py" + " --compile" * name.endswith("_compile")
+        script = SUFFIX.sub(r".py --\1", name) if SUFFIX.search(name) else f"{name}.py"
         details = "; ".join(f"{key.replace('_', ' ')} {short(found[key])}" for key in BENCHMARK_DETAILS
                                 if found.get(key) is not None)
         return [Cell(claim), Cell(f"`benchmarks/{script}`"), Cell(f"{found['ratio']:.3g}", found["ratio"]),
@@ -134,6 +139,26 @@ def first_contact_tables(folder) -> list[Table]:
                 f"{found['processor']}, {found['cores']} cores. Before: the flat layout. The two scripts are single "
                 "runs, which something beside them may have slowed.")
     return [Table("first_contact", "Seconds that a stranger waits", note, ["asked", "before", "now"], rows)]
+
+
+def house_speed_tables(folder) -> list[Table]:
+    """What scripts/benchmarks/house_speed.py found: three commands of the flat layout and of this one."""
+    path = Path(folder) / "house_speed.json"
+    if not path.exists():
+        return []
+    with written_by(path, "scripts/benchmarks/house_speed.py"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = [[Cell(what), *(Cell(f"{row['seconds'][side]:.2f}", row["seconds"][side])
+                               for side in ("before", "after")),
+                 Cell(f"{row['speed_after_over_before']:.3f}", row["speed_after_over_before"]),
+                 Cell(" to ".join(f"{value:.3f}" for value in row["quartiles"]))]
+                for what, row in found["rows"].items()]
+        note = (f"Seconds of {found['compared']}, medians of {found['rounds']} rounds in alternation; "
+                f"{found['device']}, {found['precision']}, hidden dims {', '.join(map(str, found['hidden_dims']))}. "
+                f"Before: {found['revisions']['before']}, now: {found['revisions']['after']}. Asked: at least "
+                f"{found['target']:g} times the speed of before.")
+    return [Table("house_speed", "Speed before and after the move into rooms", note,
+                  ["command", "before", "now", "speed now over before", "middle half of the rounds"], rows)]
 
 
 def lite_features_tables(folder) -> list[Table]:

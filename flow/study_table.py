@@ -8,21 +8,24 @@ import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 from engine.command_line import Parser, run_script
 from engine.errors import InputError
 from engine.files import written_whole
 from evaluation import results_table
+from evaluation.benchmark_tables import benchmarks_tables
 from evaluation.tables import HIGHER_IS_BETTER, by_protocol
+from evaluation.text_tables import UnknownTable, with_tables
 
 NAME = re.compile(r"(?P<output>[a-z]+)_patch(?P<patch>\d+)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep\.pth")
 SOLVER = re.compile(r"(?P<solver>[a-z]+)_guidance(?P<guidance>[\d.]+)")
 # Written down before anything was measured, and shown above what came.
 EXPECTED = ("Expected: residual ahead of velocity at both patches, and by more at patch 8, where a token has 192 "
-            "numbers of 256; clean between them at patch 8 and level with velocity at patch 4. Midpoint and "
-            "multistep with 10 calls level with Euler with 32. Guidance 2 ahead of 1 in the share of groups and "
-            "in fd_lite0; 4 behind 2 in fd_lite0. The UNet ahead of the transformer at equal arithmetic, since "
-            "the images are few; two scales level with one within the spread over seeds.")
+            "numbers, which is most of the network's width or more than it; clean between them at patch 8 and level "
+            "with velocity at patch 4. Midpoint and multistep with 10 calls level with Euler with 32. Guidance 2 ahead "
+            "of 1 in the share of groups and in fd_lite0; 4 behind 2 in fd_lite0. The UNet ahead of the transformer at "
+            "equal arithmetic, since the images are few; two scales level with one within the spread over seeds.")
 SHOWN = {"ddim": "Euler", "midpoint": "midpoint", "multistep": "multistep"}
 
 
@@ -70,21 +73,41 @@ def table(rows: list[dict], metric: str, protocol: str) -> list[str]:
     return [*lines, ""]
 
 
+def with_study(text: str, study: str, source: Path, results: Path) -> str:
+    """The family's text with the study and the benchmarks beside the results in its marks. Raises InputError."""
+    def tables_named(name: str) -> list:
+        if name == "study":
+            return [SimpleNamespace(markdown=lambda: study)]
+        if name == "benchmarks":
+            return benchmarks_tables(results.parent)
+        raise UnknownTable(f"table:{name}: found {name!r}, expected study or benchmarks")
+
+    return with_tables(text, tables_named, str(source), results.parent)
+
+
 def main():
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("results/flow_study/fid_results.csv"), metavar="CSV")
     parser.add_argument("--metrics", nargs="+", default=["fd_lite0", "swd", "groups"], action="each_once",
                         metavar="METRIC")
     parser.add_argument("--output", type=Path, default=Path("results/flow_study/study.md"), metavar="FILE")
+    parser.add_argument("--readme", type=Path, default=None, metavar="FILE",
+                        help="a text to write the study into, and the benchmarks beside the results")
     args = parser.parse_args()
     rows = results_table.read(args.results)
     lines = [line for metric in args.metrics for line in tables(rows, metric)]
     if not lines:
         raise InputError(f"{args.results}: has no rows of scripts/flow_study.sh with {', '.join(args.metrics)}; run "
                          "that first")
+    study = "\n".join([EXPECTED, "", *lines]).rstrip()
+    text = args.readme and with_study(args.readme.read_text(encoding="utf-8"), study, args.readme, args.results)
     with written_whole(args.output) as file:
-        file.write(("\n".join([EXPECTED, "", *lines]).rstrip() + "\n").encode())
+        file.write(f"{study}\n".encode())
     print(f"{args.output}: {len(lines)} lines")
+    if text:
+        with written_whole(args.readme, "w") as file:
+            file.write(text)
+        print(f"{args.readme}: tables written")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ from functools import partial
 
 from evaluation import text_tables
 from evaluation.benchmark_tables import (arithmetic_tables, benchmarks_tables, first_contact_tables, handicap_tables,
-                                         lite_features_tables)
+                                         house_speed_tables, lite_features_tables)
 from evaluation.results_table import METRICS
 from evaluation.tables import Table, bf16_tables, metric_tables
 from evaluation.text_tables import UnknownTable, selected
@@ -13,8 +13,8 @@ from lift.side_tables import SIDE_TABLES, path_cost_tables, side_table
 
 
 MEASURED = {"benchmarks": benchmarks_tables, "arithmetic": arithmetic_tables, "handicaps": handicap_tables,
-            "first_contact": first_contact_tables, "path_costs": path_cost_tables,
-            "lite_features": lite_features_tables}
+            "house_speed": house_speed_tables, "first_contact": first_contact_tables,
+            "path_costs": path_cost_tables, "lite_features": lite_features_tables}
 WITHOUT_CONDITIONS = ("bf16", *MEASURED, *SIDE_TABLES,
                       *(name for name in study_tables.NAMES if name not in study_tables.COMPARISONS))
 

@@ -35,6 +35,28 @@ def test_benchmarks_come_from_their_last_lines(tmp_path):
         benchmark_tables.benchmarks_tables(tmp_path)
 
 
+def test_a_name_ends_with_the_option_that_it_was_run_with(tmp_path):
+    for name in ("flow_step", "flow_step_latents", "sampling_compile"):
+        keep(tmp_path, name, {"ratio": 1.0, "target": 1.0, "ok": True})
+    [table] = benchmark_tables.benchmarks_tables(tmp_path)
+    assert [row[1] for row in texts(table)] == ["`benchmarks/sampling.py --compile`", "`benchmarks/flow_step.py`",
+                                                "`benchmarks/flow_step.py --latents`"]
+
+
+def test_speed_before_and_after_the_move(tmp_path):
+    assert benchmark_tables.house_speed_tables(tmp_path) == []
+    found = json.loads((ROOT / "results/published/lift/house_speed.json").read_text(encoding="utf-8"))
+    (tmp_path / "house_speed.json").write_text(json.dumps(found))
+    [table] = benchmark_tables.house_speed_tables(tmp_path)
+    assert [row[0] for row in texts(table)] == ["training step", "sampling", "error map"]
+    for (_, before, now, ratio, _), row in zip(table.rows, found["rows"].values()):
+        assert (before.value, now.value, ratio.value) == (row["seconds"]["before"], row["seconds"]["after"],
+                                                          row["speed_after_over_before"])
+    (tmp_path / "house_speed.json").write_text('{"rows": {}}')
+    with pytest.raises(InputError, match="house_speed.json: is not what scripts/benchmarks/house_speed.py writes"):
+        benchmark_tables.house_speed_tables(tmp_path)
+
+
 def test_how_long_a_stranger_waits(tmp_path):
     assert benchmark_tables.first_contact_tables(tmp_path) == []
     found = {"seconds": {"before": {"a.py --help": 4.126}, "after": {"a.py --help": 0.5}}, "scripts": {"tests": 299.6},

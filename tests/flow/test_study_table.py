@@ -4,6 +4,7 @@ import re
 import pytest
 
 from conftest import ROOT
+from engine.errors import InputError
 from evaluation import results_table
 from flow import study_table, train
 from flow.model import gflop_of_forward
@@ -64,6 +65,24 @@ def test_shares_are_told_to_three_digits_and_what_was_expected_stands_first(tmp_
     expected, _, title, *_, line = (tmp_path / "study.md").read_text().splitlines()
     assert expected == study_table.EXPECTED and title == f"**groups** (higher is better), {PROTOCOL}"
     assert line == "| unet, 4, 1, 3 | 0.812 |"
+
+
+def test_the_familys_text_takes_the_study_and_the_benchmarks(tmp_path, monkeypatch):
+    monkeypatch.setattr(results_table, "read", lambda path: [row("clean", 0, "ddim", 1, 10, 340.0)])
+    text = tmp_path / "README.md"
+    marks = "<!-- table:study -->\n<!-- end:study -->\n<!-- table:benchmarks -->\n<!-- end:benchmarks -->\n"
+    text.write_text(marks + "kept\n")
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/flow_step.json").write_text('{"ratio": 1.1, "target": 0.98, "ok": true}')
+    monkeypatch.setattr("sys.argv", ["study_table", "--results", str(tmp_path / "rows.csv"), "--output",
+                                     str(tmp_path / "study.md"), "--readme", str(text)])
+    study_table.main()
+    written = text.read_text()
+    assert written.endswith("kept\n") and "`benchmarks/flow_step.py` | 1.1 |" in written
+    assert written.split("<!-- end:study -->")[0] == f"<!-- table:study -->\n{(tmp_path / 'study.md').read_text()}"
+    text.write_text("<!-- table:other -->\n<!-- end:other -->\n")
+    with pytest.raises(InputError, match="table:other: found 'other', expected study or benchmarks"):
+        study_table.main()
 
 
 def test_the_studys_models_cost_the_same_within_a_twentieth():
