@@ -16,6 +16,7 @@ from engine.denoiser import Denoiser, NetworkDenoiser
 from engine.denoising_task import encoded
 from engine.errors import InputError
 from engine.files import expecting
+from engine.run_files import weights_in
 from engine.sampling import to_uint8
 from engine.seeds import seeded_generator
 from flow import model as flow
@@ -148,7 +149,7 @@ def load_mnist(content: dict, path, weights: str, fingerprint: str, device, vae=
     """A model of digits, in pixels or in the latents of a VAE. vae: its checkpoint, where that has moved."""
     if content.get("model") == "vae":
         raise InputError(f"{path}: is an autoencoder, expected a denoiser; give it as --vae of a model of its latents")
-    model = mnist.model_of(content, path, device, vae, raw=weights == "raw")
+    model = mnist.model_of(content, path, device, vae, weights)
     build = {key: content[key] for key in mnist.CONTENT if key in content}
     if model.vae is not None and vae is not None:
         build["vae_checkpoint"] = str(vae)
@@ -166,9 +167,7 @@ def load_mnist(content: dict, path, weights: str, fingerprint: str, device, vae=
 def load_edm(content: dict, path, weights: str, fingerprint: str, device, vae=None) -> Loaded:
     """EDM's network from its plain state dict, or a student of it. A network with classes always needs one."""
     is_student = "few_steps" in content
-    state = content["model_state"] if is_student else content
-    if is_student and weights == "ema":
-        state = {**state, **content["ema_state"]["shadow"]}
+    state = weights_in(content, weights) if is_student else content
     config = content["config"] if is_student else adm.config_of(state, path)
     network = adm.EDMNetwork(**config)
     adm.load_state(network, state, path)

@@ -124,6 +124,20 @@ class DiscreteSteps(NoiseProcess):
         t[-1] = CLEAN
         return t
 
+    def strided_path(self, num_steps: int, start: int | None = None) -> torch.Tensor:
+        """Whole timesteps of DDIM, evenly spaced down to 0 itself, then CLEAN: int64 [num_steps + 1].
+
+        start: the first, left out the noisiest. It is taken where few steps are. More steps start nearer to noise: with
+        every k-th timestep, at T - k, where T = k num_steps; at num_steps - 1 where `start` has too few timesteps below
+        it.
+        """
+        first = self.noisiest
+        if start is not None:
+            stride, rest = divmod(self.num_timesteps, num_steps)
+            first = max(start, num_steps - 1, 0 if rest else self.num_timesteps - stride)
+        t = torch.linspace(first, 0, num_steps, dtype=torch.float64).round().long()
+        return torch.cat([t, torch.tensor([CLEAN])])
+
     def log_snrs_on(self, device) -> torch.Tensor:
         """`log_snrs` on a device, which is copied there once."""
         if device not in self._log_snrs:

@@ -124,7 +124,7 @@ def _opened(chosen: Found, age: int, weights: str, device, heatmaps) -> Opened:
         model, few_steps = (TextToImage(path, device), None) if is_folder else load_student(path, weights, device)[:2]
         return Opened(chosen, model, device, few_steps=few_steps)
     content = mnist.load_checkpoint(path, "denoiser", "--checkpoint")
-    model = mnist.model_of(content, path, device, raw=weights == "raw")
+    model = mnist.model_of(content, path, device, weights=weights)
     return Opened(chosen, model, device, names_of(model.denoiser, None))
 
 

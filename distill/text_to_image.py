@@ -22,6 +22,7 @@ from engine import devices
 from engine.denoiser import Guided, NetworkDenoiser
 from engine.errors import InputError, need_packages
 from engine.files import expecting, load_torch, sha256_of_file
+from engine.run_files import weights_in
 from engine.sampling import Samples, sample, to_uint8
 from flow.latents import Latents
 from scheduler import DiscreteSteps
@@ -321,7 +322,7 @@ def load_student(path, weights: str = "ema", device="cpu", model_id=None, tiny_v
         if model.fingerprint != content["teacher"]:
             raise InputError(f"--model_id: {model.folder} has other weights than the teacher of {path}; give the "
                              "folder of that one")
-        state = {**content["model_state"], **(content["ema_state"]["shadow"] if weights == "ema" else {})}
+        state = weights_in(content, weights)
         if "lora" in content:
             lora.merge_adapter(model.network, state, **content["lora"])
         else:

@@ -54,6 +54,10 @@ class Drawing:
         return torch.cat([self(seed, indices[start:start + batch_size])[0].cpu()
                           for start in range(0, len(indices), batch_size)])
 
+    def labelled(self, seed: int, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Images and their classes, as `images` and `labels` give them."""
+        return self.images(seed, indices), self.labels(indices)
+
     def strip(self, seed: int, indices: Sequence[int]) -> tuple[list[int], torch.Tensor]:
         """Images on their way: the steps before which they are shown (`strip_points`), and the images, uint8 [points,
         n, C, H, W] on the CPU, the last of which are the result. Where timesteps are left out, as by DDIM, tenths are

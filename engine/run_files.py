@@ -30,6 +30,13 @@ def list_checkpoints(folder, name: str) -> list[Path]:
     return sorted((p for p in Path(folder).glob(f"{escape(name)}_*ep.pth") if pattern.fullmatch(p.name)), key=epoch_of)
 
 
+def weights_in(content: dict, weights: str = "ema") -> dict:
+    """The state dict in a checkpoint's content. weights: raw, or ema, the averaged ones, with all else that the network
+    keeps, such as buffers, from the raw ones. Raises KeyError where there is none."""
+    averaged = content["ema_state"]["shadow"] if weights == "ema" else {}
+    return {**content["model_state"], **averaged}
+
+
 def state_path(folder, name: str, step: int) -> Path:
     """Where the full training state after `step` optimizer steps lies."""
     return Path(folder) / f"{name}_step{step:08d}.state.pth"

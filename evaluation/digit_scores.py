@@ -139,11 +139,7 @@ class Judge:
 
     def noise_floor(self, train_set, num_images: int, num_draws: int = 5) -> list[dict[str, float]]:
         """The scores of `num_draws` draws of real training digits, none twice in a draw, classes balanced."""
-        draws = []
-        for draw in range(num_draws):
-            chosen = balanced_choice(train_set.labels, num_images, draw)
-            draws.append(self.scores(train_set.images[chosen], train_set.labels[chosen]))
-        return draws
+        return [self.scores(*balanced_part(train_set, num_images, draw)) for draw in range(num_draws)]
 
 
 def damages(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -161,13 +157,16 @@ def damages(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
             "20 digits repeated": images[first_two[labels, np.arange(len(images)) % 7 % 2]]}
 
 
-def balanced_choice(labels: np.ndarray, num_images: int, draw: int = 0) -> np.ndarray:
-    """Places of `num_images` random images, none twice, with equally many of each class up to one: int64, rising."""
+def balanced_part(image_set, num_images: int, draw: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of `num_images` random places in rising order, none twice, with equally many of each class up
+    to one: uint8 [num_images, C, S, S], int64 [num_images]."""
+    labels = image_set.labels
     classes = np.unique(labels)
     shares = np.full(len(classes), num_images // len(classes)) + (np.arange(len(classes)) < num_images % len(classes))
     random = np.random.default_rng([SEED, draw])
-    return np.sort(np.concatenate([random.choice(np.flatnonzero(labels == label), share, replace=False)
-                                   for label, share in zip(classes, shares)]))
+    chosen = np.sort(np.concatenate([random.choice(np.flatnonzero(labels == label), share, replace=False)
+                                     for label, share in zip(classes, shares)]))
+    return image_set.images[chosen], labels[chosen]
 
 
 def load_judge(train_set, test_set, cache_dir="cache") -> Judge:
@@ -201,10 +200,10 @@ def load_judge(train_set, test_set, cache_dir="cache") -> Judge:
     return judge
 
 
-def judge_of(dataset: str, cache_dir="cache") -> tuple[Judge, ImageSet, ImageSet]:
-    """The judge of a data set's digits, and its training and test digits: grey, 28 pixels a side. Raises InputError as
-    `load_judge` does."""
-    train_set, test_set = (load_images(dataset, split, cache_dir=cache_dir, size=28, channels=1)
+def judge_of(dataset: str, cache_dir="cache", **columns: str | None) -> tuple[Judge, ImageSet, ImageSet]:
+    """The judge of a data set's digits, and its training and test digits: grey, 28 pixels a side. columns: as in
+    `load_images`. Raises InputError as `load_judge` does."""
+    train_set, test_set = (load_images(dataset, split, cache_dir=cache_dir, size=28, channels=1, **columns)
                            for split in ("train", "test"))
     return load_judge(train_set, test_set, cache_dir), train_set, test_set
 

@@ -9,6 +9,7 @@ from engine.denoiser import NetworkDenoiser, OutputDenoiser
 from engine.errors import InputError
 from engine.files import SAFETENSORS, expecting, load_safetensors, load_torch
 from engine.flops import gflop_of
+from engine.run_files import weights_in
 from networks.band_dit import BandDiT, BandFlowDenoiser
 from networks.dit import DiT, is_published, least_error, load_published, published_state
 from networks.dual_dit import DualDiT, DualFlowDenoiser
@@ -129,9 +130,7 @@ def load_checkpoint(path, weights: str = "ema", device="cpu") -> LoadedFlow:
         found = content.get("family") or content.get("model_type") if isinstance(content, dict) else None
         raise InputError(f"{path}: is a checkpoint of {found or 'something else'}, expected one of the flow family; "
                          "use the command of its own family")
-    state = content["model_state"]
-    if weights == "ema":
-        state = {**state, **content["ema_state"]["shadow"]}
+    state = weights_in(content, weights)
     network = build_network(content["config"])
     try:
         network.load_state_dict(state)

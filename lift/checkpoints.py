@@ -14,7 +14,7 @@ import torch
 from baseline_model import BaselineModel
 from engine.errors import InputError
 from engine.files import expecting, load_torch
-from engine.run_files import epoch_of
+from engine.run_files import epoch_of, weights_in
 from model import LIFTBandModel, LIFTDualTimestepModel
 from networks.unet import PARAMETRIZATIONS
 
@@ -81,7 +81,7 @@ def weights_of(content: dict, weights: str, path) -> dict:
     if without:
         raise InputError(f"{path}: has no EMA weights for {without[0]}, expected them for every parameter; restore it, "
                          "or use --weights raw")
-    return {**content["model_state"], **content["ema_state"]["shadow"]}
+    return weights_in(content)
 
 
 def load_model(path, model_type: str | None = None, weights: str = "ema", device="cpu") -> LoadedModel:

@@ -3,20 +3,17 @@
 
 It ends with a sentence that says what looks wrong.
 """
-from data import add_data_options
-from engine.command_line import Parser, real_number, run_script, start_device, whole_number, write_run_record
+from engine.command_line import real_number, run_script, start_device, whole_number, write_run_record
 from engine.files import outputs_beside, save_png, written_together
-from mnist.options import add_output_options, add_sampling_options, classes_asked, scored_model
+from mnist.options import add_sampling_options, classes_asked, judge_for, looking_parser, scored_model
 
 
 def parse_args(argv=None):
     """The command line."""
-    parser = Parser(__doc__)
-    add_data_options(parser)
+    parser = looking_parser(__doc__, "results/mnist_debug", "PREFIX")
     add_sampling_options(parser, how=False)
     parser.add_argument("--guidance_scale", type=real_number(0, 100), default=3.0, metavar="W")
     parser.add_argument("--num_samples", type=whole_number(10), default=20, help="per way of sampling")
-    add_output_options(parser, "results/mnist_debug", "PREFIX")
     parser.set_defaults(device="cpu")
     return parser.parse_args(argv)
 
@@ -29,7 +26,7 @@ def ways_of(model, w: float) -> dict:
                 "midpoint 10": (model.path(10), {"solver": "midpoint"})}
     else:
         ways = {"DDIM 50": (model.path(50), {"solver": "ddim"}),
-                "DDPM 1000": (model.path(model.num_timesteps), {"eta": 1.0})}
+                f"DDPM {model.num_timesteps}": (model.path(model.num_timesteps), {"eta": 1.0})}
     return {f"{name}, w = {scale:g}": (path, scale, how) for name, (path, how) in ways.items() for scale in (1.0, w)}
 
 
@@ -37,18 +34,17 @@ def main():
     args = parse_args()
     import torch
     from evaluation import class_conditioning
-    from evaluation.digit_scores import judge_of
     from evaluation.small_images import class_rows, picture_columns
     outputs = outputs_beside(args.output, args.overwrite, ("png", "json"))
     device = start_device(args)
     model, _ = scored_model(args, args.checkpoint, device, [args.guidance_scale], with_classes=True)
     classes, numbers = classes_asked(args, model, args.guidance_scale), range(args.num_samples)
-    judge, train_set, _ = judge_of(args.dataset, args.cache_dir)
+    judge, train_set, _ = judge_for(args)
     accuracies, columns = {}, []
     for way, (path, w, how) in ways_of(model, args.guidance_scale).items():
         draw = model.drawing(path, classes, w, precision=args.precision, **how)
-        images = draw.images(args.seed, numbers)
-        accuracies[way] = judge.scores(images, draw.labels(numbers))["accuracy"]
+        images, labels = draw.labelled(args.seed, numbers)
+        accuracies[way] = judge.scores(images, labels)["accuracy"]
         columns.append((f"{way}\n{accuracies[way]:.0%} right", class_rows(images, model.denoiser.num_classes, 2)))
     distances = class_conditioning.code_distances(model.denoiser.network.class_codes)
     effects = class_conditioning.class_effects(model.denoiser, model.path(50), args.seed)

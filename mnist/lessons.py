@@ -10,14 +10,14 @@ import torch
 from engine.files import save_png
 from engine.sampling import from_uint8, sample
 from evaluation.denoiser_errors import errors_by_noise, solver_errors
-from evaluation.digit_scores import SCORES, judge_of
+from evaluation.digit_scores import SCORES
 from evaluation.digit_tables import number, scores_of
 from evaluation.figures import curve_panels, image_rows, loss_curves
 from evaluation.page import read_sections
 from evaluation.small_images import class_rows, picture_columns, principal_components, scatter
 from evaluation.tables import Cell, Table, read_csv
 from mnist.models import DDIM_START, Model, decoded_noise, images_of, load_model, reconstructed
-from mnist.options import SOLVERS, check_draws_digits, digit_vae
+from mnist.options import SOLVERS, check_draws_digits, digit_vae, judge_for
 from networks.exact_denoiser import ExactDenoiser, nearest_images
 from networks.margin import padded
 from scheduler import noise_added
@@ -42,7 +42,11 @@ class Tour:
         for name, model in self.models.items():
             check_draws_digits(model, getattr(args, name), f"--{name}")
         self.pixels = {name: model for name, model in self.models.items() if model.vae is None}
-        self.judge, self.train_set, self.test_set = judge_of(args.dataset, args.cache_dir)
+        self.guidable = {name: model for name, model in self.models.items() if model.is_guidable}
+        self.logs = {log.name.removesuffix("_training.csv"): read_csv(log)
+                     for path in (args.flow, args.ddpm, args.vae, args.latent) if path
+                     for log in sorted(path.parent.parent.glob("*_training.csv"))}
+        self.judge, self.train_set, self.test_set = judge_for(args)
         self.test_images = torch.tensor(self.test_set.images[:1000])
         self.test_labels = self.test_set.labels[:1000]
 
@@ -58,8 +62,7 @@ class Tour:
 
     def drawn(self, model: Model, count: int, w: float = 1.0) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images of all classes in turn, and their classes."""
-        draw = model.usual_drawing(w)
-        return draw.images(self.args.seed, range(count)), draw.labels(range(count))
+        return model.usual_drawing(w).labelled(self.args.seed, range(count))
 
     def forward(self) -> None:
         """A digit on its way to noise, by each model's noise process."""
@@ -73,16 +76,9 @@ class Tour:
                              image_rows(rows, [f"{share:.0%}" for share in SHARES])})
 
     def learning(self) -> None:
-        """The curves of loss that stand beside the checkpoints; the section is left out if all logs are missing."""
-        logs = {}
-        for path in (self.args.flow, self.args.ddpm, self.args.vae, self.args.latent):
-            for log in sorted(path.parent.parent.glob("*_training.csv")) if path else []:
-                logs[log.name.removesuffix("_training.csv")] = read_csv(log)
-        if logs:
-            self.add("learning", {"Loss by step: logged values, and their moving average.":
-                                  loss_curves(logs, {"loss": "training"})})
-        else:
-            print("left out for want of a log beside a checkpoint: learning", flush=True)
+        """The curves of loss, of the logs that lie beside the checkpoints."""
+        self.add("learning", {"Loss by step: logged values, and their moving average.":
+                              loss_curves(self.logs, {"loss": "training"})})
 
     def backward(self) -> None:
         """The way of three digits out of noise, by each model."""
@@ -106,11 +102,9 @@ class Tour:
                              curve_panels(found, CALLS, "network calls", "RMS difference per pixel")})
 
     def guidance(self) -> None:
-        """Images and scores by guidance scale, for models trained with dropped labels; no section if there are none."""
+        """Images and scores by guidance scale, for models trained with dropped labels."""
         figures, rows = {}, []
-        for name, model in self.models.items():
-            if not model.is_guidable:
-                continue
+        for name, model in self.guidable.items():
             columns = []
             for w in SCALES:
                 images, labels = self.drawn(model, self.args.num_samples, w)
@@ -118,12 +112,9 @@ class Tour:
                 rows.append([Cell(name), Cell(f"{w:g}", w), *scores_of(self.judge.scores(images, labels))])
             figures[f"{name}: a row per digit, three samples each, from the same noise in every column."] = \
                 picture_columns(columns, width=1.15)
-        if figures:
-            table = Table("guidance", "Scores by guidance scale", f"{self.args.num_samples} images each; real digits: "
-                          "accuracy near 1, distance near 0, diversity 1.", ["model", "w", *SCORES], rows)
-            self.add("guidance", figures, [table])
-        else:
-            print("left out for want of a model that was trained with dropped labels: guidance", flush=True)
+        table = Table("guidance", "Scores by guidance scale", f"{self.args.num_samples} images each; real digits: "
+                      "accuracy near 1, distance near 0, diversity 1.", ["model", "w", *SCORES], rows)
+        self.add("guidance", figures, [table])
 
     def latents(self) -> None:
         """What the VAE does to digits: there and back, a walk between two codes, noise decoded."""

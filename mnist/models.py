@@ -9,11 +9,12 @@ from engine.denoiser import Guided, NetworkDenoiser
 from engine.drawing import BATCH_SIZE, Drawing
 from engine.errors import InputError
 from engine.files import expecting, load_torch, sha256_of_file
+from engine.run_files import weights_in
 from engine.sampling import from_uint8, start_noise, to_uint8
 from networks.conditional_unet import ConditionalUNet
 from networks.margin import cropped, padded
 from networks.vae import VAE
-from scheduler import CLEAN, CosineSteps, LinearFlow
+from scheduler import CosineSteps, LinearFlow
 
 FAMILY = "mnist"
 BETA_MAX = 0.9999
@@ -75,23 +76,14 @@ class Model:
         return (self.denoiser.shapes[0] if self.vae is None else self.vae.settings["shape"])[0]
 
     def path(self, num_steps: int) -> torch.Tensor:
-        """Times [num_steps + 1] of a sampling, even ones; of a diffusion model in `num_timesteps` steps all of them.
-
-        DDIM of a noise prediction starts at 980, for 50 steps 980, 960 ... 0. More steps start nearer to noise: with
-        every k-th timestep, at 1000 - k, where 1000 = k num_steps; at num_steps - 1 where 980 has too few timesteps
-        below it. Raises InputError.
-        """
+        """Times [num_steps + 1] of a sampling, even ones; of a diffusion model whole timesteps, in `num_timesteps`
+        steps all of them. A noise prediction's fifty are 980, 960 ... 0. Raises InputError."""
         process = self.denoiser.processes[0]
         if not isinstance(process, CosineSteps):
             return process.uniform_path(num_steps)
         if not 1 <= num_steps <= self.num_timesteps:
             raise InputError(f"--sampling_steps: found {num_steps}, expected 1...{self.num_timesteps}")
-        start = process.noisiest
-        if self.denoiser.kind == "eps":
-            stride, rest = divmod(process.num_timesteps, num_steps)
-            start = max(DDIM_START, num_steps - 1, 0 if rest else process.num_timesteps - stride)
-        t = torch.linspace(start, 0, num_steps, dtype=torch.float64).round().long()
-        return torch.cat([t, torch.tensor([CLEAN])])
+        return process.strided_path(num_steps, DDIM_START if self.denoiser.kind == "eps" else None)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """What the network sees of images, uint8 [B, C, image_size, image_size]: padded images in [-1, 1], or
@@ -137,18 +129,12 @@ def load_checkpoint(path, kind: str, option: str) -> dict:
     return content
 
 
-def weights_of(content: dict, raw: bool = False) -> dict:
-    """The averaged weights, with the buffers of the raw ones; or the raw ones."""
-    averaged = {} if raw else content.get("ema_state", {}).get("shadow", {})
-    return {**content["model_state"], **averaged}
-
-
 def load_vae(path, option: str = "--vae_checkpoint") -> VAE:
     """A trained VAE in eval mode."""
     content = load_checkpoint(path, "vae", option)
     with expecting(path, "VAE checkpoint"):
         vae = VAE(**content["settings"])
-        vae.load_state_dict(weights_of(content))
+        vae.load_state_dict(weights_in(content))
     return vae.eval().requires_grad_(False)
 
 
@@ -177,11 +163,11 @@ def load_model(path, device="cpu", vae_checkpoint=None) -> Model:
     return model_of(load_checkpoint(path, "denoiser", "--checkpoint"), path, device, vae_checkpoint)
 
 
-def model_of(content: dict, path, device="cpu", vae_checkpoint=None, raw: bool = False) -> Model:
-    """The model in a checkpoint's content, with averaged weights or raw ones; the rest as in `load_model`."""
+def model_of(content: dict, path, device="cpu", vae_checkpoint=None, weights: str = "ema") -> Model:
+    """The model in a checkpoint's content. weights: ema (averaged) or raw; the rest as in `load_model`."""
     with expecting(path, "checkpoint"):
         denoiser = build_denoiser(content["process"], content["kind"], content["settings"])
-        denoiser.network.load_state_dict(weights_of(content, raw))
+        denoiser.network.load_state_dict(weights_in(content, weights))
     vae = None
     if content["vae_hash"] is not None:
         vae_path = vae_checkpoint or content["vae_checkpoint"]

@@ -2,6 +2,7 @@
 from argparse import Namespace
 from pathlib import Path
 
+from data import add_data_options, columns_in
 from engine.command_line import (Parser, add_device_options, real_number, refuse_without_effect, seed_number,
                                  whole_number)
 from engine.errors import InputError
@@ -9,6 +10,23 @@ from engine.errors import InputError
 SOLVERS = {"euler": "ddim", "midpoint": "midpoint", "heun": "heun", "multistep": "multistep"}
 HOW = ("mode", "sampler", "sampling_steps", "eta")
 USUAL = ("euler", 50)            # sampler and steps where none are given
+
+
+def looking_parser(description: str, output: str, metavar: str | None = None, precision: str | None = "auto"):
+    """The parser of a verb that looks at models of MNIST's digits: data, --seed, --output, --overwrite, device.
+
+    output: the default; with metavar PREFIX the stem of a picture and a record. precision: None leaves it out.
+    """
+    parser, is_prefix = Parser(description), metavar == "PREFIX"
+    add_data_options(parser, columns=True)
+    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_argument("--output", type=Path, default=Path(output), metavar=metavar,
+                        help="for PREFIX.png and PREFIX.json" if is_prefix else None)
+    parser.add_argument("--overwrite", action="store_true",
+                        help="replace what is there" if is_prefix else "replace --output")
+    add_device_options(parser, precision)
+    parser.set_defaults(dataset="mnist")
+    return parser
 
 
 def add_sampling_options(parser, how: bool = True, required: bool = True, usual: tuple = USUAL) -> None:
@@ -29,23 +47,8 @@ def add_sampling_options(parser, how: bool = True, required: bool = True, usual:
     group.add_argument("--eta", type=real_number(0, 1), default=0.0, help="noise of DDIM: 0 none, 1 as DDPM")
 
 
-def add_output_options(parser, output: str, metavar: str | None = None, precision: str | None = "auto") -> None:
-    """--seed, --output, --overwrite and the device's options of a verb that looks at models of MNIST's digits.
-
-    output: the default; with metavar PREFIX the stem of a picture and a record. precision: None leaves it out.
-    """
-    is_prefix = metavar == "PREFIX"
-    parser.add_argument("--seed", type=seed_number, default=0)
-    parser.add_argument("--output", type=Path, default=Path(output), metavar=metavar,
-                        help="for PREFIX.png and PREFIX.json" if is_prefix else None)
-    parser.add_argument("--overwrite", action="store_true",
-                        help="replace what is there" if is_prefix else "replace --output")
-    add_device_options(parser, precision)
-    parser.set_defaults(dataset="mnist")
-
-
 def refuse_sampling(args, options, where: str) -> None:
-    """As `refuse_without_effect`, for options of `add_sampling_options`."""
+    """As `refuse_without_effect`, for options of `add_sampling_options`, and others whose default is None."""
     parser = Parser("")
     add_sampling_options(parser)
     refuse_without_effect(parser, args, options, where)
@@ -103,6 +106,12 @@ def check_draws_digits(model, path, option: str = "--checkpoint") -> None:
     if (model.image_size, model.channels) != (28, 1):
         raise InputError(f"{option}: {path} draws images of {model.image_size} pixels in {model.channels} channels, "
                          "expected grey digits of 28")
+
+
+def judge_for(args):
+    """The judge of the digits of --dataset, its training digits and its test digits. Raises InputError."""
+    from evaluation import digit_scores
+    return digit_scores.judge_of(args.dataset, args.cache_dir, **columns_in(vars(args)))
 
 
 def digit_vae(path, device, option: str = "--checkpoint"):

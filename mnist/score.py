@@ -4,33 +4,22 @@
 For a VAE, its reconstructions of the test digits are scored. Without a checkpoint, several draws of real digits are
 scored, and test digits with known damages, each of which must move a score.
 """
-from data import add_data_options
-from engine.command_line import Parser, real_number, run_script, start_device, whole_number, write_run_record
-from engine.errors import InputError
+from engine.command_line import real_number, run_script, start_device, whole_number, write_run_record
 from engine.files import load_torch, refuse_existing, write_csv, written_together
-from mnist.options import (HOW, add_output_options, add_sampling_options, digit_vae, drawing_of, refuse_sampling,
-                           scored_model)
+from mnist.options import (HOW, add_sampling_options, digit_vae, drawing_of, judge_for, looking_parser,
+                           refuse_sampling, scored_model)
+
+OF_DENOISERS = ("vae_checkpoint", *HOW, "guidance_scales")      # options that nothing else is scored with
 
 
 def parse_args(argv=None):
     """The command line."""
-    parser = Parser(__doc__)
-    add_data_options(parser)
+    parser = looking_parser(__doc__, "results/mnist_scores.csv")
     add_sampling_options(parser, required=False)
     parser.add_argument("--guidance_scales", type=real_number(0, 100), nargs="+", default=None, metavar="W",
                         action="each_once", help="one row each; left out: 1 and 2, of a model that cannot be guided 1")
     parser.add_argument("--num_samples", type=whole_number(10), default=1000)
-    add_output_options(parser, "results/mnist_scores.csv")
     return parser.parse_args(argv)
-
-
-def checked_vae(args, device):
-    """The VAE. Raises InputError for one of other images than digits, and for options that it does not know."""
-    vae = digit_vae(args.checkpoint, device)
-    refuse_sampling(args, ("vae_checkpoint", *HOW), "on a VAE")
-    if args.guidance_scales is not None:
-        raise InputError(f"--guidance_scales: {args.checkpoint} is a VAE, which knows no class; leave the option out")
-    return vae
 
 
 def rows_of_model(args, judge, model) -> list[dict]:
@@ -38,19 +27,17 @@ def rows_of_model(args, judge, model) -> list[dict]:
     rows, numbers = [], range(args.num_samples)
     for w in args.guidance_scales:
         draw, before = drawing_of(args, model, w), model.denoiser.num_evaluations
-        images = draw.images(args.seed, numbers)
+        scores = judge.scores(*draw.labelled(args.seed, numbers))
         rows.append({"what": model.name, "guidance_scale": w, "num_steps": len(draw.path) - 1,
-                     "calls": (model.denoiser.num_evaluations - before) // len(images),
-                     **judge.scores(images, draw.labels(numbers))})
+                     "calls": (model.denoiser.num_evaluations - before) // len(numbers), **scores})
     return rows
 
 
 def rows_of_test_digits(args, judge, vae, test_set) -> list[dict]:
     """The row of a VAE's reconstructions; without one, a row per damage."""
-    from evaluation.digit_scores import balanced_choice
+    from evaluation.digit_scores import balanced_part
     from mnist.models import reconstructed
-    chosen = balanced_choice(test_set.labels, args.num_samples)
-    images, labels = test_set.images[chosen], test_set.labels[chosen]
+    images, labels = balanced_part(test_set, args.num_samples)
     if vae is None:
         return [{"what": name, **scores} for name, scores in judge.scores_of_damages(images, labels).items()]
     return [{"what": "reconstructions", "num_steps": 1, "calls": 1,
@@ -62,15 +49,16 @@ def main():
     from evaluation import digit_scores
     from mnist.models import kind_of
     if args.checkpoint is None:
-        refuse_sampling(args, ("vae_checkpoint", *HOW), "without --checkpoint")
+        refuse_sampling(args, OF_DENOISERS, "without --checkpoint")
     refuse_existing(args.output, args.overwrite)
     device = start_device(args)
     vae = model = None
     if args.checkpoint and kind_of(load_torch(args.checkpoint, "checkpoint")) == "vae":
-        vae = checked_vae(args, device)
+        refuse_sampling(args, OF_DENOISERS, "on a VAE")
+        vae = digit_vae(args.checkpoint, device)
     elif args.checkpoint:
         model, args.guidance_scales = scored_model(args, args.checkpoint, device, args.guidance_scales)
-    judge, train_set, test_set = digit_scores.judge_of(args.dataset, args.cache_dir)
+    judge, train_set, test_set = judge_for(args)
     more = {}
     if not args.checkpoint and not args.dataset.startswith(digit_scores.DRAWN):
         more["drawn_accuracy"] = digit_scores.accuracy_of_drawn(test_set, args.cache_dir)

@@ -6,24 +6,22 @@ Give the checkpoints that you have. A section whose model is missing is left out
 import tempfile
 from pathlib import Path
 
-from data import add_data_options
-from engine.command_line import Parser, run_script, start_device, whole_number, write_run_record
+from engine.command_line import run_script, start_device, whole_number, write_run_record
 from engine.errors import InputError
 from engine.files import refuse_existing, written_together, written_whole
-from mnist.options import add_output_options
+from mnist.options import looking_parser
 
 MOST_BYTES = 3_000_000
+NEEDED = {"learning": "a log beside a checkpoint", "guidance": "a model that was trained with dropped labels"}
 
 
 def parse_args(argv=None):
     """The command line."""
-    parser = Parser(__doc__)
-    add_data_options(parser)
+    parser = looking_parser(__doc__, "results/mnist_tour.html", "FILE", precision=None)
     for name, what in (("flow", "train_rf"), ("ddpm", "train_ddpm"), ("vae", "train_vae"),
                        ("latent", "a latent verb, trained with that VAE")):
         parser.add_argument(f"--{name}", type=Path, default=None, metavar="FILE", help=f"a checkpoint of {what}")
     parser.add_argument("--num_samples", type=whole_number(20), default=500, help="images that scores are of")
-    add_output_options(parser, "results/mnist_tour.html", "FILE", precision=None)
     parser.set_defaults(device="cpu")
     return parser.parse_args(argv)
 
@@ -38,14 +36,14 @@ def main():
     device = start_device(args)
     with tempfile.TemporaryDirectory() as folder:
         tour = Tour(args, Path(folder), device)
-        parts = [(tour.forward, tour.pixels), (tour.learning, True), (tour.backward, tour.models),
-                 (tour.solvers, tour.pixels), (tour.guidance, tour.models), (tour.latents, tour.vae),
-                 (tour.exact, tour.pixels), (tour.scored, True)]
-        for make, is_possible in parts:
-            if is_possible:
+        for make, shown in ((tour.forward, tour.pixels), (tour.learning, tour.logs), (tour.backward, tour.models),
+                            (tour.solvers, tour.pixels), (tour.guidance, tour.guidable), (tour.latents, tour.vae),
+                            (tour.exact, tour.pixels), (tour.scored, True)):
+            if shown:
                 make()
             else:
-                print(f"left out for want of a checkpoint: {make.__name__}", flush=True)
+                needed = NEEDED.get(make.__name__, "a checkpoint")
+                print(f"left out for want of {needed}: {make.__name__}", flush=True)
         text = page(tour.title, tour.lead, tour.sections, [], None, MOST_BYTES)
     with written_together(args.overwrite):
         with written_whole(args.output, "w") as file:

@@ -1,25 +1,20 @@
 #!/usr/bin/env python3
-"""Train the variational autoencoder whose latents the latent models work in."""
+"""Train the variational autoencoder whose latents the latent models work in. Each of its levels halves the image."""
 from engine.command_line import real_number, run_script, whole_number
 from engine.experiment import train_into_folder
-from mnist.training import FAST_STEPS, parse, parser_of
+from mnist.training import FAST_STEPS, add_size_options, parse, parser_of
 
 
 def main():
     parser = parser_of(__doc__, "vae", {"max_steps": FAST_STEPS["vae"], "base_channels": 32,
                                         "channel_multipliers": [1, 2], "patch_size": 2})
-    group = parser.add_argument_group("network")
-    group.add_argument("--base_channels", type=whole_number(8, 4096), default=64, metavar="CHANNELS")
-    group.add_argument("--channel_multipliers", type=whole_number(1, 64), nargs="+", default=[1, 2, 4],
-                       metavar="FACTOR", help="channels per level, in base channels; every level halves the image")
+    group = add_size_options(parser, base_channels=64, channel_multipliers=[1, 2, 4], patch_size=1)
     group.add_argument("--latent_channels", type=whole_number(1, 64), default=2)
-    group.add_argument("--patch_size", type=whole_number(1, 16), default=1, metavar="PIXELS",
-                       help="the network sees patches of so many pixels as one")
     group.add_argument("--kl_weight", type=real_number(0), default=1e-6,
                        help="of the divergence, summed over the latent")
     parser.set_defaults(epochs=20, learning_rate=1e-4)
     args = parse(parser)
-    from mnist.vae_task import vae_task
+    from mnist.tasks import vae_task
     train_into_folder(vae_task, args)
 
 

@@ -20,7 +20,7 @@ def parser_of(description: str, name: str, fast: dict) -> Parser:
     """Data, training and output options, with this family's defaults. fast: the network's defaults with --fast."""
     parser = Parser(description)
     parser.fast = {**FAST, **fast}
-    add_data_options(parser)
+    add_data_options(parser, columns=True)
     data = parser.add_argument_group("images")
     data.add_argument("--split", default="train", help="images to train on")
     data.add_argument("--image_size", type=whole_number(8, 1024), default=None, metavar="PIXELS",
@@ -38,18 +38,25 @@ def parser_of(description: str, name: str, fast: dict) -> Parser:
     return parser
 
 
+def add_size_options(parser, **sizes):
+    """Sizes that the UNet and the VAE have. sizes: their defaults. Returns the group of options."""
+    group = parser.add_argument_group("network")
+    group.add_argument("--base_channels", type=whole_number(8, 4096), metavar="CHANNELS")
+    group.add_argument("--channel_multipliers", type=whole_number(1, 64), nargs="+", metavar="FACTOR",
+                       help="channels per level, in base channels")
+    group.add_argument("--patch_size", type=whole_number(1, 16), metavar="PIXELS",
+                       help="the network sees patches of so many pixels as one")
+    parser.set_defaults(**sizes)
+    return group
+
+
 def add_unet_options(parser, preset: str) -> None:
     """Sizes of the UNet. A size that is left out comes from the preset."""
-    group = parser.add_argument_group("network")
+    group = add_size_options(parser)
     group.add_argument("--preset", choices=tuple(CONDITIONAL_UNETS), default=preset, help="sizes where none are given")
-    group.add_argument("--base_channels", type=whole_number(8, 4096), default=None, metavar="CHANNELS")
-    group.add_argument("--channel_multipliers", type=whole_number(1, 64), nargs="+", default=None, metavar="FACTOR",
-                       help="channels per level, in base channels")
     group.add_argument("--layers_per_block", type=whole_number(1, 16), default=None, metavar="BLOCKS")
     group.add_argument("--attention_levels", type=whole_number(0, 16), nargs="*", default=None, metavar="LEVEL",
                        help="0 is the finest")
-    group.add_argument("--patch_size", type=whole_number(1, 16), default=None, metavar="PIXELS",
-                       help="the network sees patches of so many pixels as one")
 
 
 def parse(parser, argv=None):

@@ -1,37 +1,34 @@
 #!/usr/bin/env python3
 """Draw real and generated digits as points of a plane, in pixels and in the classifier's features."""
-from data import add_data_options
-from engine.command_line import Parser, real_number, run_script, start_device, whole_number, write_run_record
+from engine.command_line import real_number, run_script, start_device, whole_number, write_run_record
 from engine.files import outputs_beside, save_png, written_together
-from mnist.options import add_output_options, add_sampling_options, drawing_of, scored_model
+from mnist.options import add_sampling_options, drawing_of, judge_for, looking_parser, scored_model
 
 
 def parse_args(argv=None):
     """The command line."""
-    parser = Parser(__doc__)
-    add_data_options(parser)
+    parser = looking_parser(__doc__, "results/mnist_distribution", "PREFIX")
     add_sampling_options(parser)
     parser.add_argument("--guidance_scale", type=real_number(0, 100), default=1.0, metavar="W")
     parser.add_argument("--num_samples", type=whole_number(20), default=1000, help="generated, and as many real ones")
     parser.add_argument("--projection", choices=("umap", "pca"), default="umap",
                         help="umap needs the extra .[umap]; without it, pca is taken")
-    add_output_options(parser, "results/mnist_distribution", "PREFIX")
     return parser.parse_args(argv)
 
 
 def main():
     args = parse_args()
     import torch
-    from evaluation.digit_scores import balanced_choice, judge_of, judgements
+    from evaluation.digit_scores import balanced_part, judgements
     from evaluation.small_images import projection, scatter
     outputs = outputs_beside(args.output, args.overwrite, ("png", "json"))
     device = start_device(args)
     model, _ = scored_model(args, args.checkpoint, device, [args.guidance_scale])
-    draw, numbers = drawing_of(args, model, args.guidance_scale), range(args.num_samples)
-    judge, _, test_set = judge_of(args.dataset, args.cache_dir)
+    draw = drawing_of(args, model, args.guidance_scale)
+    judge, _, test_set = judge_for(args)
     args.projection, project = projection(args.projection, args.seed)
-    images, labels = draw.images(args.seed, numbers), draw.labels(numbers)
-    real = torch.from_numpy(test_set.images[balanced_choice(test_set.labels, min(args.num_samples, len(test_set)))])
+    images, labels = draw.labelled(args.seed, range(args.num_samples))
+    real = torch.from_numpy(balanced_part(test_set, min(args.num_samples, len(test_set)))[0])
     both, panels = torch.cat([images, real]), []
     of_class = judgements(judge.network, images)[0].argmax(1) if labels is None else labels
     for title, points in (("pixels", both.flatten(1).float()), ("features of the classifier",

@@ -34,7 +34,7 @@ from lift.sampling import generate, uniform_diagonal
 from lift.tasks import ScaleTask
 from mnist import models as mnist_models
 from mnist import tasks as mnist_tasks
-from mnist import training, vae_task
+from mnist import training
 from networks.adm import EDMNetwork
 from networks.dit import DiT
 from networks.margin import padded
@@ -125,7 +125,7 @@ def test_training_of_digits(gpu, tmp_path, monkeypatch, name, process, output, m
         vae = VAE((1, 32, 32), 8, [1, 2], 2)
         args.vae_checkpoint = tmp_path / "vae_1ep.pth"
         save_torch(args.vae_checkpoint, {"family": "mnist", "model": "vae", "settings": vae.settings,
-                                         "model_state": vae.state_dict()})
+                                         "model_state": vae.state_dict(), "ema_state": {"shadow": {}}})
     check_training(mnist_tasks.denoiser_task(args, gpu, Group(0, 1)), args, gpu, has_preview=name == "rf")
 
 
@@ -134,7 +134,7 @@ def test_training_of_the_autoencoder_of_digits(gpu, tmp_path, monkeypatch):
     args = training.parse(training.parser_of("", "vae", {}), ["--batch_size", "4", "--experiments", str(tmp_path),
                                                           "--precision", "float32"])
     vars(args).update(base_channels=8, channel_multipliers=[1, 2], latent_channels=2, patch_size=1, kl_weight=1e-6)
-    check_training(vae_task.vae_task(args, gpu, Group(0, 1)), args, gpu)
+    check_training(mnist_tasks.vae_task(args, gpu, Group(0, 1)), args, gpu)
 
 
 @pytest.mark.parametrize("words", [

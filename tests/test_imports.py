@@ -115,8 +115,7 @@ OF_COMMANDS = {"main", "parse", "parse_args", "parse_options", "make_images", "a
                "add_training_options", "choose_precision", "train", "measure", "references"}
 OF_FAMILIES = {"Candidates", "denoiser_of", "draw", "drawing_of", "estimate", "find_path", "half_size", "images_of",
                "kind_of", "labels_of", "load", "load_checkpoint", "load_model", "load_vae", "make_task",
-               "model_of", "name_of", "network_of", "num_calls", "path_hash", "scores_of", "tables_named",
-               "weights_of"}
+               "model_of", "name_of", "network_of", "num_calls", "path_hash", "scores_of", "tables_named"}
 HOMONYMS = {"Comparison", "Run", "Settings", "Walk", "find", "gflop_of_forward", "number", "read_text", "table",
             "title_of", "with_tables"}
 

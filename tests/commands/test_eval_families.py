@@ -50,7 +50,7 @@ def write_digits(path, process, few_steps=None):
     network = denoiser.network
     content = {"family": FAMILY, "model": "denoiser", "name": "digits", "process": process, "kind": denoiser.kind,
                "settings": network.settings, "image_size": 28, "channels": 1, "vae_checkpoint": None, "vae_hash": None,
-               "model_state": network.state_dict(), "epochs": 3,
+               "model_state": network.state_dict(), "ema_state": {"shadow": {}}, "epochs": 3,
                "options": {"dataset": "digits:12", "label_dropout": 0.1}}
     save_torch(path, content | ({"few_steps": few_steps} if few_steps else {}))
 

@@ -11,7 +11,7 @@ from engine.errors import InputError
 
 ASKED = {"image_column": "picture", "label_column": "species"}
 WORDS = ["--image_column", "picture", "--label_column", "species", "--device", "cpu", "--num_threads", "1"]
-# Text-to-image has no such options, and neither have the digits' verbs.
+# Text-to-image has no such options, and drawn digits, which a judge may be trained on, have no columns.
 WITHOUT = {"distill/text_to_image_task.py", "distill/prompt_images.py", "evaluation/digit_scores.py"}
 
 
@@ -31,12 +31,14 @@ class Asked(Exception):
     ("eval_fid_batch", ["--checkpoint", "baseline", "--metrics", "swd"]),
     ("evaluation.noise_floor", ["--metrics", "swd"]), ("lift.compute_schedule", ["--checkpoint", "baseline"]),
     ("lift.eval_mse", ["--checkpoint", "lift_dual_timestep"]),
-    ("lift.super_resolve", ["--checkpoint", "lift_dual_timestep"])])
+    ("lift.super_resolve", ["--checkpoint", "lift_dual_timestep"]), ("mnist.score", []),
+    ("mnist.train_vae", ["--image_size", "28", "--channels", "1"])])
 def test_a_command_hands_them_on(command, words, folder, tmp_path, monkeypatch):
     def load_images(*_, **how):
         assert how.items() >= ASKED.items()
         raise Asked
-    for module in (import_module(command), data, import_module("lift.tasks"), import_module("flow.training")):
+    for module in (import_module(command), data, *map(import_module, (
+            "lift.tasks", "flow.training", "mnist.tasks", "evaluation.digit_scores"))):
         monkeypatch.setattr(module, "load_images", load_images, raising=False)
     words = [str(folder / f"{word}_1ep.pth") if word in ("baseline", "lift_dual_timestep") else word for word in words]
     monkeypatch.setattr("sys.argv", [command, *words, *WORDS])
@@ -48,7 +50,7 @@ def test_a_command_hands_them_on(command, words, folder, tmp_path, monkeypatch):
 def test_no_call_forgets_them():
     """A call for the images of --dataset, in a room whose commands have the options."""
     calls = {}
-    for path in [*ROOT.glob("*.py"), *(path for room in ("evaluation", "lift", "flow", "distill")
+    for path in [*ROOT.glob("*.py"), *(path for room in ("evaluation", "lift", "flow", "mnist", "distill")
                                        for path in (ROOT / room).glob("*.py"))]:
         name = path.relative_to(ROOT).as_posix()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -92,6 +92,7 @@ def untrained(path, conditioning="none", image_size=28, channels=1, label_dropou
     save_torch(path, {"family": "mnist", "model": "denoiser", "name": "rf", "process": "flow", "kind": "velocity",
                       "settings": denoiser.network.settings, "image_size": image_size, "channels": channels,
                       "vae_checkpoint": None, "vae_hash": None, "model_state": denoiser.network.state_dict(),
+                      "ema_state": {"shadow": {}},
                       "options": {"label_dropout": label_dropout}})
     return path
 
@@ -109,7 +110,7 @@ def test_a_model_that_cannot_be_guided_is_scored_at_the_class_alone(conditioning
 @pytest.mark.parametrize("module", [score, visualize_cfg_effect, visualize_distribution, debug_conditioned_generation])
 def test_what_cannot_be_scored_is_refused_before_a_classifier_is_trained(module, place, tmp_path, monkeypatch):
     """Judges are asked for last."""
-    monkeypatch.setattr(digit_scores, "judge_of", lambda *_: pytest.fail("the judge was asked for"))
+    monkeypatch.setattr(digit_scores, "judge_of", lambda *_, **__: pytest.fail("the judge was asked for"))
     scales = "--guidance_scales" if module in (score, visualize_cfg_effect) else "--guidance_scale"
     for words, message in (
             ([untrained(tmp_path / "a.pth", "concat"), scales, "2"], "guidance: found scale 2"),
@@ -120,14 +121,15 @@ def test_what_cannot_be_scored_is_refused_before_a_classifier_is_trained(module,
 
 
 def test_the_tour_refuses_what_draws_no_digits_before_a_classifier_is_trained(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(lessons, "judge_of", lambda *_: pytest.fail("the judge was asked for"))
+    monkeypatch.setattr(lessons, "judge_for", lambda *_: pytest.fail("the judge was asked for"))
     with pytest.raises(InputError, match="--flow: .* 28 pixels in 3 channels"):
         place(tour, "--flow", untrained(tmp_path / "a.pth", channels=3), "--output", tmp_path / "tour.html")
 
 
 @pytest.mark.parametrize("words, message", [
     (["--eta", "0.5"], "--eta: found 0.5, which has no effect without --checkpoint"),
-    (["--sampling_steps", "50"], "--sampling_steps: found 50, which has no effect without --checkpoint")])
+    (["--sampling_steps", "50"], "--sampling_steps: found 50, which has no effect without --checkpoint"),
+    (["--guidance_scales", "1", "2"], "--guidance_scales: found 1 2, which has no effect without --checkpoint")])
 def test_scores_of_real_digits_know_no_sampling(place, tmp_path, words, message):
     with pytest.raises(InputError, match=message):
         place(score, *words, "--output", tmp_path / "scores.csv")
@@ -162,6 +164,14 @@ def test_debugging_ends_with_what_looks_wrong(trained, place, tmp_path, capsys, 
     verdict = json.loads((tmp_path / "debug.json").read_text())["verdict"]
     assert "draws the class asked for in" in verdict                        # after four steps of training
     assert capsys.readouterr().out.strip().endswith(f"{verdict}.") and (tmp_path / "debug.png").is_file()
+
+
+@pytest.mark.parametrize("trained_kind, names", [
+    ("flow", ["Euler 50", "midpoint 10"]), ("ddpm", ["DDIM 50", "DDPM 1000"]), ("latent", ["DDIM 50", "DDPM 999"])])
+def test_a_way_of_sampling_is_called_by_the_steps_that_it_takes(trained, trained_kind, names):
+    ways = debug_conditioned_generation.ways_of(load_model(trained[1][trained_kind]), 3.0)
+    assert list(ways) == [f"{name}, w = {w}" for name in names for w in (1, 3)]
+    assert all(int(way.partition(",")[0].split()[1]) == len(path) - 1 for way, (path, *_) in ways.items())
 
 
 def test_findings_name_what_is_wrong():

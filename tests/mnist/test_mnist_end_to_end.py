@@ -175,7 +175,7 @@ def test_a_vae_of_another_latent_shape(trained, place, tmp_path):
     content = load_torch(models["vae"])
     content["settings"] |= {"latent_channels": 3}
     content["model_state"] = VAE(**content["settings"]).state_dict()
-    content["ema_state"] = {}
+    content["ema_state"] = {"shadow": {}}
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"is not the VAE .*latents \[3, 4, 4\]\W+expected \[2, 4, 4\]"):
         place(generate, "--checkpoint", models["latent"], "--vae_checkpoint", tmp_path / "other.pth")
@@ -245,7 +245,7 @@ def test_what_cannot_be_trained_is_refused_before_decoding(module, words, messag
     monkeypatch.setattr("mnist.tasks.load_images", lambda *_, **__: pytest.fail("the data set was decoded"))
     vae = VAE((3, 32, 32), 8, (1, 1), patch_size=2)
     save_torch(tmp_path / "vae.pth", {"family": "mnist", "model": "vae", "settings": vae.settings,
-                                      "model_state": vae.state_dict()})
+                                      "model_state": vae.state_dict(), "ema_state": {"shadow": {}}})
     save_torch(tmp_path / "none.pth", {"model_state": {}})
     words = [word.format(vae=tmp_path / "vae.pth", none=tmp_path / "none.pth") for word in words]
     with pytest.raises(InputError, match=message):
