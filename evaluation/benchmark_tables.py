@@ -1,5 +1,6 @@
 """Tables of what the benchmarks measured: the last line of each, as `scripts/bench.sh` keeps it."""
 import contextlib
+import functools
 import json
 import re
 import statistics
@@ -43,6 +44,21 @@ def written_by(path, script: str):
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is not what {script} writes ({error}); run it again") from error
+
+
+def of_file(name: str, script: str):
+    """Makes of a function from a file's content to tables one from a folder to the tables of `name` in it. The folder
+    may lack the file, and then there are none. script: what writes the file, for a message."""
+    def of_folder(tables_of):
+        @functools.wraps(tables_of)
+        def tables_in(folder) -> list[Table]:
+            path = Path(folder) / name
+            if not path.exists():
+                return []
+            with written_by(path, script):
+                return tables_of(json.loads(path.read_text(encoding="utf-8")))
+        return tables_in
+    return of_folder
 
 
 def benchmark_rows(folder, row_of, names=tuple(BENCHMARKS)) -> list[list[Cell]]:
@@ -106,72 +122,52 @@ def arithmetic_tables(folder) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def handicap_tables(folder) -> list[Table]:
+@of_file("benchmarks/train_step_handicaps.json", "scripts/benchmarks/train_step.py --handicaps")
+def handicap_tables(found: dict) -> list[Table]:
     """What each handicap of the plain step in benchmarks/train_step.py costs, and the ratio that is left without
     them."""
-    path = Path(folder) / "benchmarks" / "train_step_handicaps.json"
-    if not path.exists():
-        return []
-    with written_by(path, "scripts/benchmarks/train_step.py --handicaps"):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        rows = [[Cell(row["removed"]), *(Cell(f"{row[key]:.2f}", row[key]) for key in ("images_per_second", "ratio"))]
-                for row in found["handicaps"]]
-        note = (f"LIFT, hidden dims {', '.join(map(str, found['hidden_dims']))}, batches of {found['batch_size']}, "
-                f"{found['precision']}, {found['device']}; each row without the handicaps above it too. Claimed is the "
-                f"ratio to the fastest: {found['ratio']:.2f}.")
+    rows = [[Cell(row["removed"]), *(Cell(f"{row[key]:.2f}", row[key]) for key in ("images_per_second", "ratio"))]
+            for row in found["handicaps"]]
+    note = (f"LIFT, hidden dims {', '.join(map(str, found['hidden_dims']))}, batches of {found['batch_size']}, "
+            f"{found['precision']}, {found['device']}; each row without the handicaps above it too. Claimed is the "
+            f"ratio to the fastest: {found['ratio']:.2f}.")
     return [Table("handicaps", "Our training step beside the plain one without its handicaps", note,
                   ["taken away", "images/s", "ours over it"], rows)]
 
 
-def first_contact_tables(folder) -> list[Table]:
+@of_file("first_contact.json", "scripts/benchmarks/first_contact.py")
+def first_contact_tables(found: dict) -> list[Table]:
     """What scripts/benchmarks/first_contact.py found: seconds until a command answers, and of the two scripts."""
-    path = Path(folder) / "first_contact.json"
-    if not path.exists():
-        return []
-    with written_by(path, "scripts/benchmarks/first_contact.py"):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        before, after = found["seconds"]["before"], found["seconds"]["after"]
-        rows = [[Cell(f"`{name}`"), Cell(f"{before[name]:.2f}", before[name]), Cell(f"{after[name]:.2f}", after[name])]
-                for name in after]
-        rows += [[Cell(f"the {name}, once"), Cell("not run"), Cell(f"{value:.0f}", value)]
-                 for name, value in found["scripts"].items()]
-        note = (f"Median wall time of {found['rounds']} starts in alternation, nothing else running: "
-                f"{found['processor']}, {found['cores']} cores. Before: the flat layout. The two scripts are single "
-                "runs, which something beside them may have slowed.")
+    before, after = found["seconds"]["before"], found["seconds"]["after"]
+    rows = [[Cell(f"`{name}`"), Cell(f"{before[name]:.2f}", before[name]), Cell(f"{after[name]:.2f}", after[name])]
+            for name in after]
+    rows += [[Cell(f"the {name}, once"), Cell("not run"), Cell(f"{value:.0f}", value)]
+             for name, value in found["scripts"].items()]
+    note = (f"Median wall time of {found['rounds']} starts in alternation, nothing else running: "
+            f"{found['processor']}, {found['cores']} cores. Before: the flat layout. The two scripts are single "
+            "runs, which something beside them may have slowed.")
     return [Table("first_contact", "Seconds that a stranger waits", note, ["asked", "before", "now"], rows)]
 
 
-def house_speed_tables(folder) -> list[Table]:
+@of_file("house_speed.json", "scripts/benchmarks/house_speed.py")
+def house_speed_tables(found: dict) -> list[Table]:
     """What scripts/benchmarks/house_speed.py found: three commands of the flat layout and of this one."""
-    path = Path(folder) / "house_speed.json"
-    if not path.exists():
-        return []
-    with written_by(path, "scripts/benchmarks/house_speed.py"):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        rows = [[Cell(what), *(Cell(f"{row['seconds'][side]:.2f}", row["seconds"][side])
-                               for side in ("before", "after")),
-                 Cell(f"{row['speed_after_over_before']:.3f}", row["speed_after_over_before"]),
-                 Cell(" to ".join(f"{value:.3f}" for value in row["quartiles"]))]
-                for what, row in found["rows"].items()]
-        note = (f"Seconds of {found['compared']}, medians of {found['rounds']} rounds in alternation; "
-                f"{found['device']}, {found['precision']}, hidden dims {', '.join(map(str, found['hidden_dims']))}. "
-                f"Before: {found['revisions']['before']}, now: {found['revisions']['after']}. Asked: at least "
-                f"{found['target']:g} times the speed of before.")
+    rows = [[Cell(what), *(Cell(f"{row['seconds'][side]:.2f}", row["seconds"][side])
+                           for side in ("before", "after")),
+             Cell(f"{row['speed_after_over_before']:.3f}", row["speed_after_over_before"]),
+             Cell(" to ".join(f"{value:.3f}" for value in row["quartiles"]))]
+            for what, row in found["rows"].items()]
+    note = (f"Seconds of {found['compared']}, medians of {found['rounds']} rounds in alternation; "
+            f"{found['device']}, {found['precision']}, hidden dims {', '.join(map(str, found['hidden_dims']))}. "
+            f"Before: {found['revisions']['before']}, now: {found['revisions']['after']}. Asked: at least "
+            f"{found['target']:g} times the speed of before.")
     return [Table("house_speed", "Speed before and after the move into rooms", note,
                   ["command", "before", "now", "speed now over before", "middle half of the rounds"], rows)]
 
 
-def lite_features_tables(folder) -> list[Table]:
-    """What scripts/benchmarks/lite_features.py found: both distances of known changes, beside the floor."""
-    path = Path(folder) / "lite_features.json"
-    if not path.exists():
-        return []
-    with written_by(path, "scripts/benchmarks/lite_features.py"):
-        return tables_of_lite_features(json.loads(path.read_text(encoding="utf-8")))
-
-
-def tables_of_lite_features(found: dict) -> list[Table]:
-    """Both distances, how far a change is from the floor, and the shares."""
+@of_file("lite_features.json", "scripts/benchmarks/lite_features.py")
+def lite_features_tables(found: dict) -> list[Table]:
+    """Both distances of known changes, how far a change is from the floor, and the shares."""
     changes = grouped(found["rows"], lambda row: row["change"])
     protocols = sorted({(row["side"], row["num_images"]) for row in found["rows"]})
     speed = ", ".join(f"{value:.0f} images/s to {side}" for side, value in found["images_per_second"].items())
