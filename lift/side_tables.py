@@ -1,10 +1,9 @@
 """Tables of S1's other measurements: errors by scale, super-resolution, costs of paths."""
-import json
 import statistics
 from pathlib import Path
 
 from engine.errors import InputError
-from evaluation.benchmark_tables import written_by
+from evaluation.benchmark_tables import of_file
 from evaluation.tables import Cell, Table, grouped, mark_best, read_csv
 
 
@@ -55,28 +54,24 @@ def super_resolution_table(rows: list[dict]) -> Table:
 SIDE_TABLES = {"mse": mse_table, "super_resolution": super_resolution_table}
 
 
-def path_cost_tables(folder) -> list[Table]:
+@of_file("path_costs.json", "scripts/benchmarks/path_costs.py")
+def path_cost_tables(found: dict) -> list[Table]:
     """The tables of scripts/benchmarks/path_costs.py: how well costs predict the error, and the error of the named
     paths."""
-    path = Path(folder) / "path_costs.json"
-    if not path.exists():
-        return []
-    with written_by(path, "scripts/benchmarks/path_costs.py"):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        num_mixtures = found["options"]["num_mixtures"]
-        over = f"Mean over {num_mixtures} random mixtures, in brackets the least and the greatest."
-        num_paths, path_steps, num_steps = (found["options"][key] for key in ("num_paths", "path_steps", "num_steps"))
-        correlations = Table("path_costs", "Rank correlation of a cost with the error of "
-                             f"{num_paths} random {path_steps}-step paths", over, ["cost", "raw", "whitened"])
-        for cost, rows in grouped(found["correlations"], lambda row: row["cost"]).items():
-            correlations.rows.append([Cell(cost), *(range_cell([row[norm] for row in rows], 2)
-                                                    for norm in ("raw", "whitened"))])
-        distances = Table("path_costs", f"Distance of the samples to the true law, {num_steps} steps",
-                          over, ["path", "raw", "whitened", "what it does"])
-        for name, rows in grouped(found["paths"], lambda row: row["path"]).items():
-            kinds = ", ".join(dict.fromkeys(row["kind"] for row in rows if row["kind"]))
-            distances.rows.append([Cell(name), *(range_cell([row[norm] for row in rows], 4)
-                                                 for norm in ("raw", "whitened")), Cell(kinds or "–")])
+    num_mixtures = found["options"]["num_mixtures"]
+    over = f"Mean over {num_mixtures} random mixtures, in brackets the least and the greatest."
+    num_paths, path_steps, num_steps = (found["options"][key] for key in ("num_paths", "path_steps", "num_steps"))
+    correlations = Table("path_costs", "Rank correlation of a cost with the error of "
+                         f"{num_paths} random {path_steps}-step paths", over, ["cost", "raw", "whitened"])
+    for cost, rows in grouped(found["correlations"], lambda row: row["cost"]).items():
+        correlations.rows.append([Cell(cost), *(range_cell([row[norm] for row in rows], 2)
+                                                for norm in ("raw", "whitened"))])
+    distances = Table("path_costs", f"Distance of the samples to the true law, {num_steps} steps",
+                      over, ["path", "raw", "whitened", "what it does"])
+    for name, rows in grouped(found["paths"], lambda row: row["path"]).items():
+        kinds = ", ".join(dict.fromkeys(row["kind"] for row in rows if row["kind"]))
+        distances.rows.append([Cell(name), *(range_cell([row[norm] for row in rows], 4)
+                                             for norm in ("raw", "whitened")), Cell(kinds or "–")])
     return [correlations, distances]
 
 
