@@ -7,6 +7,7 @@
 #   LOGS           where the output of several processes goes, eval_*.log (logs)
 # Finished rows are skipped, so it can be started again after any stop.
 set -uo pipefail
+words=any
 source "$(dirname "$0")/environment.sh" || exit
 read -r -a BASELINE_PATHS <<< "${BASELINE_PATHS:-uniform}"
 read -r -a LIFT_PATHS <<< "${LIFT_PATHS:-diagonal dp_64 dp_total}"

@@ -6,6 +6,7 @@
 #   OUTPUT=results/flow_cifar10 CHECKPOINTS=checkpoints/flow_cifar10 ./scripts/flow_quickstart.sh
 # Training resumes where it was stopped. OVERWRITE=1 starts anew.
 set -euo pipefail
+words=""
 source "$(dirname "$0")/environment.sh"
 
 DATASET="${DATASET:-digits:5000}"               # digits[:N], a folder with a folder per class, or a hub name

@@ -10,8 +10,6 @@
 # as often as there is time. Everything lies below $OUTPUT; the table is $OUTPUT/study.md, and of every model there is a
 # picture with a row per class. METRICS="fd_lite0 kd_lite0 swd" for a data set with other classes than CIFAR-10's.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh"
-
 DATASET="${DATASET:-cifar10}" OUTPUT="${OUTPUT:-results/flow_study}"
 CHECKPOINTS="${CHECKPOINTS:-checkpoints/flow_study}"
 SIZES="${SIZES:---hidden_size 256 --depth 6 --num_heads 4 --mlp_ratio 4}"                # 5 M parameters
@@ -20,8 +18,14 @@ DUAL="${DUAL:---scales 32 16 --patch_size 4 --hidden_size 248 --depth 5 --num_he
 STEPS="${STEPS:-3000}" BATCH_SIZE="${BATCH_SIZE:-64}" LEARNING_RATE="${LEARNING_RATE:-5e-4}"
 OUTPUTS="${OUTPUTS:-velocity clean residual}" PATCHES="${PATCHES:-4 8}" SEEDS="${SEEDS:-0 1}"
 OTHERS="${OTHERS-unet dual}"
+for other in $OTHERS; do
+    [[ " unet dual " == *" $other "* ]] || {
+        echo "flow_study.sh: OTHERS: found $other, expected some of: unet dual" >&2; exit 2; }
+done
 CALLS="${CALLS:-10 20 32}" SOLVERS="${SOLVERS:-ddim midpoint multistep}" GUIDANCE="${GUIDANCE:-1 2 4}"
 NUM_IMAGES="${NUM_IMAGES:-500}" METRICS="${METRICS:-fd_lite0 kd_lite0 swd groups}"
+words=""
+source "$(dirname "$0")/environment.sh"
 read -r -a metrics <<< "$METRICS"
 read -r -a device <<< "${DEVICE:+--device $DEVICE} ${NUM_THREADS:+--num_threads $NUM_THREADS}"
 
@@ -65,7 +69,6 @@ for seed in $SEEDS; do
         case "$other" in
             unet) study "unet_patch1_seed${seed}" "$seed" $UNET ;;
             dual) study "dual_patch4_seed${seed}" "$seed" $DUAL ;;
-            *) echo "flow_study.sh: OTHERS: found $other, expected some of: unet dual" >&2; exit 2 ;;
         esac
     done
 done

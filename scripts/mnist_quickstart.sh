@@ -5,6 +5,7 @@
 #       EXPERIMENTS=experiments/mnist ./scripts/mnist_quickstart.sh
 # A training that was stopped goes on, one that is done stays. OVERWRITE=1 writes the page anew.
 set -euo pipefail
+words=""
 source "$(dirname "$0")/environment.sh"
 
 DATASET="${DATASET:-digits:5000}"               # digits[:N], mnist, or a folder of labelled digits

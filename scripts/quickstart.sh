@@ -6,8 +6,6 @@
 #   K=4 MAP_IMAGES=16 OUTPUT=results/afhq CHECKPOINTS=checkpoints/afhq ./scripts/quickstart.sh
 # Training resumes where it was stopped; finished rows of the table are not measured again. OVERWRITE=1 starts anew.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh"
-
 DATASET="${DATASET:-synthetic:2000}"            # synthetic[:N], a folder, or a hub name
 OUTPUT="${OUTPUT:-results/quickstart}"
 CHECKPOINTS="${CHECKPOINTS:-checkpoints/quickstart}"
@@ -24,14 +22,16 @@ SEEDS="${SEEDS:-42}"
 TRAIN_OPTIONS="${TRAIN_OPTIONS:---parametrization residual}"     # further options for both trainings
 export LIFT_OPTIONS="${LIFT_OPTIONS:---native_32}"               # for LIFT's alone
 METRICS="${METRICS:-}"              # left out: fid where Inception weights are to be had, else fd_lite0, kd_lite0, swd
+[ "$MAP_IMAGES" -ge 2 ] 2>/dev/null || {
+    echo "quickstart.sh: MAP_IMAGES: found $MAP_IMAGES, expected a whole number of at least 2" >&2; exit 2; }
+words=""
+source "$(dirname "$0")/environment.sh"
 read -r -a hidden_dims <<< "$HIDDEN_DIMS"
 read -r -a train_options <<< "$TRAIN_OPTIONS"
 read -r -a seeds <<< "$SEEDS"
 read -r -a metrics <<< "${METRICS:+--metrics $METRICS}"
 read -r -a device <<< "${DEVICE:+--device $DEVICE}"
 [ -n "${OVERWRITE:-}" ] && again=(--overwrite) || again=(--resume)
-[ "$MAP_IMAGES" -ge 2 ] 2>/dev/null || {
-    echo "quickstart.sh: MAP_IMAGES: found $MAP_IMAGES, expected a whole number of at least 2" >&2; exit 2; }
 data=(--dataset "$DATASET")
 heatmap="$OUTPUT/heatmap_${GRID}_${EPOCHS}ep.pth"
 

@@ -2,7 +2,9 @@
 # Everything after training of the README's small run: error maps, scores, side measurements, figures, tables.
 # Finished parts are not measured again. DATASET, EPOCHS ("10"; the last one with all seeds), DEVICE, NUM_IMAGES;
 # README: texts whose tables are written anew ("lift/README.md results/published/lift/study.md"), none if left out.
+#   ./scripts/small_study.sh [baseline]     baseline: what needs no LIFT, while that is still training
 set -euo pipefail
+words="baseline"
 source "$(dirname "$0")/environment.sh"
 DATASET="${DATASET:-../shared/data/animals64}"
 NUM_IMAGES="${NUM_IMAGES:-1000}"

@@ -8,7 +8,6 @@
 #   DEVICES    where jobs run, one process each: "0 1", or "cpu cpu" with THREADS=1; left out: all GPUs, else one CPU
 # Finished parts are not done again, stopped trainings resume: start it again after any stop. Logs: $LOGS.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh"
 DATASET="${DATASET:-../shared/data/animals64}"  # a folder, or a hub name
 VAL_SPLIT="${VAL_SPLIT:-validation}"            # held-out images; of train alone: TRAIN_OPTIONS="--split train[500:]"
 HIDDEN_DIMS="${HIDDEN_DIMS:-64 128 256 512}"
@@ -62,6 +61,13 @@ for setting in DATASET CHECKPOINTS OUTPUT LOGS GENERATED; do
         echo "study.sh: $setting: found '${!setting}', expected a path without spaces; a link to it will do" >&2
         exit 2; }
 done
+[[ " ${*:-constants} " != *" constants "* || "$VAL_SPLIT" != train* || "$VAL_SPLIT" =~ ^train\[:[0-9]+\]$ ]] || {
+    echo "study.sh: VAL_SPLIT: found $VAL_SPLIT, expected train[:N] or another split than train, so that" \
+        "constants are chosen on other images than they are reported on" >&2
+    exit 2; }
+words="train maps samples floor error training paths scale32 predictions gate detail constants swap tables"
+source "$(dirname "$0")/environment.sh"
+phases=(${@:-$words})
 RESULTS="$(dirname "$OUTPUT")/fid_results.csv"
 if [ -z "${DEVICES:-}" ]; then
     DEVICES=$("$PYTHON" -c "import torch; print(*range(torch.cuda.device_count()) or ['cpu'])")
@@ -311,17 +317,6 @@ sample_job() {      # RUN PATH X32 SUFFIX
         "--precision $PRECISION --overwrite"
 }
 
-all_phases=(train maps samples floor error training paths scale32 predictions gate detail constants swap tables)
-phases=("$@")
-[ $# -gt 0 ] || phases=("${all_phases[@]}")
-for phase in "${phases[@]}"; do
-    [[ " ${all_phases[*]} " == *" $phase "* ]] || {
-        echo "study.sh: found phase $phase, expected some of: ${all_phases[*]}" >&2; exit 2; }
-    [[ "$phase" != constants || "$VAL_SPLIT" != train* || "$VAL_SPLIT" =~ ^train\[:[0-9]+\]$ ]] || {
-        echo "study.sh: VAL_SPLIT: found $VAL_SPLIT, expected train[:N] or another split than train, so that" \
-            "constants are chosen on other images than they are reported on" >&2
-        exit 2; }
-done
 for phase in "${phases[@]}"; do
     printf '\n== %s ==\n' "$phase"
     if [[ " floor train tables " != *" $phase "* ]] && [ -z "$(runs | here)" ]; then

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every script once, seconds each, in a temporary folder: does the chain hold together?
 set -euo pipefail
+words=""
 source "$(dirname "$0")/environment.sh"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder" generated/tiny_chain' EXIT        # quickstart.sh names the folder of PNG files by $OUTPUT

@@ -5,6 +5,7 @@
 #   DEVICE                            run both there, one after the other
 #   LOGS                              where the baseline's output goes if both run at once (logs)
 set -uo pipefail
+words=any
 source "$(dirname "$0")/environment.sh" || exit
 read -r -a BASELINE_OPTIONS <<< "${BASELINE_OPTIONS:-}"
 read -r -a LIFT_OPTIONS <<< "${LIFT_OPTIONS:-}"

@@ -50,6 +50,28 @@ def box(tmp_path):
     return start
 
 
+TAKING_WORDS = {"quickstart": [], "flow_quickstart": [], "mnist_quickstart": [], "flow_study": [], "tiny_chain": [],
+                "small_study": ["baseline"], "study": ["train", "maps"], "gpu_run": ["data"], "bench": ["train_step"]}
+
+
+@pytest.mark.parametrize("name", [*TAKING_WORDS, "train", "eval_all"])
+def test_words_are_looked_at_before_an_environment_is_made(name, tmp_path):
+    """Help is the head comment. VENV names an environment that is missing, and a PYTHON that could not make it."""
+    settings = {**os.environ, "VENV": str(tmp_path / "venv"), "PYTHON": "false", "OUTPUT": str(tmp_path / "study")}
+    script = ROOT / "scripts" / f"{name}.sh"
+    for help_word in ("--help", "-h"):
+        done = subprocess.run([script, help_word], capture_output=True, text=True, env=settings)
+        first, *others = script.read_text().splitlines()[1:]
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(first.removeprefix("# ") + "\n")
+        assert len(done.stdout.splitlines()) == 1 + next(k for k, line in enumerate(others) if line[:1] != "#")
+    if name in TAKING_WORDS:
+        known = TAKING_WORDS[name]
+        done = subprocess.run([script, *known, "anything"], capture_output=True, text=True, env=settings)
+        assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
+        assert done.stderr.startswith(f"{name}.sh: found anything, expected {'some of: ' if known else 'no words'}")
+    assert not any(tmp_path.iterdir())
+
+
 def test_train_trains_both_models_at_once_on_a_gpu_each(box):
     done, notes = box("train.sh", "--epochs", "2", TOGETHER="2", LIFT_OPTIONS="--native_32")
     assert done.returncode == 0, done.stderr
@@ -136,7 +158,7 @@ def test_gpu_run_ends_with_a_failure_where_a_phase_fails_or_is_none(box, tmp_pat
     done, notes = box("gpu_run.sh", "tests", OUTPUT=str(tmp_path / "gpu"), FAILS="pytest")
     assert done.returncode == 1 and notes == ["-m pytest -m gpu -n 0"]
     done, notes = box("gpu_run.sh", "everything")
-    assert done.returncode == 2 and "found phase everything, expected some of: data tests" in done.stderr and not notes
+    assert done.returncode == 2 and "found everything, expected some of: data tests" in done.stderr and not notes
 
 
 def test_flows_quickstart_trains_and_draws_a_row_per_class_at_each_guidance(box, tmp_path):
