@@ -21,6 +21,7 @@ from engine.image_folder import image_grid
 from engine.sampling import as_floats, sample, to_device, to_uint8
 from engine.seeds import TRAIN_BATCH, TRAIN_NOISE, seeded_generator
 from engine.task import Task, Update
+from evaluation.loss_curves import WithLossCurves
 from evaluation.sliced_wasserstein import distance_of_images
 from networks.adm import EDMNetwork
 from networks.bands import BandDenoiser
@@ -121,7 +122,7 @@ class DistillationBatch:
     generated: list[torch.Tensor] | None = None         # left by the student's turn for the critic's
 
 
-class DistillationTask(Task):
+class DistillationTask(WithLossCurves, Task):
     """The networks "generator" and "critic" with a frozen teacher. The critic is updated at every step, and the student
     before it at every few.
 
@@ -167,6 +168,7 @@ class DistillationTask(Task):
                      "critic": ["denoising"] + ["gan"] * args.cls_on_clean_image}
         self.columns = tuple(f"{name}.{key}" for name, keys in losses_of.items()
                              for key in ["loss", *keys])
+        self.loss_labels = {column: "loss" for column in self.columns if not column.endswith(".denoising")}
         if args.ckpt_only_path is not None:
             self.start_from(args.ckpt_only_path)
 

@@ -129,7 +129,7 @@ def read(path, warn=True) -> list[dict]:
         if row is not None:
             rows.append(row)
         elif warn:
-            print(f"warning: {path}: line {number} is damaged ({reason}); it is kept in the file but not used; mend or "
+            print(f"WARNING: {path}: line {number} is damaged ({reason}); it is kept in the file but not used; mend or "
                   "delete it", file=sys.stderr, flush=True)
     return rows
 

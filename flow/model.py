@@ -59,7 +59,7 @@ def rank_warning(network: DiT | DualDiT) -> str | None:
     if not bound:
         return None
     numbers = network.patch_size**2 * network.channels
-    return (f"warning: a token has {numbers} numbers and --hidden_size is {network.hidden_size}, so the velocity's "
+    return (f"WARNING: a token has {numbers} numbers and --hidden_size is {network.hidden_size}, so the velocity's "
             f"mean squared error stays above {bound:.2f} for ever; use --output residual, a smaller --patch_size or a "
             "larger --hidden_size")
 

@@ -16,6 +16,7 @@ from engine.image_folder import image_grid
 from engine.options import lead_range
 from engine.pairs import clock_times, draw_leads
 from engine.seeds import seeded_generator
+from evaluation.loss_curves import WithLossCurves
 from flow.grids import find_path
 from flow.latents import Latents, decoder_of
 from flow.model import FAMILY, denoiser_of
@@ -31,7 +32,7 @@ PREVIEW_COLUMNS, PREVIEW_ROWS, PREVIEW_STEPS = 8, 10, 32
 GUIDANCE_OF_PREVIEW = 4.0
 
 
-class FlowTask(DenoisingTask):
+class FlowTask(WithLossCurves, DenoisingTask):
     """A DiT of one scale or two, its images or latents, and the loss.
 
     images: CleanImages. labels: int64 [N] on the CPU. fitted_to: uint8 [N, C, S, S], what the residual output is fitted
@@ -49,7 +50,8 @@ class FlowTask(DenoisingTask):
         self.frozen_hashes = {} if latents is None else {"vae": latents.fingerprint}
         self.scale_columns = [f"loss_{shape[-1]}" for shape in self.denoiser.shapes] * (len(self.denoiser.shapes) > 1)
         self.has_bands = isinstance(self.denoiser, BandDenoiser)
-        self.columns = ("loss", *self.scale_columns, *(f"error_tenth_{k}" for k in range(NUM_TENTHS)))
+        self.curves = ("loss", *self.scale_columns)
+        self.columns = (*self.curves, *(f"error_tenth_{k}" for k in range(NUM_TENTHS)))
 
     @property
     def has_validation(self) -> bool:

@@ -14,7 +14,7 @@ from engine.files import sha256_of_file
 from engine.image_folder import ENLARGED, image_grid
 from engine.sampling import from_uint8, to_device
 from engine.seeds import seeded_generator
-from evaluation import figures
+from evaluation.loss_curves import WithLossCurves
 from evaluation.small_images import principal_components, scatter
 from mnist.models import FAMILY, Model, build_denoiser, images_of, load_vae
 from networks.conditional_unet import check_settings
@@ -42,17 +42,7 @@ def training_images(args):
     return images, padded(torch.from_numpy(np.array(images.images)))
 
 
-class WithLossCurves(InExperiment):
-    """An experiment whose losses are drawn, a panel each."""
-
-    loss_labels: dict[str, str] = {}            # of those that are no squared error
-
-    def loss_figure(self, logs):
-        """As in `Task`."""
-        return figures.loss_curves(logs, {column: column for column in self.columns}, self.loss_labels)
-
-
-class DigitTask(WithLossCurves, DenoisingTask):
+class DigitTask(WithLossCurves, InExperiment, DenoisingTask):
     """A denoiser of digits, in pixels or in latents."""
 
     def __init__(self, model: Model, images, labels, image_set, args, device, facts: dict):
@@ -111,7 +101,7 @@ def denoiser_task(args, device, group) -> DigitTask:
     return DigitTask(model, images, image_set.labels, image_set, args, device, facts)
 
 
-class VAETask(WithLossCurves, ImageTask):
+class VAETask(WithLossCurves, InExperiment, ImageTask):
     """One VAE, one update. images: uint8 [N, C, S, S]."""
 
     columns = ("loss", "reconstruction", "kl")

@@ -52,6 +52,13 @@ def run(task, steps, part=slice(None)):
     return logged
 
 
+def test_every_loss_has_a_panel_that_says_what_it_is():
+    task = task_of(**GAN)
+    axes = task.loss_figure({"student": [{"step": 1} | dict.fromkeys(task.columns, 0.5)]}).axes
+    assert [ax.get_title() for ax in axes] == list(task.columns)
+    assert [ax.get_title() for ax in axes if ax.get_ylabel() != "loss"] == ["critic.denoising"]
+
+
 def test_at_the_start_nothing_pulls_the_student():
     """Critic and teacher are equal, so the gradient of distribution matching is zero."""
     task = task_of()

@@ -9,7 +9,7 @@ import torch
 from data import ImageSet
 from engine.distributed import Group
 from engine.errors import InputError
-from engine.loop import Loop
+from engine.loop import Loop, train
 from flow import generate, training
 from flow.model import check_guidance, load_checkpoint
 from flow.options import LEADING, OLDER_NAMES, PRESET_FLAGS
@@ -383,6 +383,18 @@ def test_training_lowers_the_loss_and_generates(tmp_path, monkeypatch, capsys):
                            (("--num_images", 1), "grid.png: exists already")]:
         with pytest.raises(InputError, match=message):
             run(*words)
+
+
+@pytest.mark.draws
+def test_a_run_warns_of_a_narrow_network_and_draws_its_loss(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "load_images", lambda *_, **__: image_set())
+    train(training.make_task, options(tmp_path, "--max_steps", 2, "--device", "cpu", "--num_threads", 1))
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
+    assert "a token has 48 numbers" in line and f"stays above {1 - 16 / 48:.2f} for ever" in line
+    assert (tmp_path / "tiny_loss.png").is_file()
+    task = flow_task(options(tmp_path, "--scales", 8, 4), image_set(), None, CPU)
+    figure = task.loss_figure({"tiny": [{"step": 1} | dict.fromkeys(task.columns, 0.5)]})
+    assert [ax.get_title() for ax in figure.axes] == ["loss", "loss_8", "loss_4"]
 
 
 def test_checkpoints_of_other_families_are_refused(tmp_path):
