@@ -20,7 +20,7 @@ from engine.run_files import weights_in
 from engine.sampling import to_uint8
 from engine.seeds import seeded_generator
 from flow import model as flow
-from flow.latents import Latents
+from flow.drawing import latents_of
 from lift import checkpoints
 from lift.coupling import TimestepModel, timestep_denoiser
 from lift.objective import draw_timesteps, timestep_rule
@@ -123,17 +123,9 @@ def load_flow(content: dict, path, weights: str, fingerprint: str, device, vae=N
     found = flow.load_checkpoint(path, weights, device)
     build = {"family": "flow", "config": found.network.config}
     build |= {key: content[key] for key in ("config", "label_names") if key in content}
-    facts = {"few_steps": content.get("few_steps"), "options": found.options,
-             "is_guidable": found.options.get("label_dropout", 0) > 0}
-    if found.vae_fingerprint:
-        folder = vae or content.get("vae") or found.options.get("vae")
-        if folder is None:
-            raise InputError(f"--vae: {path} has published weights of a model of latents; name their autoencoder")
-        latents = Latents(folder, device)
-        if found.vae_fingerprint not in (latents.fingerprint, flow.ANY_AUTOENCODER):
-            raise InputError(f"--vae: {folder}: its weights are not those that {path} was trained with; give the "
-                             "folder of that autoencoder")
-        build |= {"vae": str(folder), "vae_fingerprint": latents.fingerprint}
+    facts = {"few_steps": found.few_steps, "options": found.options, "is_guidable": found.is_guidable}
+    if (latents := latents_of(found, vae, device)) is not None:
+        build |= {"vae": str(vae or found.vae), "vae_fingerprint": latents.fingerprint}
         noise = seeded_generator(0, device=device)
 
         def encode(x: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from distill.few_steps import student_times
 from distill.generate import student_of
 from distill.student import few_steps_of
 from engine.command_line import real_number, whole_number
-from engine.denoiser import Guided
+from engine.denoiser import Guided, check_guidance
 from engine.drawing import strip_points
 from engine.errors import InputError
 from engine.options import CALLS_PER_STEP
@@ -27,7 +27,7 @@ from engine.sampling import check_path, check_solver, sample, to_uint8
 from flow.drawing import latents_of
 from flow.grids import find_path
 from flow.latents import decoder_of
-from flow.model import check_guidance, load_checkpoint
+from flow.model import load_checkpoint
 from flow.options import interval_in_log_snr
 from lift import checkpoints, generation, paths
 from lift.options import PATH_TYPES
@@ -362,7 +362,7 @@ def draw_flow(opened: Opened, controls: FlowControls, report: Callable, precisio
     if num_calls % per_step:
         raise InputError(f"calls: found {num_calls} with {controls.solver}, which makes {per_step} a step; expected an "
                          "even number")
-    check_guidance(scale, opened.model.options.get("label_dropout", 0.1), opened.found.path.name)
+    check_guidance(scale, opened.model.is_guidable, opened.found.path.name)
     denoiser = Guided(opened.model.denoiser, scale, interval)
     path = find_path(denoiser, "uniform", num_calls // per_step, controls.solver)
     return drawn_by_class(opened, controls, denoiser, path, lambda s, x: to_uint8(opened.decode(x) if s == 0 else x),

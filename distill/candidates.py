@@ -10,7 +10,7 @@ import torch
 
 import families
 from distill.generate import student_of
-from engine.denoiser import Corrected, Denoiser, Guided
+from engine.denoiser import Corrected, Denoiser, Guided, check_guidance
 from engine.drawing import Drawing, in_batches
 from engine.errors import InputError
 from engine.files import printable
@@ -85,9 +85,8 @@ class Candidates:
         interval_in_log_snr(args.guidance_interval, self.processes[0])
         if self.num_classes is None:
             refuse(["guidance_scale", "guidance_interval"], f"for {file}, a model without classes")
-        elif args.guidance_scale != 1 and not self.loaded.is_guidable:
-            raise InputError(f"--guidance_scale: found {args.guidance_scale:g}, but {file} was trained without dropped "
-                             "labels (--label_dropout 0) and knows no null class; use --guidance_scale 1")
+        else:
+            check_guidance(args.guidance_scale, self.loaded.is_guidable, file)
         if len(self.processes) == 1:
             refuse(["coarse_shift"], f"for {file}, a model of one scale")
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from engine.errors import InputError
 from scheduler import NoiseProcess, clean_image, noise_in, per_image
 
 
@@ -168,6 +169,20 @@ class Corrected(Wrapped):
         # A scale that has arrived is told no finite noise level: its image is the clean one.
         eps = torch.where(per_image(s, x) == 0, 0, eps)
         return torch.where(per_image(a, x) == 0, x_0, clean_image("eps", eps, x, a, s))
+
+
+def dropped_labels(options: dict) -> bool:
+    """Whether a training of these options told the network no class for some images, which guidance needs. Options
+    without --label_dropout, as those of a student, drop none."""
+    return options.get("label_dropout", 0) > 0
+
+
+def check_guidance(scale: float, is_guidable: bool, where, option: str = "--guidance_scale") -> None:
+    """Raises InputError for guidance of a model that was always told a class. where: its checkpoint, for the
+    message."""
+    if scale != 1 and not is_guidable:
+        raise InputError(f"{option}: found {scale:g}, but {where} was trained without dropped labels (--label_dropout "
+                         "0) and knows no prediction without a class; expected 1")
 
 
 def acts_at(interval: tuple[float, float] | None, process: NoiseProcess, t) -> bool:

@@ -1,10 +1,10 @@
 """How images are drawn of a flow checkpoint: guidance, grid, classes, and the autoencoder where it models latents."""
-from engine.denoiser import Corrected, Guided
+from engine.denoiser import Corrected, Guided, check_guidance
 from engine.drawing import Drawing
 from engine.errors import InputError
 from flow.grids import check_grid, find_path
 from flow.latents import Latents, decoder_of
-from flow.model import ANY_AUTOENCODER, LoadedFlow, check_guidance
+from flow.model import ANY_AUTOENCODER, LoadedFlow
 from flow.options import interval_in_log_snr
 from scheduler import LinearFlow
 
@@ -27,16 +27,16 @@ def chosen_classes(labels, num_classes: int, names) -> list[int]:
 def latents_of(loaded: LoadedFlow, vae, device) -> Latents | None:
     """The autoencoder of the model's latents; None for a model of pixels. vae: --vae, or None for the one of the
     training. Raises InputError for another autoencoder."""
-    trained_with = loaded.options.get("vae")
     if loaded.vae_fingerprint is None:
         if vae is not None:
             raise InputError(f"--vae: found {vae}, but {loaded.path} is a model of pixels; leave it out")
         return None
-    if vae is None and trained_with is None:
+    folder = vae or loaded.vae
+    if folder is None:
         raise InputError(f"--vae: {loaded.path} has published weights of a model of latents; name their autoencoder")
-    latents = Latents(vae or trained_with, device)
+    latents = Latents(folder, device)
     if loaded.vae_fingerprint not in (latents.fingerprint, ANY_AUTOENCODER):
-        raise InputError(f"--vae: {vae or trained_with}: its weights are not those that {loaded.path} was trained "
+        raise InputError(f"--vae: {folder}: its weights are not those that {loaded.path} was trained "
                          "with; give the folder of that autoencoder")
     return latents
 
@@ -50,8 +50,11 @@ def check_sampling(args) -> None:
 def drawing_of(loaded: LoadedFlow, args, device) -> Drawing:
     """How the model's images are drawn. args: those of `flow.options.add_sampling_options`, labels, vae and precision.
     Raises InputError for options that ask for something the model does not have: a null class, a second scale, a class,
-    an autoencoder."""
-    check_guidance(args.guidance_scale, loaded.options.get("label_dropout", 0.1), str(loaded.path))
+    an autoencoder; and for a student of few steps."""
+    if loaded.few_steps:
+        raise InputError(f"--checkpoint: {loaded.path} is a student whose few steps are its own; draw its images with "
+                         "python -m distill.generate")
+    check_guidance(args.guidance_scale, loaded.is_guidable, loaded.path)
     denoiser = Guided(loaded.denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, LinearFlow()))
     denoiser = Corrected.where_asked(denoiser, args.eps_scale, args.told_log_snr)
     if len(denoiser.processes) == 1 and args.coarse_shift != 1:

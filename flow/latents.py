@@ -32,9 +32,6 @@ class Latents:
         self.vae, self.fingerprint = load_vae(folder)
         self.vae.requires_grad_(False).eval().to(device)
         config = self.vae.config
-        if config.get("scaling_factor") is None:
-            raise InputError(f"--vae: {folder}: its config has no scaling_factor, expected the number that latents "
-                             "are multiplied with (0.18215 for Stable Diffusion's); add it to config.json")
         self.scale, self.shift = float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
         self.channels = int(config["latent_channels"])
         self.factor = 2 ** (len(config["block_out_channels"]) - 1)
@@ -127,10 +124,12 @@ def load_vae(folder):
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"--vae: {folder}: cannot be opened as an AutoencoderKL with safetensors weights ({reason})") \
             from error
+    # diffusers fills in Stable Diffusion's where the file has none.
+    written = json.loads((path / "config.json").read_text(encoding="utf-8")) if path.is_dir() else vae.config
+    if written.get("scaling_factor") is None:
+        raise InputError(f"--vae: {folder}: its config.json has no scaling_factor, expected the number that latents "
+                         "are multiplied with (0.18215 for Stable Diffusion's); add it")
     if path.is_dir():
-        if "scaling_factor" not in json.loads((path / "config.json").read_text(encoding="utf-8")):
-            raise InputError(f"--vae: {folder}/config.json: has no scaling_factor, expected the number that latents "
-                             "are multiplied with (0.18215 for Stable Diffusion's); add it")
         weights = "".join(sha256_of_file(file) for file in sorted(path.glob("*.safetensors")))
     else:
         weights = "".join(hashlib.sha256(value.numpy().tobytes()).hexdigest() for value in vae.state_dict().values())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from engine.denoiser import NetworkDenoiser, OutputDenoiser
+from engine.denoiser import NetworkDenoiser, OutputDenoiser, dropped_labels
 from engine.errors import InputError
 from engine.files import SAFETENSORS, expecting, load_safetensors, load_torch
 from engine.flops import gflop_of
@@ -64,13 +64,6 @@ def rank_warning(network: DiT | DualDiT) -> str | None:
             "larger --hidden_size")
 
 
-def check_guidance(scale: float, label_dropout: float, where: str) -> None:
-    """Raises InputError for guidance of a model that was trained without dropped labels."""
-    if scale != 1 and label_dropout == 0:
-        raise InputError(f"--guidance_scale: found {scale:g}, but {where} was trained without dropped labels "
-                         "(--label_dropout 0) and knows no null class; use --guidance_scale 1")
-
-
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 @dataclass
@@ -84,6 +77,13 @@ class LoadedFlow:
     options: dict                   # of the training run
     label_names: list[str] | None
     vae_fingerprint: str | None     # of the autoencoder whose latents it models, or ANY_AUTOENCODER; None: pixels
+    vae: str | None = None          # that autoencoder's folder or name
+    few_steps: dict | None = None   # of a student: its times (`distill.student`)
+
+    @property
+    def is_guidable(self) -> bool:
+        """Whether the training dropped labels."""
+        return dropped_labels(self.options)
 
     @property
     def denoiser(self) -> OutputDenoiser:
@@ -141,5 +141,7 @@ def load_checkpoint(path, weights: str = "ema", device="cpu") -> LoadedFlow:
     if broken:
         raise InputError(f"{path}: {weights} weight {broken} is not finite; use an earlier checkpoint")
     network.requires_grad_(False).eval().to(device)
-    return LoadedFlow(network, weights, Path(path), digest.hexdigest()[:16], int(content["epochs"]),
-                      content.get("options") or {}, content.get("label_names"), content.get("vae_fingerprint"))
+    options = content.get("options") or {}
+    return LoadedFlow(network, weights, Path(path), digest.hexdigest()[:16], int(content["epochs"]), options,
+                      content.get("label_names"), content.get("vae_fingerprint"),
+                      content.get("vae") or options.get("vae"), content.get("few_steps"))

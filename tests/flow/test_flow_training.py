@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from data import ImageSet
+from engine.denoiser import check_guidance, dropped_labels
 from engine.distributed import Group
 from engine.errors import InputError
+from engine.files import load_torch
 from engine.loop import Loop, train
 from flow import generate, training
-from flow.model import check_guidance, load_checkpoint
+from flow.model import load_checkpoint
 from flow.options import LEADING, OLDER_NAMES, PRESET_FLAGS
 from flow.train import parse_args
 from flow.training import flow_task
@@ -70,11 +72,10 @@ def test_older_spellings_are_told_their_new_name(older):
 
 
 def test_the_new_names_exist():
-    words = {"train": parse_args, "generate": generate.parse_args}
     known = set()
     for parse, needed in ((parse_args, []), (generate.parse_args, ["--checkpoint", "x"])):
         known |= set(vars(parse(needed)))
-    assert words and set(OLDER_NAMES.values()) <= known
+    assert set(OLDER_NAMES.values()) <= known
 
 
 def test_bad_options_are_told(tmp_path, monkeypatch):
@@ -108,9 +109,11 @@ def test_bad_options_are_told(tmp_path, monkeypatch):
         flow_task(options(tmp_path, "--val_every", 1), image_set(), outside, CPU)
     with pytest.raises(InputError, match="--dataset: drawn: its split train has no labels.*--unconditional"):
         flow_task(options(tmp_path), image_set(labels=False), None, CPU)
-    check_guidance(1.0, 0.0, "x.pth")
+    check_guidance(1.0, False, "x.pth")
     with pytest.raises(InputError, match="--guidance_scale: found 4, but x.pth was trained without dropped labels"):
-        check_guidance(4.0, 0.0, "x.pth")
+        check_guidance(4.0, dropped_labels({"label_dropout": 0.0}), "x.pth")
+    check_guidance(4.0, dropped_labels({"label_dropout": 0.1}), "x.pth")
+    assert not dropped_labels({})
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -378,7 +381,9 @@ def test_training_lowers_the_loss_and_generates(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out/00005.png").read_bytes() == first
     assert "6 network calls per image" in capsys.readouterr().out
     run("--labels", "c", 1, "--grid", "optimised", "--solver", "midpoint", "--overwrite")
+    torch.save(load_torch(path) | {"few_steps": {"times": [[0.0]]}}, tmp_path / "student.pth")
     for words, message in [(("--labels", 4, "--overwrite"), "--labels: found 4"),
+                           (("--checkpoint", tmp_path / "student.pth", "--overwrite"), "student.pth is a student"),
                            (("--vae", "x", "--overwrite"), "--vae: found x, but"),
                            (("--num_images", 1), "grid.png: exists already")]:
         with pytest.raises(InputError, match=message):
