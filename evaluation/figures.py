@@ -186,24 +186,24 @@ def metric_by_epoch(panels: list[dict], metric_label: str):
 
 CELL = 128              # pixels that an image of 64x64 or 32x32 is enlarged to in a picture of many; a larger one stays
 CELL_GAP = 6
-LABEL_WIDTH, LABEL_HEIGHT, LINE_HEIGHT = 150, 34, 24
+LABEL_WIDTH, LABEL_HEIGHT, LINE_HEIGHT, LETTER_WIDTH = 150, 34, 24, 10
 
 
-def repeats(side: int) -> int:
+def repeats(side: int, cell: int = CELL) -> int:
     """How often each pixel of an image with that side is repeated in a picture of many: at least once."""
-    return max(1, CELL // side)
+    return max(1, cell // side)
 
 
-def picture(width: int, height: int, images: list, texts: list):
+def picture(width: int, height: int, images: list, texts: list, cell: int = CELL):
     """Images and words at places counted in pixels. Returns a Figure of width x height pixels.
 
-    images: (x, y, uint8 [C, H, W]), C 1 or 3, whose pixels are repeated as often as they fit into CELL, and at least
+    images: (x, y, uint8 [C, H, W]), C 1 or 3, whose pixels are repeated as often as they fit into `cell`, and at least
     once. texts: (x, y, words, ha, va, font size).
     """
     canvas = np.full((height, width, 3), 255, np.uint8)
     for x, y, image in images:
         image = np.moveaxis(np.asarray(image), 0, -1)
-        image = image.repeat(repeats(image.shape[0]), 0).repeat(repeats(image.shape[1]), 1)
+        image = image.repeat(repeats(image.shape[0], cell), 0).repeat(repeats(image.shape[1], cell), 1)
         canvas[y:y + image.shape[0], x:x + image.shape[1]] = image
     fig = Figure(figsize=(width / FIGURE_DPI, height / FIGURE_DPI), dpi=FIGURE_DPI)
     ax = fig.add_axes([0, 0, 1, 1])
@@ -214,20 +214,23 @@ def picture(width: int, height: int, images: list, texts: list):
     return fig
 
 
-def image_rows(rows: dict, column_labels=()):
-    """Images side by side: a row per label, a column per image. rows: label -> uint8 [n, C, S, S], same n and S."""
+def image_rows(rows: dict, column_labels=(), cell: int = CELL):
+    """Images side by side: a row per label, a column per image. rows: label -> uint8 [n, C, S, S], same n and S. cell:
+    as in `picture`."""
     side = next(iter(rows.values())).shape[-1]
-    cell = repeats(side) * side
-    step = cell + CELL_GAP
+    width = repeats(side, cell) * side
+    step = width + CELL_GAP
     num_columns = max(len(images) for images in rows.values())
+    labels = [label.replace(", ", ",\n") for label in rows]
+    left = max(LABEL_WIDTH, 20 + LETTER_WIDTH * max(len(line) for label in labels for line in label.split("\n")))
     top = LABEL_HEIGHT if len(column_labels) else 0
-    images = [(LABEL_WIDTH + step * c, top + step * r, image)
+    images = [(left + step * c, top + step * r, image)
               for r, row in enumerate(rows.values()) for c, image in enumerate(row)]
-    texts = [(LABEL_WIDTH - 10, top + step * r + cell / 2, label.replace(", ", ",\n"), "right", "center", 10)
-             for r, label in enumerate(rows)]
-    texts += [(LABEL_WIDTH + step * c + cell / 2, LABEL_HEIGHT / 2, label, "center", "center", 9)
+    texts = [(left - 10, top + step * r + width / 2, label, "right", "center", 10)
+             for r, label in enumerate(labels)]
+    texts += [(left + step * c + width / 2, LABEL_HEIGHT / 2, label, "center", "center", 9)
               for c, label in enumerate(column_labels)]
-    return picture(LABEL_WIDTH + step * num_columns, top + step * len(rows), images, texts)
+    return picture(left + step * num_columns, top + step * len(rows), images, texts, cell)
 
 
 def denoising_strip(path, rows: dict, title: str = "", columns_per_band: int = 10):

@@ -3,8 +3,8 @@
 
 A student is sampled in its few steps; a teacher by Euler's steps with guidance, each of which calls the network twice.
 Teachers and students of two scales are judged by their finer images. Images are balanced over the classes. Every row is
-written to {output}.json as soon as it is there, and a later call goes on. {output}.png shows twenty digits of each row,
-from the same noise.
+written to {output}.json as soon as it is there, and a later call goes on. {output}.png shows ten digits of each row,
+from the same noise; of several seeds of training the first.
 """
 import re
 import statistics
@@ -17,10 +17,9 @@ from engine.command_line import (Parser, add_device_options, real_number, run_sc
                                  whole_number)
 from engine.errors import InputError
 from engine.files import load_torch, save_png, write_json
-from engine.image_folder import ENLARGED, image_grid
 from scripts.benchmarks.earlier_results import earlier_results
 
-NUM_SHOWN = 20
+NUM_SHOWN, CELL = 10, 60         # digits of a row in the picture; pixels that a digit has room in
 TEACHER = "teacher"
 DIGITS_OF = {"accuracy": 3, "fd_digits": 2, "diversity": 3}     # of the scores in the table
 BATCH = 250
@@ -83,6 +82,12 @@ def rows_to_measure(args, device):
                "renoise")
 
 
+def label_of(row: dict) -> str:
+    """What stands beside a row of the picture."""
+    name = re.sub(r"(_seed\d+)?_\d+ep\.pth$|_\d+_calls$", "", row["model"]).replace("_", " ")
+    return f"{name}, {row['num_steps']} step{'s' if row['num_steps'] > 1 else ''}"
+
+
 def measured(known: list[dict], row: dict) -> dict | None:
     """The finished row of these settings, if there is one."""
     return next((other for other in known if all(other.get(key) == value for key, value in row.items())), None)
@@ -111,8 +116,8 @@ def markdown_table(results: dict) -> str:
 
 def main():
     args = parse_args()
-    import torch
     from evaluation.digit_scores import judge_of
+    from evaluation.figures import image_rows
     device = start_device(args)
     judge, train_set, test_set = judge_of(args.dataset, args.cache_dir)
     path = Path(f"{args.output}.json")
@@ -120,7 +125,7 @@ def main():
     results = {"settings": settings, "real digits": judge.noise_floor(train_set, args.num_samples, 1)[0], "rows": []}
     if earlier := earlier_results(path, {"settings": settings}):
         results["rows"] = earlier["rows"]
-    shown = []
+    shown = {}
     for row, denoiser, way, loaded, solver in rows_to_measure(args, device):
         found = measured(results["rows"], row)
         if found is None:
@@ -131,10 +136,11 @@ def main():
                      **judge.scores(images, labels), "seconds": time.perf_counter() - start}
             results["rows"].append(found)
             write_json(path, results)
-        shown.append(digits_of(denoiser, way, loaded, solver, args, device, NUM_SHOWN)[0])
+        if (label := label_of(row)) not in shown:
+            shown[label] = digits_of(denoiser, way, loaded, solver, args, device, NUM_SHOWN)[0]
         print(f"{found['model']} {found['num_steps']} steps: "
               + ", ".join(f"{name} {found[name]:.4f}" for name in DIGITS_OF), flush=True)
-    save_png(f"{args.output}.png", image_grid(torch.cat(shown), NUM_SHOWN, ENLARGED))
+    save_png(f"{args.output}.png", image_rows(shown, cell=CELL))
     print("\n" + markdown_table(results))
 
 

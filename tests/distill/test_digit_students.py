@@ -48,6 +48,12 @@ def test_rows_are_measured_once_and_shown_together(tmp_path, monkeypatch, capsys
     assert (tmp_path / "out.png").is_file()
 
 
+def test_a_row_of_the_picture_says_whose_it_is():
+    labels = [digit_students.label_of({"model": model, "num_steps": steps}) for model, steps in (
+        ("teacher", 1), ("teacher two_scales_fused_seed0_2ep.pth", 10), ("digit_single_4_calls", 4))]
+    assert labels == ["teacher, 1 step", "teacher two scales fused, 10 steps", "digit single, 4 steps"]
+
+
 def test_students_of_two_scales_are_judged_by_their_finer_images(tmp_path, monkeypatch):
     write_dual_flow_teacher(tmp_path / "dual_1ep.pth", sides=(28, 14), patch_size=7)
     content = load_torch(tmp_path / "dual_1ep.pth")
