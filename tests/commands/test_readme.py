@@ -3,14 +3,19 @@ import functools
 import importlib
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
+from string import Template
 
 import pytest
 
 from conftest import ROOT, command_in_a_fork
+from engine.errors import InputError
 
+TEXTS_OF_ROOMS = ("flow", "mnist", "distill", "lift", "evaluation", "demo")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -77,6 +82,55 @@ def test_the_only_commands_of_the_readme_are_those_that_are_tested():
     assert len(re.findall(r"```bash\n", README)) == 1 + 2
     [two] = blocks_of("Two commands")
     assert re.findall(r"^(\S+)", two, re.M) == ["./scripts/quickstart.sh", "./scripts/test.sh"]
+
+
+def python_commands_of(text: str) -> list[list[str]]:
+    """The words behind `python`, or behind `torchrun` and its options, of every command in a text's bash blocks."""
+    values, commands = {}, []
+    for block in re.findall(r"```bash\n(.*?)```", text, re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(Template(line).safe_substitute(values), comments=True)
+            if len(words) == 1 and "=" in words[0]:
+                values |= [words[0].split("=", 1)]
+            elif words[:1] == ["torchrun"]:
+                first = next(k for k, word in enumerate(words) if word.endswith(".py") or word == "-m")
+                commands.append(words[first:])
+            elif words[:1] == ["python"]:
+                commands.append(words[1:])
+    return commands
+
+
+def parse_only(words: list[str], monkeypatch) -> None:
+    """Give a command's words to its parser. A verb of digits parses inside its run, which ends before the training."""
+    name, *rest = words[1:] if words[0] == "-m" else [words[0].removesuffix(".py"), *words[1:]]
+    monkeypatch.setattr(sys, "argv", [name, *rest])
+    module = importlib.import_module("demo.__main__" if name == "demo" else name)
+    for parse in ("parse_args", "parse_options", "parse"):
+        if hasattr(module, parse):
+            getattr(module, parse)()
+            return
+    monkeypatch.setattr("mnist.training.train_into_folder", lambda make_task, args: None)
+    runpy.run_path(module.__file__, run_name="__main__")
+
+
+@pytest.mark.parametrize("room", TEXTS_OF_ROOMS)
+def test_every_command_of_a_rooms_text_is_one_that_its_parser_takes(room, monkeypatch, tmp_path):
+    commands = python_commands_of((ROOT / room / "README.md").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    for words in commands:
+        try:
+            parse_only(words, monkeypatch)
+        except (InputError, SystemExit) as error:
+            pytest.fail(f"{room}/README.md: {shlex.join(words)}: {error}")
+    assert commands or room == "evaluation"
+
+
+def test_a_command_that_its_parser_refuses_is_found(monkeypatch):
+    [words] = python_commands_of("```bash\nfile=a.pth   # of any run\ntorchrun --nproc_per_node=2 -m flow.train \\\n"
+                                 "    --val_split $file  # refused\n./scripts/test.sh\n```\n")
+    assert words == ["-m", "flow.train", "--val_split", "a.pth"]
+    with pytest.raises(InputError, match="--val_split: found a.pth, which has no effect without --val_every"):
+        parse_only(words, monkeypatch)
 
 
 def test_readme_is_short_and_its_links_lead_somewhere():
