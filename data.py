@@ -38,8 +38,10 @@ import tempfile
 import warnings
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -82,6 +84,13 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+class Facts(NamedTuple):
+    """What is known of the images asked for before they are decoded; None: not yet."""
+    count: int | None
+    has_labels: bool | None
+    label_names: list[str] | None       # [] where classes have no names
 
 
 def num_in_common(images: np.ndarray, others: np.ndarray) -> int:
@@ -130,21 +139,30 @@ def without_slash(dataset: str) -> str:
     return os.path.abspath(folder) if relative.startswith("../..") else relative
 
 
-def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int = SIDE, channels: int = 3,
-                **columns: str | None) -> ImageSet:
+def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int = SIDE, channels: int = 3, *,
+                beside=(), check: Callable[[Facts], None] | None = None, **columns: str | None) -> ImageSet:
     """The images of a split, from the cache or decoded into it, size x size, grey (channels 1) or in colour (3).
 
     columns: `image_column` and `label_column` of a data-set folder or a hub data set, None where they are called as
     usual; a command without these options leaves them out, and then no error advises them. split: a name, or a name
-    with a slice of images: `train[:500]`, `train[-256:]`, `train[100:200]`. Raises InputError for anything missing or
-    unreadable, and removes the unfinished cache file.
+    with a slice of images: `train[:500]`, `train[-256:]`, `train[100:200]`. beside: other splits of the data set that
+    will be asked for, so that one that is missing is told before this one is decoded. check(facts) raises InputError
+    for images that the caller cannot use; it is called before they are decoded. Raises InputError for anything missing
+    or unreadable, and removes the unfinished cache file.
     """
     dataset, (base_split, part) = str(dataset), parse_split(split)
     if size < 1 or channels not in (1, 3):
         raise InputError(f"--image_size, --channels: found {size} and {channels}, expected at least one pixel, and 1 "
                          "(grey) or 3 (RGB) channels")
     form = Form(size, channels)
-    identity, open_source = find(dataset, base_split, form, columns)
+    identity, open_source = find(dataset, base_split, form, columns, beside)
+
+    def check_what_is_known(count, has_labels, label_names):
+        if part is not None and count is not None:
+            within = check_slice(part, count, split)
+            count = within.stop - within.start
+        if check is not None:
+            check(Facts(count, has_labels, label_names))
 
     key = json.dumps([identity, base_split, form.preprocessing], sort_keys=True)
     key = hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -160,12 +178,15 @@ def load_images(dataset: str, split: str = "train", cache_dir="cache", size: int
             cached = read_cache(path, form, needs_names, say=False)        # it may have come while waiting
             if cached is None:
                 remove_leftovers(path.parent, f"{path.stem}.*")
-                write_cache(path, open_source(base_split, work_folder), printable(dataset), base_split, form)
+                source = open_source(base_split, work_folder, beside)
+                check_what_is_known(source.count, source.has_labels, source.label_names)
+                write_cache(path, source, printable(dataset), base_split, form)
                 cached = read_cache(path, form, needs_names)
         if cached is None:
             raise InputError(f"{path}: cannot be read back after it was written; check the disk, or choose another "
                              "--cache_dir")
     images, labels, content_hash, label_names = cached
+    check_what_is_known(len(images), labels is not None, label_names or [])
     if part is not None:
         part = check_slice(part, len(images), split)
         images, labels = images[part], None if labels is None else labels[part]
@@ -189,8 +210,9 @@ def native_form(dataset: str, split: str = "train", **columns: str | None) -> tu
     return size, channels
 
 
-def find(dataset: str, base_split: str, form: Form, columns: dict):
-    """The identity of a split, a dict for the cache's key, and open_source(split, work_folder) -> Source. Raises
+def find(dataset: str, base_split: str, form: Form, columns: dict, beside=()):
+    """The identity of a split, a dict for the cache's key, and open_source(split, work_folder, beside) -> Source.
+    beside: other splits, whose absence is told here, or where the source is opened if only that tells. Raises
     InputError if there is no such data set or split."""
     if unknown := sorted(set(columns) - set(COLUMN_OPTIONS)):
         raise TypeError(f"load_images: {', '.join(unknown)} is no option of it")
@@ -215,6 +237,12 @@ def find(dataset: str, base_split: str, form: Form, columns: dict):
     identity = identity | given
     if splits is not None and base_split not in splits:
         raise unknown_split(dataset, base_split, splits)
+    for other in beside:
+        name, part = parse_split(other)
+        if splits is not None and name not in splits:
+            raise unknown_split(dataset, name, splits)
+        if splits is not None and part is not None:
+            check_slice(part, open_source(name, None).count, other)
     return identity, open_source
 
 
@@ -287,9 +315,9 @@ def find_drawn(dataset: str, form: Form):
             return image
         return square(Image.fromarray(image.transpose(1, 2, 0).squeeze()), form)
 
-    return identity, list(indices), lambda split, work_folder: Source(
+    return identity, list(indices), lambda split, work_folder, beside=(): Source(
         len(indices[split]), lambda: (module.labels_of(indices[split]), None),
-        lambda start, stop: indices[split][start:stop], drawn)
+        lambda start, stop: indices[split][start:stop], drawn, True, [])
 
 
 def check_no_namesake(dataset: str) -> None:
@@ -303,8 +331,8 @@ def check_no_namesake(dataset: str) -> None:
 
 def find_on_hub(dataset: str, form: Form, columns: dict):
     """Identity, splits (None: not known before it is opened) and opener of a hub data set."""
-    return {"hub": dataset}, None, lambda split, work_folder: open_with_datasets(dataset, split, form, columns,
-                                                                                            path=dataset)
+    return {"hub": dataset}, None, lambda split, work_folder, beside=(): open_with_datasets(
+        dataset, split, form, columns, beside=beside, path=dataset)
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -341,7 +369,7 @@ def find_folder(dataset: str, form: Form, columns: dict):
         listing = [[file.relative_to(folder).as_posix(), *state_of(file)] for file in sorted(idx_files.values())]
         splits = [split for split, prefix in IDX_PREFIXES.items() if (prefix, "images") in idx_files]
         return {"folder": str(folder.resolve()), "files": listing}, splits, \
-            lambda split, work_folder: open_idx(idx_files, IDX_PREFIXES[split], form)
+            lambda split, work_folder, beside=(): open_idx(idx_files, IDX_PREFIXES[split], form)
     if not tables and not photos:
         raise InputError(f"--dataset: {dataset}: no images in it ({len(files)} files), expected images "
                          f"({' '.join(IMAGE_SUFFIXES)}), or parquet, arrow or idx files")
@@ -356,8 +384,8 @@ def find_folder(dataset: str, form: Form, columns: dict):
             raise InputError(f"--dataset: {dataset}: was written by save_to_disk, which load_dataset does not open; "
                              "write it with to_parquet")
         what = {"path": str(folder)} if tables else {"path": "imagefolder", "data_dir": str(folder)}
-        return identity, None, lambda split, work_folder: open_with_datasets(
-            dataset, split, form, columns, **what, cache_dir=work_folder, expected=tables or photos)
+        return identity, None, lambda split, work_folder, beside=(): open_with_datasets(
+            dataset, split, form, columns, beside=beside, **what, cache_dir=work_folder, expected=tables or photos)
     splits, depth_of = {}, {}
     for file in photos:
         folders = file.relative_to(folder).parts[:-1]
@@ -377,14 +405,19 @@ def find_folder(dataset: str, form: Form, columns: dict):
     if len(names) < 2 or any(len(parts) != 1 for parts in class_of.values()):
         names = None                    # not one folder for each of several classes
 
-    def open_source(split, work_folder):
+    def open_source(split, work_folder, beside=()):
         passed_over = Counter(file.suffix or "no suffix" for file in files if file not in relevant)
-        if passed_over:
-            print(f"{printable(dataset)}: {passed_over.total()} files are passed over ("
-                  f"{', '.join(f'{suffix}: {number}' for suffix, number in sorted(passed_over.items()))})", flush=True)
+
+        def read(start, stop):
+            if passed_over and start == 0:
+                print(f"{printable(dataset)}: {passed_over.total()} files are passed over ("
+                      f"{', '.join(f'{suffix}: {number}' for suffix, number in sorted(passed_over.items()))})",
+                      flush=True)
+            return splits[split][start:stop]
+
         labels = names and np.array([names.index(*class_of[file]) for file in splits[split]], np.int64)
-        return Source(len(splits[split]), lambda: (labels, names), lambda start, stop: splits[split][start:stop],
-                      lambda file: decode(file, str(file), form))
+        return Source(len(splits[split]), lambda: (labels, names), read,
+                      lambda file: decode(file, str(file), form), names is not None, names or [])
     return identity, list(splits), open_source
 
 
@@ -429,15 +462,15 @@ def open_idx(files: dict, prefix: str, form: Form) -> Source:
                              f"{files[prefix, 'images'].name} {len(images)} images; fetch both again")
         names = [str(label) for label in range(max(10, labels.max(initial=0) + 1))]
     return Source(len(images), lambda: (labels, names), lambda start, stop: images[start:stop],
-                  lambda image: square(Image.fromarray(image), form))
+                  lambda image: square(Image.fromarray(image), form), labels is not None, names or [])
 
 
-def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expected=(), **what) -> Source:
+def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expected=(), beside=(), **what) -> Source:
     """A split as a stream of rows, by `datasets.load_dataset(streaming=True, **what)`. Images stay encoded until they
     are decoded one by one, and no part of the data set is written to a disk.
 
-    dataset: its name, for messages. expected: the files that must all be read. Raises InputError without a usable
-    column of images.
+    dataset: its name, for messages. expected: the files that must all be read. beside: splits that must be there too.
+    Raises InputError without a usable column of images.
     """
     import datasets                     # takes a second to import, and most runs find their cache
     datasets.logging.set_verbosity_error()
@@ -450,8 +483,9 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expe
     if expected:
         with explained(dataset, is_local):
             check_all_read(dataset, tables, expected, **what)
-    if split not in tables:
-        raise unknown_split(dataset, split, tables)
+    for name in (split, *(parse_split(other)[0] for other in beside)):
+        if name not in tables:
+            raise unknown_split(dataset, name, tables)
     with explained(dataset, is_local):
         features = columns_of(tables[split])
     image_column = chosen_column(features, columns.get("image_column"), IMAGE_COLUMNS, "--image_column", dataset, split)
@@ -509,7 +543,8 @@ def open_with_datasets(dataset: str, split: str, form: Form, columns: dict, expe
         where += f" ({stored['path']})" if stored["path"] else ""
         return decode(stored["path"] if stored["bytes"] is None else stored["bytes"], where, form)
     told = (tables[split].info.splits or {}).get(split)
-    return Source(told and told.num_examples, labels, read, decode_row)
+    return Source(told and told.num_examples, labels, read, decode_row, None if label_column else False,
+                  getattr(features[label_column], "names", None) if label_column else [])
 
 
 @contextlib.contextmanager

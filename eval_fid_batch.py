@@ -147,12 +147,14 @@ def choose_dataset(args, options: list[dict], say: bool) -> dict:
     return {name: asked or of_first.get(name) for name, asked in data.columns_in(vars(args)).items()}
 
 
-def load_reference(args, metrics: list[str], size: int, columns: dict, group) -> data.ImageSet:
-    """The real images, decoded by the main process; the others find them in the cache."""
+def load_reference(args, metrics: list[str], size: int, columns: dict, classes: dict, group) -> data.ImageSet:
+    """The real images, decoded by the main process; the others find them in the cache. classes: of the models, for
+    `check_groups`, which comes before."""
     from evaluation import scoring
     if not group.is_main:
         group.wait()
-    image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir, size, **columns)
+    image_set = data.load_images(args.dataset, args.reference_split, args.cache_dir, size, **columns,
+                                 check=lambda facts: scoring.check_groups(metrics, facts.label_names, classes))
     if group.is_main:
         group.wait()
         print(f"reference: {len(image_set)} images of {args.dataset}, {args.reference_split} "
@@ -201,8 +203,8 @@ def main():
                      "--inception with a file that all machines see")
     rows = results_table.read(args.results, warn=group.is_main)         # what is wrong with it is said before any work
     side, options, classes = check(args, refuse, files, group.is_main)
-    image_set = load_reference(args, metrics, side, choose_dataset(args, options, group.is_main), group)
-    scoring.check_groups(metrics, image_set, classes)
+    columns = choose_dataset(args, options, group.is_main)
+    image_set = load_reference(args, metrics, side, columns, classes, group)
     networks = references = None
     revision, num_added, num_skipped = git_revision(), 0, 0
 

@@ -55,14 +55,20 @@ def check_distillation(args, teacher: Denoiser, has_images: bool, is_guidable: b
                          "trained without a class (--label_dropout 0, EDM's network, a student), expected 1")
 
 
+def check_labelled(args, teacher: Denoiser, has_labels: bool | None) -> None:
+    """Raises InputError if the teacher has classes and the real images have none. None: not known yet."""
+    num_classes = num_classes_of(teacher)
+    if num_classes is not None and has_labels is False:
+        raise InputError(f"--dataset: {args.dataset}: its split {args.split} has no labels, expected those of the "
+                         f"teacher's {num_classes} classes")
+
+
 def check_real_labels(args, teacher: Denoiser, labels) -> None:
     """Raises InputError if the teacher has classes and the real images have none, or other ones."""
+    check_labelled(args, teacher, labels is not None)
     num_classes = num_classes_of(teacher)
     if num_classes is None:
         return
-    if labels is None:
-        raise InputError(f"--dataset: {args.dataset}: its split {args.split} has no labels, expected those of the "
-                         f"teacher's {num_classes} classes")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise InputError(f"--dataset: {args.dataset}: has label {int(labels.max())}, expected 0...{num_classes - 1}, "
                          "the teacher's classes")

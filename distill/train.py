@@ -28,7 +28,7 @@ def task_of_checkpoint(args, device):
     import numpy as np
     import torch
     import families
-    from distill.task import DistillationTask, check_real_labels, check_distillation
+    from distill.task import DistillationTask, check_distillation, check_labelled, check_real_labels
 
     def teacher_on(place):
         return families.load(args.teacher, args.weights, place, "--teacher", args.vae)
@@ -37,14 +37,15 @@ def task_of_checkpoint(args, device):
     channels, side = loaded.image_shape[0], loaded.image_shape[-1]
     check_distillation(args, loaded.denoiser, True, loaded.is_guidable)      # before images are looked at
 
-    def images_of(split: str):
-        return load_images(args.dataset, split, cache_dir=args.cache_dir, size=side, channels=channels,
+    def images_of(split: str, **what):
+        return load_images(args.dataset, split, cache_dir=args.cache_dir, size=side, channels=channels, **what,
                            **columns_in(vars(args)))
 
     images = labels = held_out = None
     content_hash = "none"
     if needs_images(args):
-        found = images_of(args.split)
+        found = images_of(args.split, beside=[args.val_split] * bool(args.val_every),
+                          check=lambda facts: check_labelled(args, loaded.denoiser, facts.has_labels))
         images, content_hash = torch.from_numpy(np.array(found.images)), found.content_hash
         labels = None if found.labels is None else torch.as_tensor(found.labels)
         check_real_labels(args, loaded.denoiser, labels)

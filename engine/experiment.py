@@ -2,6 +2,7 @@
 
 Its config.json holds the verb and all options; log, curves and checkpoints lie beside it.
 """
+import contextlib
 import json
 import shutil
 import sys
@@ -82,11 +83,16 @@ def train_into_folder(make_task: Callable, args) -> None:
     """`engine.loop.train`; of an experiment that did not begin, nothing stays."""
     from engine.distributed import is_first_process
     from engine.loop import train
+    experiments = args.output_dir.parent
+    was_there = experiments.exists()
     try:
         train(make_task, args, share_folder)
     finally:
         if is_first_process() and not (args.output_dir / CONFIG).exists():
             shutil.rmtree(args.output_dir, ignore_errors=True)
+            if not was_there:
+                with contextlib.suppress(OSError):          # of another run that began meanwhile
+                    experiments.rmdir()
 
 
 class InExperiment:

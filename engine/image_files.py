@@ -58,10 +58,12 @@ class Source:
     decode(item) gives uint8 [C, S, S] and is called in several threads. labels(), asked for once all has been read,
     gives the labels, int64 [N], and the names of the classes, each None where there are none.
     """
-    count: int | None               # how many images there are, for the progress bar; None: not known before the end
+    count: int | None               # how many images there are; None: not known before the end
     labels: Callable[[], tuple]
     read: Callable
     decode: Callable
+    has_labels: bool | None = None                  # None: not known before the end
+    label_names: list[str] | None = None            # likewise; [] where classes have no names
 
 
 def decode(file, where: str, form: Form = Form()) -> np.ndarray:

@@ -25,7 +25,7 @@ from engine.errors import InputError
 from engine.files import (check_can_be_written, expecting, remove_leftovers, save_png, save_torch, sha256_of_file,
                           write_csv, write_json)
 from engine.optimization import ExponentialMovingAverage, longest_warmup, on_cpu
-from engine.options import check_options, check_same_run
+from engine.options import check_fills_a_batch, check_options, check_same_run
 from engine.run_log import Events, Mean, StopRequest
 from engine.sharding import (exchanged, full_average, full_model, full_optimizer, load_average, load_model,
                              load_optimizer, shard)
@@ -81,9 +81,7 @@ class Loop:
 
     def planned_steps(self) -> int:
         """Steps in the whole run; raises InputError if the images do not fill a batch."""
-        if self.steps_per_epoch == 0:
-            raise InputError(f"--batch_size: found {self.args.batch_size}, expected at most {self.task.num_images}, "
-                             f"the number of images in {self.args.dataset} ({self.args.split})")
+        check_fills_a_batch(self.args, self.task.num_images)
         return self.task.num_steps
 
     @property

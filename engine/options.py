@@ -106,6 +106,13 @@ def check_options(args) -> None:
         raise InputError("--ema_decay: found 1, which never moves from the initial weights; expected less")
 
 
+def check_fills_a_batch(args, num_images: int | None) -> None:
+    """Raises InputError if the images of --dataset and --split are too few for a batch. None: not counted yet."""
+    if num_images is not None and num_images < args.batch_size:
+        raise InputError(f"--batch_size: found {args.batch_size}, expected at most {num_images}, the number of images "
+                         f"in {args.dataset} ({args.split})")
+
+
 def check_same_run(path, state: dict, args, task, num_steps: int) -> None:
     """Raises InputError if a resumed run would not be the run that was saved.
 

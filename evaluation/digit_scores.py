@@ -203,7 +203,7 @@ def load_judge(train_set, test_set, cache_dir="cache") -> Judge:
 def judge_of(dataset: str, cache_dir="cache", **columns: str | None) -> tuple[Judge, ImageSet, ImageSet]:
     """The judge of a data set's digits, and its training and test digits: grey, 28 pixels a side. columns: as in
     `load_images`. Raises InputError as `load_judge` does."""
-    train_set, test_set = (load_images(dataset, split, cache_dir=cache_dir, size=28, channels=1, **columns)
+    train_set, test_set = (load_images(dataset, split, cache_dir, size=28, channels=1, beside=["test"], **columns)
                            for split in ("train", "test"))
     return load_judge(train_set, test_set, cache_dir), train_set, test_set
 

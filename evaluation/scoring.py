@@ -48,16 +48,17 @@ def choose_metrics(args) -> tuple[list[str], Path | None]:
     return metrics, None
 
 
-def check_groups(metrics: list[str], image_set, classes_of_models: dict) -> None:
+def check_groups(metrics: list[str], label_names: list[str] | None, classes_of_models: dict) -> None:
     """Raises InputError where groups are asked for of real images whose classes have none, or of a model of other
-    classes. classes_of_models: file -> number of classes, or None."""
-    if GROUPS not in metrics:
+    classes. label_names: of the real images' classes, [] for none, None where they are not known yet.
+    classes_of_models: file -> number of classes, or None."""
+    if GROUPS not in metrics or label_names is None:
         return
-    count = len(lite_features.groups_of_names(image_set.label_names))
+    count = len(lite_features.groups_of_names(label_names))
     for file, num_classes in classes_of_models.items():
         if num_classes != count:
             raise InputError(f"--metrics groups: found {file} with {num_classes or 'no'} classes, expected the "
-                             f"{count} of {image_set.dataset}; leave the metric out")
+                             f"{count} of the real images; leave the metric out")
 
 
 def warn_of_few(metrics: list[str], counts: dict[str, int]) -> None:

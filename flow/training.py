@@ -7,6 +7,7 @@ from engine.denoising_task import Pixels, check_labels
 from engine.distributed import Group
 from engine.errors import InputError
 from engine.loop import Loop
+from engine.options import check_fills_a_batch
 from flow.latents import Latents, PosteriorSamples
 from flow.model import build_network, rank_warning
 from flow.task import FlowTask
@@ -31,14 +32,19 @@ def network_of(args, side: int, channels: int, num_classes: int):
     return build_network({**where, "channels": channels, "num_classes": num_classes, **sizes, **bands})
 
 
+def check_labelled(args, split: str, has_labels: bool | None) -> None:
+    """Raises InputError for a split without labels unless --unconditional. None: not known yet."""
+    if has_labels is False and not args.unconditional:
+        raise InputError(f"--dataset: {args.dataset}: its split {split} has no labels; expected a column of labels, or "
+                         "folders named by class; name the column with --label_column, or add --unconditional")
+
+
 def labels_and_names(args, images, split: str) -> tuple[torch.Tensor, list[str] | None]:
     """Labels int64 [N] and the names of the classes. Raises InputError for data without labels unless
     --unconditional."""
+    check_labelled(args, split, images.labels is not None)
     if args.unconditional:
         return torch.zeros(len(images), dtype=torch.int64), None
-    if images.labels is None:
-        raise InputError(f"--dataset: {args.dataset}: its split {split} has no labels; expected a column of labels, or "
-                         "folders named by class; name the column with --label_column, or add --unconditional")
     return torch.from_numpy(np.array(images.labels, dtype=np.int64)), images.label_names
 
 
@@ -82,7 +88,12 @@ def make_task(args, device, group: Group) -> FlowTask:
     if args.bands:
         check_side(side, "--image_size" if latents is None else "--vae: side of the latents")
     how = dict(cache_dir=args.cache_dir, size=args.image_size, channels=args.channels, **columns_in(vars(args)))
-    images = load_images(args.dataset, args.split, **how)
+
+    def check(facts):
+        check_fills_a_batch(args, facts.count)
+        check_labelled(args, args.split, facts.has_labels)
+
+    images = load_images(args.dataset, args.split, beside=[args.val_split] * bool(args.val_every), check=check, **how)
     held_out = load_images(args.dataset, args.val_split, **how) if args.val_every else None
     task = flow_task(args, images, held_out, device, latents)
     if group.is_main and held_out and (seen := num_in_common(images.images, held_out.images[:args.val_images])):

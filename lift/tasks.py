@@ -4,6 +4,7 @@ import torch
 
 from data import columns_in, images_on, load_images, num_in_common
 from engine.errors import InputError
+from engine.options import check_fills_a_batch
 from engine.seeds import TRAIN_BATCH, seeded_generator
 from engine.task import Networks, Task
 from evaluation import figures
@@ -103,7 +104,8 @@ def scale_task(model_type: str):
     """What `engine.loop.train` calls to make the task of a model type."""
     def make(args, device, group) -> ScaleTask:
         columns = columns_in(vars(args))
-        images = load_images(args.dataset, args.split, args.cache_dir, **columns)
+        images = load_images(args.dataset, args.split, args.cache_dir, beside=[args.val_split] * bool(args.val_every),
+                             check=lambda facts: check_fills_a_batch(args, facts.count), **columns)
         held_out = load_images(args.dataset, args.val_split, args.cache_dir, **columns) if args.val_every else None
         if group.is_main and held_out and (seen := num_in_common(images.images, held_out.images[:args.val_images])):
             print(f"WARNING: --val_split: {seen} of the held-out images are among the training images; their loss "

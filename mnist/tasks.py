@@ -12,6 +12,7 @@ from engine.errors import InputError
 from engine.experiment import PREVIEW_COLUMNS, InExperiment, note_experiment
 from engine.files import sha256_of_file
 from engine.image_folder import ENLARGED, image_grid
+from engine.options import check_fills_a_batch
 from engine.sampling import from_uint8, to_device
 from engine.seeds import seeded_generator
 from evaluation.loss_curves import WithLossCurves
@@ -36,9 +37,16 @@ def form_of_images(args) -> list[int]:
 
 
 def training_images(args):
-    """ImageSet of the training split, and its images padded: uint8 [N, C, S, S]."""
+    """ImageSet of the training split, and its images padded: uint8 [N, C, S, S]. Raises InputError, before they are
+    decoded, for too few of them, and for missing labels that --conditioning needs."""
+    def check(facts):
+        check_fills_a_batch(args, facts.count)
+        if facts.has_labels is False and getattr(args, "conditioning", "none") != "none":
+            raise InputError(f"--conditioning: found {args.conditioning}, but {args.dataset} {args.split} has no "
+                             "labels; expected none")
+
     images = load_images(args.dataset, args.split, cache_dir=args.cache_dir, size=args.image_size,
-                         channels=args.channels, **columns_in(vars(args)))
+                         channels=args.channels, check=check, **columns_in(vars(args)))
     return images, padded(torch.from_numpy(np.array(images.images)))
 
 
@@ -86,9 +94,6 @@ def denoiser_task(args, device, group) -> DigitTask:
     check_settings(**settings | {"num_classes": 1})         # how many there are, only the data tell
     image_set, images = training_images(args)
     if args.conditioning != "none":
-        if image_set.labels is None:
-            raise InputError(f"--conditioning: found {args.conditioning}, but {args.dataset} {args.split} has no "
-                             "labels; expected none")
         settings["num_classes"] = int(image_set.labels.max()) + 1
     torch.manual_seed(args.seed)
     denoiser = build_denoiser(args.process, args.output, settings)

@@ -109,8 +109,9 @@ def load_apart(args) -> list[ImageSet]:
     if args.choice_seed in args.seeds:
         raise InputError(f"--choice_seed: found {args.choice_seed}, one of --seeds; expected another, so that no "
                          "constant is chosen on what is reported")
-    chosen_on, reported = sets = [load_images(args.dataset, split, args.cache_dir, **columns_in(vars(args)))
-                                  for split in (args.choice_split, args.reference_split)]
+    splits = [args.choice_split, args.reference_split]
+    chosen_on, reported = sets = [load_images(args.dataset, split, args.cache_dir, beside=splits,
+                                              **columns_in(vars(args))) for split in splits]
     common = num_in_common(reported.images, chosen_on.images)
     if common > len(chosen_on) / 100:               # a data set may hold an image twice
         raise InputError(f"--choice_split: {common} of its {len(chosen_on)} images are in --reference_split "

@@ -174,11 +174,14 @@ def test_images_are_held_against_the_group_of_the_class_they_were_asked_for():
     [(name, (share, error))] = scorer.scores(5, references, Group(0, 1)).items()
     assert name == "groups" and share == 2 / 5                              # of five animals, 1 and 4 were asked for
     assert error == pytest.approx((0.4 * 0.6 / 5)**0.5)
-    with pytest.raises(InputError, match="--metrics groups: found a.pth with 10 classes, expected the 3 of photos"):
-        scoring.check_groups(["groups"], real, {"a.pth": 10})
+    with pytest.raises(InputError, match="--metrics groups: found a.pth with 10 classes, expected the 3 of the real"):
+        scoring.check_groups(["groups"], real.label_names, {"a.pth": 10})
     with pytest.raises(InputError, match="--metrics groups: found seven in the real images, expected classes among"):
-        scoring.check_groups(["swd", "groups"], SimpleNamespace(label_names=["cat", "seven"]), {})
-    scoring.check_groups(["swd"], SimpleNamespace(label_names=None), {"a.pth": None})
+        scoring.check_groups(["swd", "groups"], ["cat", "seven"], {})
+    with pytest.raises(InputError, match="--metrics groups: found no names of classes in the real images"):
+        scoring.check_groups(["groups"], [], {"a.pth": 10})
+    scoring.check_groups(["groups"], None, {"a.pth": 10})                   # not known before they are decoded
+    scoring.check_groups(["swd"], [], {"a.pth": None})
 
 
 # Known changes
