@@ -55,7 +55,7 @@ def check_distillation(args, teacher: Denoiser, has_images: bool, is_guidable: b
                          "trained without a class (--label_dropout 0, EDM's network, a student), expected 1")
 
 
-def check_labelled(args, teacher: Denoiser, has_labels: bool | None) -> None:
+def check_has_labels(args, teacher: Denoiser, has_labels: bool | None) -> None:
     """Raises InputError if the teacher has classes and the real images have none. None: not known yet."""
     num_classes = num_classes_of(teacher)
     if num_classes is not None and has_labels is False:
@@ -65,7 +65,7 @@ def check_labelled(args, teacher: Denoiser, has_labels: bool | None) -> None:
 
 def check_real_labels(args, teacher: Denoiser, labels) -> None:
     """Raises InputError if the teacher has classes and the real images have none, or other ones."""
-    check_labelled(args, teacher, labels is not None)
+    check_has_labels(args, teacher, labels is not None)
     num_classes = num_classes_of(teacher)
     if num_classes is None:
         return

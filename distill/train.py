@@ -28,7 +28,7 @@ def task_of_checkpoint(args, device):
     import numpy as np
     import torch
     import families
-    from distill.task import DistillationTask, check_distillation, check_labelled, check_real_labels
+    from distill.task import DistillationTask, check_distillation, check_has_labels, check_real_labels
 
     def teacher_on(place):
         return families.load(args.teacher, args.weights, place, "--teacher", args.vae)
@@ -45,7 +45,7 @@ def task_of_checkpoint(args, device):
     content_hash = "none"
     if needs_images(args):
         found = images_of(args.split, beside=[args.val_split] * bool(args.val_every),
-                          check=lambda facts: check_labelled(args, loaded.denoiser, facts.has_labels))
+                          check=lambda facts: check_has_labels(args, loaded.denoiser, facts.has_labels))
         images, content_hash = torch.from_numpy(np.array(found.images)), found.content_hash
         labels = None if found.labels is None else torch.as_tensor(found.labels)
         check_real_labels(args, loaded.denoiser, labels)

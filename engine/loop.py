@@ -493,12 +493,13 @@ def refuse_another_runs_log(args) -> None:
     record = args.output_dir / f"{args.name}_run.json"
     if args.overwrite or not record.is_file():
         return
-    with expecting(record, "record of a training", "choose another --name or --output_dir, or add --overwrite"):
+    anew = "add --overwrite without --resume" if args.resume else "add --overwrite"
+    with expecting(record, "record of a training", f"choose another --name or --output_dir, or {anew}"):
         found = json.loads(record.read_text(encoding="utf-8"))
         folder, is_finished = Path(found["options"]["checkpoint_dir"]), found.get("is_finished", True)
     if is_finished or not args.resume and folder.absolute() != args.checkpoint_dir.absolute():
         raise InputError(f"{record}: belongs to {'a finished run' if is_finished else f'a run into {folder}'}, whose "
-                         "log would be lost; choose another --name or --output_dir, or add --overwrite")
+                         f"log would be lost; choose another --name or --output_dir, or {anew}")
 
 
 def refuse_what_is_there(args) -> None:

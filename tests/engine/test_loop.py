@@ -325,15 +325,16 @@ def test_a_run_goes_on_with_its_own_labels_alone(tmp_path, capsys):
     ("checkpoint", (), "exists already; add --resume to continue"),
     ("checkpoint", ("--resume",), "exists, but no training state"),
     ("state", (), "exists already; add --resume to continue"),
-    ("record", (), "belongs to a finished run"),
-    ("record", ("--resume",), "belongs to a finished run")])
+    ("record", (), "belongs to a finished run, .* or add --overwrite$"),
+    ("record", ("--resume",), "belongs to a finished run, .* or add --overwrite without --resume$"),
+    ("broken", ("--resume",), "is not what a record of a training holds.* or add --overwrite without --resume")])
 def test_a_run_that_is_refused_reads_no_data(tmp_path, there, more, message):
     args = arguments(tmp_path, *more)
-    path = {"checkpoint": tmp_path / "checkpoints/mine_1ep.pth", "record": tmp_path / "results/mine_run.json",
+    path = {"checkpoint": tmp_path / "checkpoints/mine_1ep.pth", "record": tmp_path / "results/mine_run.json", "broken": tmp_path / "results/mine_run.json",
             "state": tmp_path / "checkpoints/mine_step00000003.state.pth"}[there]
-    if there == "record":
+    if there in ("record", "broken"):
         path.parent.mkdir()
-        path.write_text('{"options": {"checkpoint_dir": "elsewhere"}, "is_finished": true}')
+        path.write_text('{"options": {"checkpoint_dir": "elsewhere"}, "is_finished": true}' if there == "record" else "{")
     else:
         save_torch(path, {"step": 3})
     before = path.read_bytes()
@@ -343,13 +344,6 @@ def test_a_run_that_is_refused_reads_no_data(tmp_path, there, more, message):
 
 
 # --- two processes ---
-
-def forget_from(folder, step):
-    """Leave nothing but the state of that step."""
-    for path in (folder / "checkpoints").glob("*.pth"):
-        if path.name != f"mine_step{step:08d}.state.pth":
-            path.unlink()
-
 
 NUM_OF_TEACHER = sum(p.numel() for p in small_network().parameters())
 

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import train_baseline
 import train_lift
@@ -202,26 +203,58 @@ def test_every_switch_reaches_the_training(finished, run, options):
 
 # --- resuming ---
 
-def test_stopped_by_a_signal_and_resumed_equals_straight(straight, run, monkeypatch, capsys):
+@contextlib.contextmanager
+def stopped_after(step, number=signal.SIGTERM):
+    """Within it, a training sends itself that signal in that step."""
     original = loop.Loop.run_step
 
     def step_and_signal(trainer):
         original(trainer)
-        if trainer.step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if trainer.step == step:
+            os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(loop.Loop, "run_step", step_and_signal)
-    with pytest.raises(SystemExit) as stop:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(loop.Loop, "run_step", step_and_signal)
+        yield
+    assert stop.value.code == 128 + number
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_stopped_by_a_signal_and_resumed_equals_straight(straight, run, capsys, number):
+    """SIGHUP comes from a terminal that is closed."""
+    with stopped_after(5, number):
         run("lift", *ELEVEN_STEPS)
-    assert stop.value.code == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM after step 5 of 11" in capsys.readouterr().err
-    monkeypatch.setattr(loop.Loop, "run_step", original)
+    assert f"stopped by {number.name} after step 5 of 11" in capsys.readouterr().err
     folder = run("lift", *ELEVEN_STEPS, "--resume")
     assert "at step 5 of 11" in capsys.readouterr().out
     assert_same_weights(final_weights(straight), final_weights(folder))
     logs = [(f / "results/lift_dual_timestep_training.csv").read_text() for f in (folder, straight)]
     losses = [[line.split(",")[:6] for line in log.splitlines()] for log in logs]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_a_run_that_was_moved_with_its_images_goes_on(tmp_path, monkeypatch, is_linked):
+    """By its absolute paths, at another place than before; the old place may be a link to the new one."""
+    def train(folder, *more):
+        monkeypatch.setattr(sys, "argv", command_of("baseline", folder, folder / "cache", [
+            "--dataset", folder / "photos", "--epochs", 2, "--log_every", 1, *more]))
+        train_baseline.main()
+
+    old, new, straight = tmp_path / "old", tmp_path / "new", tmp_path / "straight"
+    for folder in (old, straight):
+        (folder / "photos").mkdir(parents=True)
+        for k in range(8):
+            Image.fromarray(np.full((64, 64, 3), 20 * k, np.uint8)).save(folder / f"photos/{k}.png")
+    train(straight)
+    with stopped_after(3):
+        train(old)
+    shutil.move(old, new)
+    if is_linked:
+        old.symlink_to(new)
+    train(new, "--resume")
+    assert_same_weights(final_weights(straight, "baseline"), final_weights(new, "baseline"))
+    assert losses_of(straight, "baseline") == losses_of(new, "baseline")
 
 
 def test_killed_at_random_moments_and_while_saving_and_resumed_equals_straight(tmp_path):
