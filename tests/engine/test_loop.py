@@ -330,11 +330,12 @@ def test_a_run_goes_on_with_its_own_labels_alone(tmp_path, capsys):
     ("broken", ("--resume",), "is not what a record of a training holds.* or add --overwrite without --resume")])
 def test_a_run_that_is_refused_reads_no_data(tmp_path, there, more, message):
     args = arguments(tmp_path, *more)
-    path = {"checkpoint": tmp_path / "checkpoints/mine_1ep.pth", "record": tmp_path / "results/mine_run.json", "broken": tmp_path / "results/mine_run.json",
-            "state": tmp_path / "checkpoints/mine_step00000003.state.pth"}[there]
+    names = {"checkpoint": "checkpoints/mine_1ep.pth", "state": "checkpoints/mine_step00000003.state.pth"}
+    path = tmp_path / names.get(there, "results/mine_run.json")
     if there in ("record", "broken"):
+        record = '{"options": {"checkpoint_dir": "elsewhere"}, "is_finished": true}'
         path.parent.mkdir()
-        path.write_text('{"options": {"checkpoint_dir": "elsewhere"}, "is_finished": true}' if there == "record" else "{")
+        path.write_text(record if there == "record" else "{")
     else:
         save_torch(path, {"step": 3})
     before = path.read_bytes()
