@@ -197,8 +197,6 @@ def test_the_hint_after_a_stop_names_the_folder(place, monkeypatch, capsys):
 
 
 def signal_self():
-    import os
-    import signal
     os.kill(os.getpid(), signal.SIGTERM)
 
 

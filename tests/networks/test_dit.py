@@ -87,20 +87,7 @@ def test_guidance_is_the_reference(name):
     v, v_null = model(x, t, reference(name, "labels")), model(x, t)
     assert_rows(v_null, reference(name, "v_null"))
     for scale in (0, 1, 4):
-        error = (v_null + scale * (v - v_null) - reference(name, f"v_cfg{scale}")).abs().amax((1, 2, 3))
-        assert error[0] < EXACT * max(scale, 1) and error.max() < ROUNDED * max(scale, 1)
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("key, num_steps, scale", [("euler1", 1, 1), ("euler10", 10, 1), ("euler10_cfg4", 10, 4)])
-@torch.no_grad()
-def test_euler_samples_are_the_reference(name, key, num_steps, scale):
-    model, x, labels = reference_model(name), reference(name, "x"), reference(name, "labels")
-    for k in range(num_steps):
-        t = torch.full((len(x),), k / num_steps)
-        v, v_null = model(x, t, labels), model(x, t)
-        x = x + (v_null + scale * (v - v_null)) / num_steps
-    assert (x - reference(name, key)).abs().max() < ROUNDED
+        assert_rows(v_null + scale * (v - v_null), reference(name, f"v_cfg{scale}"))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -126,7 +113,7 @@ def test_gradients_and_training_steps_are_the_reference(name):
 
 def test_time_features_are_the_reference():
     t = torch.from_numpy(REFERENCE["time_features_t"])
-    assert (time_features(t) - torch.from_numpy(REFERENCE["time_features"])).abs().max() < 1e-3
+    assert (time_features(t) - torch.from_numpy(REFERENCE["time_features"])).abs().max() < ROUNDED
 
 
 PARAMETERS = {"debug": (154_304, 194_960), "small": (32_614_080, 32_858_896), "big": (129_813_696, 130_303_504),
