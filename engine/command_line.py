@@ -28,8 +28,8 @@ class Parser(argparse.ArgumentParser):
     `gone`."""
 
     def __init__(self, description: str):
-        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                         allow_abbrev=False)
+        super().__init__(" ".join(["python", *program_words()]), description=description, allow_abbrev=False,
+                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         self.register("action", "each_once", EachOnce)
         self.register("action", "gone", Gone)
 
@@ -170,11 +170,15 @@ def git_revision() -> str:
         return "unknown"
 
 
-def command_words() -> list[str]:
-    """The words behind `python` that started this program: `-m room.verb` for one that was started so."""
+def program_words() -> list[str]:
+    """The words behind `python` that name this program: `-m room.verb` for one that was started so."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    start = ["-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name]
-    return [*start, *map(str, sys.argv[1:])]
+    return ["-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name]
+
+
+def command_words() -> list[str]:
+    """The words behind `python` that started this program."""
+    return [*program_words(), *map(str, sys.argv[1:])]
 
 
 def plain_options(args: argparse.Namespace) -> dict:

@@ -14,8 +14,6 @@ from engine.errors import InputError
 CHANNELS_PER_HEAD = 64
 CHANNELS_PER_GROUP = 4
 MAX_GROUPS = 32
-IMAGENET_64 = {"resolution": 64, "base_channels": 192, "mult": (1, 2, 3, 4), "num_blocks": 3,
-               "attention_at": (32, 16, 8), "num_classes": 1000}
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -28,7 +28,9 @@ for name in ${@:-$all}; do
     if [ "$name" = training_time ]; then command+=("${TRAINING_RUN:-results/gpu/lift_dual_timestep_run.json}"); fi
     printf '\n== %s ==\n' "${command[*]}"
     output=$(mktemp)
-    if "$PYTHON" "${command[@]}" | tee "$output" && tail -n 1 "$output" | "$PYTHON" -m json.tool > "$output.json"; then
+    if "$PYTHON" "${command[@]}" | tee "$output" && tail -n 1 "$output" | "$PYTHON" -c "import json, sys
+from engine.command_line import git_revision
+print(json.dumps(json.load(sys.stdin) | {'git_revision': git_revision()[:12]}, indent=4))" > "$output.json"; then
         mv "$output.json" "$folder/$name.json"
         grep -q '"ok": true' "$folder/$name.json" ||
             { echo "bench.sh: $name missed its target" >&2; [ -n "${IGNORE_TARGETS:-}" ] || status=1; }

@@ -24,6 +24,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"      # read when the hub's client is loaded; 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
 
+# Sizes of EDM's published network of ImageNet at 64 pixels.
+IMAGENET_64 = {"resolution": 64, "base_channels": 192, "mult": (1, 2, 3, 4), "num_blocks": 3,
+               "attention_at": (32, 16, 8), "num_classes": 1000}
+
 # Names in a module of tests that forks from the server below, or that loads diffusers or gradio: seconds each, for a
 # worker.
 FORKING = {"forks", "in_two_processes", "command_in_a_fork", "killed_and_resumed"}

@@ -4,13 +4,14 @@ import torch
 from safetensors.torch import save_file
 
 import families
+from conftest import IMAGENET_64
 from engine.errors import InputError
 from engine.files import save_torch
 from engine.sampling import sample
 from flow.latents import Latents
 from mnist import models as mnist_models
 from networks import margin
-from networks.adm import IMAGENET_64, EDMNetwork, config_of
+from networks.adm import EDMNetwork, config_of
 from networks.dit import DiT
 from networks.vae import VAE
 from scheduler import Sigma

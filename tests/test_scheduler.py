@@ -7,7 +7,6 @@ import torch
 
 from networks.scales import downsample_to_32, reconcile
 from scheduler import (CLEAN, CosineSteps, ddim_step, eps_from_v, extrapolate, predict_eps, predict_x_0,
-                      
                        step_from_x_0)
 
 schedule = CosineSteps()

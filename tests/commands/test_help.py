@@ -46,11 +46,13 @@ def test_every_command_answers_help_and_a_wrong_option_without_heavy_imports():
     assert len(answers) == 2 * len(names)
     assert {command: loaded for command, (*_, loaded) in answers.items() if loaded} == {}
     for command, (status, out, err, _) in answers.items():
+        typed = f"python -m {command.split()[0].removesuffix('.__main__')}"
         if command.endswith("--help"):
-            assert (status, err) == (0, "") and out.startswith("usage: "), command
+            assert (status, err) == (0, "") and out.startswith(f"usage: {typed} "), command
             assert "default: results/published" not in " ".join(out.split()), command       # only what is asked for
         else:
             assert (status, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1, command
+            assert err.endswith(f"(see {typed} --help)\n"), command
 
 
 def test_no_script_writes_where_published_results_lie_unless_told():

@@ -64,11 +64,42 @@ def test_order_of_convergence(name, solver, order):
     assert all(order - 0.25 < found < order + 0.35 for found in orders), (orders, errors)
 
 
-@pytest.mark.parametrize("eta", [0.0])
-def test_ddim_is_euler_on_the_linear_path(eta):
+class TwoGaussians(Gaussian):
+    """The exact denoiser of pixels that are N(m, d^2) or N(-m, d^2), each in half of the cases: the posterior odds of
+    the first are exp(2 a m x / (a^2 d^2 + s^2))."""
+
+    mean, deviation = 0.6, 0.3
+
+    def clean(self, xs, ts, labels=None):
+        result = []
+        for process, x, t in zip(self.processes, xs, ts):
+            a, s = (level[:, None, None, None] for level in process.levels(t, x.dtype))
+            variance = a**2 * self.deviation**2 + s**2
+            mean = self.mean * torch.tanh(a * self.mean * x / variance)
+            result.append(mean + a * self.deviation**2 / variance * (x - a * mean))
+        return result
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_midpoint_is_of_order_two_where_nothing_vanishes(name):
+    """On a mixture of two Gaussians. Between three numbers of steps, each twice the last one, the end moves by a fourth
+    of what it moved before."""
+    process, ends = PROCESSES[name], []
+    for num_steps in (20, 40, 80):
+        path, states = between(process, num_steps, 0.1, 0.6), {}
+        noise = torch.linspace(-2, 2, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
+        x = process.levels(path[0], torch.float64)[1] * noise
+        denoise_along(TwoGaussians(process), path, [x], solver="midpoint", clip=False,
+                      on_step=lambda k, _, xs: states.__setitem__(k, xs[0].clone()))
+        ends.append(states[num_steps])
+    moved, moved_less = ((a - b).abs().max().item() for a, b in zip(ends, ends[1:]))
+    assert math.log2(moved / moved_less) == pytest.approx(2, abs=0.1)
+
+
+def test_ddim_is_euler_on_the_linear_path():
     flow, x = LinearFlow(), torch.randn(3, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     path = flow.uniform_path(17)
-    found = denoise_along(Gaussian(flow), path, [x], eta=eta, clip=False).xs[0]
+    found = denoise_along(Gaussian(flow), path, [x], clip=False).xs[0]
     for t, t_next in zip(path, path[1:]):
         x_0 = Gaussian(flow).clean([x], [t.expand(3)])[0]
         velocity = (x_0 - x) / (1 - t)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import REFERENCE
-from networks.adm import IMAGENET_64, EDMNetwork
+from conftest import IMAGENET_64, REFERENCE
+from networks.adm import EDMNetwork
 
 TINY = {"resolution": 8, "base_channels": 16, "mult": (1, 2), "num_blocks": 1, "attention_at": (), "num_classes": 3}
 
