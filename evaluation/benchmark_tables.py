@@ -30,7 +30,7 @@ BENCHMARKS = {
     "distill_step": ("iteration of distillation, time of the published structure over ours", "≥"),
     "precision": ("loss gap of bf16 from float32 over that between two seeds", "≤"),
 }
-SUFFIX = re.compile("_(compile|handicaps|latents)$")              # of a name; the option that scripts/bench.sh gives then
+SUFFIX = re.compile("_(compile|handicaps|latents)$")     # of a name; the option that scripts/bench.sh gives
 BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "ratio_uncompiled",
                      "compiled_over_uncompiled", "memory_ratio", "minutes_100_epochs", "seconds", "seconds_30",
                      "num_kills",
