@@ -137,12 +137,16 @@ def load_flow(content: dict, path, weights: str, fingerprint: str, device, vae=N
     return Loaded("flow", found.network, found.denoiser, "velocity", build, Path(path), weights, fingerprint, **facts)
 
 
+MNIST_CONTENT = ("family", "model", "name", "process", "kind", "settings", "image_size", "channels", "vae_checkpoint",
+                 "vae_hash")
+
+
 def load_mnist(content: dict, path, weights: str, fingerprint: str, device, vae=None) -> Loaded:
     """A model of digits, in pixels or in the latents of a VAE. vae: its checkpoint, where that has moved."""
     if content.get("model") == "vae":
         raise InputError(f"{path}: is an autoencoder, expected a denoiser; give it as --vae of a model of its latents")
     model = mnist.model_of(content, path, device, vae, weights)
-    build = {key: content[key] for key in mnist.CONTENT if key in content}
+    build = {key: content[key] for key in MNIST_CONTENT if key in content}
     if model.vae is not None and vae is not None:
         build["vae_checkpoint"] = str(vae)
     size, latent = model.image_size, {}

@@ -28,14 +28,17 @@ def quality_table(found: dict, asked: dict) -> Table:
         expected = ", ".join(f"{name} {value:g}" for name, value in row["expected"].items())
         minutes = row["training_seconds"] / 60 if "training_seconds" in row else None
         rows.append([Cell(row["model"]), Cell(str(row["seed"])), Cell(row["sampling"]), number(row.get("calls"), ".0f"),
-                     number(row.get("training_steps"), ".0f"), number(minutes, ".0f"), *scores_of(row), Cell(expected),
+                     number(row.get("training_steps"), ".0f"), number(minutes, ".0f"),
+                     Cell(f"{row['training_processor']}, {row['precision']}" if minutes else "–"), *scores_of(row),
+                     Cell(expected),
                      Cell(asked.get(row["model"], {}).get(row["sampling"], "–"))])
     if found["real digits"]:
-        rows.append([Cell("real digits"), *[Cell("–")] * 5, *scores_of(found["real digits"]), *[Cell("–")] * 2])
+        rows.append([Cell("real digits"), *[Cell("–")] * 6, *scores_of(found["real digits"]), *[Cell("–")] * 2])
     return Table("quality", "Quality of short trainings", f"{found['num_samples']:,} images each, classes balanced. "
                  "Expected: as written down before the measurement; asked: of this family. "
                  "Minutes: of one core, which did other work too.",
-                 ["model", "seed", "sampling", "calls", "steps", "minutes", *SCORES, "expected", "asked"], rows)
+                 ["model", "seed", "sampling", "calls", "steps", "minutes", "trained on", *SCORES, "expected", "asked"],
+                 rows)
 
 
 def damages_table(found: dict) -> Table:

@@ -154,10 +154,6 @@ def decoded_noise(path, seed: int, indices, device) -> torch.Tensor:
     return images_of(z, vae, size).cpu()
 
 
-CONTENT = ("family", "model", "name", "process", "kind", "settings", "image_size", "channels", "vae_checkpoint",
-           "vae_hash")
-
-
 def load_model(path, device="cpu", vae_checkpoint=None) -> Model:
     """A trained model with its VAE. vae_checkpoint: the VAE's file, if it has moved since the training."""
     return model_of(load_checkpoint(path, "denoiser", "--checkpoint"), path, device, vae_checkpoint)

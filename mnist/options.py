@@ -73,11 +73,8 @@ def sampling_of(args, model, usual: tuple = USUAL) -> tuple:
 
 
 def classes_asked(args, model, guidance_scale: float, class_label: int | None = None):
-    """The classes that take turns: class_label, or all. None for a model without classes.
-
-    Raises InputError for a class that the model does not know, and for guidance of a model that was always told a
-    class.
-    """
+    """The classes that take turns: class_label, or all. None for a model without classes. Raises InputError for a class
+    that the model does not know, and for guidance of a model that was always told a class."""
     if model.classes is None:
         if class_label is not None or guidance_scale != 1:
             option = "--class_label" if class_label is not None else "guidance"

@@ -42,8 +42,7 @@ def main():
             if shown:
                 make()
             else:
-                needed = NEEDED.get(make.__name__, "a checkpoint")
-                print(f"left out for want of {needed}: {make.__name__}", flush=True)
+                print(f"left out for want of {NEEDED.get(make.__name__, 'a checkpoint')}: {make.__name__}", flush=True)
         text = page(tour.title, tour.lead, tour.sections, [], None, MOST_BYTES)
     with written_together(args.overwrite):
         with written_whole(args.output, "w") as file:

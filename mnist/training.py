@@ -11,15 +11,18 @@ from engine.experiment import add_experiment_options, new_folder, saved_options,
 from engine.options import TIME_SAMPLINGS, add_training_options
 from networks.presets import CONDITIONAL_UNETS, CONDITIONINGS
 
-FAST_BATCH, FAST_RATE = 64, 2e-3
-FAST_STEPS = {"pixels": 300, "vae": 150, "latents": 1500}      # with --fast, where no length is given
-FAST = {"batch_size": FAST_BATCH, "learning_rate": FAST_RATE, "max_steps": FAST_STEPS["pixels"]}
+# Defaults with --fast, of which max_steps counts where no length is given.
+FAST = {"pixels": {"batch_size": 32, "learning_rate": 2e-3, "max_steps": 600, "preset": "fast"},
+        "vae": {"batch_size": 64, "learning_rate": 2e-3, "max_steps": 150, "base_channels": 32,
+                "channel_multipliers": [1, 2], "patch_size": 2},
+        "latents": {"batch_size": 64, "learning_rate": 2e-3, "max_steps": 1500}}
+OUTPUTS = {"ddpm": ("eps", "v"), "flow": ("velocity",)}        # usually the first; in pixels with --fast the last
 
 
 def parser_of(description: str, name: str, fast: dict) -> Parser:
-    """Data, training and output options, with this family's defaults. fast: the network's defaults with --fast."""
+    """Data, training and output options, with this family's defaults. fast: an entry of FAST."""
     parser = Parser(description)
-    parser.fast = {**FAST, **fast}
+    parser.fast = fast
     add_data_options(parser, columns=True)
     data = parser.add_argument_group("images")
     data.add_argument("--split", default="train", help="images to train on")
@@ -30,9 +33,9 @@ def parser_of(description: str, name: str, fast: dict) -> Parser:
     group = parser.add_argument_group("training")
     group.add_argument("--weight_decay", type=real_number(0), default=1e-4, help="of AdamW")
     group.add_argument("--fast", action="store_true",
-                       help=f"a first result in minutes on a CPU: a small network, batches of {FAST_BATCH}, "
-                            f"rate {FAST_RATE:g}, and {parser.fast['max_steps']} steps unless --epochs or --max_steps "
-                            "is given")
+                       help=f"a first result in minutes on a CPU: a small network, batches of {fast['batch_size']}, "
+                            f"rate {fast['learning_rate']:g}, and {fast['max_steps']} steps unless --epochs or "
+                            "--max_steps is given")
     add_experiment_options(parser)
     parser.set_defaults(dataset="mnist", batch_size=512, learning_rate=1e-3, ema_decay=0.995, no_tensorboard=True)
     return parser
@@ -77,7 +80,8 @@ def parse(parser, argv=None):
 
 def run(description: str, name: str, process: str, latent: bool = False, conditioning: str = "none") -> None:
     """A training verb. process: ddpm or flow; latent: in the latents of --vae_checkpoint; conditioning: its default."""
-    parser = parser_of(description, name, {"max_steps": FAST_STEPS["latents"]} if latent else {"preset": "fast"})
+    outputs = OUTPUTS[process]
+    parser = parser_of(description, name, FAST["latents"] if latent else {**FAST["pixels"], "output": outputs[-1]})
     add_unet_options(parser, "latent" if latent else "documented")
     group = parser.add_argument_group("model")
     if latent:
@@ -87,10 +91,9 @@ def run(description: str, name: str, process: str, latent: bool = False, conditi
                             "vector")
     group.add_argument("--label_dropout", type=real_number(0, 1), default=0.1,
                        help="share of labels that become the null class, which guidance needs")
-    outputs = ("eps", "v") if process == "ddpm" else ("velocity",)
     group.add_argument("--output", choices=outputs, default=outputs[0],
-                       help="what the network puts out; v can start at timestep 999" if process == "ddpm" else
-                            "what the network puts out: image - noise")
+                       help="what the network puts out: " + ("image - noise" if process == "flow" else "eps is the "
+                            "noise; v can start at timestep 999" + ("" if latent else ", and is taken with --fast")))
     if process == "flow":
         group.add_argument("--time_sampling", choices=TIME_SAMPLINGS, default="logit_normal",
                            help="how the times of a batch are drawn")

@@ -3,8 +3,9 @@
 
 Every training has a fixed number of steps; a stopped training goes on, a finished one stays. --through puts words
 before each command, such as `--through "taskset -c 0 timeout 1200"`; a training that these words end is continued. The
-expected values were written down before anything was measured. They stand in the file, beside the measured ones. To
-publish: --output results/published/mnist/quality.json, then --text_only for the tables of mnist/README.md.
+expected values were written down before anything was measured. They stand in the file, beside the measured ones. Rows
+that --output holds already, of the same commands, stay where --experiments has none. To publish: --output
+results/published/mnist/quality.json, then --text_only for the tables of mnist/README.md.
 """
 import json
 import shlex
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from engine.command_line import Parser, run_script
 from engine.errors import InputError
-from engine.files import write_json, written_whole
+from engine.files import expecting, write_json, written_whole
 from engine.run_files import epoch_of
 
 TEXT, FOLDER = Path("mnist/README.md"), Path("results/published/mnist")     # the family's text, and what it shows
@@ -45,18 +46,27 @@ def latent(kind: str) -> Run:
         "ddpm 1000, w 1": (f"{DDPM} --guidance_scales 1", {"accuracy": 0.88, "fd_digits": 3.5})}, needs="vae")
 
 
+CLASSES, IN_64 = "--conditioning cross_attention", "--batch_size 64 --conditioning cross_attention"
 RUNS = {
-    "flow": Run("train_rf", "--conditioning cross_attention --epochs 3 --max_steps 2000", {
+    "flow": Run("train_rf", f"{IN_64} --epochs 3 --max_steps 2000", {
         "midpoint 10, w 1": (f"{MIDPOINT} --guidance_scales 1", {"accuracy": 0.91, "fd_digits": 2.2}),
         "midpoint 10, w 2": (f"{MIDPOINT} --guidance_scales 2", {"accuracy": 0.99, "fd_digits": 1.0}),
         "midpoint 5, w 1": (f"{MIDPOINT_5} --guidance_scales 1", {"accuracy": 0.90, "fd_digits": 2.6}),
         "euler 50, w 1": (f"{EULER} --guidance_scales 1", {"accuracy": 0.91, "fd_digits": 2.2})}),
+    # A quarter of these images, in batches of 64 and of 32, which --fast takes.
+    "flow quarter 64": Run("train_rf", f"{IN_64} --epochs 3 --max_steps 500", {
+        "midpoint 5, w 1": (f"{MIDPOINT_5} --guidance_scales 1", {"accuracy": 0.84, "fd_digits": 4})}, seeds=(0,)),
+    "flow quarter 32": Run("train_rf", f"{CLASSES} --epochs 3 --max_steps 1000", {
+        "midpoint 5, w 1": (f"{MIDPOINT_5} --guidance_scales 1", {"accuracy": 0.88, "fd_digits": 3.2})}, seeds=(0,)),
     "vae": Run("train_vae", "--epochs 1 --max_steps 800", {"reconstructions": ("", {"accuracy": 0.97})}),
     "latent cross_attention": latent("cross_attention"),
     "latent concat": latent("concat"),
-    "ddpm": Run("train_ddpm", "--conditioning cross_attention --epochs 1 --max_steps 600", {
+    "ddpm": Run("train_ddpm", f"{CLASSES} --epochs 1 --max_steps 600", {
+        "ddim 50, w 1": (f"{DDIM} --guidance_scales 1", {"accuracy": 0.60, "fd_digits": 12}),
+        "ddim 50, w 2": (f"{DDIM} --guidance_scales 2", {"accuracy": 0.85, "fd_digits": 8})}),
+    "ddpm of noise": Run("train_ddpm", f"--output eps {IN_64} --epochs 1 --max_steps 600", {
         "ddim 50, w 1": (f"{DDIM} --guidance_scales 1", {"accuracy": 0.80, "fd_digits": 5.0}),
-        "ddim 50, w 2": (f"{DDIM} --guidance_scales 2", {"accuracy": 0.95, "fd_digits": 3.0})}),
+        "ddim 50, w 2": (f"{DDIM} --guidance_scales 2", {"accuracy": 0.95, "fd_digits": 3.0})}, seeds=(0,)),
 }
 # What was asked of a model and way of sampling, by the one who ordered this family.
 ASKED = {"flow": {"midpoint 10, w 1": "accuracy 0.93, fd_digits at most 2", "midpoint 10, w 2": "accuracy 0.98",
@@ -151,21 +161,42 @@ def run_and_seed(word: str) -> tuple[str, int]:
     return name, int(seed)
 
 
+def earlier_rows(args) -> tuple[dict, dict | None]:
+    """Rows of --output, by model, seed and way of sampling, and its real digits. Raises InputError where they are of
+    another number of images."""
+    if not args.output.is_file():
+        return {}, None
+    with expecting(args.output, "table of digit models"):
+        found = json.loads(args.output.read_text(encoding="utf-8"))
+        rows = {(row["model"], row["seed"], row["sampling"]): row for row in found["rows"]}
+        num_samples, floor = found["num_samples"], found["real digits"]
+    if num_samples != args.num_samples:
+        raise InputError(f"--num_samples: found {args.num_samples}, but {args.output} is of {num_samples}; use that, "
+                         "or another --output")
+    return rows, floor
+
+
 def collect(args) -> None:
-    """Write all records and scores that are there into the JSON file."""
+    """Write all records and scores that are there into the JSON file, where rows of other places stay."""
     from engine import devices
-    rows, floor = [], None
+    earlier, floor = earlier_rows(args)
+    rows = []
     for name, run in RUNS.items():
         for seed in run.seeds:
             record = record_of(folder_of(args, name, seed), name, seed)
             for title, (options, expected) in run.scores.items():
                 row = {"model": name, "seed": seed, "sampling": title, "expected": expected}
+                commands = {"training": f"mnist.{run.verb} --fast {run.options}",
+                            "scoring": f"mnist.score {options}".strip()}
+                before = earlier.get((name, seed, title), {})
                 if found := score_in(score_file(args, name, seed, title)):
-                    measured, floor = found["rows"]  # the model, and as many real digits
-                    row |= {"training": f"mnist.{run.verb} --fast {run.options}", "training_steps": record["step"],
-                            "training_seconds": record["seconds"], "precision": found["options"]["precision"],
-                            "training_processor": record["processor"], "scoring": f"mnist.score {options}".strip(),
+                    measured, real = found["rows"]  # the model, and as many real digits
+                    floor = floor or real
+                    row |= {**commands, "training_steps": record["step"], "training_seconds": record["seconds"],
+                            "precision": found["options"]["precision"], "training_processor": record["processor"],
                             **measured}
+                elif before.items() >= (commands | row).items():
+                    row = before
                 rows.append(row)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.output, {"num_samples": args.num_samples, "processor": devices.processor_name(),

@@ -11,7 +11,7 @@ source "$(dirname "$0")/environment.sh"
 DATASET="${DATASET:-digits:5000}"               # digits[:N], mnist, or a folder of labelled digits
 OUTPUT="${OUTPUT:-results/mnist_quickstart}" EXPERIMENTS="${EXPERIMENTS:-experiments/quickstart}"
 FAST="${FAST---fast}"                           # empty: the documented sizes, batches and rates
-STEPS="${STEPS:-250}"                           # of a model of pixels
+STEPS="${STEPS:-500}"                           # of a model of pixels
 VAE_STEPS="${VAE_STEPS:-150}"
 LATENT_STEPS="${LATENT_STEPS:-750}"             # of the model of latents, which is cheap
 NUM_SAMPLES="${NUM_SAMPLES:-100}"               # that a score on the page is of

@@ -123,7 +123,7 @@ def test_training_of_digits(gpu, tmp_path, monkeypatch, name, process, output, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mnist_tasks, "load_images", lambda *_, **__: pictures(28, 1, np.arange(8) % 3))
     words = ["--fast", "--batch_size", "4", "--experiments", str(tmp_path), "--precision", "float32"]
-    parser = training.parser_of("", name, {})
+    parser = training.parser_of("", name, training.FAST["pixels"])
     training.add_unet_options(parser, "fast")
     args = training.parse(parser, [*words, "--base_channels", "8", "--channel_multipliers", "1", "2"])
     vars(args).update(process=process, output=output, time_sampling="logit_normal", label_dropout=0.1,
@@ -138,8 +138,8 @@ def test_training_of_digits(gpu, tmp_path, monkeypatch, name, process, output, m
 
 def test_training_of_the_autoencoder_of_digits(gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(mnist_tasks, "load_images", lambda *_, **__: pictures(28, 1))
-    args = training.parse(training.parser_of("", "vae", {}), ["--batch_size", "4", "--experiments", str(tmp_path),
-                                                          "--precision", "float32"])
+    parser = training.parser_of("", "vae", training.FAST["vae"])
+    args = training.parse(parser, ["--batch_size", "4", "--experiments", str(tmp_path), "--precision", "float32"])
     vars(args).update(base_channels=8, channel_multipliers=[1, 2], latent_channels=2, patch_size=1, kl_weight=1e-6)
     check_training(mnist_tasks.vae_task(args, gpu, Group(0, 1)), args, gpu)
 

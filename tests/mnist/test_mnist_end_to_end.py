@@ -251,7 +251,7 @@ def test_what_cannot_be_trained_is_refused_before_decoding(module, words, messag
     assert not list((tmp_path / "experiments").glob("*"))
 
 
-@pytest.mark.parametrize("words, epochs, max_steps", [([], 100, 300), (["--epochs", "5"], 5, None),
+@pytest.mark.parametrize("words, epochs, max_steps", [([], 100, 600), (["--epochs", "5"], 5, None),
                                                       (["--epochs", "100"], 100, None),
                                                       (["--max_steps", "7", "--epochs", "2"], 2, 7)])
 def test_fast_is_short_unless_a_length_is_given(words, epochs, max_steps, monkeypatch):
@@ -259,7 +259,16 @@ def test_fast_is_short_unless_a_length_is_given(words, epochs, max_steps, monkey
     monkeypatch.setattr(training, "train_into_folder", lambda make_task, args: seen.append(args))
     monkeypatch.setattr(sys, "argv", ["train_rf", "--dataset", "digits", "--fast", *words])
     training.run("", "rf", "flow")
-    assert (seen[0].epochs, seen[0].max_steps, seen[0].preset, seen[0].batch_size) == (epochs, max_steps, "fast", 64)
+    assert (seen[0].epochs, seen[0].max_steps, seen[0].preset, seen[0].batch_size) == (epochs, max_steps, "fast", 32)
+
+
+@pytest.mark.parametrize("words, output", [([], "eps"), (["--fast"], "v"), (["--fast", "--output", "eps"], "eps")])
+def test_a_fast_ddpm_puts_out_v(words, output, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "train_into_folder", lambda make_task, args: seen.append(args))
+    monkeypatch.setattr(sys, "argv", ["train_ddpm", "--dataset", "digits", *words])
+    training.run("", "ddpm", "ddpm")
+    assert seen[0].output == output
 
 
 def test_what_cannot_be_is_said_in_one_line(place, tmp_path):

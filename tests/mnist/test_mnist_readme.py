@@ -30,15 +30,17 @@ def test_figures_in_sentences_are_those_of_the_table():
 def test_what_was_not_run_is_said(tmp_path):
     scores = {"accuracy": 0.9123, "fd_digits": 2.5, "diversity": 1.1}
     measured = {"model": "flow", "seed": 0, "sampling": "euler", "expected": {"accuracy": 0.91}, "calls": 20,
-                "training_steps": 2000, "training_seconds": 600, **scores}
+                "training_steps": 2000, "training_seconds": 600, "training_processor": "Some CPU",
+                "precision": "bf16", **scores}
     missing = {"model": "vae", "seed": 1, "sampling": "reconstructions", "expected": {"accuracy": 0.97}}
     found = {"num_samples": 1000, "real digits": scores, "rows": [measured, missing]}
     (tmp_path / "quality.json").write_text(json.dumps(found))
     [table] = digit_tables.tables_named("quality", tmp_path, mnist_quality.ASKED)
     texts = [[cell.text for cell in row] for row in table.rows]
-    assert texts[0] == ["flow", "0", "euler", "20", "2000", "10", "0.912", "2.5", "1.1", "accuracy 0.91", "–"]
+    assert texts[0] == ["flow", "0", "euler", "20", "2000", "10", "Some CPU, bf16", "0.912", "2.5", "1.1",
+                        "accuracy 0.91", "–"]
     assert texts[1][-2:] == ["accuracy 0.97"] * 2                           # expected, and asked
-    assert texts[1][6:9] == ["not run"] * 3 and texts[2][0] == "real digits"
+    assert texts[1][7:10] == ["not run"] * 3 and texts[2][0] == "real digits"
     assert digit_tables.tables_named("damages", tmp_path, {}) == []
 
 
@@ -64,6 +66,24 @@ def test_a_collection_of_scores_leaves_the_text_alone_unless_asked(tmp_path, mon
     monkeypatch.setattr("sys.argv", ["mnist_quality", "--text_only"])
     mnist_quality.main()
     assert "Quality of short trainings" in text.read_text()
+
+
+def test_rows_of_other_places_stay(tmp_path, monkeypatch):
+    """A row that --experiments lacks stays in --output if it is of the commands of today, and only then."""
+    published = json.loads((ROOT / mnist_quality.FOLDER / "quality.json").read_text(encoding="utf-8"))
+    measured = [row for row in published["rows"] if "accuracy" in row and row["model"] in mnist_quality.RUNS]
+    output = tmp_path / "quality.json"
+    other = {**measured[0], "training": "mnist.train_rf --epochs 1"}
+    output.write_text(json.dumps({**published, "rows": [other, *measured[1:]]}))
+    monkeypatch.setattr("sys.argv", ["mnist_quality", "--no_training", "--no_scores", "--experiments",
+                                     str(tmp_path / "none"), "--output", str(output)])
+    mnist_quality.main()
+    found = json.loads(output.read_text())
+    assert [row for row in found["rows"] if "accuracy" in row] == measured[1:]
+    assert found["real digits"] == published["real digits"]
+    monkeypatch.setattr("sys.argv", [*mnist_quality.sys.argv, "--num_samples", "500"])
+    with pytest.raises(InputError, match="--num_samples: found 500, but .*quality.json is of 1000"):
+        mnist_quality.main()
 
 
 @pytest.mark.parametrize("word", ["flow", "nonsense:0", "flow:7", "flow:x"])
