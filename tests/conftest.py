@@ -192,10 +192,10 @@ def command_in_a_fork(main, words, folder, prepare=None) -> subprocess.Completed
     return subprocess.CompletedProcess(words, child.exitcode, *(path.read_text() for path in streams))
 
 
-def killed_and_resumed(folder, *options) -> dict:
-    """The verdict of the benchmark that kills trainings: {"ok", "num_kills", ...}."""
+def killed_and_resumed(folder, *options, prepare=None) -> dict:
+    """The verdict of the benchmark that kills trainings: {"ok", "num_kills", ...}. prepare: as in `command_in_a_fork`."""
     from scripts.benchmarks import resume_after_kills
-    done = command_in_a_fork(resume_after_kills.main, ["resume_after_kills", *options], folder)
+    done = command_in_a_fork(resume_after_kills.main, ["resume_after_kills", *options], folder, prepare)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

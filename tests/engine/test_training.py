@@ -32,9 +32,10 @@ from lift.options import DEFAULT_NAMES
 from lift.tasks import ScaleTask
 from networks.linear_denoiser import LinearDenoiser
 from scheduler import CosineSteps
+from scripts.benchmarks import training_runs
 
 SCRIPTS = {"baseline": train_baseline, "lift": train_lift}
-TINY = ["--dataset", "synthetic:24", "--hidden_dims", "8", "16", "--batch_size", "4", "--device", "cpu",
+TINY = ["--dataset", "synthetic:12", "--hidden_dims", "8", "16", "--batch_size", "2", "--device", "cpu",
         "--num_threads", "1", "--log_every", "2", "--no_tensorboard", "--precision", "float32"]
 
 
@@ -159,13 +160,13 @@ def test_a_run_leaves_what_it_should(run):
     assert record["checkpoints"] == {path.name: sha256_of_file(path)[:16]
                                      for path in (folder / "checkpoints").glob("*ep.pth")}
     assert len(record["checkpoints"]) > 1
-    assert record["options"]["batch_size"] == 4 and record["versions"]["torch"]
+    assert record["options"]["batch_size"] == 2 and record["versions"]["torch"]
     validations = json.loads((folder / "results/lift_dual_timestep_validation_bins.json").read_text())
     assert [(v["epoch"], v["weights"]) for v in validations] == [(2, "raw"), (2, "ema"), (4, "raw"), (4, "ema")]
 
 
 def test_training_lowers_the_loss(run):
-    folder = run("baseline", "--dataset", "synthetic:48", "--epochs", 4, "--learning_rate", "5e-3", "--flip")
+    folder = run("baseline", "--epochs", 4, "--learning_rate", "5e-3", "--flip")
     losses = load_torch(folder / "checkpoints/baseline_4ep.pth")["losses"]
     assert losses[-1] < 0.75 * losses[0]
 
@@ -186,7 +187,7 @@ def losses_of(folder, name="lift_dual_timestep"):
 def test_gradient_accumulation_changes_nothing_but_rounding(run):
     """Losses are compared, not weights: Adam turns the rounding of a gradient that is zero (the keys' bias) into
     steps of full size."""
-    options = ("--max_steps", 6, "--log_every", 1, "--learning_rate", "1e-3")
+    options = ("--max_steps", 6, "--log_every", 1, "--learning_rate", "1e-3", "--batch_size", 4)
     whole = losses_of(run("lift", *options, to="whole"))
     assert losses_of(run("lift", *options, "--grad_accum", 4, to="parts")) == pytest.approx(whole, rel=1e-5)
     assert len(whole) == 6 and whole[-1] < 0.98 * whole[0]
@@ -257,8 +258,14 @@ def test_a_run_that_was_moved_with_its_images_goes_on(tmp_path, monkeypatch, is_
     assert losses_of(straight, "baseline") == losses_of(new, "baseline")
 
 
+def take_two_images_a_step():
+    """In the process of the benchmark that kills trainings."""
+    training_runs.SMALL.extend(("--dataset", "synthetic:12", "--batch_size", "2"))
+
+
 def test_killed_at_random_moments_and_while_saving_and_resumed_equals_straight(tmp_path):
-    verdict = killed_and_resumed(tmp_path, "--kills", 5, "--max_steps", 40, "--longest", 0.5, "--seed", 4)
+    verdict = killed_and_resumed(tmp_path, "--kills", 5, "--max_steps", 24, "--longest", 0.5, "--seed", 4,
+                                 prepare=take_two_images_a_step)
     assert verdict["num_kills"] >= 4 and verdict["num_half_written"] >= 1, verdict
     assert verdict["num_different_tensors"] == 0 and verdict["ok"], verdict
 
@@ -302,7 +309,7 @@ def test_a_run_that_puts_out_the_residual_keeps_its_linear_denoiser(run, cache, 
     folder = run(model_type, *options, "--parametrization", "residual", "--state_every", 1)
     [path] = run_files.list_checkpoints(folder / "checkpoints", name)
     expected = LinearDenoiser()
-    expected.fit(torch.from_numpy(np.array(load_images("synthetic:24", "train", cache).images)))
+    expected.fit(torch.from_numpy(np.array(load_images("synthetic:12", "train", cache).images)))
     found = checkpoints.load_model(path).model.linear_denoiser.state_dict()
     assert found.keys() == expected.state_dict().keys()
     for key, value in expected.state_dict().items():
@@ -373,7 +380,7 @@ def test_resume_refuses_the_other_model(run, saved, resumed):
 
 @pytest.mark.parametrize("options, message", [
     (["--learning_rate", 3e-4], "--learning_rate: found 0.0003, but .* was trained with 0.0001"),
-    (["--hidden_dims", 8, 24], "--hidden_dims: found"), (["--batch_size", 16], "--batch_size: found 16"),
+    (["--hidden_dims", 8, 24], "--hidden_dims: found"), (["--batch_size", 4], "--batch_size: found 4"),
     (["--parametrization", "v"], "--parametrization: found v, but .* was trained with eps"),
     (["--native_32"], "--native_32: found True, but .* was trained with False"),
     (["--dataset", "synthetic:40"],
@@ -760,8 +767,8 @@ def test_full_disk_is_one_clear_line_and_leaves_the_earlier_files(run, tmp_path,
     (["--device", "7"], "--device: found '7'"), (["--device", "tpu"], "--device: found 'tpu'"),
     (["--epochs", "0"], "--epochs: found '0', expected a whole number of at least 1"),
     (["--batch_size", "-4"], "--batch_size: found '-4'"),
-    (["--batch_size", "25"], "--batch_size: found 25, expected at most 24"),
-    (["--grad_accum", "3"], "--batch_size: found 4, expected a multiple of 3"),
+    (["--batch_size", "13"], "--batch_size: found 13, expected at most 12"),
+    (["--grad_accum", "3"], "--batch_size: found 2, expected a multiple of 3"),
     (["--learning_rate", "nan"], "--learning_rate: found 'nan'"), (["--ema_decay", "2"], "--ema_decay: found '2'"),
     (["--timesteps", "band", "--band_lead", "5", "1"], "--band_lead: found 5 1"),
     (["--timesteps", "fused", "--fused_lead", "2", "1"], "--fused_lead: found 2 1, expected the smaller number first"),
@@ -806,7 +813,7 @@ def assert_close_weights(weights, others, start):
 
 def test_two_processes_equal_one_and_resume_across_their_number(run, tmp_path, cache):
     """Two processes that accumulate their gradients over two parts each take the steps of one that does not."""
-    options = ("--max_steps", 8, "--log_every", 1, "--state_every", 4)
+    options = ("--max_steps", 8, "--log_every", 1, "--state_every", 4, "--batch_size", 4)
     one, two = run("lift", *options, to="one"), tmp_path / "two"
     losses, weights = losses_of(one), final_weights(one)
     start = final_weights(run("lift", "--max_steps", 1, "--learning_rate", 1e-12, "--lr_schedule", "constant",
