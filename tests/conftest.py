@@ -193,7 +193,7 @@ def command_in_a_fork(main, words, folder, prepare=None) -> subprocess.Completed
 
 
 def killed_and_resumed(folder, *options, prepare=None) -> dict:
-    """The verdict of the benchmark that kills trainings: {"ok", "num_kills", ...}. prepare: as in `command_in_a_fork`."""
+    """The verdict of the benchmark that kills trainings: {"ok", "num_kills", ...}; prepare: of `command_in_a_fork`."""
     from scripts.benchmarks import resume_after_kills
     done = command_in_a_fork(resume_after_kills.main, ["resume_after_kills", *options], folder, prepare)
     assert done.returncode == 0, done.stderr
