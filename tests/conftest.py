@@ -81,16 +81,17 @@ def with_reference_weights(model):
     return model.eval()
 
 
-def write_tiny_checkpoints(folder: Path, epochs: int = 1) -> Path:
+def write_tiny_checkpoints(folder: Path, epochs: int = 1, hidden_dims=(8, 8, 8)) -> Path:
     """A baseline and a LIFT checkpoint of tiny random models, as after so many epochs, in `folder`."""
     import torch
     from engine import files, run_files
     from lift import checkpoints
     torch.manual_seed(0)
     for model_type, name in DEFAULT_NAMES.items():
-        state = checkpoints.build_model(model_type, [8, 8, 8]).state_dict()
+        state = checkpoints.build_model(model_type, hidden_dims).state_dict()
         files.save_torch(run_files.checkpoint_path(folder, name, epochs), {
-            "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 8, 8],
+            "model_state": state, "ema_state": {"shadow": state, "decay": 0.9},
+            "hidden_dims": list(hidden_dims),
             "model_type": model_type, "epochs": epochs, "step": 1, "losses": [], "options": {}})
     return folder
 

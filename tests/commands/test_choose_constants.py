@@ -42,8 +42,9 @@ def test_both_kinds_of_model_have_the_same_choice_but_for_the_second_scale():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two seeds of each tiny model, and an earlier checkpoint of each, whose weights are others."""
-    folder = write_tiny_checkpoints(tmp_path_factory.mktemp("constants"))
+    """Two seeds of each tiny model, and an earlier checkpoint of each. No network is called here; these have one level,
+    for every tensor is read again and again."""
+    folder = write_tiny_checkpoints(tmp_path_factory.mktemp("constants"), hidden_dims=[8])
     for name in ("baseline", "lift_dual_timestep"):
         for seed in (0, 1):
             for epochs in (1, 2):

@@ -4,6 +4,7 @@ import functools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -40,22 +41,30 @@ LIFT = ["--checkpoint", "checkpoints/lift_dual_timestep_3ep.pth"]
 BASELINE = ["--checkpoint", "checkpoints/baseline_3ep.pth"]
 
 
-def write_checkpoint(path, model_type, seed=0, epochs=3):
+def write_checkpoint(path, model_type, seed=0, epochs=3, hidden_dims=(8, 16)):
     torch.manual_seed(seed)
-    model = build_model(model_type, [8, 16])
+    model = build_model(model_type, hidden_dims)
     state = model.state_dict()
     save_torch(path, {"model_state": {name: value + 0.01 for name, value in state.items()},
-                      "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": [8, 16], "epochs": epochs,
+                      "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": list(hidden_dims), "epochs": epochs,
                       "model_type": model_type, "step": 1, "losses": [], "options": {}})
     return path
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with a checkpoint of each type."""
+    folder = tmp_path_factory.mktemp("written")
+    write_checkpoint(folder / "lift_dual_timestep_3ep.pth", "lift")
+    write_checkpoint(folder / "baseline_3ep.pth", "baseline")
+    return folder
+
+
 @pytest.fixture
-def work(tmp_path, monkeypatch):
-    """An empty folder to work in, with a checkpoint of each type."""
+def work(written, tmp_path, monkeypatch):
+    """An empty folder to work in, with a copy of both checkpoints."""
     monkeypatch.chdir(tmp_path)
-    write_checkpoint(tmp_path / "checkpoints" / "lift_dual_timestep_3ep.pth", "lift")
-    write_checkpoint(tmp_path / "checkpoints" / "baseline_3ep.pth", "baseline")
+    shutil.copytree(written, tmp_path / "checkpoints")
     return tmp_path
 
 
@@ -255,11 +264,11 @@ def test_compiled_once_for_full_and_broken_batches_and_all_checkpoints(work, mon
     counter = CompileCounter()                          # counts what is compiled, and runs it as it was
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
     arguments = [*EVAL, *LIFT, "checkpoints/lift_dual_timestep_4ep.pth", "--paths", "diagonal", "lead_2", "--metrics",
-                 "swd"]
+                 "swd", "--num_images", 3, "--batch_size", 2]
     assert run(monkeypatch, eval_fid_batch, *arguments) == 0
     assert counter.frame_count == 0
     assert run(monkeypatch, eval_fid_batch, *arguments, "--compile", "--results", "compiled.csv") == 0
-    assert counter.frame_count == 1                     # batches of 4 images and of 1
+    assert counter.frame_count == 1                     # batches of 2 images and of 1
     capsys.readouterr()
     assert run(monkeypatch, eval_fid_batch, *arguments, "--compile", "--results", "compiled.csv") == 0
     assert "compiling" not in capsys.readouterr().out   # all rows are finished
@@ -275,8 +284,9 @@ def test_what_cannot_be_compiled_is_one_line(work, monkeypatch, capsys):
         raise OSError("no C++ compiler here")
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
-    message = fails(monkeypatch, capsys, generate_with_path_30, *COMMON, *LIFT, "--num_images", 2, "--compile",
-                    "--output_dir", "out")
+    small = write_checkpoint(work / "small_1ep.pth", "lift", epochs=1, hidden_dims=[8])
+    message = fails(monkeypatch, capsys, generate_with_path_30, *COMMON, "--checkpoint", small, "--num_images", 2,
+                    "--compile", "--output_dir", "out")
     assert "--compile: the model could not be compiled" in message and "no C++ compiler here" in message
     assert not (work / "out").exists()
 
@@ -444,8 +454,9 @@ def test_a_changed_checkpoint_and_other_real_images_are_told(work, monkeypatch, 
     assert len(table()) == 8                                        # the earlier rows are still there
     assert run(monkeypatch, eval_fid_batch, *arguments[:-2], "--metrics", "swd", "--num_images", 6) == 0
     assert "another number of images than the 6 asked for" in capsys.readouterr().out
+    fingerprint = load_model("checkpoints/baseline_3ep.pth").fingerprint
     for row in table():
-        row["reference_hash"], row["checkpoint_hash"] = "f" * 16, load_model("checkpoints/baseline_3ep.pth").fingerprint
+        row["reference_hash"], row["checkpoint_hash"] = "f" * 16, fingerprint
         results_table.add("altered.csv", [{**row, "num_images": 5}])
     assert run(monkeypatch, eval_fid_batch, *arguments, "--results", "altered.csv") == 0
     assert "other real images of the same name" in capsys.readouterr().out
