@@ -54,11 +54,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """What the imports make stays: the collector of cycles need not look at a million objects again and again."""
+    """What the imports make stays: the collector of cycles need not look at a million objects again and again. What
+    tests make and leave behind is little, so it looks seldom."""
     gc.disable()
     try:
         result = yield
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
     finally:
         gc.enable()
     return result
@@ -90,8 +92,7 @@ def write_tiny_checkpoints(folder: Path, epochs: int = 1, hidden_dims=(8, 8, 8))
     for model_type, name in DEFAULT_NAMES.items():
         state = checkpoints.build_model(model_type, hidden_dims).state_dict()
         files.save_torch(run_files.checkpoint_path(folder, name, epochs), {
-            "model_state": state, "ema_state": {"shadow": state, "decay": 0.9},
-            "hidden_dims": list(hidden_dims),
+            "model_state": state, "ema_state": {"shadow": state, "decay": 0.9}, "hidden_dims": list(hidden_dims),
             "model_type": model_type, "epochs": epochs, "step": 1, "losses": [], "options": {}})
     return folder
 
