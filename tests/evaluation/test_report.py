@@ -353,40 +353,55 @@ addEventListener("load", () => {
 });
 </script>"""
 # Chromium's own windows are at least 500 pixels wide; a frame can be as narrow as a phone.
-FRAME = """<!DOCTYPE html><body><script>
+FRAMES = """<!DOCTYPE html><body><script>
 addEventListener("message", event => {
   const pre = document.createElement("pre");
-  pre.id = "self-check";
+  pre.className = "self-check";
+  pre.id = Array.from(frames).indexOf(event.source);
   pre.textContent = event.data;
   document.body.append(pre);
 });
-</script><iframe style="border: 0; width: WIDTHpx; height: 900px" srcdoc="PAGE"></iframe></body>"""
+</script>"""
+FRAME = """<iframe style="border: 0; width: WIDTHpx; height: 900px" srcdoc="PAGE"></iframe>"""
 
 
-def open_page(text: str, folder, width: int = 1100) -> tuple[dict, str]:
-    """What a copy of the page says about itself in headless Chromium, and what Chromium logged."""
-    browser = find_browser()
-    text = text.replace("<head>", "<head>" + WATCH, 1).replace("</body>", SELF_CHECK + "</body>", 1)
-    copy = folder / "page.html"
-    copy.write_text(FRAME.replace("WIDTH", str(width)).replace("PAGE", html.escape(text)))
+def open_pages(pages: list[tuple[str, int]], folder) -> tuple[list[dict], str]:
+    """What a copy of each page, of a text and a width, says about itself in one headless Chromium, and what Chromium
+    logged."""
+    browser, copy = find_browser(), folder / "page.html"
+    with open(copy, "w") as file:
+        file.write(FRAMES)
+        for text, width in pages:
+            text = text.replace("<head>", "<head>" + WATCH, 1).replace("</body>", SELF_CHECK + "</body>", 1)
+            file.write(FRAME.replace("WIDTH", str(width)).replace("PAGE", html.escape(text)))
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
          "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}", "--window-size=1700,1000",
          "--hide-scrollbars", "--virtual-time-budget=10000", "--enable-logging=stderr", "--dump-dom", copy.as_uri()],
         capture_output=True, text=True, timeout=120)
-    found = re.search(r'<pre id="self-check">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, f"the page did not finish in {browser}: {done.stderr[-2000:]}"
-    return json.loads(html.unescape(found[1])), done.stderr
+    said = dict(re.findall(r'<pre class="self-check" id="(\d+)">(.*?)</pre>', done.stdout, re.DOTALL))
+    assert len(said) == len(pages), f"{len(said)} of {len(pages)} pages finished in {browser}: {done.stderr[-2000:]}"
+    return [json.loads(html.unescape(said[str(number)])) for number in range(len(pages))], done.stderr
 
 
 def as_number(text: str) -> float:
     return float(text.split(" ±")[0])
 
 
-@pytest.fixture(scope="module", params=[390, 1100, 1600])
-def opened(request, written, tmp_path_factory):
-    return request.param, *open_page((written / "results/report.html").read_text(), tmp_path_factory.mktemp("browser"),
-                                     request.param)
+WIDTHS = (390, 1100, 1600)
+
+
+@pytest.fixture(scope="module")
+def at_all_widths(written, tmp_path_factory):
+    text = (written / "results/report.html").read_text()
+    return open_pages([(text, width) for width in WIDTHS], tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture(params=WIDTHS)
+def opened(request, at_all_widths):
+    """A width, what the page says of itself there, and what Chromium logged of all widths."""
+    results, log = at_all_widths
+    return request.param, results[WIDTHS.index(request.param)], log
 
 
 def test_page_has_no_error_and_every_image_loads(opened):
@@ -422,7 +437,7 @@ def test_empty_cells_come_last_and_words_count_numbers(tmp_path):
     table = Table("t", "t", "", ["name", "value"], [
         [Cell("10 images"), Cell("–")], [Cell("9 images"), Cell("2.0", 2.0)], [Cell("b"), Cell("10.0", 10.0)],
         [Cell("a"), Cell("-1.0", -1.0)]])
-    result, _ = open_page(page.page("T", "", [page.Section("S", "", [table])], []), tmp_path)
+    [result], _ = open_pages([(page.page("T", "", [page.Section("S", "", [table])], []), 1100)], tmp_path)
     names, values = result["tables"][0]["columns"]
     assert names[0][1] == ["9 images", "10 images", "a", "b"]
     assert [column for _, column in values] == [["-1.0", "2.0", "10.0", "–"], ["10.0", "2.0", "-1.0", "–"]]
@@ -433,7 +448,7 @@ def test_the_check_sees_faults(tmp_path):
     faults = ('<img src="data:image/png;base64,AAAA"><img src="https://example.invalid/a.png">'
               '<script>nothing()</script><div style="width: 2000px">wide</div>')
     text = page.page("T", "", [], []).replace("</main>", faults + "</main>")
-    result, log = open_page(text, tmp_path)
+    [result], log = open_pages([(text, 1100)], tmp_path)
     text = " ".join(result["problems"])
     assert "could not load IMG" in text and "nothing is not defined" in text and "blocked: https" in text
     assert [0, 0] in result["images"] and "CONSOLE" in log and result["width"][0] > result["width"][1]

@@ -15,7 +15,7 @@ from mnist import debug_conditioned_generation, lessons, score, tour, visualize_
 from mnist.models import Model, build_denoiser, load_model
 from mnist.options import sampling_of
 from networks.margin import padded
-from test_report import open_page
+from test_report import open_pages
 from tiny_digits import place, trained                          # noqa: F401  fixtures
 
 
@@ -249,12 +249,14 @@ def test_the_tour_shows_everything_and_asks_for_nothing(page):
     assert not re.findall(r'(?:src|href)="(?!#|data:)', text)               # nothing from outside
 
 
-@pytest.mark.parametrize("width", [390, 1100])
-def test_the_tour_in_a_browser(page, width, tmp_path):
-    """No error, every picture there, nothing that scrolls sideways."""
-    result, log = open_page(page[0].read_text(), tmp_path, width)
-    assert result["problems"] == [] and "CONSOLE" not in log and result["width"] == [width, width]
-    assert len(result["images"]) >= 10 and all(side > 100 for size in result["images"] for side in size)
+def test_the_tour_in_a_browser(page, tmp_path):
+    """At both widths no error, every picture there, nothing that scrolls sideways."""
+    widths = (390, 1100)
+    results, log = open_pages([(page[0].read_text(), width) for width in widths], tmp_path)
+    assert "CONSOLE" not in log
+    for width, result in zip(widths, results, strict=True):
+        assert result["problems"] == [] and result["width"] == [width, width]
+        assert len(result["images"]) >= 10 and all(side > 100 for size in result["images"] for side in size)
 
 
 def test_the_tour_says_what_it_leaves_out(page, trained, place, tmp_path, capsys):
