@@ -18,7 +18,7 @@ from engine.command_line import (Parser, add_device_options, git_revision, refus
 from engine.errors import InputError
 from engine.files import check_can_be_written
 from engine.options import SOLVERS as ALL_SOLVERS
-from flow.options import GRIDS, add_guidance_options, refuse_older_names
+from flow.options import GRIDS, add_shift_and_guidance_options, refuse_older_names
 from lift.options import DEFAULT_NAMES, PATH_NAMES, add_checkpoint_option, add_generation_options
 
 
@@ -39,7 +39,7 @@ def parse_options():
                        help="images per row")
     add_generation_options(parser, [solver for solver in ALL_SOLVERS if solver != "renoise"])
     group = parser.add_argument_group("flows and digit models")
-    add_guidance_options(group, scale=1.0)
+    add_shift_and_guidance_options(group, scale=1.0)
     group.add_argument("--vae", default=None, metavar="FOLDER",
                        help="the autoencoder of a model of latents; left out: the one it was trained with")
     add_metric_options(parser, "real images to compare with: a split, or part of one such as train[:5000]",

@@ -24,7 +24,8 @@ def parse_args(argv=None):
     refuse_older_names(sys.argv[1:] if argv is None else argv, load_dir="checkpoint")
     parser = Parser(__doc__)
     group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by python -m flow.train")
+    group.add_argument("--checkpoint", type=Path, required=True, metavar="FILE",
+                       help="written by python -m flow.train, or published weights of DiT or SiT")
     group.add_argument("--weights", choices=WEIGHTS, default="ema", help="averaged or raw weights")
     group.add_argument("--vae", default=None, metavar="FOLDER_OR_NAME",
                        help="the autoencoder of a model of latents; left out: the one it was trained with")

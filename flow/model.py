@@ -1,4 +1,4 @@
-"""The model of the flow family: a DiT as a denoiser, built from options or from a checkpoint."""
+"""The model of the flow family: a DiT, or a UNet in its place, as a denoiser, and what a checkpoint holds of it."""
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path

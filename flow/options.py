@@ -88,7 +88,7 @@ def fill_preset(args) -> None:
 
 
 def add_sampling_options(parser) -> None:
-    """--num_steps, --solver, the grid, and guidance."""
+    """--num_steps, --solver, the grid, guidance, and the correction of exposure bias."""
     group = parser.add_argument_group("sampling")
     group.add_argument("--num_steps", type=whole_number(1, 100_000), default=32, help="steps from noise to image")
     group.add_argument("--solver", choices=[solver for solver in SOLVERS if solver in ORDERS], default="ddim",
@@ -96,11 +96,11 @@ def add_sampling_options(parser) -> None:
                             "two calls, order two")
     group.add_argument("--grid", choices=GRIDS, default="uniform",
                        help="times of the steps: even; shifted by --shift; or optimised, measured on this model")
-    add_guidance_options(group, scale=4.0)
+    add_shift_and_guidance_options(group, scale=4.0)
     add_correction_options(group)
 
 
-def add_guidance_options(group, scale: float) -> None:
+def add_shift_and_guidance_options(group, scale: float) -> None:
     """--shift, --coarse_shift, --guidance_scale (default `scale`) and --guidance_interval."""
     group.add_argument("--shift", type=real_number(0, open_below=True), default=1.0,
                        help="of --grid shift; below 1: more steps near the noise")

@@ -78,7 +78,8 @@ def flow_task(args, images, held_out, device, latents: Latents | None = None) ->
 
 def make_task(args, device, group: Group) -> FlowTask:
     """Read autoencoder and data and build the task. A line warns of a network that is too narrow to learn all. Raises
-    InputError for sizes that do not divide, before data are read."""
+    InputError for sizes that do not divide before data are read, and for data that cannot be trained on before they are
+    decoded, where that can be known."""
     latents = Latents(args.vae, device) if args.vae else None
     side = args.image_size if latents is None else latents.side_of(args.image_size)
     if args.network == "unet":
@@ -94,7 +95,10 @@ def make_task(args, device, group: Group) -> FlowTask:
         check_labelled(args, args.split, facts.has_labels)
 
     images = load_images(args.dataset, args.split, beside=[args.val_split] * bool(args.val_every), check=check, **how)
-    held_out = load_images(args.dataset, args.val_split, **how) if args.val_every else None
+    held_out = None
+    if args.val_every:
+        held_out = load_images(args.dataset, args.val_split, **how,
+                               check=lambda facts: check_labelled(args, args.val_split, facts.has_labels))
     task = flow_task(args, images, held_out, device, latents)
     if group.is_main and held_out and (seen := num_in_common(images.images, held_out.images[:args.val_images])):
         print(f"WARNING: --val_split: {seen} of the held-out images are among the training images; their loss says "
