@@ -14,11 +14,11 @@ import torch.nn.functional as F
 
 from distill import losses
 from distill.few_steps import level_range, simulated_input, student_times
+from distill.options import NUM_LEVELS
 from scheduler import CosineSteps, clean_image, noise_added, step, training_target
 
 RADIUS, DEVIATION = 0.8, 0.08
 WEIGHTS = (1, 2, 3, 4, 1, 2, 3, 4)
-NUM_LEVELS = 1000
 WIDTH = 64
 FREQUENCIES = 8                                         # of the time features
 

@@ -8,6 +8,7 @@ import torch
 
 # First number after the seed: what the randomness is for. Never reuse one, or two uses draw the same numbers.
 SAMPLE_START, SAMPLE_STEP, EPOCH_ORDER, TRAIN_BATCH, TRAIN_NOISE, VALIDATION = range(6)
+VALIDATION_SEED = 0                     # not the run's own, so that runs of the same kind of loss can be compared
 PATH_COSTS = 20
 NORMAL_LAW = 21
 NOISE_CHANGE, PATCH_CHANGE = 22, 23          # of known changes of images

@@ -27,7 +27,6 @@ from scheduler import fused_log_snrs
 
 NUM_TENTHS = 10
 VALIDATION_BATCH = 50
-VALIDATION_SEED = 0                     # not the run's own, so that runs can be compared
 PREVIEW_COLUMNS, PREVIEW_ROWS, PREVIEW_STEPS = 8, 10, 32
 GUIDANCE_OF_PREVIEW = 4.0
 
@@ -152,7 +151,7 @@ class FlowTask(WithLossCurves, DenoisingTask):
         """Times and noises per scale of draw k, and the noise of its posterior sample. distribution: of the first
         scale's time; tenths: in tenth k mod 10, else one that training knows, with mean 0 and deviation 1. A second
         scale's time is uniform. A second band's time is the first one's, so that the loss compares with one scale's."""
-        generator = seeded_generator(VALIDATION_SEED, seeds.VALIDATION, k)
+        generator = seeded_generator(seeds.VALIDATION_SEED, seeds.VALIDATION, k)
         if distribution == "tenths":
             ts = [(k % NUM_TENTHS + torch.rand((), generator=generator)) / NUM_TENTHS]
         else:

@@ -5,14 +5,12 @@ import torch
 from data import columns_in, images_on, load_images, num_in_common
 from engine.errors import InputError
 from engine.options import check_fills_a_batch
-from engine.seeds import TRAIN_BATCH, seeded_generator
+from engine.seeds import TRAIN_BATCH, VALIDATION_SEED, seeded_generator
 from engine.task import Networks, Task
 from evaluation import figures
 from lift import checkpoints, objective
 from networks.unet import compiled
 from scheduler import CosineSteps
-
-VALIDATION_SEED = 0                     # not the run's own, so that runs of the same --loss_target can be compared
 
 
 class ScaleTask(Task):

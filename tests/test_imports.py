@@ -1,6 +1,7 @@
 """Who imports whom: every import of a module is read and must point downwards; names have one home."""
 import ast
 import re
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 
@@ -120,15 +121,53 @@ HOMONYMS = {"Comparison", "Run", "Settings", "Walk", "find", "gflop_of_forward",
             "title_of", "with_tables"}
 
 
+# Constants that two rooms may share. Sizes: how much each takes at once, shows or allows. Own lists: what each
+# measures, runs, expects or calls its own. Homonyms as above.
+OWN_SIZES = {"BATCH_SIZE", "CALLS", "CELL", "FORMAT_VERSION", "GRID_COLUMNS", "IMAGES_PER_CHUNK", "MARGIN",
+             "MOST_BYTES", "MOST_DIFFERENCE", "NUM_EPOCHS", "NUM_SHOWN", "PREVIEW_COLUMNS", "SIDE", "SIZES",
+             "VALIDATION_BATCH"}
+OWN_LISTS = {"EXPECTED", "FAMILY", "LABELS", "METRICS", "NAME", "NAMES", "OF_OTHERS", "PACKAGES", "RUNS", "SHOWN",
+             "SOLVERS", "TARGETS", "WAYS"}
+CONSTANT_HOMONYMS = {"ALLOWED", "BETA_MAX", "CONTROLS", "FAMILIES", "KINDS", "PATTERNS", "PLAIN", "POLICY", "WEIGHTS"}
+# Those of them whose value is the same in two rooms, by choice of each.
+EQUAL = {"FORMAT_VERSION", "GRID_COLUMNS", "IMAGES_PER_CHUNK"}
+
+
+def constants_of(tree: ast.Module):
+    """(name, value as text) of every upper-case name that a module assigns."""
+    for node in tree.body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                names = target.elts if isinstance(target, ast.Tuple) else [target]
+                values = node.value.elts if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple) else \
+                    [node.value] * len(names)
+                for name, value in zip(names, values):
+                    if isinstance(name, ast.Name) and re.fullmatch("[A-Z][A-Z0-9_]*", name.id):
+                        yield name.id, ast.unparse(value)
+
+
 def test_no_public_name_has_two_homes_but_those_that_are_listed():
-    """Neither list may grow in secret, nor keep a name that one room alone has."""
-    rooms = defaultdict(set)
+    """No list may grow in secret, nor keep a name that one room alone has."""
+    rooms, constants, values = defaultdict(set), defaultdict(set), defaultdict(set)
     for path in modules():
-        for node in tree_of(path).body:
+        tree = tree_of(path)
+        for node in tree.body:
             is_defined = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
             if is_defined and not node.name.startswith("_"):
                 rooms[node.name].add(room_of(path))
+        for name, value in constants_of(tree):
+            constants[name].add(room_of(path))
+            values[name, value].add(room_of(path))
     assert {name for name, found in rooms.items() if len(found) > 1} == OF_COMMANDS | OF_FAMILIES | HOMONYMS
+    assert {name for name, found in constants.items() if len(found) > 1} == OWN_SIZES | OWN_LISTS | CONSTANT_HOMONYMS
+    assert {name for (name, _), found in values.items() if len(found) > 1} == EQUAL
+
+
+def test_the_top_level_has_at_most_24_entries():
+    """Beside dotfiles, of what git knows."""
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    top = {name.partition("/")[0] for name in names.split("\0") if name and not name.startswith(".")}
+    assert "README.md" in top and len(top) <= 24, sorted(top)
 
 
 def test_nothing_is_defined_twice_in_different_rooms():

@@ -6,6 +6,7 @@ import torch
 from baseline_model import BaselineModel
 from distill import losses, options
 from distill.few_steps import level_range
+from distill.options import NUM_LEVELS
 from distill.task import DistillationTask, critic_of
 from engine import devices
 from engine.denoiser import NetworkDenoiser
@@ -17,7 +18,6 @@ from scripts.benchmarks.distill_step import RATIO
 from scripts.benchmarks.training_sides import Side
 
 START = 399                                             # where one step of a noise prediction is called
-NUM_LEVELS = 1000
 
 
 def teacher_of(hidden_dims) -> BaselineModel:
