@@ -126,8 +126,8 @@ HOMONYMS = {"Comparison", "Run", "Settings", "Walk", "find", "gflop_of_forward",
 OWN_SIZES = {"BATCH_SIZE", "CALLS", "CELL", "FORMAT_VERSION", "GRID_COLUMNS", "IMAGES_PER_CHUNK", "MARGIN",
              "MOST_BYTES", "MOST_DIFFERENCE", "NUM_EPOCHS", "NUM_SHOWN", "PREVIEW_COLUMNS", "SIDE", "SIZES",
              "VALIDATION_BATCH"}
-OWN_LISTS = {"EXPECTED", "FAMILY", "LABELS", "METRICS", "NAME", "NAMES", "OF_OTHERS", "OUTPUTS", "PACKAGES", "RUNS", "SHOWN",
-             "SOLVERS", "TARGETS", "WAYS"}
+OWN_LISTS = {"EXPECTED", "FAMILY", "LABELS", "METRICS", "NAME", "NAMES", "OF_OTHERS", "OUTPUTS", "PACKAGES", "RUNS",
+             "SHOWN", "SOLVERS", "TARGETS", "WAYS"}
 CONSTANT_HOMONYMS = {"ALLOWED", "BETA_MAX", "CONTROLS", "FAMILIES", "KINDS", "PATTERNS", "PLAIN", "POLICY", "WEIGHTS"}
 # Those of them whose value is the same in two rooms, by choice of each.
 EQUAL = {"FORMAT_VERSION", "GRID_COLUMNS", "IMAGES_PER_CHUNK"}
