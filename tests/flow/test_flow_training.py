@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import ImageSet
+from data import Facts, ImageSet
 from engine.denoiser import check_guidance, dropped_labels
 from engine.distributed import Group
 from engine.errors import InputError
@@ -109,6 +109,10 @@ def test_bad_options_are_told(tmp_path, monkeypatch):
         flow_task(options(tmp_path, "--val_every", 1), image_set(), outside, CPU)
     with pytest.raises(InputError, match="--dataset: drawn: its split train has no labels.*--unconditional"):
         flow_task(options(tmp_path), image_set(labels=False), None, CPU)
+    monkeypatch.setattr(training, "load_images", lambda dataset, split, *, check, **_: check(
+        Facts(40, split == "train", [])) or (image_set() if split == "train" else pytest.fail("images were decoded")))
+    with pytest.raises(InputError, match="its split test has no labels.*--unconditional"):
+        training.make_task(options(tmp_path, "--val_every", 1), CPU, ALONE)
     check_guidance(1.0, False, "x.pth")
     with pytest.raises(InputError, match="--guidance_scale: found 4, but x.pth was trained without dropped labels"):
         check_guidance(4.0, dropped_labels({"label_dropout": 0.0}), "x.pth")
