@@ -7,21 +7,24 @@ import json
 import shutil
 import sys
 import time
+from argparse import SUPPRESS
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.command_line import command_words, plain_options, whole_number
+from engine.command_line import command_words, plain_options, refuse_without_effect, whole_number
 from engine.errors import InputError
 from engine.files import expecting, write_json
 from engine.image_folder import ENLARGED, image_grid
 
 CONFIG = "config.json"
 FOLDERS = ("checkpoints", "epoch_samples", "final_samples")
+UNUSED_OPTIONS = ("checkpoint_dir", "output_dir", "val_every")
 PREVIEW_COLUMNS = 10            # images in a row of a picture
 
 
 def add_experiment_options(parser) -> None:
-    """--experiments, --sample_every, and --resume with a folder in place of the flag in `engine.options`."""
+    """--experiments, --sample_every, and --resume with a folder in place of the flag in `engine.options`. The options
+    that an experiment folder leaves without effect are hidden (`refuse_others`)."""
     parser.conflict_handler = "resolve"
     group = parser.add_argument_group("output")
     group.add_argument("--experiments", type=Path, default=Path("experiments"), metavar="FOLDER",
@@ -30,6 +33,14 @@ def add_experiment_options(parser) -> None:
                        help="interval of the pictures in epoch_samples; 0: none")
     group.add_argument("--resume", type=Path, default=None, metavar="FOLDER",
                        help="continue the experiment in that folder, with its options")
+    for option in UNUSED_OPTIONS:
+        group.add_argument(f"--{option}", default=None, help=SUPPRESS)
+
+
+def refuse_others(parser, args) -> None:
+    """Raises InputError for options of other trainings that have no effect on an experiment."""
+    refuse_without_effect(parser, args, UNUSED_OPTIONS, "on an experiment, which has a folder of its own and no "
+                                                        "held-out images")
 
 
 def saved_options(folder: Path, experiments: Path) -> dict:

@@ -223,7 +223,8 @@ class Loop:
         """An epoch checkpoint: raw and averaged weights of the first network, and where they come from."""
         first = next(iter(self.plain))
         average = {"ema_state": full_average(self.averages[first])} if first in self.averages else {}
-        return {**self.description(), "model_state": on_cpu(full_model(self.plain[first])), **average}
+        return self.task.completed({**self.description(), "model_state": on_cpu(full_model(self.plain[first])),
+                                    **average})
 
     def description(self) -> dict:
         """A checkpoint without its weights."""

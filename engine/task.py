@@ -153,6 +153,10 @@ class Task:
         """`family`, and what builds the first network; plain types."""
         raise NotImplementedError
 
+    def completed(self, content: dict) -> dict:
+        """A checkpoint's content, with what is measured of the weights in it."""
+        return content
+
     def describe_batch(self, step: int) -> str:
         """Which times a step's batch had, for the message about a loss that is not finite."""
         return ""

@@ -18,7 +18,7 @@ def parse_args(argv=None):
     add_sampling_options(parser, required=False)
     parser.add_argument("--guidance_scales", type=real_number(0, 100), nargs="+", default=None, metavar="W",
                         action="each_once", help="one row each; left out: 1 and 2, of a model that cannot be guided 1")
-    parser.add_argument("--num_samples", type=whole_number(10), default=1000)
+    parser.add_argument("--num_samples", type=whole_number(20), default=1000)        # two of each class, to damage
     return parser.parse_args(argv)
 
 
@@ -59,7 +59,7 @@ def main():
     elif args.checkpoint:
         model, args.guidance_scales = scored_model(args, args.checkpoint, device, args.guidance_scales)
     judge, train_set, test_set = judge_for(args)
-    more = {}
+    more = {"classifier_accuracy": judge.test_accuracy}
     if not args.checkpoint and not args.dataset.startswith(digit_scores.DRAWN):
         more["drawn_accuracy"] = digit_scores.accuracy_of_drawn(test_set, args.cache_dir)
     rows = rows_of_model(args, judge, model) if model else rows_of_test_digits(args, judge, vae, test_set)

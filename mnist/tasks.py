@@ -13,6 +13,7 @@ from engine.experiment import PREVIEW_COLUMNS, InExperiment, note_experiment
 from engine.files import sha256_of_file
 from engine.image_folder import ENLARGED, image_grid
 from engine.options import check_fills_a_batch
+from engine.run_files import weights_in
 from engine.sampling import from_uint8, to_device
 from engine.seeds import seeded_generator
 from evaluation.loss_curves import WithLossCurves
@@ -149,13 +150,17 @@ class VAETask(WithLossCurves, InExperiment, ImageTask):
                                           principal_components(means.flatten(1)), labels)])}
 
     def content(self) -> dict:
-        """What `mnist.models.load_vae` reads. The scale of the latents is measured whenever a file is written."""
-        vae = self.vae
-        with torch.no_grad():
-            vae.scale.fill_(1.0)
-            vae.scale.fill_(latent_scale(encoded(self.images[::self.scale_stride], vae.encode, self.device)))
-        return {"family": FAMILY, "model": "vae", "name": self.args.name, "settings": vae.settings,
+        """What `mnist.models.load_vae` reads."""
+        return {"family": FAMILY, "model": "vae", "name": self.args.name, "settings": self.vae.settings,
                 "image_size": self.args.image_size}
+
+    @torch.no_grad()
+    def completed(self, content: dict) -> dict:
+        """With the scale of the latents that the averaged weights, which `load_vae` takes, make."""
+        vae = VAE(**content["settings"]).to(self.device)
+        vae.load_state_dict({**weights_in(content), "scale": torch.ones(())})
+        scale = latent_scale(encoded(self.images[::self.scale_stride], vae.encode, self.device))
+        return {**content, "model_state": {**content["model_state"], "scale": torch.tensor(scale)}}
 
 
 def vae_task(args, device, group) -> VAETask:

@@ -7,7 +7,8 @@ from argparse import Namespace
 from data import add_data_options
 from engine.command_line import Parser, real_number, refuse_without_effect, whole_number
 from engine.errors import InputError
-from engine.experiment import add_experiment_options, new_folder, saved_options, train_into_folder, work_in
+from engine.experiment import (add_experiment_options, new_folder, refuse_others, saved_options,
+                               train_into_folder, work_in)
 from engine.options import TIME_SAMPLINGS, add_training_options
 from networks.presets import CONDITIONAL_UNETS, CONDITIONINGS
 
@@ -72,7 +73,8 @@ def parse(parser, argv=None):
         defaults = {key: value for key, value in parser.fast.items() if key != "max_steps" or args.epochs is None}
     parser.set_defaults(**defaults)
     args = parser.parse_args(argv)
-    args.resume = folder is not None
+    refuse_others(parser, args)
+    args.val_every, args.resume = 0, folder is not None
     work_in(args, folder or new_folder(args.experiments, args.name))
     del args.experiments                    # the folder may be moved between two parts of a run
     return args

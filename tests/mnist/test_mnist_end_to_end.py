@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 
 from conftest import ROOT, command_in_a_fork, in_two_processes
-from data import NATIVE_FORMS, native_form
+from data import NATIVE_FORMS, load_images, native_form
 from engine import experiment, run_files
+from engine.denoising_task import encoded
 from engine.errors import InputError
 from engine.files import load_torch, save_torch
 from mnist import generate, train_ddpm, train_latent_rf, train_rf, train_vae, training
 from mnist import train_conditioned_latent_diffusion as train_conditioned
-from mnist.models import load_model
+from mnist.models import load_model, load_vae
 from networks.margin import cropped, padded
 from networks.vae import VAE
 from scripts.benchmarks.resume_after_kills import die_while_writing
@@ -97,11 +98,21 @@ def test_pixels_end_to_end(place, module, words, how, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").glob("sample_*")) == ["sample_0000", "sample_0001"]
 
 
+@pytest.mark.parametrize("option, value", [("--output_dir", "here"), ("--checkpoint_dir", "here"),
+                                           ("--val_every", "1")])
+def test_what_an_experiment_leaves_without_effect_is_refused(place, option, value):
+    with pytest.raises(InputError, match=f"{option}: found {value}, which has no effect on an experiment"):
+        place(train_rf, *TINY, *UNET, option, value)
+
+
 def test_latents_end_to_end(place, tmp_path):
     [folder] = place(train_vae, *TINY, "--epochs", "1", "--channel_multipliers", "1", "1", "--patch_size", "2",
                      "--sample_every", "1")
     vae = newest(folder, 1)
     assert load_torch(vae)["model_state"]["scale"] not in (0, 1)
+    loaded, images = load_vae(vae), load_images("digits:32", "train", tmp_path / "cache", size=28, channels=1).images
+    latents = encoded(padded(torch.from_numpy(images)), loaded.encode, torch.device("cpu"))
+    assert abs(float(latents.std()) - 1) < 1e-5         # of the averaged weights, which are loaded
     assert list(folder.glob("latent_space/*.png"))
     place(generate, "--checkpoint", vae, "--num_samples", "3", "--strips", "1", "--output_dir", tmp_path / "noise")
     assert (tmp_path / "noise/grid.png").is_file()
