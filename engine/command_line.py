@@ -170,6 +170,15 @@ def git_revision() -> str:
         return "unknown"
 
 
+@functools.cache
+def version_of(package: str) -> str | None:
+    """The version of a package that is installed, None where it is not."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def program_words() -> list[str]:
     """The words behind `python` that name this program: `-m room.verb` for one that was started so."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
@@ -193,12 +202,7 @@ def plain_options(args: argparse.Namespace) -> dict:
 def write_run_record(path, args: argparse.Namespace, device=None, **results) -> None:
     """JSON beside an output: the command, every option, versions, git revision, seed, machine, and `results`."""
     from engine import devices
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
+    versions = {"python": platform.python_version(), **{package: version_of(package) for package in PACKAGES}}
     write_json(path, {
         "command": shlex.join(command_words()),
         "options": plain_options(args),
