@@ -59,6 +59,8 @@ study() {       # NAME SEED OPTION...: train, score at every guidance, solver an
         --output "$OUTPUT/study.md"
 }
 
+patch_of() { sed -n 's/.*--patch_size \([0-9]*\).*/\1/p' <<< "$*"; }
+
 for seed in $SEEDS; do
     for patch in $PATCHES; do
         for output in $OUTPUTS; do
@@ -67,8 +69,8 @@ for seed in $SEEDS; do
     done
     for other in $OTHERS; do
         case "$other" in
-            unet) study "unet_patch1_seed${seed}" "$seed" $UNET ;;
-            dual) study "dual_patch4_seed${seed}" "$seed" $DUAL ;;
+            unet) study "unet_patch$(patch_of $UNET)_seed${seed}" "$seed" $UNET ;;
+            dual) study "dual_patch$(patch_of $DUAL)_seed${seed}" "$seed" $DUAL ;;
         esac
     done
 done
