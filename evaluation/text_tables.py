@@ -3,6 +3,7 @@ import re
 
 from engine.errors import InputError
 from evaluation.results_table import COLUMNS, WHOLE_NUMBERS
+from evaluation.tables import Table
 
 NO_RESULTS = "_No results yet._"
 MARKER = re.compile(r"^<!-- (table|end):(.*?) -->$", re.MULTILINE)     # on a line of its own
@@ -24,12 +25,28 @@ def selected(rows: list[dict], name: str, conditions: list[str]) -> list[dict]:
     return rows
 
 
-def with_tables(text: str, tables_named, source: str, folder, may_empty: bool = False) -> str:
+def markdown_of(tables: list[Table]) -> str:
+    """What stands between the marks of these tables; "" for none."""
+    return "\n\n".join(table.markdown() for table in tables)
+
+
+def with_markdown(text: str, known: dict[str, str], source: str, folder) -> str:
+    """`with_tables` for ready markdown by name. Raises InputError for another name, too."""
+    def markdown_named(name: str) -> str:
+        if name not in known:
+            raise UnknownTable(f"table:{name}: found {name!r}, expected one of {', '.join(known)}")
+        return known[name]
+
+    return with_tables(text, markdown_named, source, folder)
+
+
+def with_tables(text: str, markdown_named, source: str, folder, may_empty: bool = False) -> str:
     """`text` with what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->` replaced by the tables.
 
-    tables_named: from NAME to its tables; raises UnknownTable for an unknown name. source, folder: the text's file name
-    and the folder of its results, for messages. may_empty: whether a table may lose its last result. Raises InputError
-    for markers that do not pair up, for unknown names, and for a table without results unless `may_empty`.
+    markdown_named: from NAME to its tables' markdown, "" where there are no results; raises UnknownTable for an unknown
+    name. source, folder: the text's file name and the folder of its results, for messages. may_empty: whether a table
+    may lose its last result. Raises InputError for markers that do not pair up, for unknown names, and for a table
+    without results unless `may_empty`.
     """
     pieces, position, opened, emptied = [], 0, None, []
     for match in MARKER.finditer(text):
@@ -39,10 +56,9 @@ def with_tables(text: str, tables_named, source: str, folder, may_empty: bool = 
                 raise InputError(f"{source}: table:{opened} has no end:{opened} before table:{name}; add it")
             opened, started = name, match.end()
             try:
-                found = tables_named(name)
+                body = markdown_named(name) or NO_RESULTS
             except UnknownTable as error:
                 raise InputError(f"{source}: {error}; correct the marker") from error
-            body = "\n\n".join(table.markdown() for table in found) or NO_RESULTS
             pieces += [text[position:match.end()], "\n", body, "\n"]
         else:
             if opened != name:

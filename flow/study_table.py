@@ -8,7 +8,6 @@ import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
-from types import SimpleNamespace
 
 from engine.command_line import Parser, run_script
 from engine.errors import InputError
@@ -16,7 +15,7 @@ from engine.files import written_whole
 from evaluation import results_table
 from evaluation.benchmark_tables import benchmarks_tables
 from evaluation.tables import HIGHER_IS_BETTER, by_protocol
-from evaluation.text_tables import UnknownTable, with_tables
+from evaluation.text_tables import markdown_of, with_markdown
 
 NAME = re.compile(r"(?P<output>[a-z]+)_patch(?P<patch>\d+)_seed(?P<seed>\d+)_(?P<epochs>\d+)ep\.pth")
 SOLVER = re.compile(r"(?P<solver>[a-z]+)_guidance(?P<guidance>[\d.]+)")
@@ -75,14 +74,8 @@ def table(rows: list[dict], metric: str, protocol: str) -> list[str]:
 
 def with_study(text: str, study: str, source: Path, results: Path) -> str:
     """The family's text with the study and the benchmarks beside the results in its marks. Raises InputError."""
-    def tables_named(name: str) -> list:
-        if name == "study":
-            return [SimpleNamespace(markdown=lambda: study)]
-        if name == "benchmarks":
-            return benchmarks_tables(results.parent)
-        raise UnknownTable(f"table:{name}: found {name!r}, expected study or benchmarks")
-
-    return with_tables(text, tables_named, str(source), results.parent)
+    benchmarks = markdown_of(benchmarks_tables(results.parent))
+    return with_markdown(text, {"study": study, "benchmarks": benchmarks}, str(source), results.parent)
 
 
 def main():

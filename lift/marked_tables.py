@@ -1,12 +1,10 @@
 """The tables that a marker in a text of S1 stands for, `<!-- table:NAME -->`."""
-from functools import partial
-
 from evaluation import text_tables
 from evaluation.benchmark_tables import (arithmetic_tables, benchmarks_tables, first_contact_tables, handicap_tables,
                                          house_speed_tables, lite_features_tables)
 from evaluation.results_table import METRICS
 from evaluation.tables import Table, bf16_tables, metric_tables
-from evaluation.text_tables import UnknownTable, selected
+from evaluation.text_tables import UnknownTable, markdown_of, selected
 from lift import study_tables
 from lift.labels import NAMES
 from lift.side_tables import SIDE_TABLES, path_cost_tables, side_table
@@ -48,4 +46,5 @@ def tables_named(name: str, rows: list[dict], folder) -> list[Table]:
 
 def with_tables(text: str, rows: list[dict], folder, source: str, may_empty: bool = False) -> str:
     """A text with the tables of these results in it, as `text_tables.with_tables` says."""
-    return text_tables.with_tables(text, partial(tables_named, rows=rows, folder=folder), source, folder, may_empty)
+    return text_tables.with_tables(text, lambda name: markdown_of(tables_named(name, rows, folder)), source, folder,
+                                   may_empty)

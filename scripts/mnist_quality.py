@@ -215,9 +215,9 @@ def collect(args) -> None:
 def text_with_tables(text: str, folder=FOLDER) -> str:
     """The family's text with its tables written anew."""
     from evaluation import digit_tables
-    from evaluation.text_tables import with_tables
-    return with_tables(text, lambda name: digit_tables.tables_named(name, folder, ASKED), str(TEXT), folder,
-                       may_empty=True)
+    from evaluation.text_tables import markdown_of, with_tables
+    return with_tables(text, lambda name: markdown_of(digit_tables.tables_named(name, folder, ASKED)), str(TEXT),
+                       folder, may_empty=True)
 
 
 def rewrite_text() -> None:

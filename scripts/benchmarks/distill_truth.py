@@ -7,11 +7,9 @@ shows samples beside the truth, and distances over iterations; --readme takes th
 """
 import dataclasses
 import json
-import re
 import statistics
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 from engine.command_line import Parser, run_script, whole_number
 from engine.files import write_json, written_whole
@@ -156,23 +154,14 @@ def trials_table(trials: dict) -> str:
 
 def write_tables(path: Path, results: dict) -> None:
     """All tables into a text, between their marks. Raises InputError."""
-    from evaluation.text_tables import UnknownTable, with_tables
     from evaluation.benchmark_tables import benchmarks_tables
+    from evaluation.text_tables import markdown_of, with_markdown
     trials = json.loads(TRIALS.read_text(encoding="utf-8"))
     measured = benchmarks_tables(TRIALS.parent)                         # what scripts/bench.sh left there
     known = {"distill_truth": markdown_table(results), "distill_truth_order": order_table(results),
              "distill_truth_trials": trials_table(trials),
-             "benchmarks": "\n\n".join(table.markdown() for table in measured)}
-
-    def tables_named(name: str) -> list:
-        if name in known:
-            return [SimpleNamespace(markdown=lambda: known[name])]
-        if kept := re.search(f"<!-- table:{re.escape(name)} -->\n(.*?)\n<!-- end:", text, re.DOTALL):
-            return [SimpleNamespace(markdown=lambda: kept[1])]          # someone else's
-        raise UnknownTable(f"table:{name}: found no end of it")
-
-    text = path.read_text(encoding="utf-8")
-    new = with_tables(text, tables_named, str(path), "results")
+             "benchmarks": markdown_of(measured)}
+    new = with_markdown(path.read_text(encoding="utf-8"), known, str(path), "results")
     with written_whole(path, "w") as file:
         file.write(new)
 

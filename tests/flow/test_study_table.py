@@ -81,7 +81,7 @@ def test_the_familys_text_takes_the_study_and_the_benchmarks(tmp_path, monkeypat
     assert written.endswith("kept\n") and "`benchmarks/flow_step.py` | 1.1 |" in written
     assert written.split("<!-- end:study -->")[0] == f"<!-- table:study -->\n{(tmp_path / 'study.md').read_text()}"
     text.write_text("<!-- table:other -->\n<!-- end:other -->\n")
-    with pytest.raises(InputError, match="table:other: found 'other', expected study or benchmarks"):
+    with pytest.raises(InputError, match="table:other: found 'other', expected one of study, benchmarks"):
         study_table.main()
 
 
