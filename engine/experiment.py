@@ -18,7 +18,7 @@ from engine.image_folder import ENLARGED, image_grid
 
 CONFIG = "config.json"
 FOLDERS = ("checkpoints", "epoch_samples", "final_samples")
-UNUSED_OPTIONS = ("checkpoint_dir", "output_dir", "val_every")
+UNUSED_OPTIONS = {"checkpoint_dir": None, "output_dir": None, "val_every": 0}            # with their defaults
 PREVIEW_COLUMNS = 10            # images in a row of a picture
 
 
@@ -33,8 +33,8 @@ def add_experiment_options(parser) -> None:
                        help="interval of the pictures in epoch_samples; 0: none")
     group.add_argument("--resume", type=Path, default=None, metavar="FOLDER",
                        help="continue the experiment in that folder, with its options")
-    for option in UNUSED_OPTIONS:
-        group.add_argument(f"--{option}", default=None, help=SUPPRESS)
+    for option, default in UNUSED_OPTIONS.items():
+        group.add_argument(f"--{option}", default=default, help=SUPPRESS)
 
 
 def refuse_others(parser, args) -> None:

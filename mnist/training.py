@@ -74,7 +74,7 @@ def parse(parser, argv=None):
     parser.set_defaults(**defaults)
     args = parser.parse_args(argv)
     refuse_others(parser, args)
-    args.val_every, args.resume = 0, folder is not None
+    args.resume = folder is not None
     work_in(args, folder or new_folder(args.experiments, args.name))
     del args.experiments                    # the folder may be moved between two parts of a run
     return args
