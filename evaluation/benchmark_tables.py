@@ -30,7 +30,7 @@ BENCHMARKS = {
     "distill_step": ("iteration of distillation, time of the published structure over ours", "≥"),
     "precision": ("loss gap of bf16 from float32 over that between two seeds", "≤"),
 }
-SUFFIX = re.compile("_(compile|handicaps|latents)$")     # of a name; the option that scripts/bench.sh gives
+OPTION = re.compile(r"_(compile|handicaps|latents)\.py$")         # that scripts/bench.sh gives, behind a name
 BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "ratio_uncompiled",
                      "compiled_over_uncompiled", "memory_ratio", "minutes_100_epochs", "seconds", "seconds_30",
                      "num_kills",
@@ -89,9 +89,9 @@ def benchmarks_tables(folder) -> list[Table]:
     """Claim, measurement and target of every benchmark; measurements on a GPU have a table of their own."""
     def row_of(name: str, found: dict) -> list[Cell]:
         claim, sign = BENCHMARKS[name]
-        script = SUFFIX.sub(r".py --\1", name) if SUFFIX.search(name) else f"{name}.py"
+        script = OPTION.sub(r".py --\1", f"{name}.py")
         details = "; ".join(f"{key.replace('_', ' ')} {short(found[key])}" for key in BENCHMARK_DETAILS
-                                if found.get(key) is not None)
+                            if found.get(key) is not None)
         return [Cell(claim), Cell(f"`benchmarks/{script}`"), Cell(f"{found['ratio']:.3g}", found["ratio"]),
                 Cell(f"{sign} {found['target']:g}", found["target"]), Cell("yes" if found["ok"] else "no"),
                 Cell(details)]
