@@ -14,6 +14,7 @@ from torch import nn
 
 from engine.denoiser import Denoiser, NetworkDenoiser
 from engine.denoising_task import encoded
+from engine.drawing import Drawing
 from engine.errors import InputError
 from engine.files import expecting
 from engine.run_files import weights_in
@@ -92,6 +93,14 @@ class Loaded:
         """The images of a sampler's x [B, *denoiser.shapes[0]]: uint8 [B, *image_shape]."""
         images = to_uint8(x if self.decode is None else self.decode(x.float()))
         return images if self.cropped is None else self.cropped(images)
+
+    def drawing(self, denoiser: Denoiser, path: torch.Tensor, device, solver: str = "ddim", **how) -> Drawing:
+        """How images of all classes in turn are drawn. denoiser: its own, a guided or corrected one, or a student by
+        the solver renoise; how: as in `engine.sampling.sample`."""
+        num_classes = self.denoiser.num_classes
+        classes = None if num_classes is None else range(num_classes)
+        return Drawing(denoiser, path, classes, self.decode or nn.Identity(), self.cropped or nn.Identity(), device,
+                       {"solver": solver, "clip": solver != "renoise" and self.clips, **how})
 
 
 def load_lift(content: dict, path, weights: str, fingerprint: str, device, vae=None) -> Loaded:

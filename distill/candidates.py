@@ -100,12 +100,8 @@ class Candidates:
         """A student's few steps, or the model's own sampler."""
         args, loaded, process = self.args, self.loaded, self.processes[0]
         classes = None if self.num_classes is None else range(self.num_classes)
-        shown = {"classes": classes, "device": self.device, "decode": loaded.decode or torch.nn.Identity(),
-                 "finish": loaded.cropped or torch.nn.Identity()}
         if loaded.few_steps:
-            student, path = student_of(loaded)
-            return Drawing(student, path, how={"solver": "renoise", "clip": False, "precision": args.precision},
-                           **shown)
+            return loaded.drawing(*student_of(loaded), self.device, "renoise", precision=args.precision)
         denoiser = loaded.denoiser
         if classes is not None:
             denoiser = Guided(denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, process))
@@ -119,8 +115,7 @@ class Candidates:
                              device=self.device)
         else:
             path = (loaded.path_of or process.uniform_path)(args.num_steps)
-        return Drawing(denoiser, path, how={"solver": args.solver, "eta": args.eta, "clip": loaded.clips,
-                                            "precision": args.precision}, **shown)
+        return loaded.drawing(denoiser, path, self.device, args.solver, eta=args.eta, precision=args.precision)
 
     def key(self, name: str) -> dict:
         """The identifying columns of a path's rows that tell of the model and of how it is sampled."""

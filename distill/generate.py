@@ -46,13 +46,6 @@ def student_of(loaded) -> tuple:
     return StudentDenoiser(loaded.denoiser, loaded.few_steps, times), path_of(loaded.few_steps, times, processes)
 
 
-def labels_of(denoiser, indices, device):
-    """Classes in turn by the image's number, so that any number of images is balanced; None without classes."""
-    import torch
-    num_classes = getattr(denoiser, "num_classes", None)
-    return None if num_classes is None else torch.tensor([k % num_classes for k in indices], device=device)
-
-
 def guided_teacher(args, device):
     """The denoiser of --teacher, guided by --guidance_scale, and from a student's path to its own beside it; two None
     without. Raises InputError where it cannot be."""
@@ -89,34 +82,31 @@ def make_images(args, made: Path, device) -> tuple[int, float]:
     import torch
     from PIL import Image
     import families
-    from engine.sampling import sample
     loaded = families.load(args.checkpoint, args.weights, device, vae=args.vae)
     student, path = student_of(loaded)
     teacher, beside = guided_teacher(args, device)
+    draw = loaded.drawing(student, path, device, "renoise", precision=args.precision)
+    of_teacher = teacher and loaded.drawing(teacher, beside(path), device, precision=args.precision)
     start, rows = time.perf_counter(), []
     for first in range(0, args.num_images, args.batch_size):
         indices = list(range(first, min(first + args.batch_size, args.num_images)))
-        options = {"labels": labels_of(loaded.denoiser, indices, device), "precision": args.precision, "device": device}
-        samples = sample(student, path, args.seed, indices, solver="renoise", clip=False, **options)
-        if not samples.xs[0].isfinite().all():
+        images, num_broken, num_model_calls = draw(args.seed, indices)
+        if num_broken:
             raise InputError(f"{args.checkpoint}: an image of {first}...{indices[-1]} is not finite; use an earlier "
                              "checkpoint or --precision float32")
-        images = loaded.images_of(samples.xs[0])
         for index, image in zip(indices, images.permute(0, 2, 3, 1).cpu().numpy()):
             save_png(made / f"{index:05d}.png", Image.fromarray(image.squeeze()))
         shown = indices[:max(0, 2 * GRID_COLUMNS - first)]
         if shown:
             rows.append(images[:len(shown)])
             if teacher is not None:
-                options["labels"] = None if options["labels"] is None else options["labels"][:len(shown)]
-                drawn = sample(teacher, beside(path), args.seed, shown, clip=loaded.clips, **options)
-                rows.append(loaded.images_of(drawn.xs[0]))
+                rows.append(of_teacher(args.seed, shown)[0])
     in_grid = torch.cat(rows)
     save_png(made / "grid.png", image_grid(in_grid, min(GRID_COLUMNS, len(in_grid))))
     images_per_second = args.num_images / (time.perf_counter() - start)
-    write_run_record(made / "run.json", args, device, num_model_calls=samples.num_model_calls,
+    write_run_record(made / "run.json", args, device, num_model_calls=num_model_calls,
                      timesteps=path.tolist(), checkpoint_hash=loaded.fingerprint, images_per_second=images_per_second)
-    return samples.num_model_calls, images_per_second
+    return num_model_calls, images_per_second
 
 
 if __name__ == "__main__":

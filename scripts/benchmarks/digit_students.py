@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from data import add_data_options
-from distill.generate import labels_of, student_of
+from distill.generate import student_of
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number)
 from engine.errors import InputError
@@ -22,7 +22,6 @@ from scripts.benchmarks.earlier_results import earlier_results
 NUM_SHOWN, CELL = 10, 60         # digits of a row in the picture; pixels that a digit has room in
 TEACHER = "teacher"
 DIGITS_OF = {"accuracy": 3, "fd_digits": 2, "diversity": 3}     # of the scores in the table
-BATCH = 250
 
 
 def parse_args(argv=None):
@@ -43,22 +42,8 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def digits_of(denoiser, path, loaded, solver: str, args, device, count: int):
-    """Images of the numbers 0...count - 1 and their labels: uint8 [count, 1, 28, 28], int64 [count]; network calls an
-    image, guided or not."""
-    import torch
-    from engine.sampling import sample
-    parts, labels = [], labels_of(loaded.denoiser, range(count), device)
-    for first in range(0, count, BATCH):
-        numbers = range(first, min(first + BATCH, count))
-        samples = sample(denoiser, path, args.seed, numbers, labels=labels[first:first + BATCH], solver=solver,
-                         clip=solver != "renoise" and loaded.clips, precision=args.precision, device=device)
-        parts.append(loaded.images_of(samples.xs[0]).cpu())
-    return torch.cat(parts), labels.cpu(), samples.num_model_calls
-
-
 def rows_to_measure(args, device):
-    """(name and settings of a row, denoiser, path, loaded, solver) of every row. Raises InputError."""
+    """(name and settings of a row, `engine.drawing.Drawing`, loaded) of every row. Raises InputError."""
     import families
     from engine.denoiser import Guided
     for file in args.teacher:
@@ -71,15 +56,16 @@ def rows_to_measure(args, device):
         name = TEACHER if len(args.teacher) == 1 else f"{TEACHER} {Path(file).name}"
         for steps in args.teacher_steps:
             yield ({"model": name, "num_steps": steps, "checkpoint_hash": teacher.fingerprint,
-                    "guidance_scale": args.guidance_scale}, guided, teacher.own_path(steps), teacher, "ddim")
+                    "guidance_scale": args.guidance_scale},
+                   teacher.drawing(guided, teacher.own_path(steps), device, precision=args.precision), teacher)
     for file in args.students:
         loaded = families.load(file, device=device, option="--students")
         student, path = student_of(loaded)
         options = load_torch(file, "checkpoint")["options"]
         yield ({"model": re.sub(r"_seed\d+$", "", options["name"]), "num_steps": len(path) - 1,
                 "checkpoint_hash": loaded.fingerprint, "guidance_scale": options["real_guidance_scale"],
-                "seed_of_training": options["seed"], "iterations": options["max_steps"]}, student, path, loaded,
-               "renoise")
+                "seed_of_training": options["seed"], "iterations": options["max_steps"]},
+               loaded.drawing(student, path, device, "renoise", precision=args.precision), loaded)
 
 
 def label_of(row: dict) -> str:
@@ -116,6 +102,7 @@ def markdown_table(results: dict) -> str:
 
 def main():
     args = parse_args()
+    from distill.candidates import num_calls
     from evaluation.digit_scores import judge_of
     from evaluation.figures import image_rows
     device = start_device(args)
@@ -126,18 +113,18 @@ def main():
     if earlier := earlier_results(path, {"settings": settings}):
         results["rows"] = earlier["rows"]
     shown = {}
-    for row, denoiser, way, loaded, solver in rows_to_measure(args, device):
+    for row, draw, loaded in rows_to_measure(args, device):
         found = measured(results["rows"], row)
         if found is None:
             start = time.perf_counter()
-            images, labels, calls = digits_of(denoiser, way, loaded, solver, args, device, args.num_samples)
-            found = {**row, "num_model_calls": calls,
+            images, labels = draw.labelled(args.seed, range(args.num_samples))
+            found = {**row, "num_model_calls": num_calls(draw),
                      "num_parameters": sum(p.numel() for p in loaded.network.parameters()),
                      **judge.scores(images, labels), "seconds": time.perf_counter() - start}
             results["rows"].append(found)
             write_json(path, results)
         if (label := label_of(row)) not in shown:
-            shown[label] = digits_of(denoiser, way, loaded, solver, args, device, NUM_SHOWN)[0]
+            shown[label] = draw.images(args.seed, range(NUM_SHOWN))
         print(f"{found['model']} {found['num_steps']} steps: "
               + ", ".join(f"{name} {found[name]:.4f}" for name in DIGITS_OF), flush=True)
     save_png(f"{args.output}.png", image_rows(shown, cell=CELL))

@@ -8,6 +8,7 @@ import torch
 import families
 from conftest import ROOT
 from distill import options
+from distill.candidates import num_calls
 from distill.generate import guided_teacher
 from distill.task import DistillationTask
 from engine.errors import InputError
@@ -65,9 +66,10 @@ def test_students_of_two_scales_are_judged_by_their_finer_images(tmp_path, monke
                                      str(tmp_path / "student_1ep.pth"), "--teacher_steps", "2"])
     args = digit_students.parse_args()
     device = torch.device("cpu")
-    for (_, *how), calls in zip(digit_students.rows_to_measure(args, device), (4, 2), strict=True):
-        images, labels, num_calls = digit_students.digits_of(*how, args, device, 12)
-        assert images.shape == (12, 1, 28, 28) and labels.tolist() == [*range(10), 0, 1] and num_calls == calls
+    for (_, draw, _), calls in zip(digit_students.rows_to_measure(args, device), (4, 2), strict=True):
+        assert draw.labels(range(12)).tolist() == [*range(10), 0, 1]
+        images, _, num_model_calls = draw(args.seed, range(12))
+        assert images.shape == (12, 1, 28, 28) and num_model_calls == num_calls(draw) == calls
 
 
 def test_a_noise_prediction_of_digits_is_walked_from_where_it_knows_something(tmp_path, monkeypatch):
@@ -77,7 +79,7 @@ def test_a_noise_prediction_of_digits_is_walked_from_where_it_knows_something(tm
     monkeypatch.setattr("sys.argv", ["digit_students", "--teacher", str(tmp_path / "teacher_1ep.pth"),
                                      "--teacher_steps", "1", "2"])
     rows = digit_students.rows_to_measure(digit_students.parse_args(), torch.device("cpu"))
-    assert [path[:, 0].tolist() for _, _, path, *_ in rows] == [[980, -1], [980, 0, -1]]
+    assert [draw.path[:, 0].tolist() for _, draw, _ in rows] == [[980, -1], [980, 0, -1]]
     args = options.parse(["--teacher", str(tmp_path / "teacher_1ep.pth"), "--batch_size", "2", "--num_threads", "1"])
     args.precision = "float32"
     task, walked = DistillationTask(loaded.denoiser, None, None, args, loaded), []
