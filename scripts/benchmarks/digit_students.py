@@ -42,16 +42,21 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+def digit_model(file, option: str, device):
+    """What a checkpoint holds. Raises InputError, naming `option`, for one that draws no digits of classes."""
+    import families
+    loaded = families.load(file, device=device, option=option)
+    if loaded.image_shape != (1, 28, 28) or loaded.denoiser.num_classes is None:
+        raise InputError(f"{option}: {file} draws images {list(loaded.image_shape)} of "
+                         f"{loaded.denoiser.num_classes or 'no'} classes, expected digits [1, 28, 28] with classes")
+    return loaded
+
+
 def rows_to_measure(args, device):
     """(name and settings of a row, `engine.drawing.Drawing`, loaded) of every row. Raises InputError."""
-    import families
     from engine.denoiser import Guided
     for file in args.teacher:
-        teacher = families.load(file, device=device, option="--teacher")
-        if teacher.image_shape != (1, 28, 28) or teacher.denoiser.num_classes is None:
-            raise InputError(f"--teacher: {file} draws images {list(teacher.image_shape)} of "
-                             f"{teacher.denoiser.num_classes or 'no'} classes, expected digits [1, 28, 28] with "
-                             "classes")
+        teacher = digit_model(file, "--teacher", device)
         guided = Guided(teacher.denoiser, args.guidance_scale)
         name = TEACHER if len(args.teacher) == 1 else f"{TEACHER} {Path(file).name}"
         for steps in args.teacher_steps:
@@ -59,7 +64,7 @@ def rows_to_measure(args, device):
                     "guidance_scale": args.guidance_scale},
                    teacher.drawing(guided, teacher.own_path(steps), device, precision=args.precision), teacher)
     for file in args.students:
-        loaded = families.load(file, device=device, option="--students")
+        loaded = digit_model(file, "--students", device)
         student, path = student_of(loaded)
         options = load_torch(file, "checkpoint")["options"]
         yield ({"model": re.sub(r"_seed\d+$", "", options["name"]), "num_steps": len(path) - 1,
@@ -114,7 +119,7 @@ def main():
         results["rows"] = earlier["rows"]
     shown = {}
     for row, draw, loaded in rows_to_measure(args, device):
-        found = measured(results["rows"], row)
+        found, images = measured(results["rows"], row), None
         if found is None:
             start = time.perf_counter()
             images, labels = draw.labelled(args.seed, range(args.num_samples))
@@ -124,7 +129,7 @@ def main():
             results["rows"].append(found)
             write_json(path, results)
         if (label := label_of(row)) not in shown:
-            shown[label] = draw.images(args.seed, range(NUM_SHOWN))
+            shown[label] = draw.images(args.seed, range(NUM_SHOWN)) if images is None else images[:NUM_SHOWN]
         print(f"{found['model']} {found['num_steps']} steps: "
               + ", ".join(f"{name} {found[name]:.4f}" for name in DIGITS_OF), flush=True)
     save_png(f"{args.output}.png", image_rows(shown, cell=CELL))

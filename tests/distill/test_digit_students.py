@@ -101,6 +101,9 @@ def test_a_teacher_of_other_images_is_one_line(tmp_path, monkeypatch):
     args = digit_students.parse_args()
     with pytest.raises(InputError, match="--teacher: .*expected digits"):
         list(digit_students.rows_to_measure(args, torch.device("cpu")))
+    args.teacher, args.students = [], args.teacher
+    with pytest.raises(InputError, match="--students: .*expected digits"):
+        next(digit_students.rows_to_measure(args, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("name", ["latent_students", "digit_scales"])
