@@ -4,8 +4,8 @@
 #   TORCH_BACKEND=cu126     another build of torch than the default one (cpu, cu126, cu128, ...), chosen by uv
 #   VENV=none               use the packages of the Python that is active instead of an environment
 set -euo pipefail
-[ $# -eq 0 ] || {
-    echo "setup.sh: found $*, expected no words; its settings are PYTHON, TORCH_BACKEND and VENV" >&2; exit 2; }
+words=""
+source "$(dirname "$0")/words.sh"
 cd "$(dirname "$0")/.."
 [ "${VENV:-.venv}" = none ] && exit 0
 VENV="${VENV:-.venv}"

@@ -5,6 +5,8 @@
 # TEACHER, MNIST and the environment as for mnist.sh. OUTPUT: results/distill_ablation where left out; STEPS: of two at
 # least, for the published critic differs from there.
 set -uo pipefail
+arguments="TEACHER MNIST"
+source "$(dirname "$0")/common.sh" || exit
 export STEPS="${STEPS:-4}" OUTPUT="${OUTPUT:-results/distill_ablation}"
 digits="$(dirname "$0")/mnist.sh"
 steps_of=($STEPS) seeds_of=(${SEEDS:-0 1})

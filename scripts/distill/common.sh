@@ -1,4 +1,14 @@
-# Sourced by the scripts of distillation.
+# Sourced by the scripts of distillation, which say before what they need: arguments="NAME ...". More words are options
+# of distill.train.
+words=any
+source "$(dirname "${BASH_SOURCE[0]}")/../words.sh"
+needed=($arguments) num_given=0
+for word in "$@"; do
+    [[ -n "$word" && "$word" != --* ]] || break
+    num_given=$((num_given + 1))
+done
+[ "$num_given" -ge "${#needed[@]}" ] || {
+    echo "$(basename "$0"): found $num_given arguments, expected $arguments; --help says what they are" >&2; exit 2; }
 
 # A data set named from the folder that the caller stands in: a path, which has a slash, as a whole path; a name, such
 # as mnist or digits:5000, as it is.

@@ -13,7 +13,7 @@
 #   OUTPUT           JSON, table and picture, without ending (results/distill_digit_scales)
 # What is finished is not done again. After each training, the minutes that the others will take are printed.
 set -uo pipefail
-[ $# -ge 1 ] || { echo "digit_scales.sh: found $# arguments, expected MNIST" >&2; exit 2; }
+arguments=MNIST
 source "$(dirname "$0")/common.sh" || exit
 dataset=$(dataset_of "$1")
 shift

@@ -8,7 +8,7 @@
 #   PROCESSES    GPUs (7, of 40 images each)
 # Goes on where it stopped when started again with --resume.
 set -uo pipefail
-[ $# -ge 2 ] || { echo "imagenet.sh: found $# arguments, expected EDM_WEIGHTS IMAGENET_FOLDER" >&2; exit 2; }
+arguments="EDM_WEIGHTS IMAGENET_FOLDER"
 source "$(dirname "$0")/common.sh" || exit
 teacher=$(realpath -- "$1") dataset=$(dataset_of "$2")
 shift 2

@@ -3,8 +3,8 @@
 #   ./scripts/distill/imagenet_resumed.sh EDM_WEIGHTS IMAGENET_FOLDER STATE [more options of distill.train]
 # STATE: the training state (.state.pth) of the first stage to start from. The rest as there.
 set -uo pipefail
-[ $# -ge 3 ] || {
-    echo "imagenet_resumed.sh: found $# arguments, expected EDM_WEIGHTS IMAGENET_FOLDER STATE" >&2; exit 2; }
+arguments="EDM_WEIGHTS IMAGENET_FOLDER STATE"
+source "$(dirname "$0")/common.sh" || exit
 teacher=$1 dataset=$2 state=$(realpath -- "$3")
 shift 3
 exec "$(dirname "$0")/imagenet.sh" "$teacher" "$dataset" --name imagenet_resumed --ckpt_only_path "$state" \

@@ -14,7 +14,7 @@
 # Students that are finished are not trained again, and scores that are there not measured again. After each student,
 # the minutes that the others will take are printed.
 set -uo pipefail
-[ $# -ge 2 ] || { echo "mnist.sh: found $# arguments, expected TEACHER MNIST" >&2; exit 2; }
+arguments="TEACHER MNIST"
 source "$(dirname "$0")/common.sh" || exit
 teacher=$(realpath -- "$1") dataset=$(dataset_of "$2")
 shift 2

@@ -10,8 +10,8 @@
 #   PORT         its free port (29500)
 # What every device will hold is printed before anything is loaded. Goes on where it stopped when started again.
 set -uo pipefail
-[[ "${1:---}" != --* && "${2:---}" != --* && "${3:---}" != --* ]] || {
-    echo "on_nodes.sh: found '${1:-}' '${2:-}' '${3:-}', expected MODEL PROMPTS IMAGES" >&2; exit 2; }
+arguments="MODEL PROMPTS IMAGES"
+source "$(dirname "$0")/common.sh" || exit
 model=$1 prompts=$(realpath -- "$2") images=$(realpath -- "$3")
 [ ! -e "$model" ] || model=$(realpath -- "$model")
 shift 3

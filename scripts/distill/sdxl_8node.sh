@@ -5,6 +5,8 @@
 # The environment is that of on_nodes.sh.
 # The published critic is not told the student's step; without --no_critic_step --no_level_schedule it is, as is our
 # default.
+arguments="MODEL PROMPTS IMAGES"
+source "$(dirname "$0")/common.sh" || exit
 exec "$(dirname "$0")/on_nodes.sh" "${@:1:3}" --name sdxl_4_steps --sdxl --resolution 1024 --batch_size 128 --fsdp \
     --sharded_state --use_fp16 --gradient_checkpointing --tiny_vae --denoising --num_denoising_step 4 \
     --backward_simulation --no_critic_step --no_level_schedule --conditioning_timestep 999 --real_guidance_scale 8 \

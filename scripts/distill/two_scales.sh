@@ -16,7 +16,7 @@
 # Students that are finished are not trained again, and after each the minutes for the others are printed; rows that are
 # there are not measured again. digit_scales.sh does all of it for digits.
 set -uo pipefail
-[ $# -ge 3 ] || { echo "two_scales.sh: found $# arguments, expected BASELINE LIFT DATASET" >&2; exit 2; }
+arguments="BASELINE LIFT DATASET"
 source "$(dirname "$0")/common.sh" || exit
 baseline=$(realpath -- "$1") lift=$(realpath -- "$2") dataset=$(dataset_of "$3")
 shift 3

@@ -51,10 +51,13 @@ def box(tmp_path):
 
 
 TAKING_WORDS = {"quickstart": [], "flow_quickstart": [], "mnist_quickstart": [], "flow_study": [], "tiny_chain": [],
-                "small_study": ["baseline"], "study": ["train", "maps"], "gpu_run": ["data"], "bench": ["train_step"]}
+                "small_study": ["baseline"], "study": ["train", "maps"], "gpu_run": ["data"], "bench": ["train_step"],
+                "setup": []}
+DISTILLING = [f"distill/{path.stem}" for path in sorted((ROOT / "scripts/distill").glob("*.sh"))
+              if path.name != "common.sh"]
 
 
-@pytest.mark.parametrize("name", [*TAKING_WORDS, "train", "eval_all"])
+@pytest.mark.parametrize("name", [*TAKING_WORDS, "train", "eval_all", *DISTILLING])
 def test_words_are_looked_at_before_an_environment_is_made(name, tmp_path):
     """Help is the head comment. VENV names an environment that is missing, and a PYTHON that could not make it."""
     settings = {**os.environ, "VENV": str(tmp_path / "venv"), "PYTHON": "false", "OUTPUT": str(tmp_path / "study")}

@@ -151,9 +151,10 @@ def test_digits_of_one_scale_and_two_are_distilled_and_scored_alike(commands, tm
 
 
 @pytest.mark.parametrize("name, given", [("imagenet.sh", 1), ("digit_scales.sh", 0), ("imagenet_resumed.sh", 2),
-                                         ("mnist.sh", 1), ("two_scales.sh", 2)])
+                                         ("mnist.sh", 1), ("two_scales.sh", 2), ("ablation.sh", 1)])
 def test_a_missing_argument_is_one_line(commands, name, given):
-    done, found = commands(name, *["x"] * given)
+    """An option is no argument."""
+    done, found = commands(name, *["x"] * given, "--seed", "1")
     assert done.returncode == 2 and not found
     assert done.stderr.count("\n") == 1 and f"{name}: found {given} arguments" in done.stderr
 
