@@ -56,7 +56,8 @@ def benchmark_table(found: dict) -> Table:
     rows = [[Cell(what), number(rates[f"{what} plain"]), number(rates[f"{what} ours"]), number(found[ratio], ".2f"),
              Cell(f"{found['target']:g}")]
             for what, ratio in (("training", "ratio"), ("sampling", "sampling_ratio"))]
-    return Table("mnist_step", "The documented DDPM against a plain loop", f"{found['device']}, {found['precision']}, "
+    name = "mnist_step" if found["precision"] == "float32" else f"mnist_step_{found['precision']}"
+    return Table(name, "The documented DDPM against a plain loop", f"{found['device']}, {found['precision']}, "
                  f"batches of {found['batch_size']}, {found['rounds']} rounds in alternation; images per second, of "
                  "sampling and call.", ["what", "plain", "ours", "ratio", "target"], rows)
 
@@ -120,7 +121,8 @@ def dual_digits_table(found: dict) -> Table:
 
 
 TABLES = {"quality": ("quality.json", quality_table), "damages": ("damages.json", damages_table),
-          "mnist_step": ("mnist_step.json", benchmark_table), "dual_digits": ("dual_digits.json", dual_digits_table)}
+          **{name: (f"{name}.json", benchmark_table) for name in ("mnist_step", "mnist_step_bf16")},
+          "dual_digits": ("dual_digits.json", dual_digits_table)}
 
 
 def tables_named(name: str, folder, asked: dict) -> list[Table]:

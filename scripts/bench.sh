@@ -3,7 +3,8 @@
 #   ./scripts/bench.sh                      all
 #   ./scripts/bench.sh train_step frechet   these; NAME_compile is NAME.py --compile, which needs
 #                                           a C++ compiler on a CPU; train_step_handicaps and
-#                                           flow_step_latents (of a GPU, not among all) likewise
+#                                           flow_step_latents (of a GPU, not among all) likewise;
+#                                           NAME_bf16 is NAME.py --precision bf16, not among all
 #   TRAINING_RUN=results/gpu/lift_dual_timestep_run.json ./scripts/bench.sh training_time
 #                                           how long a training took; not among all
 #   BENCHMARKS_DIR                          another folder than results/benchmarks
@@ -14,15 +15,19 @@ set -uo pipefail
 all="dynamic_program train_step train_step_compile error_map sampling sampling_compile frechet path_costs"
 all+=" resume_after_kills two_processes precision flow_step flow_step_compile distill_step"
 all+=" train_step_handicaps mnist_step"
-words="$all training_time flow_step_latents"
+words="$all training_time flow_step_latents flow_step_bf16 mnist_step_bf16 distill_step_bf16"
 source "$(dirname "$0")/environment.sh" || exit
 folder="${BENCHMARKS_DIR:-results/benchmarks}"
 mkdir -p "$folder"
 status=0
 for name in ${@:-$all}; do
-    base="${name%_compile}"; base="${base%_handicaps}"; base="${base%_latents}"
+    base="${name%_compile}"; base="${base%_handicaps}"; base="${base%_latents}"; base="${base%_bf16}"
     command=(-m "scripts.benchmarks.$base")
-    if [ "$base" != "$name" ]; then command+=("--${name##*_}"); fi
+    case "${name#"$base"}" in
+        "") ;;
+        _bf16) command+=(--precision bf16) ;;
+        *) command+=("--${name##*_}") ;;
+    esac
     options="${base}_options"; options="${options^^}"
     command+=(${!options:-})
     if [ "$name" = training_time ]; then command+=("${TRAINING_RUN:-results/gpu/lift_dual_timestep_run.json}"); fi
