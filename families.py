@@ -38,9 +38,9 @@ class Loaded:
     content: what builds the network, as a checkpoint holds it. draw_times(num, generator): timesteps int64 [num,
     scales], drawn as in training; None for one scale. loss_over_a_squared: whether the training divided the squared
     error by a^2. is_steep: whether the network divides by a at the noisiest level, where a student of one step then
-    cannot start. is_guidable: whether the training dropped labels. image_shape: of the data's images, [C, S, S].
-    padded, cropped: for a network that wants a margin. encode, decode: between images in [-1, 1] and latents; None for
-    a model of pixels.
+    cannot start. is_guidable: whether it predicts with a class and without. image_shape: of the data's images, [C, S,
+    S]. padded, cropped: for a network that wants a margin. encode, decode: between images in [-1, 1] and latents; None
+    for a model of pixels.
     """
     family: str
     network: nn.Module
@@ -163,7 +163,7 @@ def load_mnist(content: dict, path, weights: str, fingerprint: str, device, vae=
         latent = {"encode": torch.no_grad()(model.vae.encode), "decode": torch.no_grad()(model.vae.decode)}
     return Loaded("mnist", model.denoiser.network, model.denoiser, model.denoiser.kind, build, Path(path), weights,
                   fingerprint, few_steps=content.get("few_steps"), is_steep=model.denoiser.kind == "eps",
-                  is_guidable=model.dropped_labels, options=content.get("options") or {},
+                  is_guidable=model.is_guidable, options=content.get("options") or {},
                   image_shape=(content["channels"], size, size), padded=margin.padded,
                   cropped=lambda images: margin.cropped(images, size), path_of=model.path,
                   **latent)

@@ -420,9 +420,8 @@ def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable
         steps = number("teacher's steps", controls.teacher_steps, whole_number(1, MOST_STEPS))
         scale = number("teacher's guidance", controls.guidance_scale, real_number(0, 100))
         teacher = open_teacher(opened, controls.teacher)
-        if scale != 1 and (how["labels"] is None or not teacher.is_guidable):
-            raise InputError(f"teacher's guidance: found {scale:g}, but {controls.teacher.path.name} knows no "
-                             "prediction without a class beside one with it; expected 1")
+        check_guidance(scale, teacher.is_guidable and how["labels"] is not None, controls.teacher.path.name,
+                       "teacher's guidance")
 
     def decode(s, x):
         return loaded.images_of(x) if s == 0 else to_uint8(x)
@@ -431,10 +430,10 @@ def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable
     walks = [sampled(f"student: {opened.found.path.stem}", student, path, seed, count, decode,
                      lambda step, _: report(step, total), opened.device, solver="renoise", clip=False, **how)]
     if teacher is not None:
-        denoiser = Guided(teacher.denoiser, scale) if scale != 1 else teacher.denoiser
-        walks.append(sampled(f"teacher: {controls.teacher.path.stem}, ddim", denoiser, teacher.own_path(steps),
-                             seed, count, decode, lambda step, _: report(len(path) - 1 + step, total), opened.device,
-                             clip=teacher.clips, **how))
+        walks.append(sampled(f"teacher: {controls.teacher.path.stem}, ddim", Guided(teacher.denoiser, scale),
+                             teacher.own_path(steps), seed, count, decode,
+                             lambda step, _: report(len(path) - 1 + step, total), opened.device, clip=teacher.clips,
+                             **how))
     return Result(walks)
 
 

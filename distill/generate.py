@@ -55,13 +55,9 @@ def guided_teacher(args, device):
                              "leave it out")
         return None, None
     import families
-    from engine.denoiser import Guided
+    from engine.denoiser import Guided, check_guidance
     loaded = families.load(args.teacher, args.weights, device, "--teacher", args.vae)
-    if args.guidance_scale == 1:
-        return loaded.denoiser, loaded.path_beside
-    if not loaded.is_guidable or loaded.denoiser.num_classes is None:
-        raise InputError(f"--guidance_scale: found {args.guidance_scale:g}, but {args.teacher} knows no prediction "
-                         "without a class; expected 1")
+    check_guidance(args.guidance_scale, loaded.is_guidable, args.teacher)
     return Guided(loaded.denoiser, args.guidance_scale), loaded.path_beside
 
 

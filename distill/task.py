@@ -13,7 +13,7 @@ from distill.options import NUM_LEVELS, check_flags
 from distill.student import StudentDenoiser, coupled, few_steps_of, path_of
 from engine import devices
 from engine.chunks import in_chunks
-from engine.denoiser import Denoiser, Guided, OutputDenoiser
+from engine.denoiser import Denoiser, Guided, OutputDenoiser, check_guidance
 from engine.errors import InputError
 from engine.files import expecting, load_torch
 from engine.image_files import content_hash_of
@@ -50,9 +50,7 @@ def check_distillation(args, teacher: Denoiser, has_images: bool, is_guidable: b
     if args.real_guidance_scale > 1 and num_classes_of(teacher) is None:
         raise InputError(f"--real_guidance_scale: found {args.real_guidance_scale} for a teacher without classes, "
                          "expected 1; choose a teacher that was trained with labels")
-    if args.real_guidance_scale > 1 and not is_guidable:
-        raise InputError(f"--real_guidance_scale: found {args.real_guidance_scale} for a teacher that was never "
-                         "trained without a class (--label_dropout 0, EDM's network, a student), expected 1")
+    check_guidance(args.real_guidance_scale, is_guidable, args.teacher, "--real_guidance_scale")
 
 
 def check_has_labels(args, teacher: Denoiser, has_labels: bool | None) -> None:
@@ -245,8 +243,7 @@ class DistillationTask(WithLossCurves, Task):
 
     def guided_teacher(self) -> Denoiser:
         """The teacher, guided above a scale of 1."""
-        scale = self.args.real_guidance_scale
-        return Guided(self.teacher, scale) if scale > 1 else self.teacher
+        return Guided(self.teacher, self.args.real_guidance_scale)
 
     def generated(self, network, xs, k: int, labels) -> list[torch.Tensor]:
         """The student's step k: noised images [B, C, S, S] per scale -> clean ones, one at both sizes where tied."""

@@ -178,11 +178,11 @@ def dropped_labels(options: dict) -> bool:
 
 
 def check_guidance(scale: float, is_guidable: bool, where, option: str = "--guidance_scale") -> None:
-    """Raises InputError for guidance of a model that was always told a class. where: its checkpoint, for the
-    message."""
+    """Raises InputError for guidance of a model that was always told a class, or never. where: its checkpoint, for
+    the message."""
     if scale != 1 and not is_guidable:
-        raise InputError(f"{option}: found {scale:g}, but {where} was trained without dropped labels (--label_dropout "
-                         "0) and knows no prediction without a class; expected 1")
+        raise InputError(f"{option}: found {scale:g}, but {where} was trained without dropped labels (--label_dropout) "
+                         "and knows no prediction without a class beside one with it; expected 1")
 
 
 def acts_at(interval: tuple[float, float] | None, process: NoiseProcess, t) -> bool:

@@ -75,6 +75,7 @@ def sampling_of(args, model, usual: tuple = USUAL) -> tuple:
 def classes_asked(args, model, guidance_scale: float, class_label: int | None = None):
     """The classes that take turns: class_label, or all. None for a model without classes. Raises InputError for a class
     that the model does not know, and for guidance of a model that was always told a class."""
+    from engine.denoiser import check_guidance
     if model.classes is None:
         if class_label is not None or guidance_scale != 1:
             option = "--class_label" if class_label is not None else "guidance"
@@ -83,9 +84,7 @@ def classes_asked(args, model, guidance_scale: float, class_label: int | None = 
         return None
     if class_label is not None and class_label not in model.classes:
         raise InputError(f"--class_label: found {class_label}, expected 0...{model.classes[-1]}")
-    if guidance_scale != 1 and not model.dropped_labels:
-        raise InputError(f"guidance: found scale {guidance_scale:g}, but {args.checkpoint} was trained with "
-                         "--label_dropout 0 and knows no prediction without a class; expected 1")
+    check_guidance(guidance_scale, model.is_guidable, args.checkpoint, "guidance")
     return model.classes if class_label is None else [class_label]
 
 
