@@ -128,7 +128,7 @@ def load_lift(content: dict, path, weights: str, fingerprint: str, device, vae=N
 
 
 def load_flow(content: dict, path, weights: str, fingerprint: str, device, vae=None) -> Loaded:
-    """A DiT in pixels, or in the latents of an autoencoder. vae: its folder, where that has moved."""
+    """A flow in pixels, or in the latents of an autoencoder. vae: its folder, where that has moved."""
     found = flow.load_checkpoint(path, weights, device)
     build = {"family": "flow", "config": found.network.config}
     build |= {key: content[key] for key in ("config", "label_names") if key in content}

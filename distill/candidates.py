@@ -48,7 +48,7 @@ class Candidates:
         refuse([option for option in OF_S1 if not self.has_plane or option not in OF_PLANES],
                f"for {file}, which is no model of S1")
         self.options, self.image_shape = self.loaded.options, self.loaded.image_shape
-        self.num_classes = getattr(self.loaded.denoiser, "num_classes", None)
+        self.num_classes = self.loaded.denoiser.num_classes
         self.processes = self.loaded.denoiser.processes
         names = self.path_names()
         self.paths = args.paths or names[:1]

@@ -1,15 +1,16 @@
 """The few levels of a student's calls, the chain of its steps in training, and the levels that its losses draw."""
 import torch
 
+from distill.options import NUM_LEVELS
 from scheduler import DiscreteSteps, NoiseProcess, Sigma, noise_added
 
 
-def student_times(num_steps: int, num_levels: int = 1000, first: int | None = None) -> list[int]:
+def student_times(num_steps: int, first: int | None = None) -> list[int]:
     """The places of a student's steps among the levels, noisiest first: 999 - k (1000 // N), k = 0 ... N - 1.
 
     first: another place for the first call (the conditioning timestep). The input of this call stays pure noise.
     """
-    times = [num_levels - 1 - k * (num_levels // num_steps) for k in range(num_steps)]
+    times = [NUM_LEVELS - 1 - k * (NUM_LEVELS // num_steps) for k in range(num_steps)]
     return times if first is None else [first, *times[1:]]
 
 
@@ -30,21 +31,20 @@ def simulated_input(student, start: torch.Tensor, renoise, noise: torch.Tensor, 
     return x_t
 
 
-def level_range(num_levels: int = 1000, min_share: float = 0.02, max_share: float = 0.98,
-                next_time: int | None = None) -> tuple[int, int]:
+def level_range(min_share: float = 0.02, max_share: float = 0.98, next_time: int | None = None) -> tuple[int, int]:
     """First and last place that distribution matching draws from, both included.
 
     next_time: the student's next level. The next step noises its input again, which hides everything below that level.
     So with a level schedule only places above it count. If none is left, both ends are the last place.
     """
-    first, last = int(min_share * num_levels), int(max_share * num_levels)
+    first, last = int(min_share * NUM_LEVELS), int(max_share * NUM_LEVELS)
     return (first if next_time is None else min(max(first, next_time + 1), last)), last
 
 
-def times_of_places(process: NoiseProcess, num_levels: int = 1000) -> torch.Tensor:
-    """The process's own time at every place, cleanest first: [num_levels]. DiscreteSteps has whole timesteps."""
+def times_of_places(process: NoiseProcess) -> torch.Tensor:
+    """The process's own time at every place, cleanest first: [NUM_LEVELS]. DiscreteSteps has whole timesteps."""
     if isinstance(process, DiscreteSteps):
-        return torch.arange(num_levels)
+        return torch.arange(NUM_LEVELS)
     if isinstance(process, Sigma):
-        return process.karras_sigmas(num_levels)
-    return process.uniform_path(num_levels)[:-1].flip(0)
+        return process.karras_sigmas(NUM_LEVELS)
+    return process.uniform_path(NUM_LEVELS)[:-1].flip(0)

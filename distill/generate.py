@@ -2,7 +2,7 @@
 """Images of a student in its few steps: python -m distill.generate --checkpoint STUDENT.
 
 Image k depends on --seed and k alone. With --teacher, the rows of the grid alternate: the student's images, and the
-teacher's from the same noise in as many calls (DDIM).
+teacher's from the same noise in as many steps (DDIM).
 """
 import time
 from pathlib import Path

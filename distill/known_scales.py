@@ -3,13 +3,13 @@
 Five Gaussians, as in `lift.exact_mixture`. Student and critic are networks of three layers of 64 that start from a
 trained denoiser; what trains them is `distill.task` by the engine's loop, so that what holds here holds for that code.
 """
-import math
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from distill import options
+from distill.known_truth import FREQUENCIES, RATE, WIDTH, cosine_share, sines_of_times
 from distill.student import StudentDenoiser, path_of
 from distill.task import DistillationTask
 from engine.denoiser import Denoiser, OutputDenoiser
@@ -21,11 +21,8 @@ from networks.scales import downsample_to_32
 from scheduler import NUM_TIMESTEPS, CosineSteps, noise_added, training_target
 
 SIDE, NUM_COMPONENTS = 4, 5
-WIDTH = 64
-FREQUENCIES = 8
 NUM_SCORED = 10_000
 DENOISER_ITERATIONS = 3000
-RATE, LOWEST_SHARE = 1e-3, 0.05
 
 
 class ScaleNetwork(nn.Module):
@@ -49,8 +46,7 @@ class ScaleNetwork(nn.Module):
         """An image per scale, then timesteps [B] per scale -> v per scale, a tensor where there is one."""
         xs, ts = inputs[:len(self.sizes)], inputs[len(self.sizes):]
         u = torch.stack([t.float() / NUM_TIMESTEPS for t in ts], dim=1)                     # [B, scales]
-        angles = u[..., None] * (math.pi / 2) * torch.arange(1, FREQUENCIES + 1)
-        embedding = F.silu(self.time(torch.cat([u, angles.sin().flatten(1), angles.cos().flatten(1)], dim=1)))
+        embedding = F.silu(self.time(sines_of_times(u)))
         h = torch.cat([x.flatten(1) for x in xs], dim=1)
         for layer, of_time in zip(self.inner, self.of_time):
             h = F.silu(layer(h) + of_time(embedding))
@@ -107,11 +103,6 @@ class ExactTeacher(OutputDenoiser):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-
-
-def cosine_share(number: int, total: int) -> float:
-    """Of the highest rate: a cosine from 1 to 5 %."""
-    return LOWEST_SHARE + (1 - LOWEST_SHARE) * 0.5 * (1 + math.cos(math.pi * min(number / total, 1)))
 
 
 class KnownScaleTask(DistillationTask):

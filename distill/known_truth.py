@@ -21,6 +21,18 @@ RADIUS, DEVIATION = 0.8, 0.08
 WEIGHTS = (1, 2, 3, 4, 1, 2, 3, 4)
 WIDTH = 64
 FREQUENCIES = 8                                         # of the time features
+RATE, LOWEST_SHARE = 1e-3, 0.05                         # the highest rate, and the share of it that a run ends with
+
+
+def sines_of_times(u: torch.Tensor) -> torch.Tensor:
+    """Numbers that tell a network its times. u: [..., n], times in [0, 1] -> [..., n (1 + 2 FREQUENCIES)]."""
+    angles = u[..., None] * (math.pi / 2) * torch.arange(1, FREQUENCIES + 1)
+    return torch.cat([u, angles.sin().flatten(-2), angles.cos().flatten(-2)], dim=-1)
+
+
+def cosine_share(number: int, total: int) -> float:
+    """Of the highest rate at step `number` of `total`: a cosine from 1 to 5 %."""
+    return LOWEST_SHARE + (1 - LOWEST_SHARE) * 0.5 * (1 + math.cos(math.pi * min(number / total, 1)))
 
 
 class CircleOfGaussians:
@@ -81,9 +93,7 @@ class PointNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, student_step: int | None = None):
         """x: [S B, 2]; t: [S B] places among the levels -> output [S B, 2], logits [S B]."""
-        u = (t.float() / NUM_LEVELS).reshape(self.seeds, -1, 1)
-        angles = u * (math.pi / 2) * torch.arange(1, FREQUENCIES + 1)
-        features = torch.cat([u, angles.sin(), angles.cos()], dim=2)                    # [S, B, 17]
+        features = sines_of_times((t.float() / NUM_LEVELS).reshape(self.seeds, -1, 1))   # [S, B, 17]
         told = 0.0 if student_step is None else self.step_embedding[:, student_step:student_step + 1]
         h = x.reshape(self.seeds, -1, 2)
         if self.time_everywhere:
@@ -114,8 +124,8 @@ class Settings:
     backward_simulation: bool = True
     conditioning_timestep: int = 999
     random_start: bool = False
-    student_rate: float = 1e-3
-    critic_rate: float = 1e-3
+    student_rate: float = RATE
+    critic_rate: float = RATE
     iterations: int = 3000
     equal_weights: bool = False                         # a flawed teacher: it takes all centres for equally likely
     denoiser_iterations: int = 10_000                   # of what student and critic start from
@@ -130,8 +140,7 @@ GAN_CRITIC_WEIGHT = 1e-2
 
 def cosine_rates(optimizer, iterations: int):
     """The rate of every optimizer step, from full to 5 %."""
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda n: 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(n / iterations, 1))))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: cosine_share(n, iterations))
 
 
 def minimise(optimizer, rates, loss: torch.Tensor, seeds: int) -> None:
@@ -150,7 +159,7 @@ def trained_denoiser(seed: int, kind: str, equal_weights: bool, iterations: int,
     law, process = CircleOfGaussians((1,) * 8 if equal_weights else WEIGHTS), CosineSteps()
     generator = torch.Generator().manual_seed(seed)
     network = PointNetwork(seeds, 1, time_everywhere, head_layers)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
     rates = cosine_rates(optimizer, iterations)
     for _ in range(iterations):
         x_0 = law.draw((seeds * batch,), generator)
@@ -165,7 +174,7 @@ class Distillation:
     """A run of the test bed: student, critic, both optimizers, one generator of random numbers."""
 
     def __init__(self, settings: Settings, seed: int = 0):
-        self.settings, self.process, self.truth = settings, CosineSteps(), CircleOfGaussians()
+        self.settings, self.levels, self.truth = settings, CosineSteps().levels, CircleOfGaussians()
         self.teacher = CircleOfGaussians((1,) * 8) if settings.equal_weights else self.truth
         torch.manual_seed(seed)
         self.generator = torch.Generator().manual_seed(seed)
@@ -185,10 +194,6 @@ class Distillation:
     def num_points(self) -> int:
         """Points in a batch, of all seeds together."""
         return self.settings.seeds * self.settings.batch
-
-    def levels(self, t):
-        """a and s at places t."""
-        return self.process.levels(t)
 
     def normal(self, num_points: int | None = None) -> torch.Tensor:
         """Standard normal points [num_points, 2]."""

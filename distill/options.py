@@ -53,7 +53,8 @@ def add_distillation_options(parser: Parser) -> None:
     group.add_argument("--guidance_cls_loss_weight", type=real_number(0), default=1e-2, metavar="WEIGHT",
                        help="weight of the head's loss in the critic's")
     add_switch(group, "diffusion_gan", True, "the head sees noised images; without, images as they are, at t = 0")
-    group.add_argument("--diffusion_gan_max_timestep", type=whole_number(1), default=1000, metavar="LEVEL",
+    group.add_argument("--diffusion_gan_max_timestep", type=whole_number(1, NUM_LEVELS), default=NUM_LEVELS,
+                       metavar="LEVEL",
                        help="the head sees images noised to levels below")
     group.add_argument("--gan_alone", action="store_true", help="no distribution matching")
     group.add_argument("--shared_critic_pass", action="store_true",
@@ -62,7 +63,7 @@ def add_distillation_options(parser: Parser) -> None:
     group.add_argument("--min_step_percent", type=real_number(0, 1), default=0.02, metavar="SHARE",
                        help="lowest level of distribution matching")
     group.add_argument("--max_step_percent", type=real_number(0, 1), default=0.98, metavar="SHARE", help="highest")
-    group.add_argument("--conditioning_timestep", type=whole_number(0, 999), default=None, metavar="T",
+    group.add_argument("--conditioning_timestep", type=whole_number(0, NUM_LEVELS - 1), default=None, metavar="T",
                        help="time that the first step is told; left out: 399 for a noise prediction, but 999 for "
                        "several steps of a text-to-image model, as its saved pipeline calls it; 999 for all else")
     group.add_argument("--denoising", action="store_true", help="a student of several steps")
@@ -76,14 +77,14 @@ def add_distillation_options(parser: Parser) -> None:
     group.add_argument("--coupling", choices=COUPLINGS, default="tied",
                        help="tied: the 32 image is the 2x2 mean of the 64 image; free: the network's own")
     group.add_argument("--loss_weight_32", type=real_number(0), default=1.0, metavar="WEIGHT", help="of the 32 losses")
-    group.add_argument("--student_t_32", type=whole_number(0, 999), nargs="+", default=None, metavar="T",
+    group.add_argument("--student_t_32", type=whole_number(0, NUM_LEVELS - 1), nargs="+", default=None, metavar="T",
                        help="the 32 scale's timesteps of the steps; left out: those of the 64 scale")
     group.add_argument("--use_fp16", action="store_true", help="bfloat16 arithmetic of all three networks")
     options.add_training_options(parser, "student")
     parser.add_argument("--epoch_steps", type=whole_number(1), default=1000, metavar="STEPS",
                         help="updates of the critic that are called an epoch, whatever the number of real images")
     parser.add_argument("--sample_every", type=whole_number(0), default=1, metavar="EPOCHS",
-                        help="pictures of student and teacher at the same number of calls; 0: none")
+                        help="pictures of student and teacher in as many steps; 0: none")
     parser.add_argument("--val_split", default="test", help="images that --val_every measures distances to")
     parser.add_argument("--val_images", type=whole_number(2), default=500, help="how many")
     parser.set_defaults(lr_schedule="constant", precision="float32", ema_decay=0.999)
@@ -135,9 +136,6 @@ def check_flags(args) -> None:
     if not 0 <= args.min_step_percent < args.max_step_percent <= 1:
         raise InputError(f"--min_step_percent: found {args.min_step_percent} and --max_step_percent "
                          f"{args.max_step_percent}, expected 0 <= min < max <= 1")
-    if not 1 <= args.diffusion_gan_max_timestep <= NUM_LEVELS:
-        raise InputError(f"--diffusion_gan_max_timestep: found {args.diffusion_gan_max_timestep}, expected "
-                         f"1...{NUM_LEVELS}")
     found = args.student_t_32
     if found is not None and (len(found) != args.num_denoising_step or found[0] != NUM_LEVELS - 1
                               or sorted(set(found)) != found[::-1]):

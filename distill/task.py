@@ -14,6 +14,7 @@ from distill.student import StudentDenoiser, coupled, few_steps_of, path_of
 from engine import devices
 from engine.chunks import in_chunks
 from engine.denoiser import Denoiser, Guided, OutputDenoiser, check_guidance
+from engine.denoising_task import check_labels
 from engine.errors import InputError
 from engine.files import expecting, load_torch
 from engine.image_files import content_hash_of
@@ -47,7 +48,7 @@ def check_distillation(args, teacher: Denoiser, has_images: bool, is_guidable: b
         raise InputError("--cls_on_clean_image: found without real images, which it needs; give --dataset")
     if args.student_t_32 is not None and len(teacher.processes) == 1:
         raise InputError("--student_t_32: found for a teacher of one scale, expected LIFT; leave it out")
-    if args.real_guidance_scale > 1 and num_classes_of(teacher) is None:
+    if args.real_guidance_scale > 1 and teacher.num_classes is None:
         raise InputError(f"--real_guidance_scale: found {args.real_guidance_scale} for a teacher without classes, "
                          "expected 1; choose a teacher that was trained with labels")
     check_guidance(args.real_guidance_scale, is_guidable, args.teacher, "--real_guidance_scale")
@@ -55,26 +56,16 @@ def check_distillation(args, teacher: Denoiser, has_images: bool, is_guidable: b
 
 def check_has_labels(args, teacher: Denoiser, has_labels: bool | None) -> None:
     """Raises InputError if the teacher has classes and the real images have none. None: not known yet."""
-    num_classes = num_classes_of(teacher)
-    if num_classes is not None and has_labels is False:
+    if teacher.num_classes is not None and has_labels is False:
         raise InputError(f"--dataset: {args.dataset}: its split {args.split} has no labels, expected those of the "
-                         f"teacher's {num_classes} classes")
+                         f"teacher's {teacher.num_classes} classes")
 
 
 def check_real_labels(args, teacher: Denoiser, labels) -> None:
     """Raises InputError if the teacher has classes and the real images have none, or other ones."""
     check_has_labels(args, teacher, labels is not None)
-    num_classes = num_classes_of(teacher)
-    if num_classes is None:
-        return
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise InputError(f"--dataset: {args.dataset}: has label {int(labels.max())}, expected 0...{num_classes - 1}, "
-                         "the teacher's classes")
-
-
-def num_classes_of(teacher: Denoiser) -> int | None:
-    """How many classes a teacher was trained with; None without labels."""
-    return getattr(teacher, "num_classes", None)
+    if teacher.num_classes is not None:
+        check_labels(labels, teacher.num_classes, f"--dataset: {args.dataset}: for the teacher's classes")
 
 
 def critic_of(network: nn.Module, size: int, num_student_steps: int, head: bool) -> Critic:
@@ -149,7 +140,7 @@ class DistillationTask(WithLossCurves, Task):
         self.num_images = args.epoch_steps * args.batch_size
         self.processes, self.shapes = teacher.processes, teacher.shapes
         self.kind = loaded.kind if loaded else teacher.kind
-        self.num_scales, self.num_classes = len(self.processes), num_classes_of(teacher)
+        self.num_scales, self.num_classes = len(self.processes), teacher.num_classes
         if labels is not None and self.num_classes is not None:
             self.labels_hash = content_hash_of(labels.numpy())
         network = teacher.network
@@ -312,8 +303,7 @@ class DistillationTask(WithLossCurves, Task):
         uses = ["start"] + ["chain"] * (k > 0) + ["matching", "critic"]
         uses += ["student_gan", "fake", "real"] * args.cls_on_clean_image
         noise = {name: normal() for name in uses} | {f"renoise_{number}": normal() for number in range(k - 1)}
-        ranges = [level_range(NUM_LEVELS, args.min_step_percent, args.max_step_percent, next_place)
-                  for next_place in self.next_places(k)]
+        ranges = [level_range(args.min_step_percent, args.max_step_percent, place) for place in self.next_places(k)]
         lowest = [0] * self.num_scales
         chosen = {"matching": places([first for first, _ in ranges], ranges[0][1]),
                   "critic": places(lowest, NUM_LEVELS - 1)}
@@ -450,13 +440,13 @@ class DistillationTask(WithLossCurves, Task):
         return StudentDenoiser(self.teacher.with_network(network), self.few_steps, [t.cpu() for t in self.times])
 
     def preview(self, networks) -> torch.Tensor:
-        """Students' images above, the teacher's at the same number of calls below: uint8 [2 n, C, S, S]."""
+        """Students' images above, the teacher's in as many steps below: uint8 [2 n, C, S, S]."""
         shown = range(NUM_SHOWN)
         return torch.cat([self.drawn(self.student_of(networks["generator"]), shown, "renoise"),
                           self.drawn(self.guided_teacher(), shown, "ddim")])
 
     def validate(self, networks) -> dict:
-        """Distances to held-out images: of the student, and of its teacher at the same number of calls."""
+        """Distances to held-out images: of the student, and of its teacher in as many steps."""
         def distance(denoiser, solver: str) -> float:
             numbers = torch.arange(len(self.held_out))
             parts = [self.drawn(denoiser, part.tolist(), solver) for part in in_chunks(numbers, VALIDATION_BATCH)]

@@ -344,7 +344,7 @@ class TextSampler:
         denoiser = model.denoiser(1)
         if few_steps is None:
             self.path, self.solver = model.process.uniform_path(num_steps), "ddim"
-            self.denoiser = denoiser if guidance_scale == 1 else Guided(denoiser, guidance_scale)
+            self.denoiser = Guided(denoiser, guidance_scale)
         else:
             times = [times_of_places(model.process)]
             self.path, self.solver = path_of(few_steps, times, [model.process]), "renoise"

@@ -53,7 +53,7 @@ def gflop_of_forward(config: dict) -> float:
     return gflop_of(call)
 
 
-def rank_warning(network: DiT | DualDiT) -> str | None:
+def rank_warning(network: DiT | DualDiT | FlowUNet) -> str | None:
     """A line for a velocity output whose tokens are wider than the network; None for other networks."""
     bound = 0 if isinstance(network, FlowUNet) else least_error(network)
     if not bound:

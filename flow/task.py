@@ -32,7 +32,7 @@ GUIDANCE_OF_PREVIEW = 4.0
 
 
 class FlowTask(WithLossCurves, DenoisingTask):
-    """A DiT of one scale or two, its images or latents, and the loss.
+    """A DiT, or a UNet in its place, of one scale, two scales or two bands; its images or latents, and the loss.
 
     images: CleanImages. labels: int64 [N] on the CPU. fitted_to: uint8 [N, C, S, S], what the residual output is fitted
     to, else None. held_out: (CleanImages, labels) for validation, or None. facts: what the checkpoint says beside the

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a flow: a Diffusion Transformer that carries noise to images of a class, in pixels or in latents."""
+"""Train a flow: a Diffusion Transformer, or a UNet, that carries noise to images of a class, in pixels or latents."""
 import argparse
 import sys
 

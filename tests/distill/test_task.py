@@ -17,7 +17,7 @@ DEFAULTS = dict(batch_size=4, seed=0, generator_lr=1e-3, guidance_lr=1e-3, warmu
                 min_step_percent=0.02, max_step_percent=0.98, denoising=False, num_denoising_step=1,
                 backward_simulation=False, critic_step=False, level_schedule=False, conditioning_timestep=None,
                 coupling="tied", loss_weight_32=1.0, student_t_32=None, shared_critic_pass=False, precision="float32",
-                epoch_steps=5, ckpt_only_path=None)
+                epoch_steps=5, ckpt_only_path=None, teacher=None)
 GAN = {"cls_on_clean_image": True, "gen_cls_loss": True}
 MULTI = {"denoising": True, "num_denoising_step": 3, "backward_simulation": True, "critic_step": True,
          "level_schedule": True}
