@@ -3,6 +3,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from evaluation.pareto import COSTS, front
@@ -186,12 +187,18 @@ def metric_by_epoch(panels: list[dict], metric_label: str):
 
 CELL = 128              # pixels that an image of 64x64 or 32x32 is enlarged to in a picture of many; a larger one stays
 CELL_GAP = 6
-LABEL_WIDTH, LABEL_HEIGHT, LINE_HEIGHT, LETTER_WIDTH = 150, 34, 24, 10
+LABEL_WIDTH, LABEL_HEIGHT, LINE_HEIGHT = 150, 34, 24
+LABEL_SIZE, LABEL_MARGIN = 10, 10       # points; pixels on both sides of a label
 
 
 def repeats(side: int, cell: int = CELL) -> int:
     """How often each pixel of an image with that side is repeated in a picture of many: at least once."""
     return max(1, cell // side)
+
+
+def width_of(words: str, size: float) -> int:
+    """Pixels that a line of words at a font size in points takes in a picture, rounded up."""
+    return int(np.ceil(TextPath((0, 0), words, size=size).get_extents().xmax * FIGURE_DPI / 72))
 
 
 def picture(width: int, height: int, images: list, texts: list, cell: int = CELL):
@@ -222,11 +229,12 @@ def image_rows(rows: dict, column_labels=(), cell: int = CELL):
     step = width + CELL_GAP
     num_columns = max(len(images) for images in rows.values())
     labels = [label.replace(", ", ",\n") for label in rows]
-    left = max(LABEL_WIDTH, 20 + LETTER_WIDTH * max(len(line) for label in labels for line in label.split("\n")))
+    widest = max(width_of(line, LABEL_SIZE) for label in labels for line in label.split("\n"))
+    left = max(LABEL_WIDTH, widest + 2 * LABEL_MARGIN)
     top = LABEL_HEIGHT if len(column_labels) else 0
     images = [(left + step * c, top + step * r, image)
               for r, row in enumerate(rows.values()) for c, image in enumerate(row)]
-    texts = [(left - 10, top + step * r + width / 2, label, "right", "center", 10)
+    texts = [(left - LABEL_MARGIN, top + step * r + width / 2, label, "right", "center", LABEL_SIZE)
              for r, label in enumerate(labels)]
     texts += [(left + step * c + width / 2, LABEL_HEIGHT / 2, label, "center", "center", 9)
               for c, label in enumerate(column_labels)]

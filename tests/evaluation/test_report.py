@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from conftest import ROOT, find_browser, write_tiny_checkpoints
@@ -101,6 +102,15 @@ def test_an_image_larger_than_a_cell_is_drawn_whole():
     assert canvas.shape == (step, left + 2 * step, 3)
     for k, image in enumerate(images):
         assert np.array_equal(canvas[:160, left + k * step:][:, :160], np.moveaxis(image, 0, -1))
+
+
+def test_a_row_of_images_has_room_for_its_label():
+    label = "a teacher of two scales with mmmmmmmmmm, 20 steps"
+    fig = figures.image_rows({label: np.zeros((2, 1, 8, 8), np.uint8)})
+    [words] = fig.axes[0].texts
+    places = words.get_window_extent(FigureCanvasAgg(fig).get_renderer())
+    assert words.get_text() == label.replace(", ", ",\n")
+    assert 0 <= places.x0 < places.x1 < fig.bbox.width - 2 * figures.CELL
 
 
 def test_a_wide_picture_is_scaled_and_what_is_transparent_is_white(tmp_path):
