@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.command_line import (Parser, add_device_options, refuse_without_effect, run_script, seed_number,
                                  start_device, whole_number)
 from engine.files import save_png
-from engine.image_folder import check_outputs, publish_with_grid, shared_scratch
+from engine.image_folder import choose_outputs, publish_with_grid, shared_scratch
 from lift.options import DEFAULT_PATHS, PATH_NAMES, add_checkpoint_option, add_generation_options, refuse_unguided
 
 
@@ -49,10 +49,7 @@ def main():
     generation.check_generation(args, loaded)
     guide = generation.load_guide(loaded, args, device)
     path = generation.find_path(loaded, args.path, args)
-    label = f"{args.checkpoint.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}"
-    args.output_dir = args.output_dir or Path("generated") / label
-    args.grid_png = args.grid_png or Path("results") / f"samples_{label}.png"
-    check_outputs(args)
+    choose_outputs(args, f"{args.checkpoint.stem}_{args.path}_{args.num_steps}steps_seed{args.seed}")
 
     group = distributed.join(device)
     with shared_scratch(args, group) as made:

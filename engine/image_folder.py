@@ -58,11 +58,14 @@ def refuse_images(folder: Path, overwrite: bool) -> list[Path]:
     return old
 
 
-def check_outputs(args) -> None:
-    """Raises InputError, before any work, if images cannot go to --output_dir or their grid to --grid_png.
+def choose_outputs(args, label: str) -> None:
+    """--output_dir and --grid_png, where they were left out, become generated/LABEL and results/samples_LABEL.png.
 
-    Reasons: a folder or file name that names nothing, an earlier output without --overwrite, a place that is read-only.
+    Raises InputError, before any work, if images or grid cannot go there. Reasons: a folder or file name that names
+    nothing, an earlier output without --overwrite, a place that is read-only.
     """
+    args.output_dir = args.output_dir or Path("generated") / label
+    args.grid_png = args.grid_png or Path("results") / f"samples_{label}.png"
     check_named(args.output_dir)
     if args.grid_png.suffix != ".png":
         raise InputError(f"--grid_png: found {args.grid_png}, expected a name that ends in .png")

@@ -11,7 +11,7 @@ from pathlib import Path
 from engine.command_line import Parser, add_device_options, run_script, seed_number, start_device, whole_number
 from engine.errors import InputError
 from engine.files import save_png
-from engine.image_folder import check_outputs, image_grid, publish_with_grid, shared_scratch
+from engine.image_folder import choose_outputs, image_grid, publish_with_grid, shared_scratch
 from engine.options import WEIGHTS
 from flow.options import add_sampling_options, refuse_older_names
 
@@ -56,10 +56,7 @@ def main():
     check_sampling(args)
     device = start_device(args)
     loaded = load_checkpoint(args.checkpoint, args.weights, device)
-    label = f"{args.checkpoint.stem}_{args.solver}_{args.num_steps}steps_seed{args.seed}"
-    args.output_dir = args.output_dir or Path("generated") / label
-    args.grid_png = args.grid_png or Path("results") / f"samples_{label}.png"
-    check_outputs(args)
+    choose_outputs(args, f"{args.checkpoint.stem}_{args.solver}_{args.num_steps}steps_seed{args.seed}")
     draw = drawing_of(loaded, args, device)
 
     group = distributed.join(device)

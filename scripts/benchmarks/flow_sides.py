@@ -34,7 +34,7 @@ class PlainStep(Side):
         self.model = plain_dit(DiT(**sizes)).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0,
                                            foreach=False)
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.start_average()
         self.images = random_images(sizes["image_size"], sizes["channels"])
 
     def step(self) -> float:
@@ -49,9 +49,7 @@ class PlainStep(Side):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=False)
         self.optimizer.step()
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                self.average[name].mul_(0.9999).add_(parameter, alpha=1 - 0.9999)
+        self.move_average(0.9999)
         return loss.item()
 
 

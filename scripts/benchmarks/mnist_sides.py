@@ -59,7 +59,7 @@ class PlainStep(Side):
         self.abar = self.denoiser.processes[0].alphas_cumprod.float().to(device)
         self.model = store_attention_matrices(self.denoiser.network).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=1e-4, foreach=False)
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.start_average()
         self.loader = DataLoader(Files(), batch_size=batch_size, shuffle=True, drop_last=True)
         self.batches = iter(self.loader)
 
@@ -77,9 +77,7 @@ class PlainStep(Side):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM_MAX, foreach=False)
         self.optimizer.step()
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                self.average[name].mul_(0.995).add_(parameter, alpha=1 - 0.995)
+        self.move_average(0.995)
         return loss.item()
 
     @torch.no_grad()

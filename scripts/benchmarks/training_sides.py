@@ -33,6 +33,15 @@ class Side:
     def seconds_per_step(self, num_steps: int) -> float:
         return seconds_per_step(self.step, num_steps, self.device)
 
+    def start_average(self) -> None:
+        """A moving average of the weights, as a plain side keeps it: one tensor after the other."""
+        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    @torch.no_grad()
+    def move_average(self, decay: float) -> None:
+        for name, parameter in self.model.named_parameters():
+            self.average[name].mul_(decay).add_(parameter, alpha=1 - decay)
+
     def activation_megabytes(self) -> float:
         """Memory that a step's forward pass keeps for backward, without the parameters, each storage counted once."""
         parameters = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
@@ -81,7 +90,7 @@ class PlainStep(Side):
             store_attention_matrices(self.model)
         how = {"fused": True} if "optimizer by tensor" in self.without else {"foreach": False}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.01, **how)
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.start_average()
         self.called = torch.compile(self.model) if "eager" in self.without else self.model
         self.files, self.images = [], torch.from_numpy(np.array(images)).to(device)
         for image in images:
@@ -114,12 +123,11 @@ class PlainStep(Side):
         by_tensor = "optimizer by tensor" not in self.without
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM_MAX, foreach=False if by_tensor else None)
         self.optimizer.step()
-        with torch.no_grad():
-            if "average by tensor" in self.without:
+        if "average by tensor" in self.without:
+            with torch.no_grad():
                 torch._foreach_lerp_(list(self.average.values()), list(self.model.parameters()), 1 - 0.9999)
-            else:
-                for name, parameter in self.model.named_parameters():
-                    self.average[name].mul_(0.9999).add_(parameter, alpha=1 - 0.9999)
+        else:
+            self.move_average(0.9999)
         return loss.detach() if "item" in self.without else loss.item()
 
 
