@@ -1,4 +1,5 @@
 """Shared ground of the tests: modules importable from the repository root, one thread, the reference weights."""
+import functools
 import gc
 import json
 import multiprocessing
@@ -104,6 +105,22 @@ def one_thread_and_no_loss_curves():
     from engine import loop
     torch.set_num_threads(1)
     loop.Loop.draws_curves = False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def faces_drawn_once():
+    """A face depends on its index alone (test_synthetic.py draws each anew) and takes as long as a training's step;
+    hundreds of tests start from the same ones."""
+    from engine import synthetic_faces
+    draw = synthetic_faces.draw
+
+    @functools.cache
+    @functools.wraps(draw)
+    def kept(index: int) -> np.ndarray:
+        image = draw(index)
+        image.flags.writeable = False
+        return image
+    synthetic_faces.draw = kept
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,16 @@ import pytest
 from engine import synthetic_faces
 
 
+@pytest.fixture(scope="module", autouse=True)
+def drawn_anew():
+    """Not taken from those that other tests have drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic_faces, "draw", synthetic_faces.draw.__wrapped__)
+        yield
+
+
 @pytest.fixture(scope="module")
-def faces() -> np.ndarray:
+def faces(drawn_anew) -> np.ndarray:
     """The first 150 images, float64 in [0, 1], [150, 3, 64, 64]."""
     return synthetic_faces.draw_images(range(150)) / 255
 

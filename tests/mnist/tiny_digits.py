@@ -19,6 +19,8 @@ VERBS = {"ddpm": (train_ddpm, "ddpm", False), "rf": (train_rf, "flow", False),
 def place(tmp_path, monkeypatch):
     """A folder to work in, where a verb can be called with words."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mnist.models.FLOW_STEPS", 2)       # of previews
+    monkeypatch.setattr("mnist.models.DDIM_STEPS", 4)
 
     def call(module, *words):
         monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, words)])
@@ -37,7 +39,7 @@ def newest(folder, epoch=2):
     return next(folder.glob(f"checkpoints/*_{epoch}ep.pth"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A flow, a DDPM with classes and a VAE with a latent model, of a few steps: name -> checkpoint; and their
     folder."""
