@@ -16,14 +16,14 @@ START = "import os, sys; r, w = int(sys.argv[1]), int(sys.argv[2]); h = max(r, w
 
 
 class Browser:
-    """One tab at a time, of the given size in pixels. `problems`: its console errors, exceptions and failed requests so
-    far; `addresses`: all that it asked for."""
+    """One tab. `problems`: console errors, exceptions and failed requests so far; `addresses`: all that was asked
+    for."""
 
-    def __init__(self, executable: str, folder: Path):
+    def __init__(self, executable: str, folder: Path, width: int, height: int = 900):
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
         self.reader, self.writer, self.buffer, self.number = ours_in, ours_out, b"", 0
-        self.session = self.target = None
+        self.problems, self.addresses = [], []
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, str(theirs_in), str(theirs_out), executable, "--headless", "--no-sandbox",
              "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-extensions",
@@ -31,15 +31,9 @@ class Browser:
             pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(theirs_in)
         os.close(theirs_out)
-
-    def new_tab(self, width: int, height: int = 900) -> None:
-        """An empty tab in place of the one before it."""
-        before, self.session = self.target, None
-        if before:
-            self.call("Target.closeTarget", targetId=before)
-        self.problems, self.addresses = [], []
-        self.target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=self.target, flatten=True)["sessionId"]
+        self.session = None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
@@ -65,8 +59,7 @@ class Browser:
             if answer.get("id") == self.number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
-            if answer.get("sessionId") == self.session:         # not of a tab that was closed
-                self.note(answer)
+            self.note(answer)
 
     def receive(self, deadline: float) -> dict:
         """The next message."""

@@ -56,14 +56,6 @@ def served(gradio):
         yield page
 
 
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory):
-    """A Chromium for all tests; each opens a tab of its own."""
-    browser = Browser(find_browser(), tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
-
-
 def choose(tab, family: str) -> None:
     """Another family; once its checkpoint is open, or cannot be opened, the page says so."""
     tab.run(f"[...document.querySelectorAll('input[type=radio]')].find(e => e.value === '{family}').click()")
@@ -146,45 +138,52 @@ def miss_a_checkpoint(tab) -> None:
 @pytest.mark.parametrize("width, steps", [
     (390, (draw_a_path, give_bad_input)), (1280, (draw_a_path, see_every_family, cancel, miss_a_checkpoint))],
     ids=["390", "1280"])
-def test_the_page(served, tab, width, steps):
+def test_the_page(served, tmp_path, width, steps):
     """In one tab; at its end no error, nothing from outside, and no need to scroll sideways."""
     address, _, outside = served
-    tab.new_tab(width)
-    tab.open(address)
-    tab.wait_for(f"document.querySelector('#plane .path')?.getAttribute('points') && {STATE}.startsWith('Ready.')")
-    for step in steps:
-        step(tab)
-        assert tab.run("document.documentElement.scrollWidth <= window.innerWidth"), step.__name__
-    assert tab.problems == [] and outside == []
-    assert {each[:len(address)] for each in tab.addresses if not each.startswith(("data:", "blob:"))} == {address}
+    tab = Browser(find_browser(), tmp_path, width)
+    try:
+        tab.open(address)
+        tab.wait_for(f"document.querySelector('#plane .path')?.getAttribute('points') && {STATE}.startsWith('Ready.')")
+        for step in steps:
+            step(tab)
+            assert tab.run("document.documentElement.scrollWidth <= window.innerWidth"), step.__name__
+        assert tab.problems == [] and outside == []
+        assert {each[:len(address)] for each in tab.addresses if not each.startswith(("data:", "blob:"))} == {address}
+    finally:
+        tab.close()
 
 
 @pytest.mark.slow
-def test_text_to_image_on_the_page(gradio, tiny_models, tab):                             # noqa: F811
+def test_text_to_image_on_the_page(gradio, tiny_models, tmp_path):                        # noqa: F811
     """A prompt, three steps of a tiny Stable Diffusion, with its own autoencoder and with the tiny one."""
-    field = "#fields_text_to_image"
+    tab, field = None, "#fields_text_to_image"
     with serving([tiny_models / "sd"], tiny_vae=str(tiny_models / "tiny_vae")) as (address, _, outside):
-        tab.new_tab(1280)
-        tab.open(address)
-        tab.wait_for(f"document.querySelector('{field}')?.offsetParent && {STATE}.startsWith('Ready.')")
-        press(tab, "generate")
-        tab.wait_for("document.querySelector('#state [role=alert]')")
-        assert tab.run(STATE).strip().startswith("prompt: found nothing, expected a text")
-        tab.write("#prompt textarea", "a red house")
-        tab.write(f"{field} .steps input", "3")
-        pictures = []
-        for tiny in (False, True):
-            if tiny:
-                tab.run(f"document.querySelector('{field} input[type=checkbox]').click()")
-            tab.run("window.before = document.querySelector('#output .tiles img')?.src")
-            generate(tab)
-            tab.wait_for("document.querySelector('#output .tiles img')?.naturalWidth === 16 && "
-                         "document.querySelector('#output .tiles img').src !== window.before")
-            pictures.append(tab.run("document.querySelector('#output .tiles img').src"))
-            text = tab.run("document.querySelector('#output').innerText")
-            assert "a red house" in text and "network calls per image" in text
-            assert tab.run("document.querySelectorAll('#output .strip figure').length") == 4
-        assert pictures[0] != pictures[1] and tab.problems == [] and outside == []
+        try:
+            tab = Browser(find_browser(), tmp_path, 1280)
+            tab.open(address)
+            tab.wait_for(f"document.querySelector('{field}')?.offsetParent && {STATE}.startsWith('Ready.')")
+            press(tab, "generate")
+            tab.wait_for("document.querySelector('#state [role=alert]')")
+            assert tab.run(STATE).strip().startswith("prompt: found nothing, expected a text")
+            tab.write("#prompt textarea", "a red house")
+            tab.write(f"{field} .steps input", "3")
+            pictures = []
+            for tiny in (False, True):
+                if tiny:
+                    tab.run(f"document.querySelector('{field} input[type=checkbox]').click()")
+                tab.run("window.before = document.querySelector('#output .tiles img')?.src")
+                generate(tab)
+                tab.wait_for("document.querySelector('#output .tiles img')?.naturalWidth === 16 && "
+                             "document.querySelector('#output .tiles img').src !== window.before")
+                pictures.append(tab.run("document.querySelector('#output .tiles img').src"))
+                text = tab.run("document.querySelector('#output').innerText")
+                assert "a red house" in text and "network calls per image" in text
+                assert tab.run("document.querySelectorAll('#output .strip figure').length") == 4
+            assert pictures[0] != pictures[1] and tab.problems == [] and outside == []
+        finally:
+            if tab:
+                tab.close()
 
 
 def test_the_server_answers_on_localhost_alone_and_takes_no_files(served):

@@ -15,10 +15,10 @@ from torch import nn
 import train_baseline
 import train_lift
 from baseline_model import BaselineModel
-from conftest import in_two_processes
+from conftest import in_two_processes, run_in_turn
 from data import ImageSet
 from distill.task import critic_of
-from engine import distributed, options, run_files
+from engine import options, run_files
 from engine.errors import InputError
 from engine.files import load_torch, save_torch
 from engine.loop import train
@@ -157,15 +157,6 @@ def run_quietly(folder, stop_after, *more):
     """What one of two processes does; how many of the teacher's parameters it holds at the end of a whole run."""
     task = run(folder, *more, stop_after=stop_after)
     return task and sum(getattr(p, "_local_tensor", p).numel() for p in task.frozen["teacher"].parameters())
-
-
-def run_in_turn(runs) -> list:
-    """What one of two processes does: runs [(function, *arguments)] one after the other, and what each returned. All in
-    one group: a second one in the same process could meet the addresses that the first one left in the store."""
-    leave, distributed.leave = distributed.leave, lambda: None
-    found = [function(*arguments) for function, *arguments in runs]
-    leave()
-    return found
 
 
 def last_state(folder):
@@ -358,23 +349,38 @@ def test_a_run_that_is_refused_reads_no_data(tmp_path, there, more, message):
 NUM_OF_TEACHER = sum(p.numel() for p in small_network().parameters())
 
 
-def test_two_processes_equal_one(straight, tmp_path):
-    assert in_two_processes(run_quietly, tmp_path, None) == [NUM_OF_TEACHER] * 2
-    assert losses_of(tmp_path) == pytest.approx(losses_of(straight), **ROUNDING)
-    assert_close_looks(tmp_path, straight)
+STOPS = (4, 6)                                  # the next step begins with the critic, with the generator
 
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory):
-    """The folder of a run whose networks, the frozen one too, are spread over two processes, with the states of its
-    last steps."""
-    folder = tmp_path_factory.mktemp("spread")
-    held = in_two_processes(run_quietly, folder, None, "--fsdp")
-    assert sum(held) == NUM_OF_TEACHER and max(held) < 0.6 * NUM_OF_TEACHER
-    return folder
+def by_two(tmp_path_factory):
+    """The folders of runs in two processes, which two starts make: with copies of the networks, and with spread ones,
+    the frozen one too; stopped and gone on with; and gone on with from one process to two, and the reverse."""
+    of = {name: tmp_path_factory.mktemp(f"by_two_{name}")
+          for name in ("copied", "spread", *STOPS, "two_then_one", "one_then_two")}
+    run(of["one_then_two"], stop_after=5)
+    held = in_two_processes(run_in_turn, [
+        (run_quietly, of["copied"], None), (run_quietly, of["spread"], None, "--fsdp"),
+        *((run_quietly, of[step], step, "--fsdp") for step in STOPS), (run_quietly, of["two_then_one"], 5, "--fsdp")])
+    copied, spread, *stopped = zip(*held)
+    assert copied == (NUM_OF_TEACHER,) * 2
+    assert sum(spread) == NUM_OF_TEACHER and max(spread) < 0.6 * NUM_OF_TEACHER
+    assert set(stopped) == {(None, None)}
+    assert [run_files.list_states(of[step] / "checkpoints", "mine")[-1].name for step in STOPS] == [
+        f"mine_step{step:08d}.state.pth" for step in STOPS]
+    in_two_processes(run_in_turn, [(run_quietly, of[name], None, "--fsdp", "--resume")
+                                   for name in (*STOPS, "one_then_two")])
+    run(of["two_then_one"], "--resume")
+    return of
 
 
-def test_spread_networks_train_as_whole_ones(straight, spread):
+def test_two_processes_equal_one(straight, by_two):
+    assert losses_of(by_two["copied"]) == pytest.approx(losses_of(straight), **ROUNDING)
+    assert_close_looks(by_two["copied"], straight)
+
+
+def test_spread_networks_train_as_whole_ones(straight, by_two):
+    spread = by_two["spread"]
     assert losses_of(spread) == pytest.approx(losses_of(straight), **ROUNDING)
     assert_close_looks(spread, straight)
     whole, state = last_state(straight), last_state(spread)
@@ -383,25 +389,15 @@ def test_spread_networks_train_as_whole_ones(straight, spread):
             torch.testing.assert_close(y, x, atol=1e-4, rtol=1e-4)
 
 
-def test_spread_networks_stopped_and_resumed_equal_straight(spread, tmp_path):
-    folders = {4: tmp_path / "4", 6: tmp_path / "6"}    # the next step begins with the critic, with the generator
-    in_two_processes(run_in_turn, [(run_quietly, folder, step, "--fsdp") for step, folder in folders.items()])
-    assert [run_files.list_states(folder / "checkpoints", "mine")[-1].name for folder in folders.values()] == [
-        f"mine_step{step:08d}.state.pth" for step in folders]
-    in_two_processes(run_in_turn, [(run_quietly, folder, None, "--fsdp", "--resume") for folder in folders.values()])
-    for folder in folders.values():
-        assert_same(last_state(folder), last_state(spread))
-        assert losses_of(folder) == losses_of(spread)
+@pytest.mark.parametrize("step", STOPS)
+def test_spread_networks_stopped_and_resumed_equal_straight(by_two, step):
+    assert_same(last_state(by_two[step]), last_state(by_two["spread"]))
+    assert losses_of(by_two[step]) == losses_of(by_two["spread"])
 
 
-def test_the_state_of_spread_networks_resumes_in_one_process_and_the_reverse(straight, tmp_path):
-    two_first, one_first = tmp_path / "two then one", tmp_path / "one then two"
-    run(one_first, stop_after=5)
-    in_two_processes(run_in_turn, [(run_quietly, two_first, 5, "--fsdp"),
-                                   (run_quietly, one_first, None, "--fsdp", "--resume")])
-    run(two_first, "--resume")
-    for folder in (two_first, one_first):
-        assert losses_of(folder) == pytest.approx(losses_of(straight), **ROUNDING), folder
+@pytest.mark.parametrize("name", ["two_then_one", "one_then_two"])
+def test_the_state_of_spread_networks_resumes_in_one_process_and_the_reverse(straight, by_two, name):
+    assert losses_of(by_two[name]) == pytest.approx(losses_of(straight), **ROUNDING)
 
 
 # --- four tasks, three ways ---

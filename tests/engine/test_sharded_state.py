@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from conftest import in_two_processes
+from conftest import in_two_processes, run_in_turn
 from engine import run_files, sharded_state
 from engine.errors import InputError
 from engine.files import load_torch
@@ -54,19 +54,17 @@ def test_either_kind_of_state_resumes_the_other(straight, tmp_path):
         assert_equal(checkpoint_of(folder), checkpoint_of(straight))
 
 
-@pytest.mark.parametrize("two_first", [True, False])
-def test_two_processes_and_one_go_on_from_each_other(straight, tmp_path, two_first):
-    more = ("--fsdp", *SHARDED)
-    if two_first:
-        in_two_processes(run_quietly, tmp_path, 5, *more)
-        parts = next((tmp_path / "checkpoints").glob("*.tensors")).glob("*.distcp")
-        assert len(list(parts)) == 2                                # each wrote its own
-        run(tmp_path, "--resume", *SHARDED)
-    else:
-        run(tmp_path, *SHARDED, stop_after=5)
-        in_two_processes(run_quietly, tmp_path, None, "--resume", *more)
-    assert losses_of(tmp_path) == pytest.approx(losses_of(straight), **ROUNDING)
-    assert_equal(checkpoint_of(tmp_path), checkpoint_of(straight), atol=1e-4, rtol=1e-4)
+def test_two_processes_and_one_go_on_from_each_other(straight, tmp_path):
+    two_first, one_first, more = tmp_path / "two then one", tmp_path / "one then two", ("--fsdp", *SHARDED)
+    run(one_first, *SHARDED, stop_after=5)
+    in_two_processes(run_in_turn, [(run_quietly, two_first, 5, *more),
+                                   (run_quietly, one_first, None, "--resume", *more)])
+    parts = next((two_first / "checkpoints").glob("*.tensors")).glob("*.distcp")
+    assert len(list(parts)) == 2                                    # each wrote its own
+    run(two_first, "--resume", *SHARDED)
+    for folder in (two_first, one_first):
+        assert losses_of(folder) == pytest.approx(losses_of(straight), **ROUNDING), folder
+        assert_equal(checkpoint_of(folder), checkpoint_of(straight), atol=1e-4, rtol=1e-4)
 
 
 def test_a_state_cut_short_is_passed_over(straight, tmp_path, capsys):

@@ -23,7 +23,8 @@ import train_baseline
 import train_lift
 from engine import distributed, loop, optimization, run_files
 from lift import checkpoints, objective
-from conftest import ROOT, command_in_a_fork, forks, in_two_processes, killed_and_resumed, say_into, wait_until
+from conftest import (ROOT, command_in_a_fork, forks, in_two_processes, killed_and_resumed, run_in_turn, say_into,
+                      wait_until)
 from data import load_images
 from engine.errors import InputError
 from engine.files import load_torch, save_torch, sha256_of_file
@@ -819,20 +820,17 @@ def test_two_processes_equal_one_and_resume_across_their_number(run, tmp_path, c
     start = final_weights(run("lift", "--max_steps", 1, "--learning_rate", 1e-12, "--lr_schedule", "constant",
                               to="start"))
 
-    def in_two(folder, *more):
-        in_two_processes(train_lift_with, command_of("lift", folder, cache, (*options, *more)))
-
     def forget_the_end(folder):
         run_files.list_states(folder / "checkpoints", "lift_dual_timestep")[-1].unlink()
 
-    in_two(two, "--grad_accum", 2)
+    # Two processes do all eight steps, and from the fourth on those of one; then one does those of two.
+    forget_the_end(one)
+    in_two_processes(run_in_turn, [(train_lift_with, command_of("lift", folder, cache, (*options, *more)))
+                                   for folder, more in ((two, ("--grad_accum", 2)), (one, ("--resume",)))])
     assert losses_of(two) == pytest.approx(losses, rel=1e-5) and len(losses) == 8
     assert_close_weights(final_weights(two), weights, start)
-    # From step 4 on, one process continues the run of two, and two that of one.
     forget_the_end(two)
     run("lift", *options, "--grad_accum", 2, "--resume", to="two")
-    forget_the_end(one)
-    in_two(one, "--resume")
     for folder in (one, two):
         assert losses_of(folder) == pytest.approx(losses, rel=1e-5)
         assert_close_weights(final_weights(folder), weights, start)

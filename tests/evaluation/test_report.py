@@ -443,29 +443,22 @@ def test_tables_sort_by_every_column(opened):
     assert epochs == ["1", "9", "10"]                           # as numbers, not as words
 
 
-@pytest.fixture(scope="module")
-def two_small_pages(tmp_path_factory):
-    """What a page with a small table and one with faults say of themselves in one Chromium, and what that logged."""
+def test_empty_cells_come_last_and_words_count_numbers(tmp_path):
     table = Table("t", "t", "", ["name", "value"], [
         [Cell("10 images"), Cell("–")], [Cell("9 images"), Cell("2.0", 2.0)], [Cell("b"), Cell("10.0", 10.0)],
         [Cell("a"), Cell("-1.0", -1.0)]])
-    faults = ('<img src="data:image/png;base64,AAAA"><img src="https://example.invalid/a.png">'
-              '<script>nothing()</script><div style="width: 2000px">wide</div>')
-    texts = [page.page("T", "", [page.Section("S", "", [table])], []),
-             page.page("T", "", [], []).replace("</main>", faults + "</main>")]
-    return open_pages([(text, 1100) for text in texts], tmp_path_factory.mktemp("two_small_pages"))
-
-
-def test_empty_cells_come_last_and_words_count_numbers(two_small_pages):
-    (result, _), _ = two_small_pages
+    [result], _ = open_pages([(page.page("T", "", [page.Section("S", "", [table])], []), 1100)], tmp_path)
     names, values = result["tables"][0]["columns"]
     assert names[0][1] == ["9 images", "10 images", "a", "b"]
     assert [column for _, column in values] == [["-1.0", "2.0", "10.0", "–"], ["10.0", "2.0", "-1.0", "–"]]
     assert result["problems"] == []
 
 
-def test_the_check_sees_faults(two_small_pages):
-    (_, result), log = two_small_pages
+def test_the_check_sees_faults(tmp_path):
+    faults = ('<img src="data:image/png;base64,AAAA"><img src="https://example.invalid/a.png">'
+              '<script>nothing()</script><div style="width: 2000px">wide</div>')
+    text = page.page("T", "", [], []).replace("</main>", faults + "</main>")
+    [result], log = open_pages([(text, 1100)], tmp_path)
     text = " ".join(result["problems"])
     assert "could not load IMG" in text and "nothing is not defined" in text and "blocked: https" in text
     assert [0, 0] in result["images"] and "CONSOLE" in log and result["width"][0] > result["width"][1]

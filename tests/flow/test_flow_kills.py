@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from conftest import in_two_processes, killed_and_resumed
+from conftest import in_two_processes, killed_and_resumed, run_in_turn
 from engine.files import load_torch
 from engine.run_files import list_checkpoints, list_states
 from flow import train
@@ -42,19 +42,35 @@ def run_flow(folder, words) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("words", [(), ("--scales", "16", "8", "--grad_accum", "2")])
-def test_two_processes_agree_with_one(tmp_path, monkeypatch, words):
-    words = [*SMALL_FLOW, *words, "--cache_dir", str(tmp_path / "cache"), "--max_steps", "6", "--epochs", "1",
+WAYS = {"one scale": (), "two scales": ("--scales", "16", "8", "--grad_accum", "2")}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with the folders of runs, "one NAME" and "two NAME" by the number of processes and the name in `WAYS`;
+    one start makes all those of two processes."""
+    folder = tmp_path_factory.mktemp("runs")
+    words = [*SMALL_FLOW, "--cache_dir", str(folder / "cache"), "--max_steps", "6", "--epochs", "1",
              "--learning_rate", "1e-3", "--log_every", "1"]
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    run_flow(tmp_path / "one", words)
-    in_two_processes(run_flow, tmp_path / "two", words)
-    one, two = (load_torch(list_states(tmp_path / name / "checkpoints", "flow")[-1]) for name in ("one", "two"))
+    calls = {number: [(run_flow, folder / f"{number} {name}", [*words, *more]) for name, more in WAYS.items()]
+             for number in ("one", "two")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", sys.argv)
+        for call, *given in calls["one"]:
+            call(*given)
+    in_two_processes(run_in_turn, calls["two"])
+    return folder
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_two_processes_agree_with_one(runs, name):
+    one, two = (load_torch(list_states(runs / f"{number} {name}" / "checkpoints", "flow")[-1])
+                for number in ("one", "two"))
     assert len(one["log"]) == 6
     for row, other in zip(one["log"], two["log"]):
         assert other["loss"] == pytest.approx(row["loss"], rel=1e-6)
         empty, others = ([key for key, value in each.items() if value == ""] for each in (row, other))
         assert empty == others
-    for name, value in one["model_state"].items():
-        assert torch.allclose(two["model_state"][name], value, rtol=0, atol=1e-6), name
-    assert len(list_checkpoints(tmp_path / "two" / "checkpoints", "flow")) == 1
+    for key, value in one["model_state"].items():
+        assert torch.allclose(two["model_state"][key], value, rtol=0, atol=1e-6), key
+    assert len(list_checkpoints(runs / f"two {name}" / "checkpoints", "flow")) == 1
