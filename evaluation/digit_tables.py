@@ -62,6 +62,24 @@ def benchmark_table(found: dict) -> Table:
                  "sampling and call.", ["what", "plain", "ours", "ratio", "target"], rows)
 
 
+def exact_table(found: dict) -> Table:
+    """A network's error of the clean image beside that of the exact denoiser of its training digits (mnist.tour)."""
+    exact = found["exact"]
+    columns = {f"{who}, {digits}": errors for digits, both in exact["errors"].items() for who, errors in both.items()}
+    rows = [[Cell(f"{share:.0%}"), *(number(errors[k], ".3f") for errors in columns.values())]
+            for k, share in enumerate(exact["shares"])]
+    return Table("exact", "Error of the predicted clean image", f"Root mean square per pixel of -1 ... 1, no class; "
+                 f"the network is a {exact['model']} of {found['options'][exact['model']].split('/')[-1]}.",
+                 ["share of noise", *columns], rows)
+
+
+def memorising_table(found: dict) -> Table:
+    """How far samples lie from the training digits that are nearest to them (mnist.tour)."""
+    return Table("memorising", "Distance to the nearest training digit", "Median root mean square difference per pixel "
+                 "of -1 ... 1. A model that copies is at 0.", ["images", "distance"],
+                 [[Cell(title), number(distance, ".3f")] for title, distance in found["exact"]["distances"].items()])
+
+
 def digit_correction(row: dict) -> str:
     """What was chosen to correct a cell's exposure bias, in words."""
     if row["told_log_snr"]:
@@ -122,6 +140,7 @@ def dual_digits_table(found: dict) -> Table:
 
 TABLES = {"quality": ("quality.json", quality_table), "damages": ("damages.json", damages_table),
           **{name: (f"{name}.json", benchmark_table) for name in ("mnist_step", "mnist_step_bf16")},
+          "exact": ("tour.json", exact_table), "memorising": ("tour.json", memorising_table),
           "dual_digits": ("dual_digits.json", dual_digits_table)}
 
 

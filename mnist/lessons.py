@@ -34,7 +34,7 @@ class Tour:
     """The page's title and lead, its sections, and the folder in which their figures lie until the page is written."""
 
     def __init__(self, args, folder: Path, device):
-        self.args, self.folder, self.device, self.sections = args, folder, device, []
+        self.args, self.folder, self.device, self.sections, self.exact_found = args, folder, device, [], None
         self.title, self.lead, self.words = read_sections(Path(__file__).with_name("tour.md"))
         self.models = {name: load_model(path, device, args.vae) for name in ("flow", "ddpm", "latent")
                        if (path := getattr(args, name)) is not None}
@@ -154,6 +154,8 @@ class Tour:
         rows = {}
         for title, label in (("network", "nearest digit"), ("exact", "nearest to it")):
             rows |= {title: shown[title][:10], label: train_images[near[title][1][:10, 0]]}
+        self.exact_found = {"model": name, "shares": ERROR_SHARES, "errors": errors,
+                            "distances": {title: distances.median().item() for title, (distances, _) in near.items()}}
         table = Table("memorising", "Distance to the nearest training digit", "Median root mean square difference per "
                       "pixel, of -1 ... 1. A model that copies is at 0.", ["images", "distance"],
                       [[Cell(title), number(distances.median(), ".3f")] for title, (distances, _) in near.items()])

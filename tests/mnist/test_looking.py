@@ -9,7 +9,7 @@ from PIL import Image
 
 from engine.errors import InputError
 from engine.files import save_torch
-from evaluation import class_conditioning, denoiser_errors, digit_scores
+from evaluation import class_conditioning, denoiser_errors, digit_scores, digit_tables
 from evaluation.small_images import class_rows, principal_components, projection, scatter
 from mnist import debug_conditioned_generation, lessons, score, tour, visualize_cfg_effect, visualize_distribution
 from mnist.models import Model, build_denoiser, load_model
@@ -247,6 +247,18 @@ def test_the_tour_shows_everything_and_asks_for_nothing(page):
     text = page[0].read_text()
     assert len(re.findall("<h2", text)) == 8 and len(text.encode()) < tour.MOST_BYTES and text.count("<pre>") == 8
     assert not re.findall(r'(?:src|href)="(?!#|data:)', text)               # nothing from outside
+
+
+def test_the_tour_keeps_what_it_measured_beside_the_exact_denoiser(page):
+    record = page[0].with_suffix(".json")
+    found = json.loads(record.read_text())["exact"]
+    errors = found["errors"]["digits it was trained on"]
+    assert all(best < error for best, error in zip(errors["exact"], errors["network"], strict=True))
+    [table] = digit_tables.tables_named("exact", record.parent, {})
+    assert table.header[1:3] == ["network, digits it was trained on", "exact, digits it was trained on"]
+    assert [row[2].value for row in table.rows] == errors["exact"] and table.rows[1][0].text == "50%"
+    [table] = digit_tables.tables_named("memorising", record.parent, {})
+    assert {row[0].text: row[1].value for row in table.rows} == found["distances"]
 
 
 def test_the_tour_in_a_browser(page, tmp_path):
