@@ -37,7 +37,7 @@ def level_range(min_share: float = 0.02, max_share: float = 0.98, next_time: int
     next_time: the student's next level. The next step noises its input again, which hides everything below that level.
     So with a level schedule only places above it count. If none is left, both ends are the last place.
     """
-    first, last = int(min_share * NUM_LEVELS), int(max_share * NUM_LEVELS)
+    first, last = (min(int(share * NUM_LEVELS), NUM_LEVELS - 1) for share in (min_share, max_share))
     return (first if next_time is None else min(max(first, next_time + 1), last)), last
 
 

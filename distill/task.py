@@ -44,6 +44,9 @@ def check_distillation(args, teacher: Denoiser, has_images: bool, is_guidable: b
     if isinstance(teacher, BandDenoiser):
         raise InputError("--teacher: found a model of two bands, expected one of one scale, or of an image at two "
                          "sizes")
+    if getattr(teacher.network, "skip_64_at_noise", False):
+        raise InputError(f"--teacher: found {args.teacher}, trained with --skip_64_at_noise, whose calls at the "
+                         "noisiest timestep leave out the 64 level; expected one trained without --skip_64_at_noise")
     if args.cls_on_clean_image and not has_images:
         raise InputError("--cls_on_clean_image: found without real images, which it needs; give --dataset")
     if args.student_t_32 is not None and len(teacher.processes) == 1:
@@ -172,10 +175,11 @@ class DistillationTask(WithLossCurves, Task):
         digest = hashlib.sha256()
         state = load_torch(path, "training state", digest)
         with expecting(path, "training state of a distillation", "give the .state.pth of one with the same options"):
-            found = state["few_steps"]
-            if found != self.few_steps:
-                raise InputError(f"--ckpt_only_path: {path} is of a student at {found['places']}, expected "
-                                 f"{self.few_steps['places']}; give the options of its training")
+            for key, word in (("places", "at"), ("called_at", "called at"), ("coupling", "of the coupling")):
+                found, expected = state["few_steps"][key], self.few_steps[key]
+                if found != expected:
+                    raise InputError(f"--ckpt_only_path: {path} is of a student {word} {found}, expected {expected}; "
+                                     "give the options of its training")
             self.networks["generator"].load_state_dict(state["model_state"])
             self.networks["critic"].load_state_dict(state["others"]["critic"]["model_state"])
         self.frozen_hashes = {**self.frozen_hashes, "start": digest.hexdigest()[:16]}

@@ -449,5 +449,7 @@ def test_a_distillation_starts_from_the_networks_of_another(teachers, tmp_path):
     assert final_state(tmp_path, "resumed", 2)["num_updates"] == {"generator": 1, "critic": 2}
     with pytest.raises(InputError, match=r"--ckpt_only_path: .*student at \[\[999\]\], expected \[\[999\], \[499\]\]"):
         distil(teachers["v"], tmp_path, *GAN, *TWO_STEPS, *start, name="other")
+    with pytest.raises(InputError, match=r"student called at \[\[999\]\], expected \[\[399\]\]"):
+        distil(teachers["v"], tmp_path, *GAN, *start, "--conditioning_timestep", "399", name="other")
     with pytest.raises(InputError, match="expected a training state|not what a training state"):
         distil(teachers["v"], tmp_path, *GAN, "--ckpt_only_path", str(teachers["v"]), name="other")

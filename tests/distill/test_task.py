@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distill.task import DistillationTask, critic_of
+from distill.task import DistillationTask, check_distillation, critic_of
 from engine.denoiser import NetworkDenoiser
 from engine.errors import InputError
+from lift.coupling import timestep_denoiser
+from model import LIFTDualTimestepModel
 from networks.adm import EDMNetwork
 from scheduler import Sigma
 
@@ -101,6 +103,11 @@ def test_a_level_schedule_draws_above_the_next_step():
         assert batch.places["matching"].min() > floor and batch.places["matching"].max() <= 980
 
 
+def test_the_last_place_is_drawn_and_none_behind_it():
+    batch = task_of(min_step_percent=0.9985, max_step_percent=1.0, batch_size=50).batch(0, slice(None))
+    assert set(batch.places["matching"].flatten().tolist()) == {998, 999}
+
+
 @pytest.mark.parametrize("options, message", [
     ({"backward_simulation": True}, "--denoising"), ({"gen_cls_loss": True}, "--cls_on_clean_image"),
     ({"gan_alone": True}, "--gen_cls_loss"), ({"num_denoising_step": 2}, "--denoising"),
@@ -112,6 +119,12 @@ def test_what_cannot_be_is_refused_in_one_line(options, message):
     with pytest.raises(InputError, match=message) as error:
         task_of(**options)
     assert "\n" not in str(error.value)
+
+
+def test_a_teacher_whose_noisiest_calls_leave_out_a_level_is_refused():
+    teacher = timestep_denoiser(LIFTDualTimestepModel([8, 16], native_32=True, skip_64_at_noise=True), 2)
+    with pytest.raises(InputError, match="expected one trained without --skip_64_at_noise"):
+        check_distillation(SimpleNamespace(**DEFAULTS), teacher, True)
 
 
 def test_an_unknown_network_is_refused():
