@@ -16,7 +16,7 @@ from engine.denoiser import Denoiser, NetworkDenoiser
 from engine.denoising_task import encoded
 from engine.drawing import Drawing
 from engine.errors import InputError
-from engine.files import expecting
+from engine.files import expecting, refuse_pickle
 from engine.run_files import weights_in
 from engine.sampling import to_uint8
 from engine.seeds import seeded_generator
@@ -199,7 +199,11 @@ def kind_of(path, known=tuple(FAMILIES)) -> tuple[str, bool]:
     known: families that are welcome. Raises InputError for other families, for an autoencoder, and for a foreign file.
     """
     try:
+        with open(path, "rb") as file:
+            refuse_pickle(path, file, "checkpoint")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except InputError:
+        raise
     except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
         raise InputError(f"{path}: is no file of tensors and plain types, expected a checkpoint") from error
     if not isinstance(content, dict) or not {"model_state", adm.FIRST_WEIGHT} & set(content):

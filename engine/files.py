@@ -15,6 +15,8 @@ from pathlib import Path
 from engine.errors import InputError
 
 SAFETENSORS = ".safetensors"                # how a file of tensors alone ends
+PICKLE = b"\x80"                            # how a pickle starts, and how torch's format before its zip files does
+TORCH_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 # What `written_whole` has written within `written_together` and not yet renamed: path -> temporary file.
 held_back = contextvars.ContextVar("held_back", default=None)
@@ -184,6 +186,16 @@ def save_torch(path, content) -> None:
             raise OSError(None, str(error).splitlines()[0]) from error
 
 
+def refuse_pickle(path, file, what: str) -> None:
+    """Raises InputError for an open file that is a pickle and was not written by torch. what: as in `load_torch`."""
+    file.seek(0)
+    start = file.read(len(TORCH_PICKLE))
+    file.seek(0)
+    if start.startswith(PICKLE) and start != TORCH_PICKLE:
+        raise InputError(f"{path}: is a pickle, expected a {what} of plain tensors and numbers; refused without "
+                         "running it; store its state dict by torch.save or as safetensors")
+
+
 def load_torch(path, what: str = "file", digest=None):
     """torch.load of plain types, refusing code. what: the kind of file expected, for the messages.
 
@@ -203,10 +215,12 @@ def load_torch(path, what: str = "file", digest=None):
                 hashlib.file_digest(file, lambda: digest)
             if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):
                 raise ValueError(f"checksum of {damaged}")
-            file.seek(0)
+            refuse_pickle(path, file, what)
             return torch.load(file, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise InputError(f"{path}: could not be read ({error.strerror}); check its permissions") from error
+    except InputError:
+        raise
     except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
         if isinstance(error, pickle.UnpicklingError) and ("Unsupported global" in str(error)
                                                           or "unsupported GLOBAL" in str(error)):

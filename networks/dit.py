@@ -6,7 +6,6 @@ and SiT weights, so that `load_published` can read them.
 """
 import argparse
 import math
-import pickle
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from engine.errors import InputError
-from engine.files import SAFETENSORS, load_safetensors
+from engine.files import SAFETENSORS, load_safetensors, refuse_pickle
 from networks.affine_velocity import AffineVelocity
 from networks.presets import OUTPUTS, PRESETS, TIME_SCALE
 
@@ -297,9 +296,12 @@ def published_state(path) -> dict[str, torch.Tensor]:
     try:
         if Path(path).suffix == SAFETENSORS:
             return state_in(load_safetensors(path), path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        with open(path, "rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+            refuse_pickle(path, file, "checkpoint")
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"{path}: cannot be read as a PyTorch checkpoint ({reason}); expected published DiT or SiT "
                          "weights") from error

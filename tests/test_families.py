@@ -1,4 +1,7 @@
 """Any checkpoint as a denoiser: EDM's weights from plain files, latents of two families, what is refused."""
+import pickle
+import warnings
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -146,6 +149,8 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path):
     save_torch(tmp_path / "alien.pth", {"family": "alien"})
     torch.save(torch.nn.Linear(1, 1), tmp_path / "pickle.pth")
     (tmp_path / "text.safetensors").write_text("no weights")
+    (tmp_path / "junk.pth").write_text("hi\n")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"ema": {}}, protocol=4))
     save_torch(tmp_path / "other.pth", {"model.map_layer0.weight": torch.zeros(4)})
     state = tiny_network().state_dict()
     save_torch(tmp_path / "short.pth", {**state, "model.out_conv.bias": torch.zeros(7)})
@@ -153,10 +158,12 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path):
     save_torch(tmp_path / "edm.pth", state)
     for name, message, more in (
             ("alien.pth", "--teacher: .*family 'alien', expected one of", {}), ("pickle.pth", "pickled object", {}),
+            ("junk.pth", "damaged or foreign", {}), ("plain.pkl", "is a pickle, .*store its state dict by", {}),
             ("missing.pth", "no such", {}), ("missing.safetensors", "no such file", {}),
             ("text.safetensors", "not a safetensors file", {}), ("other.pth", "expected the state dict of EDM's", {}),
             ("short.pth", "1 entries differ", {}), ("vae.pth", "is an autoencoder", {}),
             ("edm.pth", "--vae: .*model of pixels", {"vae": vae})):
-        with pytest.raises(InputError, match=message) as error:
+        with warnings.catch_warnings(), pytest.raises(InputError, match=message) as error:
+            warnings.simplefilter("error")
             families.load(tmp_path / name, option="--teacher", **more)
         assert "\n" not in str(error.value)
