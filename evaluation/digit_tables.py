@@ -8,6 +8,7 @@ from evaluation.tables import Cell, Table
 from evaluation.text_tables import UnknownTable
 
 NOT_RUN = "not run"
+JUDGED = {"fd_digits": 1, "accuracy": -1}       # what two times are judged by; 1: lower is better
 
 
 def number(value, digits: str = ".3g") -> Cell:
@@ -87,13 +88,13 @@ def digit_correction(row: dict) -> str:
     return f"noise × {row['eps_scale']:g}" if row["eps_scale"] != 1 else "none"
 
 
-def beside_baseline(rows: list[dict], own: list[dict], calls: list[int]) -> str:
-    """At which calls all seeds of a line have a lower, or a higher, fd_digits than all of the baseline with the same
-    correction or none. rows: all; own: of the line."""
+def beside_baseline(rows: list[dict], own: list[dict], calls: list[int], score: str, sign: int) -> str:
+    """At which calls all seeds of a line are better, or worse, than all of the baseline with the same correction or
+    none. rows: all; own: of the line; sign: 1 of a score that is better if it is lower, else -1."""
     ahead, behind = [], []
     for number in calls:
-        values = [row["fd_digits"] for row in own if row["calls"] == number]
-        baseline = [row["fd_digits"] for row in rows if (row["cell"], row["calls"], row["corrected"]) == (
+        values = [sign * row[score] for row in own if row["calls"] == number]
+        baseline = [sign * row[score] for row in rows if (row["cell"], row["calls"], row["corrected"]) == (
             "baseline", number, own[0]["corrected"])]
         if min(len(values), len(baseline)) > 1 and own[0]["cell"] != "baseline":
             ahead += [str(number)] * (max(values) < min(baseline))
@@ -117,11 +118,12 @@ def dual_digits_table(found: dict) -> Table:
                   "deviation over seeds. Corrected: by the constants in the last column, one for each number of calls, "
                   "chosen on the training of another seed. "
                   + f"For {len(as_before)} lines no correction was best, so they are shown once. " * bool(as_before)
-                  + "Beside the baseline: at which calls all seeds are on one "
-                  f"side of all of its seeds, with the same correction or none. Expected: {found['expected']}",
+                  + "Beside the baseline, by either score: at which calls all seeds are on one side of all of its "
+                  "seeds, with the same correction or none. A result counts where both agree. Expected: "
+                  f"{found['expected']}",
                   ["model", "coarse part", "corrected", *(f"{number} calls" for number in calls),
-                   f"accuracy at {calls[-1]}", f"GFLOP at {calls[-1]}", f"ms at {calls[-1]}", "beside the baseline",
-                   "constants"])
+                   f"accuracy at {calls[-1]}", f"GFLOP at {calls[-1]}", f"ms at {calls[-1]}",
+                   *(f"beside the baseline, {score}" for score in JUDGED), "constants"])
     for cell, shift, is_corrected in keys:
         own = [row for row in rows if (row["cell"], row["shift"], row["corrected"]) == (cell, shift, is_corrected)]
         of_calls = [next(line for line in lines if (line["cell"], line["shift"], line["corrected"], line["calls"]) == (
@@ -133,7 +135,7 @@ def dual_digits_table(found: dict) -> Table:
         table.rows.append([Cell(cell), Cell("equal times" if shift == 1 else "ahead"),
                            Cell("yes" if is_corrected else "no"), *scores, number(last["accuracy"], ".3f"),
                            number(last["gflop"], ".2f"), number(1000 * last["seconds_per_image"], ".1f"),
-                           Cell(beside_baseline(rows, own, calls)),
+                           *(Cell(beside_baseline(rows, own, calls, *judged)) for judged in JUDGED.items()),
                            Cell("; ".join(map(digit_correction, of_calls)) if is_corrected else "–")])
     return table
 
