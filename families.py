@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from engine.denoiser import Denoiser, NetworkDenoiser
+from engine.denoiser import Denoiser, NetworkDenoiser, refuse_student
 from engine.denoising_task import encoded
 from engine.drawing import Drawing
 from engine.errors import InputError
@@ -240,9 +240,10 @@ def load(path, weights: str = "ema", device="cpu", option: str = "--checkpoint",
 def load_two_scales(path, weights: str = "ema", device="cpu") -> checkpoints.LoadedModel:
     """A model of two scales of any family, called as LIFT is, so that error maps and path costs can be measured.
 
-    Raises InputError as `load` does, and for a model of other scales than 64 and 32 pixels.
+    Raises InputError as `load` does, for a model of other scales than 64 and 32 pixels, and for a student.
     """
     loaded = load(path, weights, device)
+    refuse_student(loaded.few_steps, path)
     if loaded.family == "lift":
         return checkpoints.load_model(path, "lift", weights, device)
     sides = [shape[-1] for shape in loaded.denoiser.shapes]

@@ -185,6 +185,14 @@ def check_guidance(scale: float, is_guidable: bool, where, option: str = "--guid
                          "and knows no prediction without a class beside one with it; expected 1")
 
 
+def refuse_student(few_steps, path) -> None:
+    """Raises InputError if the checkpoint at `path` is a student's, where another path would be walked. few_steps: its
+    entry of that name, None for any other model."""
+    if few_steps:
+        raise InputError(f"--checkpoint: {path} is a student whose few steps are its own; draw its images with "
+                         "python -m distill.generate")
+
+
 def acts_at(interval: tuple[float, float] | None, process: NoiseProcess, t) -> bool:
     """Whether guidance acts at time t. interval: of log SNR, both ends included; None: always."""
     return interval is None or interval[0] <= float(process.log_snr(torch.as_tensor(t, dtype=torch.float64))) \

@@ -1,5 +1,5 @@
 """How images are drawn of a flow checkpoint: guidance, grid, classes, and the autoencoder where it models latents."""
-from engine.denoiser import Corrected, Guided, check_guidance
+from engine.denoiser import Corrected, Guided, check_guidance, refuse_student
 from engine.drawing import Drawing
 from engine.errors import InputError
 from flow.grids import check_grid, find_path
@@ -51,9 +51,7 @@ def drawing_of(loaded: LoadedFlow, args, device) -> Drawing:
     """How the model's images are drawn. args: those of `flow.options.add_sampling_options`, labels, vae and precision.
     Raises InputError for options that ask for something the model does not have: a null class, a second scale, a class,
     an autoencoder; and for a student of few steps."""
-    if loaded.few_steps:
-        raise InputError(f"--checkpoint: {loaded.path} is a student whose few steps are its own; draw its images with "
-                         "python -m distill.generate")
+    refuse_student(loaded.few_steps, loaded.path)
     check_guidance(args.guidance_scale, loaded.is_guidable, loaded.path)
     denoiser = Guided(loaded.denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, LinearFlow()))
     denoiser = Corrected.where_asked(denoiser, args.eps_scale, args.told_log_snr)

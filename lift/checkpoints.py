@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from baseline_model import BaselineModel
+from engine.denoiser import refuse_student
 from engine.errors import InputError
 from engine.files import expecting, load_torch
 from engine.run_files import epoch_of, weights_in
@@ -88,11 +89,12 @@ def load_model(path, model_type: str | None = None, weights: str = "ema", device
     """Load a checkpoint into its model.
 
     model_type: what the caller can use; None takes either. weights: ema or raw. Raises InputError if the file is
-    missing, damaged, foreign, of the other model type, or without the weights asked for.
+    missing, damaged, foreign, of the other model type, without the weights asked for, or a student of few steps.
     """
     with expecting(path, "checkpoint"):
         digest = hashlib.sha256()
         content = load_content(path, digest)
+        refuse_student(content.get("few_steps"), path)
         return model_of(content, digest.hexdigest()[:16], path, model_type, weights, device)
 
 

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from engine.chunks import in_chunks
-from engine.denoiser import Guided, NetworkDenoiser
+from engine.denoiser import Guided, NetworkDenoiser, refuse_student
 from engine.drawing import BATCH_SIZE, Drawing
 from engine.errors import InputError
 from engine.files import expecting, load_torch, sha256_of_file
@@ -155,8 +155,11 @@ def decoded_noise(path, seed: int, indices, device) -> torch.Tensor:
 
 
 def load_model(path, device="cpu", vae_checkpoint=None) -> Model:
-    """A trained model with its VAE. vae_checkpoint: the VAE's file, if it has moved since the training."""
-    return model_of(load_checkpoint(path, "denoiser", "--checkpoint"), path, device, vae_checkpoint)
+    """A trained model with its VAE. vae_checkpoint: the VAE's file, if it has moved since the training. Raises
+    InputError for a student of few steps."""
+    content = load_checkpoint(path, "denoiser", "--checkpoint")
+    refuse_student(content.get("few_steps"), path)
+    return model_of(content, path, device, vae_checkpoint)
 
 
 def model_of(content: dict, path, device="cpu", vae_checkpoint=None, weights: str = "ema") -> Model:

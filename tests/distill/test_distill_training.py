@@ -20,6 +20,7 @@ from engine.errors import InputError
 from engine.files import save_torch
 from engine.loop import Loop, train
 from engine.run_files import epoch_of
+from lift import checkpoints
 from mnist import models as mnist_models
 from model import LIFTDualTimestepModel
 from networks.adm import EDMNetwork
@@ -198,6 +199,9 @@ def test_a_student_is_generated_from_and_distilled_again(teachers, tmp_path, mon
     results = record.get("results", record)
     assert results["num_model_calls"] == 2 and results["timesteps"] == [[999, 999], [499, 499], [-1, -1]]
     assert len(list((tmp_path / "3").glob("0*.png"))) == 3 and (tmp_path / "3" / "grid.png").is_file()
+    for load in (checkpoints.load_model, families.load_two_scales):     # of generate_with_path_30 and of error maps
+        with pytest.raises(InputError, match="is a student whose few steps are its own; draw its images with"):
+            load(student)
     distil(student, tmp_path, name="again", steps=2)
     assert families.load(next((tmp_path / "checkpoints").glob("again_*ep.pth"))).few_steps["places"] == [[999, 999]]
 
