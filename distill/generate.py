@@ -46,9 +46,19 @@ def student_of(loaded) -> tuple:
     return StudentDenoiser(loaded.denoiser, loaded.few_steps, times), path_of(loaded.few_steps, times, processes)
 
 
-def guided_teacher(args, device):
+def form_of(loaded) -> dict:
+    """What a student's teacher has in common with it, in words."""
+    from networks.bands import BandDenoiser
+    denoiser = loaded.denoiser
+    return {"images or latents of": " and ".join("x".join(map(str, shape)) for shape in denoiser.shapes),
+            "scales as": "bands" if isinstance(denoiser, BandDenoiser) else "sizes",
+            "noise by": " and ".join(type(process).__name__ for process in denoiser.processes),
+            "classes:": denoiser.num_classes or "none"}
+
+
+def guided_teacher(args, device, student):
     """The denoiser of --teacher, guided by --guidance_scale, and from a student's path to its own beside it; two None
-    without. Raises InputError where it cannot be."""
+    without. student: the `families.Loaded` that it is shown beside. Raises InputError where it cannot be."""
     if args.teacher is None:
         if args.guidance_scale != 1:
             raise InputError(f"--guidance_scale: found {args.guidance_scale:g}, which has no effect without --teacher; "
@@ -57,6 +67,10 @@ def guided_teacher(args, device):
     import families
     from engine.denoiser import Guided, check_guidance
     loaded = families.load(args.teacher, args.weights, device, "--teacher", args.vae)
+    for (what, found), expected in zip(form_of(loaded).items(), form_of(student).values()):
+        if found != expected:
+            raise InputError(f"--teacher: {args.teacher} has {what} {found}, expected {expected} as {student.path} "
+                             "has; give the student's own teacher")
     check_guidance(args.guidance_scale, loaded.is_guidable, args.teacher)
     return Guided(loaded.denoiser, args.guidance_scale), loaded.path_beside
 
@@ -80,7 +94,7 @@ def make_images(args, made: Path, device) -> tuple[int, float]:
     import families
     loaded = families.load(args.checkpoint, args.weights, device, vae=args.vae)
     student, path = student_of(loaded)
-    teacher, beside = guided_teacher(args, device)
+    teacher, beside = guided_teacher(args, device, loaded)
     draw = loaded.drawing(student, path, device, "renoise", precision=args.precision)
     of_teacher = teacher and loaded.drawing(teacher, beside(path), device, precision=args.precision)
     start, rows = time.perf_counter(), []

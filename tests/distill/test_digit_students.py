@@ -92,7 +92,7 @@ def test_a_noise_prediction_of_digits_is_walked_from_where_it_knows_something(tm
     task.preview(task.networks)
     assert walked == [[999, -1], [980, -1]]
     given = SimpleNamespace(teacher=tmp_path / "teacher_1ep.pth", guidance_scale=2.0, weights="ema", vae=None)
-    assert guided_teacher(given, "cpu")[1](torch.tensor([[999], [-1]])).tolist() == [[980], [-1]]
+    assert guided_teacher(given, "cpu", loaded)[1](torch.tensor([[999], [-1]])).tolist() == [[980], [-1]]
 
 
 def test_a_teacher_of_other_images_is_one_line(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from engine.loop import Loop, train
 from engine.run_files import epoch_of
 from lift import checkpoints
 from mnist import models as mnist_models
-from model import LIFTDualTimestepModel
+from model import LIFTBandModel, LIFTDualTimestepModel
 from networks.adm import EDMNetwork
 from networks.dit import DiT
 from networks.dual_dit import DualDiT
@@ -199,6 +200,13 @@ def test_a_student_is_generated_from_and_distilled_again(teachers, tmp_path, mon
     results = record.get("results", record)
     assert results["num_model_calls"] == 2 and results["timesteps"] == [[999, 999], [499, 499], [-1, -1]]
     assert len(list((tmp_path / "3").glob("0*.png"))) == 3 and (tmp_path / "3" / "grid.png").is_file()
+    bands = LIFTBandModel([8, 16])
+    save_torch(tmp_path / "bands.pth", {"model_state": bands.state_dict(), "hidden_dims": [8, 16]})
+    for teacher, message in ((teachers["baseline"], "images or latents of 3x64x64, expected 3x64x64 and 3x32x32 as"),
+                             (tmp_path / "bands.pth", f"bands.pth has scales as bands, expected sizes as {student}")):
+        with pytest.raises(InputError, match=message):
+            generate.guided_teacher(SimpleNamespace(teacher=teacher, guidance_scale=1, weights="raw", vae=None), "cpu",
+                                    loaded)
     for load in (checkpoints.load_model, families.load_two_scales):     # of generate_with_path_30 and of error maps
         with pytest.raises(InputError, match="is a student whose few steps are its own; draw its images with"):
             load(student)
