@@ -79,7 +79,8 @@ def add_distillation_options(parser: Parser) -> None:
     group.add_argument("--loss_weight_32", type=real_number(0), default=1.0, metavar="WEIGHT", help="of the 32 losses")
     group.add_argument("--student_t_32", type=whole_number(0, NUM_LEVELS - 1), nargs="+", default=None, metavar="T",
                        help="the 32 scale's timesteps of the steps; left out: those of the 64 scale")
-    group.add_argument("--use_fp16", action="store_true", help="bfloat16 arithmetic of all three networks")
+    group.add_argument("--use_fp16", action="store_true",
+                       help="bfloat16 arithmetic of all three networks; without it and --precision: float32")
     options.add_training_options(parser, "student")
     parser.add_argument("--epoch_steps", type=whole_number(1), default=1000, metavar="STEPS",
                         help="updates of the critic that are called an epoch, whatever the number of real images")
@@ -87,7 +88,7 @@ def add_distillation_options(parser: Parser) -> None:
                         help="pictures of student and teacher in as many steps; 0: none")
     parser.add_argument("--val_split", default="test", help="images that --val_every measures distances to")
     parser.add_argument("--val_images", type=whole_number(2), default=500, help="how many")
-    parser.set_defaults(lr_schedule="constant", precision="float32", ema_decay=0.999)
+    parser.set_defaults(lr_schedule="constant", precision=None, ema_decay=0.999)
 
 
 def add_text_options(parser: Parser) -> None:
@@ -127,6 +128,7 @@ def check_flags(args) -> None:
     needs("--gen_cls_loss", args.gen_cls_loss, "--cls_on_clean_image", args.cls_on_clean_image)
     needs("--gan_alone", args.gan_alone, "--gen_cls_loss", args.gen_cls_loss)
     needs("--shared_critic_pass", args.shared_critic_pass, "--cls_on_clean_image", args.cls_on_clean_image)
+    needs("--denoising", args.denoising, "--num_denoising_step above 1", args.num_denoising_step > 1)
     needs("--num_denoising_step", args.num_denoising_step > 1, "--denoising", args.denoising)
     if args.shared_critic_pass and not args.diffusion_gan:
         raise InputError("--shared_critic_pass: found with --no_diffusion_gan, whose head sees images without noise; "
@@ -163,6 +165,7 @@ def parse(argv=None):
     if args.use_fp16:
         refuse_without_effect(parser, args, ["precision"], "beside --use_fp16")
         args.precision = "bf16"
+    args.precision = args.precision or "float32"
     for name in ("critic_step", "level_schedule"):
         if getattr(args, name) is not None and args.num_denoising_step == 1:
             raise InputError(f"--{name}: found, or --no_{name}, with a student of one step, where it has no effect; "

@@ -49,8 +49,10 @@ def check_distillation(args, teacher: Denoiser, has_images: bool, is_guidable: b
                          "noisiest timestep leave out the 64 level; expected one trained without --skip_64_at_noise")
     if args.cls_on_clean_image and not has_images:
         raise InputError("--cls_on_clean_image: found without real images, which it needs; give --dataset")
-    if args.student_t_32 is not None and len(teacher.processes) == 1:
-        raise InputError("--student_t_32: found for a teacher of one scale, expected LIFT; leave it out")
+    of_two_scales = {"student_t_32": None, "coupling": "tied", "loss_weight_32": 1}
+    for option, usual in of_two_scales.items() if len(teacher.processes) == 1 else ():
+        if getattr(args, option) != usual:
+            raise InputError(f"--{option}: found for a teacher of one scale, expected one of two; leave it out")
     if args.real_guidance_scale > 1 and teacher.num_classes is None:
         raise InputError(f"--real_guidance_scale: found {args.real_guidance_scale} for a teacher without classes, "
                          "expected 1; choose a teacher that was trained with labels")

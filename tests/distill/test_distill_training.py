@@ -246,7 +246,11 @@ def test_where_one_step_starts_follows_the_teachers_output(teachers, tmp_path):
 @pytest.mark.parametrize("more, message", [
     (("--backward_simulation",), "--denoising"), (("--gen_cls_loss",), "--cls_on_clean_image"),
     (("--learning_rate", "1e-3"), "--generator_lr"), (("--real_guidance_scale", "2"), "without classes"),
-    (("--student_t_32", "999"), "one scale"), ((*TWO_STEPS, "--student_t_32", "999", "999"), "falling"),
+    (("--student_t_32", "999"), "one scale"), (("--coupling", "free"), "--coupling: .*one scale"),
+    (("--loss_weight_32", "2"), "--loss_weight_32: .*one scale"),
+    (("--denoising",), "--denoising: found without --num_denoising_step above 1"),
+    (("--use_fp16", "--precision", "float32"), "found float32, which has no effect beside --use_fp16"),
+    ((*TWO_STEPS, "--student_t_32", "999", "999"), "falling"),
     (("--critic_step",), "student of one step"), (("--no_level_schedule",), "student of one step"),
     (("--guidance_cls_loss_weight", "1"), "without --cls_on_clean_image"),
     (("--no_diffusion_gan",), "without --cls_on_clean_image"),
