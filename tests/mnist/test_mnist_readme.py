@@ -22,7 +22,7 @@ def test_figures_in_sentences_are_those_of_the_table():
     one, two = (rows["flow", seed, "midpoint 10, w 1"]["accuracy"] for seed in mnist_quality.SEEDS)
     text, front = ((ROOT / name).read_text(encoding="utf-8") for name in (mnist_quality.TEXT, "README.md"))
     assert f"in {one:.3f} and {two:.3f} of the cases where 0.93 was asked" in " ".join(text.split())
-    found = rows["flow", 0, "midpoint 10, w 2"]
+    found = rows["flow narrow", 0, "midpoint 10, w 2"]
     assert (f"accuracy {found['accuracy']:.3f} and a distance of {found['fd_digits']:.4g} % at guidance 2 (seed 0)"
             in front)
 
