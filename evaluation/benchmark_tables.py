@@ -142,11 +142,11 @@ def handicap_tables(found: dict) -> list[Table]:
 @of_file("first_contact.json", "scripts/benchmarks/first_contact.py")
 def first_contact_tables(found: dict) -> list[Table]:
     """What scripts/benchmarks/first_contact.py found: seconds until a command answers, and of the two scripts."""
-    before, after = found["seconds"]["before"], found["seconds"]["after"]
-    rows = [[Cell(f"`{name}`"), Cell(f"{before[name]:.2f}", before[name]), Cell(f"{after[name]:.2f}", after[name])]
-            for name in after]
-    rows += [[Cell(f"the {name}, once"), Cell("not run"), Cell(f"{value:.0f}", value)]
-             for name, value in found["scripts"].items()]
+    sides = ("before", "after")
+    rows = [[Cell(f"`{name}`"), *(Cell(f"{found['seconds'][side][name]:.2f}", found["seconds"][side][name])
+                                  for side in sides)] for name in found["seconds"]["after"]]
+    rows += [[Cell(f"the {name}, once"), *(Cell("failed" if value is None else f"{value:.0f}", value) for value in (
+        found["scripts"][side][name] for side in sides))] for name in found["scripts"]["after"]]
     note = (f"Median wall time of {found['rounds']} starts in alternation, nothing else running: "
             f"{found['processor']}, {found['cores']} cores. Before: the flat layout. The two scripts are single "
             "runs, which something beside them may have slowed.")
