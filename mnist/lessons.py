@@ -11,7 +11,7 @@ from engine.files import save_png
 from engine.sampling import from_uint8, sample
 from evaluation.denoiser_errors import errors_by_noise, solver_errors
 from evaluation.digit_scores import SCORES
-from evaluation.digit_tables import number, scores_of
+from evaluation.digit_tables import memorising_table, scores_of
 from evaluation.figures import curve_panels, image_rows, loss_curves
 from evaluation.page import read_sections
 from evaluation.small_images import class_rows, picture_columns, principal_components, scatter
@@ -156,14 +156,11 @@ class Tour:
             rows |= {title: shown[title][:10], label: train_images[near[title][1][:10, 0]]}
         self.exact_found = {"model": name, "shares": ERROR_SHARES, "errors": errors,
                             "distances": {title: distances.median().item() for title, (distances, _) in near.items()}}
-        table = Table("memorising", "Distance to the nearest training digit", "Median root mean square difference per "
-                      "pixel, of -1 ... 1. A model that copies is at 0.", ["images", "distance"],
-                      [[Cell(title), number(distances.median(), ".3f")] for title, (distances, _) in near.items()])
         self.add("exact",
                  {f"Error of the clean image predicted ({name}, no class), by share of the way to noise.":
                   curve_panels(errors, ERROR_SHARES, "share of noise", "RMS error per pixel", False),
-                  "Samples, and the training digits nearest to them.": image_rows(rows)}, [table],
-                 [f"{len(train_images):,}"])
+                  "Samples, and the training digits nearest to them.": image_rows(rows)},
+                 [memorising_table({"exact": self.exact_found})], [f"{len(train_images):,}"])
 
     def scored(self) -> None:
         """Scores of every model, beside real digits and damaged ones."""
