@@ -5,7 +5,7 @@
 # By its arithmetic that is about 20 hours of a core that does 100 GFLOP a second in bf16, half of them for scores: a
 # night of two cores. It was not run. Smaller:
 #   STEPS=1500 SIZES="--hidden_size 128 --depth 4 --num_heads 4" OUTPUTS="velocity residual" PATCHES=4 \
-#   SEEDS=0 OTHERS= ...
+#   SEEDS=0 OTHERS= PRECISION=float32 ...
 # Trainings resume where they were stopped and finished rows are not measured again, so that the script can be started
 # as often as there is time. Everything lies below $OUTPUT; the table is $OUTPUT/study.md, and of every model there is a
 # picture with a row per class. METRICS="fd_lite0 kd_lite0 swd" for a data set with other classes than CIFAR-10's.
@@ -27,7 +27,8 @@ NUM_IMAGES="${NUM_IMAGES:-500}" METRICS="${METRICS:-fd_lite0 kd_lite0 swd groups
 words=""
 source "$(dirname "$0")/environment.sh"
 read -r -a metrics <<< "$METRICS"
-read -r -a device <<< "${DEVICE:+--device $DEVICE} ${NUM_THREADS:+--num_threads $NUM_THREADS}"
+read -r -a device <<< "${DEVICE:+--device $DEVICE} ${NUM_THREADS:+--num_threads $NUM_THREADS} \
+    ${PRECISION:+--precision $PRECISION}"
 
 study() {       # NAME SEED OPTION...: train, score at every guidance, solver and number of calls, draw
     local name=$1 seed=$2 checkpoint guidance solver calls steps

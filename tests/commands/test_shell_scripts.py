@@ -183,7 +183,7 @@ def test_flows_study_counts_calls_and_passes_over_what_is_trained(box, tmp_path)
     (tmp_path / "residual_patch4_seed0_3ep.pth").touch()
     done, notes = box("flow_study.sh", CHECKPOINTS=str(tmp_path), OUTPUT=str(tmp_path / "out"), OUTPUTS="residual",
                       PATCHES="4", SEEDS="0", CALLS="10", GUIDANCE="2", SOLVERS="ddim midpoint", NUM_THREADS="1",
-                      OTHERS="")
+                      PRECISION="float32", OTHERS="")
     assert done.returncode == 0, done.stderr
     picture, table, *evaluations = notes
     assert picture.startswith("-m flow.generate") and f"{tmp_path}/out/samples_residual_patch4_seed0.png" in picture
@@ -191,8 +191,8 @@ def test_flows_study_counts_calls_and_passes_over_what_is_trained(box, tmp_path)
     assert table.startswith("-m flow.study_table") and len(evaluations) == 2
     assert ["--solver ddim --num_steps 10 --guidance_scale 2" in evaluations[0],
             "--solver midpoint --num_steps 5 --guidance_scale 2" in evaluations[1]] == [True, True]
-    assert all(note.startswith("eval_fid_batch.py --dataset cifar10 --checkpoints") and note.endswith("--num_threads 1")
-               for note in evaluations)
+    assert all(note.startswith("eval_fid_batch.py --dataset cifar10 --checkpoints")
+               and note.endswith("--num_threads 1 --precision float32") for note in evaluations)
     done, notes = box("flow_study.sh", CHECKPOINTS=str(tmp_path), OUTPUT=str(tmp_path / "out"), OUTPUTS=" ",
                       PATCHES=" ", SEEDS="1", OTHERS="unet")         # it left no checkpoint behind
     assert done.returncode != 0 and len(notes) == 1
