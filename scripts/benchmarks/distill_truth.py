@@ -57,7 +57,12 @@ NUM_DEVIATIONS = 3                                      # that a row may be away
 # Trials of single choices, made before the networks were what they are now.
 TRIALS = Path(__file__).resolve().parents[2] / "results/published/distill/distill_truth_trials.json"
 FORMER = " (former networks)"                           # of a row that was measured with other settings than today's
-SHOWN = ("ratio 5", "ratio 5, GAN", "ratio 1", "eps at 399", "4 steps, published critic", "4 steps, both")
+SHOWN = ("ratio 5", "ratio 1", "eps at 399", "4 steps, published critic", "4 steps, both")
+CURVES = {                              # panels of the figure: title -> rows, few enough to be told apart
+    "one step: updates, GAN": ("ratio 5", "ratio 5, GAN", "ratio 1", "ratio 1, GAN", "ratio 10", "GAN alone"),
+    "one step: output, start": ("ratio 5", "v at 399", "eps at 999", "eps at 399", "eps at 399, GAN", "random start"),
+    "four steps": ("4 steps, published critic", "4 steps, level schedule alone", "4 steps, critic knows",
+                   "4 steps, both", "4 steps, critic knows, no simulation", "4 steps, critic knows, longer")}
 NUM_SHOWN = 1000
 NUM_CURVE_POINTS = 12
 
@@ -167,34 +172,35 @@ def write_tables(path: Path, results: dict) -> None:
 
 
 def draw_figure(rows: dict):
-    """Samples of a few rows beside the truth, and the distance of every row over its iterations."""
+    """Samples of a few rows beside the truth, and the distance of the rows of CURVES over their iterations."""
     import numpy as np
     import torch
     from distill.known_truth import CircleOfGaussians
     from evaluation.figures import figure, style_of_curve
-    shown = [name for name in SHOWN if name in rows]
-    fig, axes = figure(2.4 * (len(shown) + 1), 5.4, nrows=2, ncols=len(shown) + 1)
+    shown = ["truth", *SHOWN]
+    width = len(shown) // len(CURVES)                               # panels of samples above one of curves
+    fig, axes = figure(1.75 * len(shown), 5.6, nrows=2, ncols=len(shown), height_ratios=(2, 3))
     truth = CircleOfGaussians().draw((NUM_SHOWN,), torch.Generator().manual_seed(2))
-    for axis, (name, points) in zip(axes[0], [("truth", truth), *((name, rows[name]["points"]) for name in shown)]):
-        axis.scatter(*np.asarray(points).T, s=1, color="black", rasterized=True)
-        axis.set(title=name, xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal", xticks=(), yticks=())
-        axis.title.set_fontsize(8)
+    for axis, name in zip(axes[0], shown):
+        axis.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal", xticks=(), yticks=())
+        axis.set_title(name.replace(", ", ",\n"), fontsize=9)
+        points = truth if name == "truth" else rows[name]["points"] if name in rows else []
+        axis.scatter(*np.asarray(points).reshape(-1, 2).T, s=1, color="black", rasterized=True)
     spec = axes[1, 0].get_gridspec()
     for axis in axes[1]:
         axis.remove()
-    halves = len(axes[1]) // 2
-    groups = [(spec[1, :halves], "one step", 1), (spec[1, halves:], "four steps", 4)]
-    for place, title, num_steps in groups:
-        axis = fig.add_subplot(place)
-        of_group = [name for name, row in rows.items() if row["settings"]["num_steps"] == num_steps]
-        for number, name in enumerate(of_group):
+    panels = [fig.add_subplot(spec[1, width * number:width * (number + 1)]) for number in range(len(CURVES))]
+    for axis, (title, names) in zip(panels, CURVES.items()):
+        measured = [name for name in names if name in rows]
+        for number, name in enumerate(measured):
             history = rows[name]["history"]
             axis.plot([point["iteration"] / rows[name]["settings"]["iterations"] for point in history],
                       [statistics.mean(point["distances"]) for point in history], label=name.removeprefix("4 steps, "),
                       **style_of_curve(number))
-        axis.set(yscale="log", title=title, xlabel="share of the iterations", ylabel="sliced Wasserstein-1")
-        if of_group:
-            axis.legend(fontsize=5, ncols=2)
+        axis.set(yscale="log", title=title, xlabel="share of the iterations")
+        if measured:
+            axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    panels[0].set_ylabel("sliced Wasserstein-1")
     return fig
 
 

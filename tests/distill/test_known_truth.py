@@ -10,7 +10,8 @@ from conftest import ROOT
 from distill.known_truth import (DEVIATION, CircleOfGaussians, Distillation, PointNetwork, Settings, exact_ddim,
                                  sliced_wasserstein_1, trained_denoiser)
 from scheduler import CosineSteps
-from scripts.benchmarks.distill_truth import FORMER, ROWS, markdown_table, order_table, write_tables
+from scripts.benchmarks.distill_truth import (CURVES, FORMER, ROWS, SHOWN, draw_figure, markdown_table, order_table,
+                                              write_tables)
 
 SHORT = {"iterations": 150, "batch": 128, "seeds": 2}
 
@@ -106,3 +107,12 @@ def test_the_order_is_judged_by_means_and_spreads():
                            "| ratio 5 | ratio 10 | level within the spread of the seeds |"]
     assert table[-1] == ("Two draws of the truth are 0.0200 apart. Within 3 deviations of their reference: 1 of 2 "
                          "rows; not so: ratio 5, GAN.")
+
+
+def test_the_figure_draws_rows_that_there_are_and_leaves_out_what_is_not_measured():
+    assert {*SHOWN, *(name for names in CURVES.values() for name in names)} <= set(ROWS)
+    row = {"points": [[0.0, 0.5]], "settings": {"iterations": 4},
+           "history": [{"iteration": 0, "distances": [0.5]}, {"iteration": 4, "distances": [0.1, 0.3]}]}
+    *panels, last = draw_figure({"ratio 5": row}).axes[-3:]
+    assert [[list(line.get_ydata()) for line in panel.lines] for panel in panels] == [[[0.5, 0.2]]] * 2
+    assert not last.lines
