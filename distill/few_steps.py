@@ -14,21 +14,26 @@ def student_times(num_steps: int, first: int | None = None) -> list[int]:
     return times if first is None else [first, *times[1:]]
 
 
-def simulated_input(student, start: torch.Tensor, renoise, noise: torch.Tensor, levels, num_calls: int) -> torch.Tensor:
-    """The noised image that step `num_calls` of the student starts from, by its own chain (DMD2, section 4.5).
+def noised_to(levels, xs, noises) -> list[torch.Tensor]:
+    """Images per scale, noised to a level each: (a, s) per scale."""
+    return [noise_added(x, noise, *level) for x, noise, level in zip(xs, noises, levels, strict=True)]
 
-    student(x, k) -> clean images of step k, called without gradient. start: [B, ...], the noise that the chain begins
-    with; noise: the noise of the step to be trained; renoise: a noise per step between. levels: (a, s) per step.
-    num_calls = 0 gives `noise` itself: step 0 always starts from pure noise.
+
+def simulated_input(student, starts, renoises, noises, levels, num_calls: int) -> list[torch.Tensor]:
+    """The noised images, per scale, that step `num_calls` of the student starts from, by its own chain (DMD2, section
+    4.5), with a tensor [B, ...] per scale in every list.
+
+    student(xs, k) -> clean images of step k, called without gradient. starts: what the chain begins with; noises: the
+    noise of the step to be trained; renoises: a list like it per step between. levels: per step, (a, s) per scale.
+    num_calls = 0 gives `noises` themselves: step 0 always starts from pure noise.
     """
     if num_calls == 0:
-        return noise
-    x_t = start
+        return noises
+    xs = starts
     with torch.no_grad():
         for k in range(num_calls):
-            x_0 = student(x_t, k)
-            x_t = noise_added(x_0, noise if k + 1 == num_calls else renoise[k], *levels[k + 1])
-    return x_t
+            xs = noised_to(levels[k + 1], student(xs, k), noises if k + 1 == num_calls else renoises[k])
+    return xs
 
 
 def level_range(min_share: float = 0.02, max_share: float = 0.98, next_time: int | None = None) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from distill import options
+from distill.few_steps import noised_to
 from distill.known_truth import FREQUENCIES, RATE, WIDTH, cosine_share, sines_of_times
 from distill.student import StudentDenoiser, path_of
 from distill.task import DistillationTask
@@ -18,7 +19,7 @@ from engine.loop import Loop
 from engine.sampling import sample
 from lift.exact_mixture import distance_to_truth, random_mixture
 from networks.scales import downsample_to_32
-from scheduler import NUM_TIMESTEPS, CosineSteps, noise_added, training_target
+from scheduler import NUM_TIMESTEPS, CosineSteps, training_target
 
 SIDE, NUM_COMPONENTS = 4, 5
 NUM_SCORED = 10_000
@@ -96,7 +97,7 @@ class ExactTeacher(OutputDenoiser):
             ts = [torch.randint(NUM_TIMESTEPS, (batch,), generator=generator) for _ in x_0s]
             noises = [torch.randn(x.shape, generator=generator) for x in x_0s]
             levels = [self.process.levels(t) for t in ts]
-            xs = [noise_added(*pair, *level) for *pair, level in zip(x_0s, noises, levels)]
+            xs = noised_to(levels, x_0s, noises)
             outputs = self.outputs(self.network, xs, ts)
             loss = sum((output - training_target("v", x, noise, *level)).square().mean()
                        for output, x, noise, level in zip(outputs, x_0s, noises, levels))

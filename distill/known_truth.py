@@ -229,8 +229,10 @@ class Distillation:
         noise = self.normal()
         if k and not self.settings.backward_simulation:
             return noise_added(self.truth.draw((self.num_points,), self.generator), noise, *self.renoised_to[k])
-        renoise = [self.normal() for _ in range(k - 1)]
-        return simulated_input(self.generated, self.normal(), renoise, noise, self.renoised_to, k)
+        renoises = [[self.normal()] for _ in range(k - 1)]
+        levels = [[level] for level in self.renoised_to]
+        return simulated_input(lambda xs, step: [self.generated(xs[0], step)], [self.normal()], renoises, [noise],
+                               levels, k)[0]
 
     def student_loss(self, x, k, told) -> torch.Tensor:
         """Scalar: distribution matching and GAN loss of step k's generated points x. told: what the critic knows."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from distill import losses
 from distill.critic import Critic
-from distill.few_steps import level_range, student_times, times_of_places
+from distill.few_steps import level_range, noised_to, simulated_input, student_times, times_of_places
 from distill.options import NUM_LEVELS, check_flags
 from distill.student import StudentDenoiser, coupled, few_steps_of, path_of
 from engine import devices
@@ -31,7 +31,7 @@ from networks.dual_dit import DualDiT
 from networks.flow_unet import FlowUNet
 from networks.scales import downsample_to_32
 from networks.unet import UNet
-from scheduler import Sigma, clean_image, noise_added, training_target
+from scheduler import Sigma, clean_image, training_target
 
 STEEP_START = 399                       # where one step of a noise prediction is called: it would divide by a
 NUM_SHOWN = 8
@@ -209,7 +209,7 @@ class DistillationTask(WithLossCurves, Task):
 
     def noised(self, xs, noises, places) -> list[torch.Tensor]:
         """Images per scale, noised to places [B, scales]."""
-        return [noise_added(x, noise, *levels) for x, noise, levels in zip(xs, noises, self.levels(places))]
+        return noised_to(self.levels(places), xs, noises)
 
     def outputs(self, network, xs, places, labels=None, **more):
         """What a network puts out for noised images xs: a tensor per scale, None of a critic asked for logits alone.
@@ -249,20 +249,13 @@ class DistillationTask(WithLossCurves, Task):
 
     def student_input(self, network, batch: DistillationBatch) -> list[torch.Tensor]:
         """The noised images, per scale, that the step `batch.k` is trained on."""
-        k, noises = batch.k, batch.noise["start"]
-        if k == 0:
-            return [start * noise for start, noise in zip(self.starts, noises)]
-        if not self.args.backward_simulation:
-            return [noise_added(x, noise, *levels)
-                    for x, noise, levels in zip(batch.real, noises, self.student_levels[k])]
-        xs = [start * noise for start, noise in zip(self.starts, batch.noise["chain"])]
-        with torch.no_grad():
-            for step in range(k):
-                fresh = noises if step + 1 == k else batch.noise[f"renoise_{step}"]
-                x_0s = self.generated(network, xs, step, batch.labels)
-                xs = [noise_added(x_0, noise, *levels)
-                      for x_0, noise, levels in zip(x_0s, fresh, self.student_levels[step + 1])]
-        return xs
+        k, noise = batch.k, batch.noise
+        if k and not self.args.backward_simulation:
+            return noised_to(self.student_levels[k], batch.real, noise["start"])
+        begun = [scale * eps for scale, eps in zip(self.starts, noise["chain" if k else "start"])]
+        return simulated_input(lambda xs, step: self.generated(network, xs, step, batch.labels), begun,
+                               [noise[f"renoise_{step}"] for step in range(k - 1)], noise["start"] if k else begun,
+                               self.student_levels, k)
 
     def told_step(self, batch: DistillationBatch, xs) -> torch.Tensor | None:
         """What the critic is told of the student's step: int64 [B], or None without `--critic_step`."""

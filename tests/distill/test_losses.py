@@ -201,8 +201,9 @@ def test_student_times_are_the_published_ones_but_for_their_number(dmd2):
     assert student_times(4, first=399) == [399, 749, 499, 249]
 
 
-@pytest.mark.parametrize("num_steps", [2, 4])
-def test_backward_simulation(dmd2, num_steps):
+@pytest.mark.parametrize("num_steps, num_scales", [(2, 1), (4, 1), (4, 2)])
+def test_backward_simulation(dmd2, num_steps, num_scales):
+    """Every scale has a chain of its own; here all are alike."""
     form = Form(dmd2, "sd")
     times = student_times(num_steps)
     inputs, outputs = [], []
@@ -215,7 +216,11 @@ def test_backward_simulation(dmd2, num_steps):
 
     levels = [form.levels(torch.tensor(t)) for t in times]
     for num_calls in range(num_steps):
-        found = simulated_input(student, dmd2["sim_start"], dmd2["sim_renoise"], dmd2["sim_noise"], levels, num_calls)
+        found, *others = simulated_input(
+            lambda xs, k: [student(xs[0], k)] * num_scales, [dmd2["sim_start"]] * num_scales,
+            [[noise] * num_scales for noise in dmd2["sim_renoise"]], [dmd2["sim_noise"]] * num_scales,
+            [[level] * num_scales for level in levels], num_calls)
+        assert len(others) == num_scales - 1 and all(torch.equal(found, other) for other in others)
         assert times[num_calls] == dmd2[f"sim_{num_steps}step_stop{num_calls}_t"][0]
         close(found, dmd2[f"sim_{num_steps}step_stop{num_calls}_x_t"], 1e-4)
         assert not found.requires_grad

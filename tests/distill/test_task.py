@@ -95,6 +95,22 @@ def test_a_step_depends_on_seed_and_number_alone_and_parts_make_the_whole():
     assert {task.batch(step, slice(None)).k for step in range(30)} == {0, 1, 2}
 
 
+def test_the_student_starts_in_training_where_its_chain_leads():
+    """From sigma 80, each step's clean images noised again by the batch's own draws, the last of them "start"."""
+    task = task_of(**MULTI)
+    batch = next(batch for batch in (task.batch(step, slice(None)) for step in range(30)) if batch.k == 2)
+    student, sigmas = task.networks["generator"], task.times[0]
+    [x_t] = [80 * noise for noise in batch.noise["chain"]]
+    for k, use in enumerate(("renoise_0", "start")):
+        [x_0] = task.generated(student, [x_t], k, batch.labels)
+        x_t = x_0 + sigmas[[666, 333][k]] * batch.noise[use][0]
+    [found] = task.student_input(student, batch)
+    torch.testing.assert_close(found, x_t)
+    assert not found.requires_grad
+    first = next(batch for batch in (task.batch(step, slice(None)) for step in range(30)) if batch.k == 0)
+    assert torch.equal(task.student_input(student, first)[0], 80 * first.noise["start"][0])
+
+
 def test_a_level_schedule_draws_above_the_next_step():
     task = task_of(**MULTI)
     for step in range(40):
