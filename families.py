@@ -16,7 +16,7 @@ from engine.denoiser import Denoiser, NetworkDenoiser, refuse_student
 from engine.denoising_task import encoded
 from engine.drawing import Drawing
 from engine.errors import InputError
-from engine.files import expecting, refuse_pickle
+from engine.files import expecting, load_torch
 from engine.run_files import weights_in
 from engine.sampling import to_uint8
 from engine.seeds import seeded_generator
@@ -180,7 +180,8 @@ def load_edm(content: dict, path, weights: str, fingerprint: str, device, vae=No
     shape = (config["channels"], config["resolution"], config["resolution"])
     denoiser = NetworkDenoiser(network, Sigma(), "x_0", shape, config["num_classes"] or None)
     return Loaded("edm", network, denoiser, "x_0", {"family": "edm", "config": config}, Path(path), weights,
-                  fingerprint, few_steps=content["few_steps"] if is_student else None)
+                  fingerprint, few_steps=content["few_steps"] if is_student else None,
+                  options=is_student and content.get("options") or {})
 
 
 FAMILIES = {"lift": load_lift, "flow": load_flow, "mnist": load_mnist, "edm": load_edm}
@@ -198,14 +199,7 @@ def kind_of(path, known=tuple(FAMILIES)) -> tuple[str, bool]:
 
     known: families that are welcome. Raises InputError for other families, for an autoencoder, and for a foreign file.
     """
-    try:
-        with open(path, "rb") as file:
-            refuse_pickle(path, file, "checkpoint")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except InputError:
-        raise
-    except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
-        raise InputError(f"{path}: is no file of tensors and plain types, expected a checkpoint") from error
+    content = load_torch(path, "checkpoint", lazily=True)
     if not isinstance(content, dict) or not {"model_state", adm.FIRST_WEIGHT} & set(content):
         raise InputError(f"{path}: has no model_state in it, expected a checkpoint of this repository")
     family = family_of(content)

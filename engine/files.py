@@ -196,12 +196,13 @@ def refuse_pickle(path, file, what: str) -> None:
                          "running it; store its state dict by torch.save or as safetensors")
 
 
-def load_torch(path, what: str = "file", digest=None):
+def load_torch(path, what: str = "file", digest=None, accepted=(), lazily: bool = False):
     """torch.load of plain types, refusing code. what: the kind of file expected, for the messages.
 
     digest: a hashlib object that is fed the bytes of the file that is loaded, even if another takes its name meanwhile.
-    Every block is compared with its CRC32 in the file, which torch.load itself does not do. Raises InputError if the
-    file is missing, truncated, damaged, not written by torch, or holds pickled objects.
+    accepted: classes that are welcome beside the plain types. lazily: tensors stay in the file until they are used.
+    Every block is compared with its CRC32 in the file, which torch.load itself does not do, but not lazily. Raises
+    InputError if the file is missing, truncated, damaged, not written by torch, or holds other pickled objects.
     """
     import torch
     path = Path(path)
@@ -213,10 +214,13 @@ def load_torch(path, what: str = "file", digest=None):
         with open(path, "rb") as file:
             if digest:
                 hashlib.file_digest(file, lambda: digest)
-            if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):
+            is_zip = zipfile.is_zipfile(file)
+            if is_zip and not lazily and (damaged := zipfile.ZipFile(file).testzip()):
                 raise ValueError(f"checksum of {damaged}")
             refuse_pickle(path, file, what)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            stays = lazily and is_zip               # torch's format before its zip files is read whole
+            with torch.serialization.safe_globals(accepted):
+                return torch.load(str(path) if stays else file, map_location="cpu", weights_only=True, mmap=stays)
     except PermissionError as error:
         raise InputError(f"{path}: could not be read ({error.strerror}); check its permissions") from error
     except InputError:

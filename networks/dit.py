@@ -13,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from engine.errors import InputError
-from engine.files import SAFETENSORS, load_safetensors, refuse_pickle
+from engine.files import SAFETENSORS, load_safetensors, load_torch
 from networks.affine_velocity import AffineVelocity
 from networks.presets import OUTPUTS, PRESETS, TIME_SCALE
 
@@ -293,19 +293,9 @@ def published_state(path) -> dict[str, torch.Tensor]:
     Such a run stores its options as an argparse.Namespace, which this one load accepts. A file that ends in
     .safetensors is a plain state dict. Raises InputError.
     """
-    try:
-        if Path(path).suffix == SAFETENSORS:
-            return state_in(load_safetensors(path), path)
-        with open(path, "rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
-            refuse_pickle(path, file, "checkpoint")
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:              # foreign bytes can lead the unpickler to any exception at all
-        reason = " ".join(str(error).split())[:100]
-        raise InputError(f"{path}: cannot be read as a PyTorch checkpoint ({reason}); expected published DiT or SiT "
-                         "weights") from error
-    return state_in(content, path)
+    if Path(path).suffix == SAFETENSORS:
+        return state_in(load_safetensors(path), path)
+    return state_in(load_torch(path, "file of published DiT or SiT weights", accepted=[argparse.Namespace]), path)
 
 
 def is_published(content) -> bool:

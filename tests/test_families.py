@@ -15,7 +15,7 @@ from flow.latents import Latents
 from mnist import models as mnist_models
 from networks import margin
 from networks.adm import EDMNetwork, config_of
-from networks.dit import DiT
+from networks.dit import DiT, published_state
 from networks.vae import VAE
 from scheduler import Sigma
 
@@ -167,3 +167,27 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path):
             warnings.simplefilter("error")
             families.load(tmp_path / name, option="--teacher", **more)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("read", [families.kind_of, published_state, families.load])
+def test_files_that_are_none_are_told_by_every_reader_in_the_same_words(tmp_path, read):
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "object.pth")
+    (tmp_path / "junk.pth").write_text("hi\n")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps({"ema": {}}, protocol=4))
+    (tmp_path / "folder.pth").mkdir()
+    for name, message in (("object", "holds a pickled object, expected a"), ("plain", "is a pickle, expected a"),
+                          ("junk", "is truncated, damaged or foreign, expected a"), ("missing", "no such "),
+                          ("folder", "found a folder, expected a")):
+        with pytest.raises(InputError, match=f"{name}.pth: {message}") as error:
+            read(tmp_path / f"{name}.pth")
+        assert "\n" not in str(error.value)
+
+
+def test_a_kind_is_told_without_reading_the_weights(tmp_path, monkeypatch):
+    """They stay in the file, but where it has torch's older format."""
+    network, read, given = tiny_network(), torch.load, []
+    monkeypatch.setattr(torch, "load", lambda *words, **how: given.append(how["mmap"]) or read(*words, **how))
+    for is_zip in (True, False):
+        torch.save(network.state_dict(), tmp_path / "edm.pth", _use_new_zipfile_serialization=is_zip)
+        assert families.kind_of(tmp_path / "edm.pth") == ("edm", False)
+    assert given == [True, False]

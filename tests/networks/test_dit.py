@@ -323,7 +323,7 @@ def test_published_weights_that_are_none_are_refused(tmp_path, latent_model):
     with pytest.raises(InputError, match="hidden size 48"):
         load_published(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="PyTorch checkpoint"):
+    with pytest.raises(InputError, match="damaged or foreign, expected a file of published DiT or SiT weights"):
         load_published(path)
 
 
