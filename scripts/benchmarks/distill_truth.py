@@ -53,6 +53,10 @@ ORDER = (("ratio 5, GAN", "ratio 5"), ("ratio 5", "ratio 1"), ("ratio 1, GAN", "
          ("4 steps, critic knows", "4 steps, published critic"),
          ("4 steps, critic knows", "4 steps, level schedule alone"), ("4 steps, both", "4 steps, critic knows"),
          ("4 steps, critic knows, longer", "4 steps, critic knows"))
+# Rows whose distance half-way tells how steadily they train, and the range that it was expected in, or None.
+HALF_WAY = {"ratio 1": (0.17, 0.35), "ratio 1, GAN": None, "ratio 5": (0.04, 0.08), "ratio 5, GAN": None,
+            "ratio 10": None}
+MIXTURES = {"4 steps, published critic": (0.037, 0.002)}    # of a student's steps together: a figure to compare with
 NUM_DEVIATIONS = 3                                      # that a row may be away from its reference
 # Trials of single choices, made before the networks were what they are now.
 TRIALS = Path(__file__).resolve().parents[2] / "results/published/distill/distill_truth_trials.json"
@@ -127,6 +131,30 @@ def markdown_table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def half_way_table(results: dict) -> str:
+    """How far rows are from the truth after half of their iterations, beside their end."""
+    lines = ["| row | half-way | expected there | at the end |", "| --- | ---: | ---: | ---: |"]
+    for name, expected in HALF_WAY.items():
+        if name in results["rows"]:
+            row = results["rows"][name]
+            end = row["settings"]["iterations"]
+            half = min(row["history"], key=lambda point: abs(2 * point["iteration"] - end))["distances"]
+            within = "–" if expected is None else "{:.2f}–{:.2f}".format(*expected)
+            lines.append(f"| {name} | {mean_and_deviation(half)} | {within} | {mean_and_deviation(row['distances'])} |")
+    return "\n".join(lines)
+
+
+def mixture_table(results: dict) -> str:
+    """Students of several steps: the last step's points, and those of all steps together, each against the truth."""
+    lines = ["| row | last step | mixture of its steps | reference of the mixture |", "| --- | ---: | ---: | ---: |"]
+    for name, row in results["rows"].items():
+        if "distances_of_mixture" in row:
+            reference = "{:.3f} ± {:.3f}".format(*MIXTURES[name]) if name in MIXTURES else "–"
+            lines.append(f"| {name} | {mean_and_deviation(row['distances'])} | "
+                         f"{mean_and_deviation(row['distances_of_mixture'])} | {reference} |")
+    return "\n".join(lines)
+
+
 def order_table(results: dict) -> str:
     """Which of the expected orders hold, and how many rows lie within NUM_DEVIATIONS deviations of their reference."""
     rows = results["rows"]
@@ -164,8 +192,8 @@ def write_tables(path: Path, results: dict) -> None:
     trials = json.loads(TRIALS.read_text(encoding="utf-8"))
     measured = benchmarks_tables(TRIALS.parent)                         # what scripts/bench.sh left there
     known = {"distill_truth": markdown_table(results), "distill_truth_order": order_table(results),
-             "distill_truth_trials": trials_table(trials),
-             "benchmarks": markdown_of(measured)}
+             "distill_truth_half_way": half_way_table(results), "distill_truth_mixture": mixture_table(results),
+             "distill_truth_trials": trials_table(trials), "benchmarks": markdown_of(measured)}
     new = with_markdown(path.read_text(encoding="utf-8"), known, str(path), "results")
     with written_whole(path, "w") as file:
         file.write(new)

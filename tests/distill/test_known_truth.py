@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import math
+import statistics
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from conftest import ROOT
 from distill.known_truth import (DEVIATION, CircleOfGaussians, Distillation, PointNetwork, Settings, exact_ddim,
                                  sliced_wasserstein_1, trained_denoiser)
 from scheduler import CosineSteps
-from scripts.benchmarks.distill_truth import (CURVES, FORMER, ROWS, SHOWN, draw_figure, markdown_table, order_table,
-                                              write_tables)
+from scripts.benchmarks.distill_truth import (CURVES, FORMER, ROWS, SHOWN, draw_figure, half_way_table, markdown_table,
+                                              mixture_table, order_table, write_tables)
 
 SHORT = {"iterations": 150, "batch": 128, "seeds": 2}
 
@@ -95,6 +96,33 @@ def test_the_text_shows_the_measured_tables(tmp_path):
     for name, row in results["rows"].items():
         is_today = row["settings"] == dataclasses.asdict(Settings(**ROWS[name][0]))
         assert (f"| {name} | " if is_today else f"| {name}{FORMER} | ") in markdown_table(results)
+
+
+def test_half_of_the_iterations_and_the_mixture_have_tables_of_their_own():
+    """Of a run without a point at its half, the nearest; of one step there is no mixture."""
+    history = [{"iteration": number, "distances": [0.1 * number, 0.1 * number]} for number in (0, 4, 7, 10)]
+    rows = {"ratio 1": {"settings": {"iterations": 9}, "history": history, "distances": [0.01, 0.03]},
+            "ratio 5": {"settings": {"iterations": 20}, "history": history, "distances": [0.01, 0.03]},
+            "4 steps, both": {"distances": [0.01, 0.03], "distances_of_mixture": [0.2, 0.4]}}
+    assert half_way_table({"rows": rows}).split("\n")[2:] == [
+        "| ratio 1 | 0.400 ± 0.000 | 0.17–0.35 | 0.020 ± 0.014 |",
+        "| ratio 5 | 1.000 ± 0.000 | 0.04–0.08 | 0.020 ± 0.014 |"]
+    assert mixture_table({"rows": rows}).split("\n")[2:] == ["| 4 steps, both | 0.020 ± 0.014 | 0.300 ± 0.141 | – |"]
+
+
+def test_what_the_text_says_of_half_the_iterations_and_of_mixtures_is_so():
+    rows = json.loads((ROOT / "results/published/distill/distill_truth.json").read_text(encoding="utf-8"))["rows"]
+
+    def mean(name, of="distances"):
+        return statistics.mean(rows[name][of] if of in rows[name] else
+                               next(point["distances"] for point in rows[name]["history"] if point["iteration"] == of))
+
+    for more in ("", ", GAN"):
+        assert mean(f"ratio 1{more}", 1500) > 3 * mean(f"ratio 5{more}", 1500)
+        assert abs(mean(f"ratio 1{more}") - mean(f"ratio 5{more}")) < 0.01
+    gains = {name: mean(name) - mean(name, "distances_of_mixture") for name in rows if name.startswith("4 steps")}
+    assert gains.pop("4 steps, published critic") > 0.005 and max(gains.values()) < 0
+    assert all(gains[f"4 steps, {name}"] < -0.02 for name in ("level schedule alone", "both"))
 
 
 def test_the_order_is_judged_by_means_and_spreads():
