@@ -121,6 +121,31 @@ def add_data_options(parser, image_size: int | None = None, channels: int = 3, c
                                 "or none")
 
 
+def add_val_options(group, usual: str, least: int = 1) -> None:
+    """Adds --val_split and --val_images, at least so many. usual: the split where --val_split is left out; the command
+    calls `choose_val_split`."""
+    group.add_argument("--val_split", default=None, metavar="SPLIT",
+                       help=f"held-out images, for --val_every; left out: {usual}, or what a data set without it has "
+                            "beside the training images")
+    group.add_argument("--val_images", type=whole_number(least), default=500, help="how many held-out images to use")
+
+
+def choose_val_split(args, usual: str, say: bool) -> None:
+    """--val_split, where --val_every needs it and it was left out, becomes `usual`, or the first split other than
+    --split's of a data set that has no `usual`, as far as that is known before it is opened. Raises InputError as
+    `load_images` does."""
+    if not args.val_every or args.val_split is not None:
+        return
+    args.val_split = usual
+    _, splits, _ = find_splits(str(args.dataset), Form(None, None), columns_in(vars(args)))
+    if splits is not None and usual not in splits:
+        others = [split for split in splits if split != parse_split(args.split)[0]]
+        if others:
+            args.val_split = others[0]
+            if say:
+                print(f"--val_split: left out, so {args.val_split}", flush=True)
+
+
 def columns_in(options: dict) -> dict:
     """--image_column and --label_column among a command's options, or a record's, as `load_images` takes them; {}
     where there are none."""
@@ -214,6 +239,20 @@ def find(dataset: str, base_split: str, form: Form, columns: dict, beside=()):
     """The identity of a split, a dict for the cache's key, and open_source(split, work_folder, beside) -> Source.
     beside: other splits, whose absence is told here, or where the source is opened if only that tells. Raises
     InputError if there is no such data set or split."""
+    identity, splits, open_source = find_splits(dataset, form, columns)
+    if splits is not None and base_split not in splits:
+        raise unknown_split(dataset, base_split, splits)
+    for other in beside:
+        name, part = parse_split(other)
+        if splits is not None and name not in splits:
+            raise unknown_split(dataset, name, splits)
+        if splits is not None and part is not None:
+            check_slice(part, open_source(name, None).count, other)
+    return identity, open_source
+
+
+def find_splits(dataset: str, form: Form, columns: dict):
+    """As `find`, but of all splits: identity, their names (None: not known before they are opened), open_source."""
     if unknown := sorted(set(columns) - set(COLUMN_OPTIONS)):
         raise TypeError(f"load_images: {', '.join(unknown)} is no option of it")
     if not dataset.isprintable() and re.search(r"[\x00-\x1f\x7f\u2028\u2029]", dataset):
@@ -234,16 +273,7 @@ def find(dataset: str, base_split: str, form: Form, columns: dict, beside=()):
     if given and not ("hub" in identity or splits is None):
         raise InputError(f"--{next(iter(given))}: found with --dataset {dataset}, which has no columns; "
                          "leave it out")
-    identity = identity | given
-    if splits is not None and base_split not in splits:
-        raise unknown_split(dataset, base_split, splits)
-    for other in beside:
-        name, part = parse_split(other)
-        if splits is not None and name not in splits:
-            raise unknown_split(dataset, name, splits)
-        if splits is not None and part is not None:
-            check_slice(part, open_source(name, None).count, other)
-    return identity, open_source
+    return identity | given, splits, open_source
 
 
 def images_on(images: np.ndarray, device):

@@ -1,7 +1,7 @@
 """The options of a distillation, named as in the published code. Where that has no default, the default is ours."""
 from pathlib import Path
 
-from data import add_data_options
+from data import add_data_options, add_val_options
 from engine import options
 from engine.command_line import Parser, real_number, refuse_without_effect, whole_number
 from engine.errors import InputError
@@ -13,6 +13,7 @@ OF_TEXT = ["prompts", "text_column", "resolution", "sdxl", "tiny_vae", "lora", "
            "gradient_checkpointing"]
 OF_OTHERS = ["weights", "vae", "coupling", "loss_weight_32", "student_t_32", "image_column",
              "label_column"]                            # of all teachers but these
+OF_REAL_IMAGES = ["dataset", "image_column", "label_column"]
 OF_THE_HEAD = ["guidance_cls_loss_weight", "diffusion_gan", "diffusion_gan_max_timestep"]
 WITHOUT_EFFECT = ["learning_rate", "lr_schedule", "warmup_steps"]       # each network has a rate of its own
 
@@ -86,8 +87,7 @@ def add_distillation_options(parser: Parser) -> None:
                         help="updates of the critic that are called an epoch, whatever the number of real images")
     parser.add_argument("--sample_every", type=whole_number(0), default=1, metavar="EPOCHS",
                         help="pictures of student and teacher in as many steps; 0: none")
-    parser.add_argument("--val_split", default="test", help="images that --val_every measures distances to")
-    parser.add_argument("--val_images", type=whole_number(2), default=500, help="how many")
+    add_val_options(parser, "test", least=2)
     parser.set_defaults(lr_schedule="constant", precision=None, ema_decay=0.999)
 
 
@@ -116,6 +116,11 @@ def add_text_options(parser: Parser) -> None:
 def needs_images(args) -> bool:
     """Whether a distillation trains on real images."""
     return args.cls_on_clean_image or args.denoising and not args.backward_simulation
+
+
+def uses_images(args) -> bool:
+    """Whether real images are read at all: to train on, or to measure distances to."""
+    return needs_images(args) or args.val_every > 0
 
 
 def check_flags(args) -> None:
@@ -180,5 +185,10 @@ def parse(argv=None):
         refuse_without_effect(parser, args, ["diffusion_gan_max_timestep"], "with --no_diffusion_gan")
     if not args.val_every:
         refuse_without_effect(parser, args, ["val_split", "val_images"], "without --val_every")
+    training, looking = "--cls_on_clean_image, or --denoising without --backward_simulation", "--val_every or "
+    if not needs_images(args):
+        refuse_without_effect(parser, args, ["split"], f"without {training}")
+    if not uses_images(args):
+        refuse_without_effect(parser, args, OF_REAL_IMAGES, f"without {looking}{training}")
     check_flags(args)
     return args

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Distil a teacher into a student of few steps: python -m distill.train --teacher CHECKPOINT, or --model_id MODEL."""
-from data import columns_in, load_images
-from distill.options import needs_images, parse
+from data import choose_val_split, columns_in, load_images
+from distill.options import needs_images, parse, uses_images
 from engine.command_line import run_script
 
 
 def make_task(args, device, group):
     """The teacher, real images where they are needed, and the task of both; says the student's steps."""
     if args.model_id is None:
-        task = task_of_checkpoint(args, device)
+        task = task_of_checkpoint(args, device, group.is_main)
     else:
         from distill import text_to_image_task
         task = text_to_image_task.make_task(args, device, group, needs_images(args))
@@ -20,8 +20,8 @@ def make_task(args, device, group):
     return task
 
 
-def task_of_checkpoint(args, device):
-    """The task of a teacher that this repository has trained, or of EDM's network.
+def task_of_checkpoint(args, device, say: bool):
+    """The task of a teacher that this repository has trained, or of EDM's network. say: print what is chosen here.
 
     Raises InputError, before anything is put on a device, for a teacher, options and images that do not fit.
     """
@@ -36,6 +36,11 @@ def task_of_checkpoint(args, device):
     loaded = teacher_on("cpu")
     channels, side = loaded.image_shape[0], loaded.image_shape[-1]
     check_distillation(args, loaded.denoiser, True, loaded.is_guidable)      # before images are looked at
+    if not uses_images(args):
+        # a student's record names what its scores compare with: where it saw no image itself, its teacher's
+        args.dataset = loaded.options.get("dataset") or args.dataset
+
+    choose_val_split(args, "test", say)
 
     def images_of(split: str, **what):
         return load_images(args.dataset, split, cache_dir=args.cache_dir, size=side, channels=channels, **what,

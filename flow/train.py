@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from data import add_data_options
+from data import add_data_options, add_val_options
 from engine.command_line import Parser, real_number, refuse_without_effect, run_script, whole_number
 from engine.errors import InputError
 from engine.options import PAIRINGS, TIME_SAMPLINGS, add_lead_options, add_training_options, lead_range
@@ -21,8 +21,7 @@ def parse_args(argv=None):
     add_data_options(parser, image_size=IMAGE_SIZE, columns=True)
     data = parser.add_argument_group("images")
     data.add_argument("--split", default="train", help="images to train on")
-    data.add_argument("--val_split", default="test", help="held-out images, for --val_every")
-    data.add_argument("--val_images", type=whole_number(1), default=500, help="how many held-out images to use")
+    add_val_options(data, "test")
     data.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
                       help="mirror half of the images at random")
     add_network_options(parser)

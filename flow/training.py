@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from data import columns_in, images_on, load_images, num_in_common
+from data import choose_val_split, columns_in, images_on, load_images, num_in_common
 from engine.denoising_task import Pixels, check_labels
 from engine.distributed import Group
 from engine.errors import InputError
@@ -88,6 +88,7 @@ def make_task(args, device, group: Group) -> FlowTask:
         check_sizes(sides_of(args, side), args.patch_size, args.hidden_size, args.num_heads, args.output)
     if args.bands:
         check_side(side, "--image_size" if latents is None else "--vae: side of the latents")
+    choose_val_split(args, "test", group.is_main)
     how = dict(cache_dir=args.cache_dir, size=args.image_size, channels=args.channels, **columns_in(vars(args)))
 
     def check(facts):

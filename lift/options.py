@@ -1,7 +1,7 @@
 """The options that S1's commands share, and their choices."""
 from pathlib import Path
 
-from data import add_data_options
+from data import add_data_options, add_val_options
 from engine import options
 from engine.command_line import real_number, refuse_without_effect, whole_number
 from engine.options import WEIGHTS
@@ -32,8 +32,7 @@ def add_training_options(parser, model_type: str) -> None:
     add_data_options(parser, columns=True)
     data = parser.add_argument_group("data")
     data.add_argument("--split", default="train", help="images to train on")
-    data.add_argument("--val_split", default="validation", help="held-out images, for --val_every")
-    data.add_argument("--val_images", type=whole_number(1), default=500, help="how many held-out images to use")
+    add_val_options(data, "validation")
     data.add_argument("--flip", action="store_true", help="mirror half of the images at random")
     group = parser.add_argument_group("model")
     group.add_argument("--hidden_dims", type=whole_number(1, 8192), nargs="+", default=list(DEFAULT_HIDDEN_DIMS),

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from data import columns_in, images_on, load_images, num_in_common
+from data import choose_val_split, columns_in, images_on, load_images, num_in_common
 from engine.errors import InputError
 from engine.options import check_fills_a_batch
 from engine.seeds import TRAIN_BATCH, VALIDATION_SEED, seeded_generator
@@ -102,6 +102,7 @@ def scale_task(model_type: str):
     """What `engine.loop.train` calls to make the task of a model type."""
     def make(args, device, group) -> ScaleTask:
         columns = columns_in(vars(args))
+        choose_val_split(args, "validation", group.is_main)
         images = load_images(args.dataset, args.split, args.cache_dir, beside=[args.val_split] * bool(args.val_every),
                              check=lambda facts: check_fills_a_batch(args, facts.count), **columns)
         held_out = load_images(args.dataset, args.val_split, args.cache_dir, **columns) if args.val_every else None

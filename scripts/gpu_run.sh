@@ -18,6 +18,7 @@ set -uo pipefail
 words="data tests benchmarks lift time chain flow mnist distill study"
 source "$(dirname "$0")/environment.sh" || exit
 phases=(${@:-$words})
+arguments="" source "$(dirname "$0")/distill/common.sh" || exit
 [ -n "${DEVICE:-}" ] || "$PYTHON" -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || {
     echo "gpu_run.sh: found no GPU, expected one; on a CPU, run ./scripts/bench.sh and ./scripts/quickstart.sh" >&2
     exit 2; }
@@ -79,7 +80,8 @@ mnist() {
 }
 
 distil() {              # NAME TEACHER [OPTION...]: a student, and its images beside the teacher's
-    step -m distill.train --teacher "$2" --dataset "$DATASET" --name "$1" $DISTILL_OPTIONS "${into[@]}" \
+    find_real_images "$DATASET" $DISTILL_OPTIONS "${@:3}"
+    step -m distill.train --teacher "$2" "${real_images[@]}" --name "$1" $DISTILL_OPTIONS "${into[@]}" \
         --resume "${@:3}" &&
         step -m distill.generate --checkpoint "$(newest "$CHECKPOINTS/$1")" --teacher "$2" --overwrite \
             --output_dir "generated/$(basename "$OUTPUT")/$1"

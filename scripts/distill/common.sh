@@ -16,6 +16,18 @@ dataset_of() {  # DATASET
     case "$1" in */*) realpath -- "$1" ;; *) printf '%s\n' "$1" ;; esac
 }
 
+# Sets real_images to the data set's option for distill.train, or to nothing where none of its other options uses real
+# images: it refuses an option without effect. The rule is `uses_images` of distill/options.py.
+find_real_images() {    # DATASET OPTION...
+    local given=" ${*:2} " every=0
+    [[ "$given" =~ .*" --val_every"[\ =]([0-9]+) ]] && every=${BASH_REMATCH[1]}    # the last one counts
+    real_images=()
+    if [[ "$given" = *" --cls_on_clean_image "* || "$every" != 0 || \
+        ("$given" = *" --denoising "* && "$given" != *" --backward_simulation "*) ]]; then
+        real_images=(--dataset "$1")
+    fi
+}
+
 # `trained` counts a training that has run from START (seconds) on, and says how long the others of NUM_TRAININGS will
 # take at its pace; `was_there` takes one that was finished before off that number. NUM_TRAINED: of those before this
 # script.

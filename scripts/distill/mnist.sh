@@ -29,12 +29,13 @@ for steps in "${steps_of[@]}"; do
         start=$SECONDS
         name="${NAME:-digits}_${steps}_calls_seed$seed"
         if ! compgen -G "checkpoints/${name}_*ep.pth" > /dev/null; then
-            run "$PYTHON" -m distill.train --name "$name" --teacher "$teacher" --dataset "$dataset" --seed "$seed" \
-                --real_guidance_scale "${GUIDANCE:-2}" $gan \
+            options=($gan ${VALIDATION---val_every 1} "${several[@]}" "$@")
+            find_real_images "$dataset" "${options[@]}"
+            run "$PYTHON" -m distill.train --name "$name" --teacher "$teacher" "${real_images[@]}" --seed "$seed" \
+                --real_guidance_scale "${GUIDANCE:-2}" \
                 --generator_lr 2e-4 --guidance_lr 2e-4 --warmup_step 20 --batch_size 32 --dfake_gen_update_ratio 3 \
                 --max_steps "${ITERATIONS:-1500}" --epochs 100 --epoch_steps 500 \
-                --state_every 250 --save_every 100 ${VALIDATION---val_every 1} --no_tensorboard --resume \
-                "${several[@]}" "$@" || exit
+                --state_every 250 --save_every 100 --no_tensorboard --resume "${options[@]}" || exit
             trained "$start"
         else
             was_there

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from conftest import ROOT, wait_until
+from distill import options
 
 NOTES = """#!/usr/bin/env bash
 # Says that there are two GPUs, notes what it was started with, waits to be stopped where $WAITS names one of its
@@ -146,6 +147,16 @@ def test_gpu_run_trains_lift_alone_with_the_options_that_it_has_in_the_chain(box
                               for note in box("gpu_run.sh", phase, **settings)[1] if note.startswith("train_lift.py")]
                              for phase in ("lift", "chain"))
     assert sorted(alone) == sorted(in_chain)
+
+
+def test_gpu_run_distils_with_real_images_where_a_student_uses_them(box, tmp_path):
+    """Each command line is one that distill.train takes."""
+    done, notes = box("gpu_run.sh", "distill", OUTPUT=str(tmp_path / "gpu"), CHECKPOINTS=str(tmp_path / "c"),
+                      DATASET="synthetic:64")
+    assert done.returncode == 0, done.stderr
+    with_gan, two_steps = (options.parse(note.split()[2:]) for note in notes if note.startswith("-m distill.train"))
+    assert (with_gan.cls_on_clean_image, with_gan.dataset) == (True, "synthetic:64")
+    assert two_steps.backward_simulation and not options.uses_images(two_steps)
 
 
 @pytest.mark.parametrize("word, earlier", [("train_lift.py", []), ("compute_heatmap_30.py", ["train_lift.py"])])

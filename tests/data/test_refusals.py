@@ -57,6 +57,27 @@ def test_a_command_refuses_before_it_decodes(command, words, message, place, mon
     assert {path.name for path in place.iterdir()} - before <= {"cache", "checkpoints", "results"}
 
 
+@pytest.mark.parametrize("command, words, usual", [
+    ("train_baseline", [], "validation"), ("flow.train", [*FLOW, "--unconditional"], "test"),
+    ("distill.train", DISTILL[:2], "test")])
+def test_held_out_images_are_those_that_a_data_set_has(command, words, usual, place, monkeypatch, capsys):
+    """Where --val_split is left out: the usual split, or the only other one; a data set of one split is refused."""
+    def asked(dataset, *more):
+        monkeypatch.setattr("sys.argv", [command, *words, "--batch_size", "2", "--val_every", "1", "--dataset", dataset,
+                                         "--device", "cpu", *more])
+        with pytest.raises((InputError, pytest.fail.Exception)) as error:
+            import_module(command).main()
+        assert "\n" not in str(error.value)
+        return str(error.value), capsys.readouterr().out
+
+    for dataset, there in (("synthetic:16", "validation"), ("digits:16", "test")):
+        refused, said = asked(dataset)
+        assert refused == "images were decoded" and ("--val_split" in said) == (there != usual)
+        assert f"--val_split: left out, so {there}" in said or there == usual
+    assert f"has no split '{usual}'; it has train; name one of them with --split, --val_split" in asked("photos")[0]
+    assert "has no split 'night'" in asked("synthetic:16", "--val_split", "night")[0]
+
+
 def test_what_only_a_table_knows_is_asked_of_it_before_its_images_are_decoded(place):
     import datasets
     (place / "table").mkdir()

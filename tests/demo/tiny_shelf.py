@@ -48,7 +48,7 @@ def fill(folder: Path) -> None:
         ["--dataset", "digits:16", "--image_size", "8", "--hidden_size", "16", "--depth", "1", "--num_heads", "2",
          "--mlp_ratio", "2", "--patch_size", "4", "--max_steps", "2", "--name", "tiny_flow", *places, *SMALL]))
     train(distill_train.make_task, distill_options.parse(
-        ["--teacher", str(lift.path), "--dataset", "synthetic:8", "--max_steps", "2", "--dfake_gen_update_ratio", "2",
+        ["--teacher", str(lift.path), "--max_steps", "2", "--dfake_gen_update_ratio", "2",
          "--denoising", "--num_denoising_step", "2", "--backward_simulation", "--sample_every", "0", "--name",
          "student",
          *places, *SMALL]))

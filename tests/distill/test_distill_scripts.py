@@ -53,6 +53,21 @@ def test_the_published_recipe_and_its_resumed_stage(commands, tmp_path):
     assert resumed.generator_lr == resumed.guidance_lr == 5e-7 and resumed.ckpt_only_path.name == "first.state.pth"
 
 
+@pytest.mark.parametrize("words", [
+    "", "--cls_on_clean_image", "--val_every 1", "--val_every 0", "--val_every 2 --val_every 0", "--val_every=3",
+    "--denoising --num_denoising_step 2", "--denoising --num_denoising_step 2 --backward_simulation",
+    "--val_every 0 --cls_on_clean_image --gen_cls_loss"])
+def test_a_recipe_names_a_data_set_just_where_a_distillation_uses_one(words):
+    """The recipes' rule is that of the options, which refuse a data set without effect."""
+    done = subprocess.run(["bash", "-c", 'arguments=""; source scripts/distill/common.sh; '
+                           'find_real_images digits:30 "$@"; printf "%s\\n" "${real_images[@]}"', "recipe",
+                           *words.split()], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    given = ["--teacher", "teacher.pth", *words.split()]
+    assert done.stdout.split() == ["--dataset", "digits:30"] * options.uses_images(options.parse(given))
+    options.parse([*given, *done.stdout.split()])
+
+
 def test_students_of_digits_are_trained_and_scored(commands, tmp_path):
     done, found = commands("mnist.sh", "teacher.pth", tmp_path, "--batch_size", "8", STEPS="1 4", SEEDS="0 3",
                            ITERATIONS="7", GUIDANCE="3")
@@ -65,6 +80,8 @@ def test_students_of_digits_are_trained_and_scored(commands, tmp_path):
     assert scores[:2] == ["-m", "scripts.benchmarks.digit_students"]
     assert scores[scores.index("--guidance_scale") + 1] == "3"
     assert "training 4 of 4 took" in done.stdout and {args.val_every for args in made} == {1}
+    _, [*plain, _] = commands("mnist.sh", "teacher.pth", tmp_path, STEPS="1 4", SEEDS="0", GAN="", VALIDATION="")
+    assert [options.uses_images(parsed(command)) for command in plain[5:]] == [False] * 2
 
 
 @pytest.mark.parametrize("named, expected", [("mnist", "mnist"), ("digits:30", "digits:30"), ("./mnist", "mnist")])

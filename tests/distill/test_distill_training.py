@@ -58,11 +58,13 @@ def teachers(tmp_path_factory):
 
 
 def words(teacher, folder, *more, name="student", steps=4):
-    return ["--teacher", str(teacher), "--dataset", "synthetic:16", "--batch_size", "2", "--max_steps", str(steps),
-            "--dfake_gen_update_ratio", "2", "--warmup_step", "2", "--generator_lr", "1e-4", "--guidance_lr", "1e-4",
-            "--num_threads", "1", "--device", "cpu", "--no_tensorboard", "--log_every", "1", "--sample_every", "0",
-            "--cache_dir", str(folder / "cache"), "--checkpoint_dir", str(folder / "checkpoints"),
-            "--output_dir", str(folder / "results"), "--name", name, *more]
+    uses = "--val_every" in more or "--cls_on_clean_image" in more or (
+        "--denoising" in more and "--backward_simulation" not in more)
+    return ["--teacher", str(teacher), *["--dataset", "synthetic:16"] * uses, "--batch_size", "2", "--max_steps",
+            str(steps), "--dfake_gen_update_ratio", "2", "--warmup_step", "2", "--generator_lr", "1e-4",
+            "--guidance_lr", "1e-4", "--num_threads", "1", "--device", "cpu", "--no_tensorboard", "--log_every", "1",
+            "--sample_every", "0", "--cache_dir", str(folder / "cache"), "--checkpoint_dir",
+            str(folder / "checkpoints"), "--output_dir", str(folder / "results"), "--name", name, *more]
 
 
 def distil(*given, **named):
@@ -214,6 +216,15 @@ def test_a_student_is_generated_from_and_distilled_again(teachers, tmp_path, mon
     assert families.load(next((tmp_path / "checkpoints").glob("again_*ep.pth"))).few_steps["places"] == [[999, 999]]
 
 
+def test_distances_are_to_the_split_that_a_data_set_has(teachers, tmp_path):
+    """The drawn faces have no split called test."""
+    distil(teachers["v"], tmp_path, "--val_every", "1", "--val_images", "2", steps=1)
+    options_of = families.load(tmp_path / "checkpoints/student_1ep.pth").options
+    assert (options_of["dataset"], options_of["val_split"]) == ("synthetic:16", "validation")
+    with open(tmp_path / "results/student_validation.csv", newline="") as file:
+        assert all(float(row["distance_of_student"]) > 0 for row in csv.DictReader(file))
+
+
 @pytest.mark.parametrize("broken", ["generator", "critic"])
 def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_written(teachers, tmp_path, monkeypatch,
                                                                                 broken):
@@ -256,6 +267,9 @@ def test_where_one_step_starts_follows_the_teachers_output(teachers, tmp_path):
     (("--no_diffusion_gan",), "without --cls_on_clean_image"),
     ((*GAN, "--no_diffusion_gan", "--diffusion_gan_max_timestep", "9"), "with --no_diffusion_gan"),
     (("--gen_cls_loss_weight", "1"), "without --gen_cls_loss"), (("--val_images", "9"), "without --val_every"),
+    (("--dataset", "synthetic:16"), "^--dataset: found synthetic:16, which has no effect without --val_every or"),
+    ((*TWO_STEPS, "--label_column", "kind"), "--label_column: found kind, which has no effect without --val_every or"),
+    (("--val_every", "1", "--split", "test"), "--split: found test, which has no effect without --cls_on_clean_image"),
     (("--vae", "vae.pth"), "model of pixels"), (("--ckpt_only_path", "missing.pth"), "no such training state"),
     (("--denoising", "--num_denoising_step", "600"), "expected 1...500")])
 def test_a_flag_that_cannot_be_is_one_line(teachers, tmp_path, more, message):
@@ -430,7 +444,8 @@ def test_teachers_with_classes_are_distilled_resumed_and_generated_from(tmp_path
     assert record["num_model_calls"] == 2
     with Image.open(tmp_path / "images/00000.png") as image:
         assert image.size == (side, side)
-    distil(student, tmp_path, "--dataset", "digits:16", name="of_student", steps=1)
+    distil(student, tmp_path, name="of_student", steps=1)
+    assert families.load(tmp_path / "checkpoints/of_student_1ep.pth").options["dataset"] == "digits:16"
     scales = len(families.load(teacher).denoiser.shapes)
     assert families.load(tmp_path / "checkpoints/of_student_1ep.pth").few_steps["places"] == [[999] * scales]
 

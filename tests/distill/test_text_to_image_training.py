@@ -28,12 +28,13 @@ PROMPTS = ["a red house", "two cats on a mat", "the sea"]
 
 
 def words(model, texts, folder, *more, name="student", steps=4):
-    return ["--model_id", str(model), "--prompts", str(texts / "prompts.txt"), "--dataset", str(texts / "images"),
-            "--batch_size", "2", "--max_steps", str(steps), "--dfake_gen_update_ratio", "2", "--warmup_step", "2",
-            "--generator_lr", "1e-3", "--guidance_lr", "1e-3", "--real_guidance_scale", "2", "--num_threads", "1",
-            "--device", "cpu", "--no_tensorboard", "--log_every", "1", "--sample_every", "0", "--name", name,
-            "--cache_dir", str(folder / "cache"), "--checkpoint_dir", str(folder / "checkpoints"),
-            "--output_dir", str(folder / "results"), *more]
+    uses = "--cls_on_clean_image" in more or "--denoising" in more and "--backward_simulation" not in more
+    return ["--model_id", str(model), "--prompts", str(texts / "prompts.txt"),
+            *["--dataset", str(texts / "images")] * uses, "--batch_size", "2", "--max_steps", str(steps),
+            "--dfake_gen_update_ratio", "2", "--warmup_step", "2", "--generator_lr", "1e-3", "--guidance_lr", "1e-3",
+            "--real_guidance_scale", "2", "--num_threads", "1", "--device", "cpu", "--no_tensorboard", "--log_every",
+            "1", "--sample_every", "0", "--name", name, "--cache_dir", str(folder / "cache"), "--checkpoint_dir",
+            str(folder / "checkpoints"), "--output_dir", str(folder / "results"), *more]
 
 
 def distil(*given, **named):

@@ -106,7 +106,7 @@ def test_bad_options_are_told(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"--dataset: found label 7 in 10 of 40 images, expected 0\.\.\.3"):
         flow_task(options(tmp_path), outside, None, CPU)
     with pytest.raises(InputError, match=r"--val_split: test: found label 7 in 10 of 40 images, expected 0\.\.\.3"):
-        flow_task(options(tmp_path, "--val_every", 1), image_set(), outside, CPU)
+        flow_task(options(tmp_path, "--val_every", 1, "--val_split", "test"), image_set(), outside, CPU)
     with pytest.raises(InputError, match="--dataset: drawn: its split train has no labels.*--unconditional"):
         flow_task(options(tmp_path), image_set(labels=False), None, CPU)
     monkeypatch.setattr(training, "load_images", lambda dataset, split, *, check, **_: check(
