@@ -14,6 +14,7 @@ EDGE_COSTS = ("directional", "step_doubling", "step_doubling_diagonal")
 
 
 def parse_args(argv=None):
+    """The command line. Raises InputError for a number of steps that the grid does not allow."""
     parser = Parser(__doc__)
     group = parser.add_argument_group("model")
     add_checkpoint_option(group, "of LIFT, or of a flow trained with --scales 64 32")
@@ -53,7 +54,10 @@ def parse_args(argv=None):
     parser.add_argument("--output_dir", type=Path, default=Path("results"), metavar="FOLDER", help="where outputs go")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     add_device_options(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    from lift import dynamic_program
+    dynamic_program.check_num_steps(args.num_steps, (args.grid - 1,) * 2, (args.max_jump,) * 2)
+    return args
 
 
 def choose_precision(args, was_auto: bool, loaded, images, timesteps) -> dict:
@@ -75,10 +79,9 @@ def choose_precision(args, was_auto: bool, loaded, images, timesteps) -> dict:
 def main(argv=None):
     args = parse_args(argv)
     import families
-    from lift import dynamic_program, error_map, figures, heatmap_file, path_summary, paths
+    from lift import error_map, figures, heatmap_file, path_summary, paths
     from lift.generation import name_of
     timesteps = paths.timestep_grid(args.grid, args.grid_space)
-    dynamic_program.check_num_steps(args.num_steps, (args.grid - 1,) * 2, (args.max_jump,) * 2)
     for path_type in args.paths:
         names = paths.EDGE_COST_NAMES.get(path_type)
         if names and not set(names) & set(args.edge_costs):

@@ -6,6 +6,18 @@ if [ "${VENV:-.venv}" = none ]; then PYTHON="${PYTHON:-python3}"; else PYTHON="$
 export PYTHONUNBUFFERED=1
 unset PYTHONDONTWRITEBYTECODE           # where packages came without bytecode, every start would compile torch anew
 
+# Let a command look at its words and do no more: what would be refused after hours of other work is refused at once.
+check() {
+    "$PYTHON" -c "import importlib.util, sys
+from engine import command_line
+sys.argv = sys.argv[1:]
+if sys.argv[0] == '-m':
+    sys.argv = sys.argv[1:]
+    sys.modules['__main__'].__spec__ = importlib.util.find_spec(sys.argv[0])
+module = importlib.import_module(sys.argv[0].removesuffix('.py'))
+command_line.run_script(getattr(module, 'parse_options', None) or module.parse_args)" "$@" > /dev/null
+}
+
 # Run a command that Ctrl-C or SIGTERM to this script stops too, and wait for its end; its status, and 143 if stopped.
 stopped=""
 run() {

@@ -23,7 +23,15 @@ read -r -a sampling <<< "$SAMPLING"
 read -r -a device <<< "${DEVICE:+--device $DEVICE}"
 [ -n "${OVERWRITE:-}" ] && again=(--overwrite) || again=(--resume)
 
+start() { run "$PYTHON" "$@"; }
+draw() {                                        # DO CHECKPOINT SCALE; DO: check or start
+    "$1" -m flow.generate --checkpoint "$2" --guidance_scale "$3" "${sampling[@]}" --num_images 80 \
+        --output_dir "generated/$(basename "$OUTPUT")/guidance$3" --grid_png "$OUTPUT/samples_guidance$3.png" \
+        --overwrite "${device[@]}"
+}
 stage() { printf '\n== %s ==\n' "$*"; }
+
+for scale in $GUIDANCE; do draw check "$CHECKPOINTS/flow_1ep.pth" "$scale"; done
 
 stage "1/2 training: $STEPS steps of $BATCH_SIZE images"
 if [ -n "${OVERWRITE:-}" ] || ! compgen -G "$CHECKPOINTS/flow_[0-9]*ep.pth" > /dev/null; then
@@ -36,12 +44,7 @@ fi
 checkpoint=$(ls -t "$CHECKPOINTS"/flow_[0-9]*ep.pth | head -n 1)
 
 stage "2/2 a row per class, at guidance $GUIDANCE"
-for scale in $GUIDANCE; do
-    run "$PYTHON" -m flow.generate --checkpoint "$checkpoint" --guidance_scale "$scale" "${sampling[@]}" \
-        --num_images 80 \
-        --output_dir "generated/$(basename "$OUTPUT")/guidance$scale" --grid_png "$OUTPUT/samples_guidance$scale.png" \
-        --overwrite "${device[@]}"
-done
+for scale in $GUIDANCE; do draw start "$checkpoint" "$scale"; done
 cat <<END
 
 == done ==

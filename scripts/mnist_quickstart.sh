@@ -29,6 +29,10 @@ model() {       # VERB NAME STEPS [OPTION...]: train, go on, or pass over what i
         ${found:+--resume "$found"}
 }
 
+tour=(-m mnist.tour --dataset "$DATASET" --num_samples "$NUM_SAMPLES" --output "$OUTPUT/tour.html" --overwrite
+      "${device[@]}")
+check "${tour[@]}"
+
 stage "1/5 a flow in pixels with classes: $STEPS steps"
 model train_rf flow "$STEPS" --conditioning cross_attention
 stage "2/5 a DDPM in pixels with classes: $STEPS steps"
@@ -44,9 +48,8 @@ run "$PYTHON" -m mnist.generate --checkpoint "$(newest flow)" --sampler midpoint
     --guidance_scale 2 \
     --output_dir "$OUTPUT/flow" --overwrite "${device[@]}"
 if [ -n "${OVERWRITE:-}" ] || [ ! -s "$OUTPUT/tour.html" ]; then
-    run "$PYTHON" -m mnist.tour --dataset "$DATASET" --flow "$(newest flow)" --ddpm "$(newest ddpm)" \
-        --vae "$(newest vae)" \
-        --latent "$(newest latent)" --num_samples "$NUM_SAMPLES" --output "$OUTPUT/tour.html" --overwrite "${device[@]}"
+    run "$PYTHON" "${tour[@]}" --flow "$(newest flow)" --ddpm "$(newest ddpm)" --vae "$(newest vae)" \
+        --latent "$(newest latent)"
 fi
 cat <<END
 

@@ -35,7 +35,26 @@ read -r -a device <<< "${DEVICE:+--device $DEVICE}"
 data=(--dataset "$DATASET")
 heatmap="$OUTPUT/heatmap_${GRID}_${EPOCHS}ep.pth"
 
+map_the_error() {       # DO: check or start, as below
+    "$1" compute_heatmap_30.py "${data[@]}" --checkpoint "$CHECKPOINTS/lift_dual_timestep_${EPOCHS}ep.pth" \
+        --grid "$GRID" --K "$K" --batch_size "$MAP_IMAGES" --target_error 0 --num_steps "$NUM_STEPS" \
+        --output_dir "$OUTPUT" --overwrite "${device[@]}"
+}
+evaluate() {            # DO CHECKPOINT OPTIONS...
+    "$1" eval_fid_batch.py "${data[@]}" --checkpoint "$CHECKPOINTS/$2_${EPOCHS}ep.pth" \
+        --results "$OUTPUT/fid_results.csv" --num_images "$NUM_IMAGES" --num_steps "$NUM_STEPS" \
+        --seeds "${seeds[@]}" "${metrics[@]}" "${device[@]}" "${@:3}"
+}
+generate() {            # CHECKPOINT PATH OPTIONS...
+    start generate_with_path_30.py --checkpoint "$CHECKPOINTS/$1_${EPOCHS}ep.pth" --path "$2" \
+        --num_images 32 --grid_images 32 --num_steps "$NUM_STEPS" --output_dir "generated/$(basename "$OUTPUT")/$2" \
+        --grid_png "$OUTPUT/samples_$2.png" --overwrite "${device[@]}" "${@:3}"
+}
+start() { run "$PYTHON" "$@"; }
 stage() { printf '\n== %s ==\n' "$*"; }
+
+map_the_error check
+evaluate check baseline                         # the other commands have no further setting
 
 stage "1/5 training: baseline, then LIFT (side by side with two GPUs)"
 DEVICE="${DEVICE:-}" run ./scripts/train.sh "${data[@]}" --hidden_dims "${hidden_dims[@]}" --epochs "$EPOCHS" \
@@ -46,31 +65,19 @@ stage "2/5 error map on a ${GRID}x${GRID} grid, and the paths through it"
 if [ -e "$heatmap" ] && [ -z "${OVERWRITE:-}" ]; then
     echo "$heatmap is there already; OVERWRITE=1 makes it anew"
 else
-    run "$PYTHON" compute_heatmap_30.py "${data[@]}" --checkpoint "$CHECKPOINTS/lift_dual_timestep_${EPOCHS}ep.pth" \
-        --grid "$GRID" --K "$K" --batch_size "$MAP_IMAGES" --target_error 0 --num_steps "$NUM_STEPS" \
-        --output_dir "$OUTPUT" --overwrite "${device[@]}"
+    map_the_error start
 fi
 
 stage "3/5 generation along each path, and scores"
-evaluate() {    # CHECKPOINT OPTIONS...
-    run "$PYTHON" eval_fid_batch.py "${data[@]}" --checkpoint "$CHECKPOINTS/$1_${EPOCHS}ep.pth" \
-        --results "$OUTPUT/fid_results.csv" --num_images "$NUM_IMAGES" --num_steps "$NUM_STEPS" \
-        --seeds "${seeds[@]}" "${metrics[@]}" "${device[@]}" "${@:2}"
-}
-evaluate baseline
-evaluate lift_dual_timestep --paths diagonal dp_64 dp_total --heatmap "$heatmap" --grid "$GRID"
+evaluate start baseline
+evaluate start lift_dual_timestep --paths diagonal dp_64 dp_total --heatmap "$heatmap" --grid "$GRID"
 
 stage "4/5 sample grids"
-generate() {    # CHECKPOINT PATH OPTIONS...
-    run "$PYTHON" generate_with_path_30.py --checkpoint "$CHECKPOINTS/$1_${EPOCHS}ep.pth" --path "$2" \
-        --num_images 32 --grid_images 32 --num_steps "$NUM_STEPS" --output_dir "generated/$(basename "$OUTPUT")/$2" \
-        --grid_png "$OUTPUT/samples_$2.png" --overwrite "${device[@]}" "${@:3}"
-}
 generate baseline uniform
 for path in diagonal dp_64 dp_total; do generate lift_dual_timestep "$path" --heatmap "$heatmap" --grid "$GRID"; done
 
 stage "5/5 tables, figures and report"
-run "$PYTHON" -m lift.report --results "$OUTPUT/fid_results.csv" --grid "$GRID" --num_steps "$NUM_STEPS" \
+start -m lift.report --results "$OUTPUT/fid_results.csv" --grid "$GRID" --num_steps "$NUM_STEPS" \
     --heatmap "$heatmap" --baseline_checkpoint "$CHECKPOINTS/baseline_${EPOCHS}ep.pth" \
     --lift_checkpoint "$CHECKPOINTS/lift_dual_timestep_${EPOCHS}ep.pth" "${device[@]}"
 cat <<END

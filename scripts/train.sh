@@ -10,6 +10,9 @@ source "$(dirname "$0")/environment.sh" || exit
 read -r -a BASELINE_OPTIONS <<< "${BASELINE_OPTIONS:-}"
 read -r -a LIFT_OPTIONS <<< "${LIFT_OPTIONS:-}"
 log="${LOGS:-logs}/train_baseline.log"
+where=(); [ -n "${DEVICE:-}" ] && where=(--device "$DEVICE")
+check train_baseline.py "${where[@]}" "$@" "${BASELINE_OPTIONS[@]}" || exit
+check train_lift.py "${where[@]}" "$@" "${LIFT_OPTIONS[@]}" || exit
 
 NUM_GPUS=$("$PYTHON" -c "import torch; print(torch.cuda.device_count())") || exit
 status=0
@@ -30,7 +33,6 @@ if [ -z "${DEVICE:-}" ] && [ "$NUM_GPUS" -ge 2 ]; then
     finish train_lift.py "${running[1]}"
     finish "train_baseline.py ($log)" "${running[0]}"
 else
-    where=(); [ -n "${DEVICE:-}" ] && where=(--device "$DEVICE")
     "$PYTHON" train_baseline.py "${where[@]}" "$@" "${BASELINE_OPTIONS[@]}" & running=($!)
     finish train_baseline.py "${running[0]}"
     [ -n "${stopped:-}" ] && exit "$status"

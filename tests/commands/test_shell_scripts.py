@@ -103,6 +103,20 @@ def test_train_stopped_ends_its_training_and_starts_no_other(box):
     assert "train.sh: train_baseline.py failed with status 143" in done.stderr
 
 
+@pytest.mark.parametrize("name, settings, refusal", [
+    ("train", {"LIFT_OPTIONS": "--anything"}, "unrecognized arguments: --anything (see python train_lift.py --help)"),
+    ("quickstart", {"GRID": "8"}, "--num_steps: found 18, but a grid of 8 points with --max_jump 5 allows 2 to 14"),
+    ("quickstart", {"METRICS": "beauty"}, "--metrics: invalid choice: 'beauty'"),
+    ("flow_quickstart", {"GUIDANCE": "1 x"}, "--guidance_scale: found 'x', expected a number"),
+    ("mnist_quickstart", {"NUM_SAMPLES": "3"}, "--num_samples: found '3', expected a whole number of at least 20")])
+def test_what_a_later_command_would_refuse_is_refused_before_any_training(box, tmp_path, name, settings, refusal):
+    know_python(tmp_path)
+    done, notes = box(f"{name}.sh", OUTPUT=str(tmp_path / "out"), CHECKPOINTS=str(tmp_path / "c"),
+                      EXPERIMENTS=str(tmp_path / "e"), DEVICE="cpu", **settings)
+    assert (done.returncode, done.stdout, notes) == (2, "", []) and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"error: {refusal}") and not (tmp_path / "out").exists()
+
+
 FILES = "c/baseline_1ep.pth c/lift_dual_timestep_1ep.pth c/lift_dual_timestep_2ep.pth"
 
 
@@ -212,13 +226,14 @@ def test_flows_study_counts_calls_and_passes_over_what_is_trained(box, tmp_path)
     assert done.returncode == 2 and "OTHERS: found triple, expected some of: unet dual" in done.stderr and not notes
 
 
-def know_the_study(tmp_path):
-    """Let the Python that takes notes answer `-c` as a true one does: study.sh asks it for the runs that there are."""
+def know_python(tmp_path):
+    """Let the Python that takes notes answer `-c` as a true one does: study.sh asks it for the runs that there are, and
+    `check` of environment.sh what a command says of its words."""
     (tmp_path / "python").write_text(NOTES.replace("echo 2; exit", f'exec {sys.executable} "$@"'))
 
 
 def test_the_study_chooses_constants_for_all_models_and_samples_each_in_the_others_way(box, tmp_path):
-    know_the_study(tmp_path)
+    know_python(tmp_path)
     models = ("baseline_residual", "lift_native_diagonal_residual", "lift_bands_residual")
     settings = {"COMPARED": " ".join(models), "ABLATIONS": "", "SEEDS": "0 1", "EPOCHS": "8", "DEVICES": "cpu",
                 "CHECKPOINTS": str(tmp_path), "OUTPUT": str(tmp_path / "study"), "VAL_SPLIT": "train[:500]"}
@@ -256,7 +271,7 @@ def test_the_study_chooses_constants_for_all_models_and_samples_each_in_the_othe
 
 
 def test_the_study_asks_no_two_bands_to_agree(box, tmp_path):
-    know_the_study(tmp_path)
+    know_python(tmp_path)
     models = ("baseline_residual", "lift_native_residual", "lift_bands_residual")
     for model in models:
         (tmp_path / f"{model}_seed0_3ep.pth").touch()
