@@ -27,12 +27,13 @@ BENCHMARKS = {
     "flow_step": ("training step of a flow, images/s over a plain DiT step", "≥"),
     "flow_step_compile": ("the same with `--compile`", "≥"),
     "flow_step_bf16": ("the same in bf16", "≥"),
+    "flow_step_bf16_compile": ("the same in bf16 with `--compile`", "≥"),
     "flow_step_latents": ("the same for `big` on latents", "≥"),
     "distill_step": ("iteration of distillation, time of the published structure over ours", "≥"),
     "distill_step_bf16": ("the same in bf16", "≥"),
     "precision": ("loss gap of bf16 from float32 over that between two seeds", "≤"),
 }
-OPTION = re.compile(r"_(compile|handicaps|latents|bf16)\.py$")    # that scripts/bench.sh gives, behind a name
+OPTION = re.compile(r"_(compile|handicaps|latents|bf16)")         # that scripts/bench.sh gives, behind a name
 BENCHMARK_DETAILS = ("device", "num_threads", "precision", "images_per_second", "ratio_uncompiled",
                      "compiled_over_uncompiled", "memory_ratio", "minutes_100_epochs", "seconds", "seconds_30",
                      "num_kills",
@@ -91,7 +92,8 @@ def benchmarks_tables(folder) -> list[Table]:
     """Claim, measurement and target of every benchmark; measurements on a GPU have a table of their own."""
     def row_of(name: str, found: dict) -> list[Cell]:
         claim, sign = BENCHMARKS[name]
-        script = OPTION.sub(r".py --\1", f"{name}.py").replace("--bf16", "--precision bf16")
+        options = "".join(f" --{option}" for option in OPTION.findall(name)).replace("--bf16", "--precision bf16")
+        script = f"{OPTION.sub('', name)}.py{options}"
         details = "; ".join(f"{key.replace('_', ' ')} {short(found[key])}" for key in BENCHMARK_DETAILS
                             if found.get(key) is not None)
         return [Cell(claim), Cell(f"`benchmarks/{script}`"), Cell(f"{found['ratio']:.3g}", found["ratio"]),

@@ -15,7 +15,7 @@ set -uo pipefail
 all="dynamic_program train_step train_step_compile error_map sampling sampling_compile frechet path_costs"
 all+=" resume_after_kills two_processes precision flow_step flow_step_compile distill_step"
 all+=" train_step_handicaps mnist_step"
-words="$all training_time flow_step_latents flow_step_bf16 mnist_step_bf16 distill_step_bf16"
+words="$all training_time flow_step_latents flow_step_bf16 flow_step_bf16_compile mnist_step_bf16 distill_step_bf16"
 source "$(dirname "$0")/environment.sh" || exit
 folder="${BENCHMARKS_DIR:-results/benchmarks}"
 mkdir -p "$folder"
@@ -26,6 +26,7 @@ for name in ${@:-$all}; do
     case "${name#"$base"}" in
         "") ;;
         _bf16) command+=(--precision bf16) ;;
+        _bf16_compile) command+=(--precision bf16 --compile) ;;
         *) command+=("--${name##*_}") ;;
     esac
     options="${base}_options"; options="${options^^}"

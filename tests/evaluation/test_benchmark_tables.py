@@ -36,11 +36,12 @@ def test_benchmarks_come_from_their_last_lines(tmp_path):
 
 
 def test_a_name_ends_with_the_option_that_it_was_run_with(tmp_path):
-    for name in ("flow_step", "flow_step_bf16", "flow_step_latents", "sampling_compile"):
+    for name in ("flow_step", "flow_step_bf16", "flow_step_bf16_compile", "flow_step_latents", "sampling_compile"):
         keep(tmp_path, name, {"ratio": 1.0, "target": 1.0, "ok": True})
     [table] = benchmark_tables.benchmarks_tables(tmp_path)
     assert [row[1] for row in texts(table)] == ["`benchmarks/sampling.py --compile`", "`benchmarks/flow_step.py`",
                                                 "`benchmarks/flow_step.py --precision bf16`",
+                                                "`benchmarks/flow_step.py --precision bf16 --compile`",
                                                 "`benchmarks/flow_step.py --latents`"]
 
 
