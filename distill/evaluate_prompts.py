@@ -55,12 +55,20 @@ def parse(argv=None):
         refuse_without_effect(parser, args, OF_TEACHER, "with --checkpoint, whose student has its own")
     else:
         refuse_without_effect(parser, args, ["weights"], "without --checkpoint")
+    if args.dataset is None:
+        refuse_without_effect(parser, args, ["metrics", "reference_split", "inception"], "without --dataset")
+    if args.prompts.suffix == ".txt":
+        refuse_without_effect(parser, args, ["text_column"], f"for {args.prompts}, which has no columns")
     return args
 
 
 def main():
     args = parse()
-    prompts = read_prompts(args.prompts, args.text_column)[:args.num_images]
+    prompts = read_prompts(args.prompts, args.text_column)
+    if len(prompts) < (args.num_images or 0):
+        raise InputError(f"--num_images: found {args.num_images}, expected at most {len(prompts)}, the number of "
+                         f"prompts in {args.prompts}")
+    prompts = prompts[:args.num_images]
     import torch
     from distill.prompt_images import begin_or_go_on, draw_missing, find_clip, sampler_of, scores_of
     from distill.text_to_image import need_large_packages

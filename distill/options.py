@@ -15,6 +15,7 @@ OF_OTHERS = ["weights", "vae", "coupling", "loss_weight_32", "student_t_32", "im
              "label_column"]                            # of all teachers but these
 OF_REAL_IMAGES = ["dataset", "image_column", "label_column"]
 OF_THE_HEAD = ["guidance_cls_loss_weight", "diffusion_gan", "diffusion_gan_max_timestep"]
+OF_MATCHING = ["min_step_percent", "max_step_percent", "level_schedule"]
 WITHOUT_EFFECT = ["learning_rate", "lr_schedule", "warmup_steps"]       # each network has a rate of its own
 
 
@@ -80,9 +81,9 @@ def add_distillation_options(parser: Parser) -> None:
     group.add_argument("--loss_weight_32", type=real_number(0), default=1.0, metavar="WEIGHT", help="of the 32 losses")
     group.add_argument("--student_t_32", type=whole_number(0, NUM_LEVELS - 1), nargs="+", default=None, metavar="T",
                        help="the 32 scale's timesteps of the steps; left out: those of the 64 scale")
-    group.add_argument("--use_fp16", action="store_true",
-                       help="bfloat16 arithmetic of all three networks; without it and --precision: float32")
     options.add_training_options(parser, "student")
+    parser.add_argument("--use_fp16", action="store_true",
+                        help="bfloat16 arithmetic of all three networks; without it and --precision: float32")
     parser.add_argument("--epoch_steps", type=whole_number(1), default=1000, metavar="STEPS",
                         help="updates of the critic that are called an epoch, whatever the number of real images")
     parser.add_argument("--sample_every", type=whole_number(0), default=1, metavar="EPOCHS",
@@ -165,12 +166,17 @@ def parse(argv=None):
         refuse_without_effect(parser, args, OF_TEXT, "without --model_id")
     else:
         refuse_without_effect(parser, args, OF_OTHERS, "with --model_id")
+        if not needs_images(args) and args.prompts is not None and args.prompts.suffix == ".txt":
+            refuse_without_effect(parser, args, ["text_column"], f"for {args.prompts}, which has no columns, without "
+                                                                 "real images")
     if not args.lora:
         refuse_without_effect(parser, args, ["lora_rank", "lora_alpha"], "without --lora")
     if args.use_fp16:
         refuse_without_effect(parser, args, ["precision"], "beside --use_fp16")
         args.precision = "bf16"
     args.precision = args.precision or "float32"
+    if args.gan_alone:
+        refuse_without_effect(parser, args, OF_MATCHING, "with --gan_alone, which leaves out distribution matching")
     for name in ("critic_step", "level_schedule"):
         if getattr(args, name) is not None and args.num_denoising_step == 1:
             raise InputError(f"--{name}: found, or --no_{name}, with a student of one step, where it has no effect; "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.command_line import Parser, run_script
 from engine.errors import InputError
-from engine.files import check_can_be_written, write_json
+from engine.files import check_can_be_written, expecting, write_json
 
 
 def parse(argv=None):
@@ -56,7 +56,10 @@ def main():
     if args.output_dir.exists():
         raise InputError(f"--output_dir: {args.output_dir} exists already; choose another folder")
     check_can_be_written(args.output_dir / "model_index.json")
-    from distill.text_to_image import load_student
+    from distill.text_to_image import load_student, student_content
+    content = student_content(args.checkpoint, lazily=True)
+    with expecting(args.checkpoint, "checkpoint"):
+        call_of(content["few_steps"])                   # before its teacher is loaded
     model, few_steps, _ = load_student(args.checkpoint, args.weights, model_id=args.model_id)
     save_pipeline(model, few_steps, args.output_dir)
     given = ", ".join(f"{key}={value}" for key, value in call_of(few_steps).items() if key != "num_inference_steps")

@@ -305,6 +305,15 @@ def process_of(folder: Path) -> tuple[DiscreteSteps, str]:
     return DiscreteSteps(alphas_cumprod), kind
 
 
+def student_content(path, digest=None, lazily: bool = False) -> dict:
+    """What a student's checkpoint holds. digest, lazily: as in `load_torch`. Raises InputError for anything else."""
+    content = load_torch(path, "checkpoint", digest, lazily=lazily)
+    if not isinstance(content, dict) or content.get("family") != "text_to_image":
+        raise InputError(f"--checkpoint: {path} is no student of a text-to-image model, expected one made by python -m "
+                         "distill.train --model_id")
+    return content
+
+
 def load_student(path, weights: str = "ema", device="cpu", model_id=None, tiny_vae: str | None = None,
                  half: bool = False) -> tuple[TextToImage, dict, str]:
     """A student's model, its few steps, and the first 16 hex digits of its checkpoint's SHA-256.
@@ -313,10 +322,7 @@ def load_student(path, weights: str = "ema", device="cpu", model_id=None, tiny_v
     `TextToImage`. Raises InputError for a checkpoint of anything else, and for another teacher.
     """
     digest = hashlib.sha256()
-    content = load_torch(path, "checkpoint", digest)
-    if not isinstance(content, dict) or content.get("family") != "text_to_image":
-        raise InputError(f"--checkpoint: {path} is no student of a text-to-image model, expected one made by python -m "
-                         "distill.train --model_id")
+    content = student_content(path, digest)
     with expecting(path, "checkpoint"):
         model = TextToImage(model_id or content["model_id"], device, content["resolution"], tiny_vae=tiny_vae)
         if model.fingerprint != content["teacher"]:

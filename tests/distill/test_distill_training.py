@@ -270,6 +270,8 @@ def test_where_one_step_starts_follows_the_teachers_output(teachers, tmp_path):
     (("--dataset", "synthetic:16"), "^--dataset: found synthetic:16, which has no effect without --val_every or"),
     ((*TWO_STEPS, "--label_column", "kind"), "--label_column: found kind, which has no effect without --val_every or"),
     (("--val_every", "1", "--split", "test"), "--split: found test, which has no effect without --cls_on_clean_image"),
+    ((*GAN, "--gan_alone", "--max_step_percent", "0.5"), "--max_step_percent: found 0.5, .*no effect with --gan_alone"),
+    ((*GAN, *TWO_STEPS, "--gan_alone", "--level_schedule"), "--level_schedule: found True, .*effect with --gan_alone"),
     (("--vae", "vae.pth"), "model of pixels"), (("--ckpt_only_path", "missing.pth"), "no such training state"),
     (("--denoising", "--num_denoising_step", "600"), "expected 1...500")])
 def test_a_flag_that_cannot_be_is_one_line(teachers, tmp_path, more, message):

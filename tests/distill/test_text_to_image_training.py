@@ -133,8 +133,26 @@ def test_a_saved_student_is_sampled_alike_by_diffusers(student_of, tmp_path, mon
     assert largest_difference(pipeline.unet.state_dict(), teacher) > 1e-4
     with pytest.raises(InputError, match="exists already"):
         save_pipeline.main()
-    with pytest.raises(InputError, match="do not fall"):
-        save_pipeline.call_of({"called_at": [[399], [749]]})
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "few_steps": {**content["few_steps"], "called_at": [[399], [749]]}}, tmp_path / "rises.pth")
+    monkeypatch.setattr(sys, "argv", ["save", "--checkpoint", str(tmp_path / "rises.pth"), "--output_dir",
+                                      str(tmp_path / "other")])
+    monkeypatch.setattr("distill.text_to_image.load_student", lambda *_, **__: pytest.fail("a teacher was loaded"))
+    with pytest.raises(InputError, match=r"called at \[399, 749\], which LCMScheduler does not do"):
+        save_pipeline.main()
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--metrics", "swd"], "--metrics: found swd, which has no effect without --dataset"),
+    (["--reference_split", "test"], "--reference_split: found test, which has no effect without --dataset"),
+    (["--inception", "w.pth"], "--inception: found w.pth, which has no effect without --dataset"),
+    (["--text_column", "text"], "--text_column: found text, which has no effect for .*prompts.txt"),
+    (["--num_images", "5"], "--num_images: found 5, expected at most 4, the number of prompts in .*prompts.txt")])
+def test_what_has_no_effect_on_images_for_prompts_is_one_line(texts, tmp_path, monkeypatch, more, message):
+    with pytest.raises(InputError, match=message) as error:
+        evaluate(monkeypatch, "--model_id", "model", "--prompts", texts / "prompts.txt", "--output_dir",
+                 tmp_path / "images", *more)
+    assert "\n" not in str(error.value) and not (tmp_path / "images").exists()
 
 
 def evaluate(monkeypatch, *given):
@@ -191,6 +209,8 @@ def test_a_teacher_draws_as_its_pipeline_does(tiny_models):
 @pytest.mark.parametrize("more, message", [
     (("--lora", "--gradient_checkpointing"), "--lora"),
     (("--teacher", "a.pth"), "found both"), (("--lora_rank", "3"), "without --lora"),
+    (("--text_column", "text"), "--text_column: found text, .*no effect for .*prompts.txt, .*without real images"),
+    (("--dataset", "photos"), "--dataset: found photos, which has no effect"),
     (("--val_every", "1"), "--val_every"), (("--coupling", "free"), "with --model_id"),
     (("--resolution", "9"), "multiple of 2"), (("--sdxl",), "one text encoder")])
 def test_what_cannot_be_is_one_line(tiny_models, texts, tmp_path, more, message):
