@@ -23,7 +23,8 @@ class ExactDenoiser(Denoiser):
         images = from_uint8(images) if images.dtype == torch.uint8 else images
         self.points = images.flatten(1).to(dtype)                               # [N, D]
         self.half_squares = self.points.square().sum(1) / 2                     # [N]
-        self.process, self.labels = process, None if labels is None else torch.as_tensor(labels)
+        self.process = process
+        self.labels = None if labels is None else torch.as_tensor(labels).to(images.device)
         self.shapes, self.processes = [tuple(images.shape[1:])], [process]
         self.num_classes = None if labels is None else int(self.labels.max()) + 1
 

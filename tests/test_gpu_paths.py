@@ -11,6 +11,8 @@ import train_lift
 from data import ImageSet
 from demo import generation
 from demo.found import Found
+from distill import candidates
+from distill import generate as distill_generate
 from distill import options as distill_options
 from distill import train as distill_train
 from distill.few_steps import times_of_places
@@ -43,6 +45,7 @@ from mnist import tasks as mnist_tasks
 from mnist import training
 from networks.adm import EDMNetwork
 from networks.dit import DiT
+from networks.exact_denoiser import ExactDenoiser
 from networks.margin import padded
 from networks.vae import VAE
 from pretended_gpu import GPU, PretendedGPU, pretended_gpu
@@ -195,7 +198,7 @@ def test_distillation(gpu, teacher, monkeypatch, kind, words):
     size, channels = {"flow": (8, 3), "mnist": (28, 1)}.get(kind, (64, 3))
     monkeypatch.setattr(distill_train, "load_images", lambda *_, **__: pictures(size, channels, np.arange(8) % 3))
     args = distill_options.parse(["--teacher", str(teacher(kind)), "--batch_size", "4", *words])
-    # Its preview reads its times back from the GPU, and those of this one are made up.
+    # Its preview has a test of its own.
     check_training(distill_train.make_task(args, gpu, Group(0, 1)), args, gpu, has_preview=False)
 
 
@@ -491,3 +494,63 @@ def test_scores_of_digits(gpu):
     judge = digit_scores.Judge(digit_scores.DigitClassifier(2).to(gpu).eval(), 1.0, statistics, torch.ones(2))
     for asked in (labels, torch.from_numpy(labels).to(gpu), None):
         assert set(judge.scores(torch.from_numpy(images), asked)) == set(digit_scores.SCORES)
+
+
+def test_a_student_is_drawn_beside_its_teacher_and_measured(gpu, teacher, tmp_path):
+    """By eval_fid_batch.py, by distill.generate and on the page."""
+    few_steps = few_steps_of([[999], [499]], [[999], [499]], "tied")
+    of_teacher = teacher("baseline")
+    content = torch.load(of_teacher, weights_only=True)
+    student = tmp_path / "student_1ep.pth"
+    save_torch(student, {**content, "few_steps": few_steps})
+    args = SimpleNamespace(weights="ema", vae=None, paths=None, precision="bf16", num_images=3, batch_size=2)
+    scored = candidates.Candidates(args, lambda *_: None, student, gpu, say=False)
+    [name] = scored.paths
+    drawn = list(scored.batches(name, 0, Group(0, 1), "student"))
+    assert [images.shape[0] for _, images, _, _ in drawn] == [2, 1] and drawn[0][1].device == GPU
+    assert scored.gflop(name, gpu) > 0
+    asked = SimpleNamespace(teacher=of_teacher, weights="ema", vae=None, guidance_scale=1.0)
+    guided, beside = distill_generate.guided_teacher(asked, gpu, scored.loaded)
+    draw = scored.loaded.drawing(guided, beside(scored.drawing(name).path), gpu)
+    assert draw(0, [0, 1])[0].device == GPU
+    controls = generation.DistilledControls(teacher=Found(of_teacher, "lift", "lift"), teacher_steps=2, num_images=1)
+    opened = generation.open_checkpoint(Found(student, "distilled", "distilled"), "ema", gpu)
+    assert len(generation.draw(opened, controls, precision="bf16").walks) == 2
+
+
+def test_previews_of_a_student_and_its_distances_to_held_out_images(gpu, teacher, monkeypatch):
+    """It reads its times back from the GPU, which brings zeros here, so those of this one lie on the CPU."""
+    monkeypatch.setattr(distill_train, "load_images", lambda *_, **__: pictures(64, 3))
+    args = distill_options.parse(["--teacher", str(teacher("baseline")), "--batch_size", "4", *TWO_STEPS, "--val_every",
+                                  "1", "--val_images", "4"])
+    task = distill_train.make_task(args, gpu, Group(0, 1))
+    for network in task.networks.values():
+        network.to(gpu)
+    task.times = [times_of_places(process) for process in task.processes]
+    assert task.preview(task.networks).shape[1:] == (3, 64, 64)
+    assert task.has_validation and set(task.validate(task.networks)) == {"distance_of_student", "distance_of_teacher"}
+
+
+def test_strips_and_decoded_noise_and_reconstructions_of_digits(gpu, tmp_path):
+    denoiser = mnist_models.build_denoiser("flow", "velocity", {**DIGITS, "shape": [1, 32, 32]})
+    denoiser.network.to(gpu).eval()
+    model = mnist_models.Model(denoiser, None, 28, "digits")
+    shown, strip = model.drawing(model.path(2), range(3), 1.0).strip(0, [0, 1])
+    assert strip.shape == (len(shown), 2, 1, 28, 28) and strip.device.type == "cpu"
+    vae = VAE((1, 32, 32), 8, [1, 2], 2)
+    save_torch(tmp_path / "vae_1ep.pth", {"family": "mnist", "model": "vae", "settings": vae.settings, "image_size": 28,
+                                          "model_state": vae.state_dict(), "ema_state": {"shadow": {}}})
+    assert mnist_models.decoded_noise(tmp_path / "vae_1ep.pth", 0, [0, 1], gpu).shape == (2, 1, 28, 28)
+    assert mnist_models.reconstructed(vae.to(gpu).eval(), digits()).shape == (8, 1, 28, 28)
+
+
+def test_the_exact_denoiser_and_errors_by_case(gpu):
+    points = padded(digits()).to(gpu)
+    exact = ExactDenoiser(points, LinearFlow(), labels=np.arange(8) % 3)
+    samples = sample(exact, LinearFlow().uniform_path(2), 0, [0, 1], labels=torch.tensor([0, 3], device=gpu), device=gpu)
+    assert samples.xs[0].device == GPU
+    model = checkpoints.build_model("lift", [8, 16]).to(gpu).eval()
+    for reconciled in (False, True):
+        errors = measurements.errors_by_case(model, pictures().images[:2], measurements.noise_cases(500), 0, 2, gpu,
+                                             "bf16", reconciled=reconciled)
+        assert errors.shape == (3, 2, 2)
