@@ -1,9 +1,11 @@
-"""What a reader should do, in three sentences. They stand at the top of README, study and report, word for word."""
+"""What a reader should do, and why, in a paragraph. It stands at the top of README, study and report, word for word."""
 
 QUESTION = "One time or two?"
-ANSWER = ("Use one time: one noise level for the whole image at every step, not one for each scale. On digits, at "
-          "equal steps, arithmetic and calls, all of five seeds of one time draw better than all of two scales whose "
-          "times are independent, near each other or fused, by both measures from nine calls on, better by one measure "
-          "than two scales at equal times, and level with two bands of one image that have a time each. On "
-          "photographs it is not decided: after six epochs of small models, one seed, one time draws better by "
-          "fd_lite0, a Fréchet distance, and two times with a lead do by SWD, the sliced Wasserstein distance.")
+ANSWER = ("Use one time: one noise level for the whole image at every step, not one for each scale. On digits, "
+          "models of each kind had five seeds, equal training, and equal arithmetic and network calls an image. "
+          "From nine calls on, every model with one time draws better than every one with two scales whose times "
+          "are independent, near each other or fused, by both measures. Where two scales were trained at equal "
+          "times, one measure says the same and the other does not decide. Two bands of one image, its 2×2 mean and "
+          "the rest with a time each, are level with one time. On photographs it is not decided: after six epochs "
+          "of small models, one seed, one time is ahead by fd_lite0, a Fréchet distance, and two times with a lead, "
+          "where the half-size image is denoised first, are ahead by SWD, the sliced Wasserstein distance.")
