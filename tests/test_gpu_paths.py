@@ -547,7 +547,8 @@ def test_strips_and_decoded_noise_and_reconstructions_of_digits(gpu, tmp_path):
 def test_the_exact_denoiser_and_errors_by_case(gpu):
     points = padded(digits()).to(gpu)
     exact = ExactDenoiser(points, LinearFlow(), labels=np.arange(8) % 3)
-    samples = sample(exact, LinearFlow().uniform_path(2), 0, [0, 1], labels=torch.tensor([0, 3], device=gpu), device=gpu)
+    samples = sample(exact, LinearFlow().uniform_path(2), 0, [0, 1], labels=torch.tensor([0, 3], device=gpu),
+                     device=gpu)
     assert samples.xs[0].device == GPU
     model = checkpoints.build_model("lift", [8, 16]).to(gpu).eval()
     for reconciled in (False, True):
