@@ -472,9 +472,12 @@ def read_idx(path: Path, num_dimensions: int) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}); fetch it again") from error
     start = 4 + 4 * num_dimensions
-    if len(content) < start or content[:4] != bytes([0, 0, 8, num_dimensions]):
+    if content[:4] != bytes([0, 0, 8, num_dimensions]):
         raise InputError(f"{path}: begins with {content[:4].hex() or 'nothing'}, expected the header of an idx file of "
                          f"bytes with {num_dimensions} dimensions; fetch it again")
+    if len(content) < start:
+        raise InputError(f"{path}: ends after {len(content)} bytes, within its header of {start}; it was cut short, so "
+                         "fetch it again")
     shape = np.frombuffer(content[4:start], ">u4").astype(int).tolist()
     if len(content) - start != math.prod(shape):
         raise InputError(f"{path}: holds {len(content) - start} values, expected {math.prod(shape)} "

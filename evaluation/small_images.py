@@ -52,7 +52,9 @@ def projection(name: str, seed: int):
 
 def scatter(panels: list[tuple]):
     """A matplotlib Figure with a panel per (title, points [N, 2], labels [N] or None) or (..., behind [M, 2]): points
-    in the colour of their class with its number at its middle, others grey behind them."""
+    in the colour of their class, others grey behind them. A class's number, in its colour too, stands above its middle,
+    which it leaves free, since a class may be no larger than a letter."""
+    from matplotlib import colormaps, patheffects
     fig, axes = figures.figure(4.2 * len(panels) + 0.4, 4.2, ncols=len(panels), squeeze=False)
     for ax, (title, points, labels, *behind) in zip(axes[0], panels):
         for others in behind:
@@ -60,8 +62,9 @@ def scatter(panels: list[tuple]):
         labels = np.zeros(len(points), int) if labels is None else np.asarray(labels)
         ax.scatter(*points.T, c=labels, cmap="tab10", vmin=0, vmax=9, s=5, linewidths=0)
         for label in np.unique(labels):
-            ax.text(*np.median(points[labels == label], 0), str(label), fontsize=13, weight="bold", ha="center",
-                    va="center", bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": "0.6", "alpha": 0.85})
+            ax.annotate(str(label), np.median(points[labels == label], 0), (0, 7), textcoords="offset points",
+                        fontsize=14, weight="bold", ha="center", color=colormaps["tab10"](label % 10),
+                        path_effects=[patheffects.withStroke(linewidth=3, foreground="white")])
         ax.set_title(title, fontsize=9)
         ax.set(xticks=[], yticks=[])
     return fig

@@ -76,15 +76,15 @@ def classes_asked(args, model, guidance_scale: float, class_label: int | None = 
     """The classes that take turns: class_label, or all. None for a model without classes. Raises InputError for a class
     that the model does not know, and for guidance of a model that was always told a class."""
     from engine.denoiser import check_guidance
+    option = "--guidance_scales" if "guidance_scales" in args else "--guidance_scale"
     if model.classes is None:
         if class_label is not None or guidance_scale != 1:
-            option = "--class_label" if class_label is not None else "guidance"
-            raise InputError(f"{option}: {args.checkpoint} is a model without classes; train one with --conditioning, "
-                             "or leave the option out")
+            raise InputError(f"{option if class_label is None else '--class_label'}: {args.checkpoint} is a model "
+                             "without classes; train one with --conditioning, or leave the option out")
         return None
     if class_label is not None and class_label not in model.classes:
         raise InputError(f"--class_label: found {class_label}, expected 0...{model.classes[-1]}")
-    check_guidance(guidance_scale, model.is_guidable, args.checkpoint, "guidance")
+    check_guidance(guidance_scale, model.is_guidable, args.checkpoint, option)
     return model.classes if class_label is None else [class_label]
 
 

@@ -393,7 +393,8 @@ def test_idx_files(tmp_path):
 
 @pytest.mark.parametrize("name, content, message", [
     ("train-images-idx3-ubyte", lambda whole: whole[:-1], "holds 3919 values, expected 3920 .5 x 28 x 28.*cut short"),
-    ("train-images-idx3-ubyte", lambda whole: whole[:7], "expected the header of an idx file"),
+    ("train-images-idx3-ubyte", lambda whole: whole[:7], "ends after 7 bytes, within its header of 16"),
+    ("train-images-idx3-ubyte", lambda whole: b"", "begins with nothing, expected the header"),
     ("train-images-idx3-ubyte", lambda whole: b"<html>" + whole, "begins with 3c68746d, expected the header"),
     ("train-labels-idx1-ubyte", lambda whole: np.array([2049, 2], ">i4").tobytes() + b"ab", "2 labels, .* 5 images"),
     ("t10k-images-idx3-ubyte.gz", lambda whole: whole[:-20], "cannot be read")])

@@ -175,7 +175,7 @@ def test_a_student_of_edms_network_stands_beside_its_teacher(tmp_path):
     ("tiny_flow", FlowControls(interval_high=1.5), "guidance interval, to: found '1.5'"),
     ("tiny_flow", FlowControls("eleven"), "class: found 'eleven', expected one of"),
     ("plain", MnistControls("3"), "class: found '3', but .* is a model without classes"),
-    ("plain", MnistControls(guidance_scale=2), "guidance: .* is a model without classes"),
+    ("plain", MnistControls(guidance_scale=2), "--guidance_scale: .* is a model without classes"),
     ("classes", MnistControls(guidance_scale="x"), "w: found 'x', expected a number"),
     ("student", DistilledControls(class_name="1"), "class: found '1', but")])
 def test_bad_input_is_one_line_before_any_work(shelf, name, controls, message):

@@ -23,10 +23,13 @@ def test_looking_at_models(trained, place, tmp_path):
     """Each verb writes its picture and its record, and says in the end what it found."""
     folder, models = trained
     digits = ["--dataset", "digits:400", "--cache_dir", folder / "cache", "--num_threads", "1"]
-    place(visualize_cfg_effect, *digits, "--checkpoint", models["flow"], "--guidance_scales", "1", "3", "--num_samples",
-          "20", "--per_cell", "2", "--sampling_steps", "2", "--output", tmp_path / "cfg.png")
+    place(visualize_cfg_effect, *digits, "--checkpoint", models["flow"], "--compare_with", models["latent"],
+          "--guidance_scales", "1", "3", "--num_samples", "20", "--per_cell", "2", "--sampling_steps", "2", "--output",
+          tmp_path / "cfg.png")
     rows = json.loads((tmp_path / "cfg.json").read_text())["rows"]
-    assert [row["guidance_scale"] for row in rows] == [1, 3] and all(row["fd_digits"] > 0 for row in rows)
+    assert [(row["checkpoint"], row["guidance_scale"]) for row in rows] == [
+        (str(models[name]), w) for name in ("flow", "latent") for w in (1, 3)]      # both kinds of conditioning
+    assert all(row["fd_digits"] > 0 for row in rows)
     place(visualize_distribution, *digits, "--checkpoint", models["flow"], "--num_samples", "40", "--sampling_steps",
           "2",
           "--projection", "pca", "--output", tmp_path / "points")
@@ -113,7 +116,7 @@ def test_what_cannot_be_scored_is_refused_before_a_classifier_is_trained(module,
     monkeypatch.setattr(digit_scores, "judge_of", lambda *_, **__: pytest.fail("the judge was asked for"))
     scales = "--guidance_scales" if module in (score, visualize_cfg_effect) else "--guidance_scale"
     for words, message in (
-            ([untrained(tmp_path / "a.pth", "concat"), scales, "2"], "guidance: found 2, .* without dropped labels"),
+            ([untrained(tmp_path / "a.pth", "concat"), scales, "2"], f"{scales}: found 2, .* without dropped labels"),
             ([untrained(tmp_path / "b.pth", "concat", 32), scales, "1"], "32 pixels in 1 channels"),
             ([untrained(tmp_path / "c.pth", "concat", 28, 3), scales, "1"], "28 pixels in 3 channels")):
         with pytest.raises(InputError, match=message):
@@ -221,6 +224,23 @@ def test_pictures():
     assert abs(float(torch.corrcoef(found.T)[0, 1])) < 1e-6
     assert len(scatter([("a", found.numpy(),
                          None), ("b", found.numpy(), torch.arange(200) % 10, found.numpy())]).axes) == 2
+
+
+def test_the_number_of_a_class_does_not_hide_it():
+    """Ten classes, each no larger than a letter: no number covers the middle of any class, and each is in the colour of
+    its own."""
+    points = torch.cartesian_prod(torch.arange(5.0), torch.arange(2.0))
+    labels = torch.arange(1000) % 10
+    spread = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * 0.02
+    figure = scatter([("tight", (points[labels] + spread).numpy(), labels)])
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    middles, [dots] = axes.transData.transform(points.numpy()), axes.collections
+    assert [text.get_text() for text in axes.texts] == [str(label) for label in range(10)]
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert not any(box.contains(*middle) for middle in middles)
+        assert text.get_color() == tuple(dots.to_rgba(int(text.get_text())))
 
 
 @pytest.fixture(scope="module")

@@ -288,13 +288,15 @@ def test_what_cannot_be_is_said_in_one_line(place, tmp_path):
     [plain] = place(train_rf, *TINY, *UNET, "--epochs", "1")
     with pytest.raises(InputError, match="--class_label: .* is a model without classes"):
         place(generate, "--checkpoint", newest(plain, 1), "--class_label", "3")
+    with pytest.raises(InputError, match="--guidance_scale: .* is a model without classes"):
+        place(generate, "--checkpoint", newest(plain, 1), "--guidance_scale", "3")
     with pytest.raises(InputError, match="--mode: found ddpm, but .* is a flow"):
         place(generate, "--checkpoint", newest(plain, 1), "--mode", "ddpm")
     with pytest.raises(InputError, match="--eta: found 0.5 with --sampler heun, expected --sampler euler"):
         place(generate, "--checkpoint", newest(plain, 1), "--eta", "0.5", "--sampler", "heun")
     undropped = place(train_rf, *TINY, *UNET, "--epochs", "1", "--conditioning", "concat", "--label_dropout", "0",
                       "--name", "undropped")[-1]
-    with pytest.raises(InputError, match="guidance: found 3, .* without dropped labels"):
+    with pytest.raises(InputError, match="--guidance_scale: found 3, .* without dropped labels"):
         place(generate, "--checkpoint", newest(undropped, 1), "--guidance_scale", "3")
     with pytest.raises(InputError, match="--class_label: found 10, expected 0...9"):
         place(generate, "--checkpoint", newest(undropped, 1), "--class_label", "10")

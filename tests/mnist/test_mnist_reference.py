@@ -53,7 +53,7 @@ def test_ancestral_step_is_the_posterior(ref):
         x, x_0, noise = inputs
         found = step(x, x_0, *between, eta=1.0, noise=noise)
         expected = ref[name].sqrt() if name == "posterior_variance" else ref[name]
-        torch.testing.assert_close(found, expected, rtol=2e-12, atol=1e-14)     # 1e-12 at t = 17, where levels cancel
+        torch.testing.assert_close(found, expected, **EXACT)
 
 
 def test_forward_noising(ref):
@@ -121,7 +121,7 @@ def test_flow(ref):
     torch.testing.assert_close(noise_added(x_0, eps, *FLOW.levels(t)), ref["rf_xt"], **OF_FLOAT32)
     velocity = -training_target("velocity", x_0, eps, *FLOW.levels(t))
     torch.testing.assert_close(velocity, ref["rf_velocity"], **OF_FLOAT32)
-    torch.testing.assert_close(to_network_time(1 - ref["rf_t"].double()), ref["rf_model_time"], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(to_network_time(1 - ref["rf_t"].double()), ref["rf_model_time"], **EXACT)
     a, s = FLOW.levels(t)
     torch.testing.assert_close(noise_in(ref["rf_xt"], x_0, a, s)[s > 0], eps[s > 0], rtol=1e-3, atol=1e-3)
 
