@@ -44,10 +44,13 @@ def quality_table(found: dict, asked: dict) -> Table:
 
 def damages_table(found: dict) -> Table:
     """Test digits with known damages, beside several draws of real ones."""
-    drawn = found.get("drawn_accuracy")
-    note = "" if drawn is None else (f" A classifier that has seen drawn digits alone (`--dataset digits`) names "
-                                     f"{drawn:.1%} of the real test digits right; chance is 10%.")
-    return Table("damages", "What damage does to the scores", f"{found['options']['num_samples']:,} digits each.{note}",
+    note = f"{found['options']['num_samples']:,} digits each."
+    if "classifier_accuracy" in found:
+        note += f" The classifier that scores them names {found['classifier_accuracy']:.1%} of the test digits right."
+    if "drawn_accuracy" in found:
+        note += (" A classifier that has seen drawn digits alone (`--dataset digits`) names "
+                 f"{found['drawn_accuracy']:.1%} of the real test digits right; chance is 10%.")
+    return Table("damages", "What damage does to the scores", note,
                  ["digits", *SCORES], [[Cell(row["what"]), *scores_of(row)] for row in found["rows"]])
 
 

@@ -34,7 +34,7 @@ class Tour:
     """The page's title and lead, its sections, and the folder in which their figures lie until the page is written."""
 
     def __init__(self, args, folder: Path, device):
-        self.args, self.folder, self.device, self.sections, self.exact_found = args, folder, device, [], None
+        self.args, self.folder, self.device, self.sections, self.measured = args, folder, device, [], {}
         self.title, self.lead, self.words = read_sections(Path(__file__).with_name("tour.md"))
         self.models = {name: load_model(path, device, args.vae) for name in ("flow", "ddpm", "latent")
                        if (path := getattr(args, name)) is not None}
@@ -98,6 +98,7 @@ class Tour:
             path_of = partial(model.denoiser.processes[0].even_path, start=start)
             found[name] = solver_errors(model.denoiser, path_of, SOLVERS, CALLS, model.clips, self.args.seed,
                                         device=self.device)
+        self.measured["solvers"] = {"calls": CALLS, "errors": found}
         self.add("solvers", {"Error against network calls, log-log.":
                              curve_panels(found, CALLS, "network calls", "RMS difference per pixel")})
 
@@ -154,13 +155,13 @@ class Tour:
         rows = {}
         for title, label in (("network", "nearest digit"), ("exact", "nearest to it")):
             rows |= {title: shown[title][:10], label: train_images[near[title][1][:10, 0]]}
-        self.exact_found = {"model": name, "shares": ERROR_SHARES, "errors": errors,
-                            "distances": {title: distances.median().item() for title, (distances, _) in near.items()}}
+        medians = {title: distances.median().item() for title, (distances, _) in near.items()}
+        self.measured["exact"] = {"model": name, "shares": ERROR_SHARES, "errors": errors, "distances": medians}
         self.add("exact",
                  {f"Error of the clean image predicted ({name}, no class), by share of the way to noise.":
                   curve_panels(errors, ERROR_SHARES, "share of noise", "RMS error per pixel", False),
                   "Samples, and the training digits nearest to them.": image_rows(rows)},
-                 [memorising_table({"exact": self.exact_found})], [f"{len(train_images):,}"])
+                 [memorising_table(self.measured)], [f"{len(train_images):,}"])
 
     def scored(self) -> None:
         """Scores of every model, beside real digits and damaged ones."""

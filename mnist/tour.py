@@ -47,7 +47,7 @@ def main():
     with written_together(args.overwrite):
         with written_whole(args.output, "w") as file:
             file.write(text)
-        write_run_record(args.output.with_suffix(".json"), args, device, exact=tour.exact_found)
+        write_run_record(args.output.with_suffix(".json"), args, device, **tour.measured)
     print(f"{args.output}: {len(tour.sections)} sections, {len(text.encode()) / 1e6:.1f} MB")
 
 

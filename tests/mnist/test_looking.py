@@ -269,7 +269,7 @@ def test_the_tour_shows_everything_and_asks_for_nothing(page):
     assert not re.findall(r'(?:src|href)="(?!#|data:)', text)               # nothing from outside
 
 
-def test_the_tour_keeps_what_it_measured_beside_the_exact_denoiser(page):
+def test_the_tour_keeps_what_it_measured_of_solvers_and_beside_the_exact_denoiser(page):
     record = page[0].with_suffix(".json")
     found = json.loads(record.read_text())["exact"]
     errors = found["errors"]["digits it was trained on"]
@@ -279,6 +279,10 @@ def test_the_tour_keeps_what_it_measured_beside_the_exact_denoiser(page):
     assert [row[2].value for row in table.rows] == errors["exact"] and table.rows[1][0].text == "50%"
     [table] = digit_tables.tables_named("memorising", record.parent, {})
     assert {row[0].text: row[1].value for row in table.rows} == found["distances"]
+    solvers = json.loads(record.read_text())["solvers"]
+    assert solvers["calls"] == [2, 4] and solvers["errors"].keys() == {"flow", "ddpm"}
+    assert all(len(errors) == 2 and min(errors) > 0 for of_model in solvers["errors"].values()
+               for errors in of_model.values())
 
 
 def test_the_tour_in_a_browser(page, tmp_path):

@@ -25,6 +25,13 @@ def test_figures_in_sentences_are_those_of_the_table():
     found = rows["flow narrow", 0, "midpoint 10, w 2"]
     assert (f"accuracy {found['accuracy']:.3f} and a distance of {found['fd_digits']:.4g} % at guidance 2 (seed 0)"
             in front)
+    assert "fifty of Euler (never behind by accuracy, by fd_digits at most 0.02)" in " ".join(text.split())
+    pairs = [(rows[name, seed, "midpoint 5, w 1"], rows[name, seed, "euler 50, w 1"]) for name, seed, sampling in rows
+             if sampling == "euler 50, w 1"]
+    measured = [pair for pair in pairs if all("accuracy" in row for row in pair)]
+    assert len(measured) >= 4
+    for few, many in measured:
+        assert few["accuracy"] >= many["accuracy"] and few["fd_digits"] <= many["fd_digits"] + 0.02
 
 
 def test_what_was_not_run_is_said(tmp_path):
@@ -42,6 +49,14 @@ def test_what_was_not_run_is_said(tmp_path):
     assert texts[1][-2:] == ["accuracy 0.97"] * 2                           # expected, and asked
     assert texts[1][7:10] == ["not run"] * 3 and texts[2][0] == "real digits"
     assert digit_tables.tables_named("damages", tmp_path, {}) == []
+
+
+def test_the_classifier_that_scores_is_over_99_percent():
+    """And the table of damages says how good it is."""
+    path = ROOT / mnist_quality.FOLDER / "damages.json"
+    accuracy = json.loads(path.read_text(encoding="utf-8"))["classifier_accuracy"]
+    [table] = digit_tables.tables_named("damages", path.parent, {})
+    assert accuracy > 0.99 and f"scores them names {accuracy:.1%} of the test digits right" in table.note
 
 
 def test_what_is_no_table(tmp_path):
