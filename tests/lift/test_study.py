@@ -9,6 +9,8 @@ from lift import marked_tables
 from lift.study_runs import RUNS, command_of, opponent_of
 from lift import study_tables
 from engine.errors import InputError
+from conftest import ROOT
+from evaluation import results_table
 from evaluation.results_table import COLUMNS
 from test_tables import row, texts
 
@@ -403,3 +405,31 @@ def test_a_marker_chooses_among_the_models_rows_and_keeps_the_noise_floor(tmp_pa
     plain = "<!-- table:study_gate -->\n<!-- end:study_gate -->\n"
     everything = marked_tables.with_tables(plain, rows, tmp_path, "README.md")
     assert everything.count("| model |") == 2
+
+
+def test_what_question_15_says_is_what_its_rows_say():
+    """Every score in its text is one of the rows; levels, leads and rules are those that the rows show."""
+    folder = ROOT / "results/published/lift"
+    text = " ".join((folder / "study.md").read_text(encoding="utf-8").split())
+    text = text[text.index("## 15."):]
+    text = text[text.index("**Found"):text.index("<!-- table:study_swap")]
+    scores = {(name, row["path"], row["x32_mode"], row["metric"]): row["value"]
+              for row in results_table.read(folder / "fid_results.csv") for name in study_tables.SWAPPED
+              if row["checkpoint"] == f"{name}_seed0_6ep.pth" and row["precision"] == "float32"
+              and row["num_steps"] == 18}
+
+    def of(name, path="diagonal", mode="joint"):
+        return tuple(scores[name, path, mode, metric] for metric in ("fd_lite0", "swd"))
+
+    baseline, independent = of("baseline_residual", "uniform"), of("lift_native_residual")
+    ahead = of("lift_native_residual", "lead_2", "reconciled")
+    fused = [of("lift_native_fused_residual", path) for path in ("diagonal", "lead_1", "lead_2")]
+    bands = [of("lift_bands_residual", path) for path in ("diagonal", "lead_1", "lead_2")]
+    for distance in (baseline[0], independent[0], *(pair[0] for pair in (*fused, *bands))):
+        assert f"{distance:.0f}" in text
+    for distance in (independent[1], ahead[1], *(pair[1] for pair in (*fused, *bands))):
+        assert f"{distance:.1f}" in text
+    assert abs(bands[0][0] - baseline[0]) < 45 and 36 < bands[0][1] < 42               # as expected
+    assert abs(fused[1][0] - baseline[0]) < 30 and fused[1][1] < baseline[1]           # the rule for a second seed
+    assert ahead[1] == min(pair[1] for pair in (baseline, independent, ahead, *fused, *bands))
+    assert max(fused[2][1], ahead[1]) < baseline[1] and bands[0][0] < bands[1][0] < bands[2][0]
