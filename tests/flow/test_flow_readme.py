@@ -62,3 +62,6 @@ def test_what_the_study_says_is_what_its_rows_say():
             assert calls == 10 or (value > distance[guidance, solver, 10]) == (output != "clean")
             assert guidance == 1 or share[2, solver, calls] > share[1, solver, calls]
             assert output == "clean" or value >= distance[guidance, "multistep", 10]
+    for other in (("unet", 2), ("dual", 4)):                # of the transformer's arithmetic and output
+        assert ahead("fd_lite0", fine["velocity"], other) and ahead("swd", fine["velocity"], other)
+        assert ahead("groups", other, fine["velocity"], -1)
