@@ -82,13 +82,17 @@ def test_what_the_text_concludes_is_what_was_measured():
         assert abs(mean(twice, num_images, "kd_lite0")) < 3 * mean(twice, num_images, "kd_standard_error")
     assert mean(twice, 10_000, "fd_lite0") == pytest.approx(mean("none", 5000, "fd_lite0"), rel=0.01)
 
-    def apart(name, side=96):
+    def apart(name, side=96, change=noise):
         draws = [[entry[name] for entry in rows if (entry["change"], entry["num_images"], entry["side"])
-                  == (change, 1000, side)] for change in (noise, "none")]
+                  == (change, 1000, side)] for change in (change, "none")]
         deviation = statistics.fmean(map(statistics.stdev, draws))
         return (statistics.fmean(draws[0]) - statistics.fmean(draws[1])) / deviation
     assert apart("fd_lite0") > apart("kd_lite0") > 5                # the smallest change is told apart better by one
     assert apart("fd_lite0", 128) < apart("fd_lite0") and apart("kd_lite0", 128) > apart("kd_lite0")
+    changes = {entry["change"] for entry in rows} - {"none"}
+    clearer_at_128 = {name: {change for change in changes if apart(name, 128, change) > apart(name, 96, change)}
+                      for name in ("fd_lite0", "kd_lite0")}
+    assert clearer_at_128 == {"fd_lite0": {order[2], "100 images, again and again"}, "kd_lite0": {noise, order[2]}}
     assert found["images_per_second"]["96"] > 1.5 * found["images_per_second"]["128"]
     blur, noisy = "half the side and back", "noise of 20 grey levels"
     for num_images in numbers:
