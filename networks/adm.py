@@ -10,6 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from engine.errors import InputError
+from networks.attention import attend
 
 CHANNELS_PER_HEAD = 64
 CHANNELS_PER_GROUP = 4
@@ -88,7 +89,7 @@ class ADMBlock(nn.Module):
         # The published weights order the channels head, channel, then q, k, v innermost.
         qkv = self.qkv(self.norm2(x)).reshape(B, self.num_heads, C // self.num_heads, 3, H * W)
         q, k, v = qkv.permute(3, 0, 1, 4, 2).unbind(0)                                  # [B, heads, HW, C / heads]
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = attend(q, k, v)
         return self.proj(h.transpose(2, 3).reshape(B, C, H, W))
 
 

@@ -10,6 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from engine.errors import InputError
+from networks.attention import attend
 from networks.presets import CONDITIONINGS
 from networks.unet import NUM_GROUPS, AttentionBlock, GroupNorm, LevelSettings, UNet
 
@@ -38,7 +39,7 @@ class CrossAttentionBlock(nn.Module):
         B, C, H, W = x.shape
         q = self.query(self.norm(x)).reshape(B, self.num_heads, -1, H * W).transpose(2, 3)      # [B, heads, HW, width]
         k, v = self.key_value(tokens).reshape(B, -1, 2, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(q, k.contiguous(), v.contiguous())
+        h = attend(q, k.contiguous(), v.contiguous())
         return x + self.proj(h.transpose(2, 3).reshape(B, C, H, W))
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from engine.errors import InputError
 from engine.files import SAFETENSORS, load_safetensors, load_torch
 from networks.affine_velocity import AffineVelocity
+from networks.attention import attend
 from networks.presets import OUTPUTS, PRESETS, TIME_SCALE
 
 TIME_FEATURES = 256
@@ -119,7 +120,7 @@ class Attention(nn.Module):
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))                         # [B, heads, T, D / heads]
-        x = F.scaled_dot_product_attention(self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v)
+        x = attend(self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, width))
 
 

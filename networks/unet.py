@@ -10,6 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from engine.errors import InputError
+from networks.attention import attend
 from networks.linear_denoiser import LinearDenoiser
 from networks.presets import PARAMETRIZATIONS
 from scheduler import CosineSteps, eps_from_v
@@ -100,7 +101,7 @@ class AttentionBlock(nn.Module):
         # The fused kernels need a head's channels side by side; in channels-last they are, and nothing is copied.
         qkv = qkv.contiguous().reshape(B, H * W, 3, self.num_heads, C // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)                  # each [B, heads, HW, C / heads]
-        h = F.scaled_dot_product_attention(q, k, v)                     # the HW x HW matrix is never stored
+        h = attend(q, k, v)
         h = h.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2)   # [B, C, H, W]
         return x + self.proj(h)
 
