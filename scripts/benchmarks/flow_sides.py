@@ -10,6 +10,7 @@ from engine.sampling import sample
 from flow.model import denoiser_of
 from flow.train import parse_args
 from flow.training import loop_of
+from networks import attention
 from networks.dit import DiT
 from scheduler import LinearFlow
 from scripts.benchmarks.plain_attention import plain_dit
@@ -68,6 +69,14 @@ class OurStep(Side):
     def step(self) -> None:
         self.loop.run_step()
         self.loop.pending.clear()                           # what a log line would fetch, every fiftieth step
+
+
+class FusedAttentionStep(OurStep):
+    """Our step, but for attention: always by the fused kernel."""
+
+    def __init__(self, *args):
+        attention.MOST_STORED_TOKENS = 0                    # in this process alone
+        super().__init__(*args)
 
 
 class TwoCalls(Guided):

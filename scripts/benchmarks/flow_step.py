@@ -4,8 +4,9 @@
 The plain step is what a straightforward implementation does: float32, attention that stores its matrix, every norm and
 modulation an operation of its own, an AdamW that is not fused, a moving average parameter by parameter, `.item()` in
 every step. Both train the same DiT on the same images, in alternation, each in a process of its own. Ours is the step
-of `python -m flow.train`; with --compile a third process trains it compiled, and its ratio is the one claimed. With
---sampling guided sampling is timed too: both halves in one batch against a loop of two calls. The last line is JSON.
+of `python -m flow.train`; with --compile a further process trains it compiled, and its ratio is the one claimed. In bf16
+on a CPU another one trains with the fused attention kernel, which ours leaves aside there. With --sampling guided
+sampling is timed too: both halves in one batch against a loop of two calls. The last line is JSON.
 """
 import json
 import statistics
@@ -45,7 +46,7 @@ def main():
     import torch
     from engine import devices
     from flow.model import gflop_of_forward
-    from scripts.benchmarks.flow_sides import NUM_CLASSES, OurStep, PlainStep, Sampling
+    from scripts.benchmarks.flow_sides import NUM_CLASSES, FusedAttentionStep, OurStep, PlainStep, Sampling
     from scripts.benchmarks.own_process import OwnProcess, median_ratio, opened, seconds_in_turn, warmed_up
     from scripts.benchmarks.training_sides import product_peak_gflops
     device = start_device(args, tf32=True)
@@ -57,7 +58,10 @@ def main():
     sizes |= {"patch_size": args.patch_size} if args.patch_size else {}
 
     shared = (sizes, args.batch_size, device, torch.get_num_threads())
-    builds = {"plain": (PlainStep, *shared), "ours": (OurStep, *shared, args.precision, False)}
+    builds = {"plain": (PlainStep, *shared)}
+    if args.precision == "bf16" and not on_gpu:
+        builds["fused_attention"] = (FusedAttentionStep, *shared, args.precision, False)
+    builds["ours"] = (OurStep, *shared, args.precision, False)
     if args.compile:
         builds["compiled"] = (OurStep, *shared, args.precision, True)
     claimed = list(builds)[-1]
@@ -83,7 +87,7 @@ def main():
     claimed_ratio = median_ratio(seconds["plain"], seconds[claimed])
     sampling_ratio = median_ratio(sampling["two_calls"], sampling["one_batch"]) if args.sampling else None
     for name in builds:
-        print(f"{name:>8}: {rate[name]:8.2f} images/s, peak memory {peak_memory[name]:.0f} MB")
+        print(f"{name:>15}: {rate[name]:8.2f} images/s, peak memory {peak_memory[name]:.0f} MB")
     print(json.dumps({
         "benchmark": "flow_step", "ratio": round(claimed_ratio, 3), "target": target,
         "ratio_uncompiled": round(median_ratio(seconds["plain"], seconds["ours"]), 3),
