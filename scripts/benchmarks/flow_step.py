@@ -4,8 +4,8 @@
 The plain step is what a straightforward implementation does: float32, attention that stores its matrix, every norm and
 modulation an operation of its own, an AdamW that is not fused, a moving average parameter by parameter, `.item()` in
 every step. Both train the same DiT on the same images, in alternation, each in a process of its own. Ours is the step
-of `python -m flow.train`; with --compile a further process trains it compiled, and its ratio is the one claimed. In bf16
-on a CPU another one trains with the fused attention kernel, which ours leaves aside there. With --sampling guided
+of `python -m flow.train`; with --compile a further process trains it compiled, and its ratio is the one claimed. In
+bf16 on a CPU another one trains with the fused attention kernel, which ours leaves aside there. With --sampling guided
 sampling is timed too: both halves in one batch against a loop of two calls. The last line is JSON.
 """
 import json
