@@ -23,13 +23,25 @@ PRECISIONS = ("auto", "bf16", "float32")
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "datasets", "pytorch-fid")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default as it would be written on the command line. A flag that is left out is said by its absence."""
+
+    def _get_help_string(self, action):
+        is_flag = action.nargs == 0 and not isinstance(action, argparse.BooleanOptionalAction)
+        if is_flag or action.default in (None, "", []):
+            return action.help
+        if isinstance(action.default, (list, tuple)):
+            return f"{action.help} (default: {shlex.join(map(str, action.default)).replace('%', '%%')})"
+        return super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
-    """Shows every default in --help and answers a wrong option in one line. Knows the actions `each_once` and
+    """Shows defaults in --help and answers a wrong option in one line. Knows the actions `each_once` and
     `gone`."""
 
     def __init__(self, description: str):
         super().__init__(" ".join(["python", *program_words()]), description=description, allow_abbrev=False,
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                         formatter_class=HelpFormatter)
         self.register("action", "each_once", EachOnce)
         self.register("action", "gone", Gone)
 

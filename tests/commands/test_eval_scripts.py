@@ -582,10 +582,12 @@ def test_images_that_are_not_finite_are_no_result(work, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("script", [generate_with_path_30, eval_fid_batch])
-def test_help_shows_every_default(monkeypatch, capsys, script):
+def test_help_shows_defaults_as_they_are_written(monkeypatch, capsys, script):
     assert run(monkeypatch, script, "--help") == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "(default: 18)" in printed and "(default: joint)" in printed and "(default: False)" in printed
+    assert "(default: 18)" in printed and "(default: joint)" in printed and "(default: index)" in printed
+    for python in ("None", "False", "True", "[", "PosixPath", ")"):     # the last: an empty string
+        assert f"(default: {python}" not in printed
 
 
 # Correction of exposure bias, and guidance
