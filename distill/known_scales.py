@@ -17,7 +17,7 @@ from engine.denoiser import Denoiser, OutputDenoiser
 from engine.distributed import Group
 from engine.loop import Loop
 from engine.sampling import sample
-from lift.exact_mixture import distance_to_truth, random_mixture
+from lift.exact_mixture import distance_to_truth, narrowest_variance, random_mixture
 from networks.scales import downsample_to_32
 from scheduler import NUM_TIMESTEPS, CosineSteps, training_target
 
@@ -116,8 +116,9 @@ class KnownScaleTask(DistillationTask):
 
 def distil(num_scales: int, seed: int, iterations: int, given=(),
            denoiser_iterations: int = DENOISER_ITERATIONS) -> dict:
-    """Train a student and measure it: the whitened distance of its images to the truth, raw and averaged weights, and
-    how far its two scales disagree (root of the mean square). given: options of `distill.train`."""
+    """Train a student and measure it: the whitened distance of its images to the truth, raw and averaged weights; of
+    averaged weights also `narrowest`, the smallest share of the true variance in any direction, and how far its two
+    scales disagree (root of the mean square). given: options of `distill.train`."""
     teacher = ExactTeacher(num_scales, seed)
     teacher.train_network(seed, denoiser_iterations)
     args = options.parse(["--teacher", "none", "--batch_size", "256", "--generator_lr", str(RATE), "--guidance_lr",
@@ -132,6 +133,7 @@ def distil(num_scales: int, seed: int, iterations: int, given=(),
         with loop.networks_with(weights) as networks:
             x_0s = drawn(task, networks["generator"])
         found[weights] = distance_to_truth(x_0s[0], teacher.mixture, whitened=True)
+    found["narrowest"] = narrowest_variance(x_0s[0], teacher.mixture)
     if num_scales == 2:
         found["disagreement"] = float((downsample_to_32(x_0s[0]) - x_0s[1]).square().mean().sqrt())
     return found

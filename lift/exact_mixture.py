@@ -223,6 +223,14 @@ def distance_to_truth(samples: torch.Tensor, mixture: GaussianMixture, whitened:
     return math.sqrt(max(distance_sq, 0.0) / mixture.num_pixels)
 
 
+def narrowest_variance(samples: torch.Tensor, mixture: GaussianMixture) -> float:
+    """The smallest variance in any direction of samples [B, 1, SIZE, SIZE], over the mixture's own in that direction.
+
+    1 for samples of the mixture, up to the noise of their number; 0 where they have lost a direction.
+    """
+    return float(torch.linalg.eigvalsh(torch.cov((samples.flatten(1).double() @ mixture.whitening).T))[0])
+
+
 def noise_floor(mixture: GaussianMixture, num_images: int, seed: int, repeats: int = 4, **options) -> float:
     """The same distance for true samples in place of generated ones, averaged over `repeats` sets."""
     generator = torch.Generator().manual_seed(seed)

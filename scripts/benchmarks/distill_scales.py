@@ -8,28 +8,33 @@ import statistics
 from pathlib import Path
 
 from engine.command_line import Parser, run_script, seed_number, whole_number
-from engine.files import write_json
+from engine.files import write_json, written_whole
 from scripts.benchmarks.earlier_results import results_of_rows
 
 TWO = ("--denoising", "--num_denoising_step", "2", "--backward_simulation")
 PUBLISHED = (*TWO, "--no_critic_step", "--no_level_schedule")
-# name -> number of scales, options, and the distance of an earlier implementation's bed, whose law was another one
+CALLED_AT_399 = ("--conditioning_timestep", "399")
+# name -> number of scales, options, and the distance of an earlier implementation's bed, whose law was another one, or
+# None for rows that tell why
 ROWS = {
     "one step, single": (1, (), 0.051), "one step, tied": (2, (), 0.090),
     "one step, free": (2, ("--coupling", "free"), 0.103),
     "two steps, published critic, single": (1, PUBLISHED, 0.26),
     "two steps, published critic, tied": (2, PUBLISHED, 0.30),
     "two steps, both, single": (1, TWO, 0.14), "two steps, both, tied": (2, TWO, 0.20),
-    "two steps, both, tied, 32 ahead": (2, (*TWO, "--student_t_32", "999", "249"), 0.20)}
+    "two steps, both, tied, 32 ahead": (2, (*TWO, "--student_t_32", "999", "249"), 0.20),
+    "one step at 399, single": (1, CALLED_AT_399, None), "one step at 399, tied": (2, CALLED_AT_399, None)}
 
 
 def markdown_table(results: dict) -> str:
-    """The rows: mean and deviation over seeds."""
-    lines = ["| row | averaged weights | raw weights | scales disagree by | other bed |",
-             "| --- | ---: | ---: | ---: | ---: |"]
+    """The rows: mean and deviation over seeds. `narrowest` is a share of the true variance."""
+    lines = ["| row | averaged weights | raw weights | narrowest direction | scales disagree by | other bed |",
+             "| --- | ---: | ---: | ---: | ---: | ---: |"]
     for name, runs in results["rows"].items():
-        cells = [spread([run[key] for run in runs.values() if key in run]) for key in ("ema", "raw", "disagreement")]
-        lines.append(f"| {name} | {' | '.join(cells)} | {ROWS[name][2]:.3f} |")
+        cells = [spread([run[key] for run in runs.values() if key in run])
+                 for key in ("ema", "raw", "narrowest", "disagreement")]
+        other = ROWS[name][2]
+        lines.append(f"| {name} | {' | '.join(cells)} | {'–' if other is None else f'{other:.3f}'} |")
     return "\n".join(lines)
 
 
@@ -40,6 +45,15 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
+def write_table(path: Path, results: dict) -> None:
+    """The table into a text, between its marks. Raises InputError."""
+    from evaluation.text_tables import with_markdown
+    new = with_markdown(path.read_text(encoding="utf-8"), {"distill_scales": markdown_table(results)}, str(path),
+                        "results")
+    with written_whole(path, "w") as file:
+        file.write(new)
+
+
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", action="each_once",
@@ -48,6 +62,7 @@ def main():
                         help="a run each")
     parser.add_argument("--iterations", type=whole_number(1), default=3000, help="of a row")
     parser.add_argument("--output", default="results/distill_scales", help="JSON, without ending")
+    parser.add_argument("--readme", type=Path, default=None, metavar="FILE", help="text to write the table into")
     args = parser.parse_args()
     import torch
     from distill.known_scales import distil, references
@@ -63,6 +78,8 @@ def main():
                 write_json(path, results)
             print(f"{name}, seed {seed}: {runs[str(seed)]}", flush=True)
     print(results["references"])
+    if args.readme is not None:
+        write_table(args.readme, results)
     print("\n" + markdown_table(results))
 
 

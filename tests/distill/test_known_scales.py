@@ -5,6 +5,7 @@ import torch
 
 from distill import known_scales
 from distill.known_scales import ExactTeacher, ScaleNetwork, distil
+from lift.exact_mixture import narrowest_variance
 from networks.scales import downsample_to_32
 from scripts.benchmarks.distill_scales import ROWS, TWO, markdown_table
 
@@ -51,10 +52,22 @@ def test_two_steps_with_the_small_scale_ahead_are_trained_and_drawn(monkeypatch)
     assert found["disagreement"] > 1e-3 and 0 < found["ema"] < 10
 
 
+def test_a_lost_direction_is_seen():
+    """Of true samples every direction has its variance; without a coarse one, the smallest share is that of nothing."""
+    mixture = ExactTeacher(1, 0).mixture
+    x = mixture.sample(20_000, torch.Generator().manual_seed(0))
+    assert 0.9 < narrowest_variance(x, mixture) < 1
+    assert narrowest_variance(x - x.mean((1, 2, 3), keepdim=True), mixture) < 1e-3
+    assert narrowest_variance(0.5 * x, mixture) == pytest.approx(0.25 * narrowest_variance(x, mixture))
+
+
 def test_the_table_shows_means_and_spreads():
-    assert len(ROWS) == 8
-    rows = {"one step, single": {"0": {"raw": 0.2, "ema": 0.1}, "1": {"raw": 0.2, "ema": 0.3}},
-            "one step, free": {"0": {"raw": 0.2, "ema": 0.1, "disagreement": 0.05}}}
+    rows = {"one step, single": {"0": {"raw": 0.2, "ema": 0.1, "narrowest": 0.5},
+                                 "1": {"raw": 0.2, "ema": 0.3, "narrowest": 0.5}},
+            "one step, free": {"0": {"raw": 0.2, "ema": 0.1, "narrowest": 0.5, "disagreement": 0.05}},
+            "one step at 399, tied": {"0": {"raw": 0.2, "ema": 0.1, "narrowest": 0.5, "disagreement": 0.0}}}
+    assert set(rows) < set(ROWS)
     assert markdown_table({"rows": rows}).split("\n")[2:] == [
-        "| one step, single | 0.200 ± 0.141 | 0.200 ± 0.000 | – | 0.051 |",
-        "| one step, free | 0.100 | 0.200 | 0.050 | 0.103 |"]
+        "| one step, single | 0.200 ± 0.141 | 0.200 ± 0.000 | 0.500 ± 0.000 | – | 0.051 |",
+        "| one step, free | 0.100 | 0.200 | 0.500 | 0.050 | 0.103 |",
+        "| one step at 399, tied | 0.100 | 0.200 | 0.500 | 0.000 | – |"]
