@@ -400,7 +400,7 @@ def draw_mnist(opened: Opened, controls: MnistControls, report: Callable, precis
 
 @dataclass
 class DistilledControls:
-    """teacher: None shows the student alone. teacher_steps: of DDIM; guidance_scale: of the teacher."""
+    """teacher: None shows the student alone. teacher_steps: of the solver of first order, a call each; guidance_scale: of the teacher."""
     class_name: str = ALL_CLASSES
     teacher: Found | None = None
     teacher_steps: object = 18
@@ -430,7 +430,7 @@ def draw_distilled(opened: Opened, controls: DistilledControls, report: Callable
     walks = [sampled(f"student: {opened.found.path.stem}", student, path, seed, count, decode,
                      lambda step, _: report(step, total), opened.device, solver="renoise", clip=False, **how)]
     if teacher is not None:
-        walks.append(sampled(f"teacher: {controls.teacher.path.stem}, ddim", Guided(teacher.denoiser, scale),
+        walks.append(sampled(f"teacher: {controls.teacher.path.stem}", Guided(teacher.denoiser, scale),
                              teacher.own_path(steps), seed, count, decode,
                              lambda step, _: report(len(path) - 1 + step, total), opened.device, clip=teacher.clips,
                              **how))
