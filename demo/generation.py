@@ -400,7 +400,8 @@ def draw_mnist(opened: Opened, controls: MnistControls, report: Callable, precis
 
 @dataclass
 class DistilledControls:
-    """teacher: None shows the student alone. teacher_steps: of the solver of first order, a call each; guidance_scale: of the teacher."""
+    """teacher: None shows the student alone. teacher_steps: of the solver of first order, a call each. guidance_scale:
+    of the teacher."""
     class_name: str = ALL_CLASSES
     teacher: Found | None = None
     teacher_steps: object = 18

@@ -16,6 +16,7 @@ from engine.errors import InputError
 from engine.files import printable
 from engine.flops import gflop_done_by, gflop_of_evaluation
 from engine.sampling import check_solver, denoise_along
+from flow.drawing import guided_as_asked
 from flow.grids import check_grid, find_path
 from flow.options import GRIDS, interval_in_log_snr
 from lift import generation
@@ -27,8 +28,8 @@ FEW_STEPS = "few_steps"                 # the path of a student
 OF_S1 = ["model_type", "x32", "heatmap", "heatmap_dir", "grid", "allow_mismatch", "step_size", "max_jump", "compile",
          *AUTOGUIDANCE]
 OF_PLANES = OF_S1[2:8]                  # of these, what a path through the plane of two times reads
-OF_SAMPLERS = ["num_steps", "solver", "eta", "guidance_scale", "guidance_interval", "shift", "coarse_shift",
-               "eps_scale", "told_log_snr"]
+OF_GUIDANCE = ["guidance_scale", "guidance_interval", "guidance_reuse"]
+OF_SAMPLERS = ["num_steps", "solver", "eta", *OF_GUIDANCE, "shift", "coarse_shift", "eps_scale", "told_log_snr"]
 
 
 class Candidates:
@@ -84,7 +85,7 @@ class Candidates:
             refuse(["guidance_interval"], f"for {file}, which has no flow time")
         interval_in_log_snr(args.guidance_interval, self.processes[0])
         if self.num_classes is None:
-            refuse(["guidance_scale", "guidance_interval"], f"for {file}, a model without classes")
+            refuse(OF_GUIDANCE, f"for {file}, a model without classes")
         else:
             check_guidance(args.guidance_scale, self.loaded.is_guidable, file)
         if len(self.processes) == 1:
@@ -102,15 +103,16 @@ class Candidates:
         classes = None if self.num_classes is None else range(self.num_classes)
         if loaded.few_steps:
             return loaded.drawing(*student_of(loaded), self.device, "renoise", precision=args.precision)
-        denoiser = loaded.denoiser
-        if classes is not None:
-            denoiser = Guided(denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, process))
-        denoiser = Corrected.where_asked(denoiser, args.eps_scale, args.told_log_snr)
+        if classes is None:
+            measured = denoiser = Corrected.where_asked(loaded.denoiser, args.eps_scale, args.told_log_snr)
+        else:
+            measured, denoiser = (guided_as_asked(loaded.denoiser, args, process, reuse)
+                                  for reuse in (0.0, args.guidance_reuse))
         if name in PATH_TYPES:
             steps = generation.find_path(self.as_lift, name, args, say=False)
             path = times_of_timesteps(steps, self.processes)
         elif isinstance(process, LinearFlow):
-            path = find_path(denoiser, name, args.num_steps, args.solver, shift=args.shift if name == "shift" else 1.0,
+            path = find_path(measured, name, args.num_steps, args.solver, shift=args.shift if name == "shift" else 1.0,
                              coarse_shift=args.coarse_shift, classes=classes, precision=args.precision,
                              device=self.device)
         else:
@@ -141,6 +143,7 @@ class Candidates:
             parts.append(f"guidance{args.guidance_scale:g}")
             if args.guidance_interval:
                 parts.append("from{:g}to{:g}".format(*args.guidance_interval))
+            parts += [f"reused{args.guidance_reuse:g}"] * bool(args.guidance_reuse)
         parts += [f"eps{args.eps_scale:g}"] * (args.eps_scale != 1) + [f"told{args.told_log_snr:g}"] * bool(
             args.told_log_snr)
         return "_".join(parts)
@@ -181,7 +184,7 @@ def num_calls(draw: Drawing) -> int:
     if isinstance(drawn, Corrected):            # which adds no call
         drawn = drawn.denoiser
     if isinstance(drawn, Guided):
-        denoiser = Guided(denoiser, drawn.scale, drawn.interval)
+        denoiser = drawn.around(denoiser)
     start = [torch.zeros(1, *shape) for shape in denoiser.shapes]
     labels = None if draw.classes is None else torch.zeros(1, dtype=torch.int64)
     return denoise_along(denoiser, draw.path, start, labels=labels, step_noise=torch.zeros_like,

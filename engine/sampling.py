@@ -120,6 +120,7 @@ def denoise_along(denoiser: Denoiser, path, starts, *, labels=None, solver: str 
     path = check_path(path, denoiser)
     walk = Walk(denoiser, path, starts, labels, clip, precision)
     evaluations = denoiser.num_evaluations
+    denoiser.begin()
     for k in range(len(path) - 1):
         if on_step:
             on_step(k, path[k].tolist(), walk.xs)

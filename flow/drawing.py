@@ -1,12 +1,12 @@
 """How images are drawn of a flow checkpoint: guidance, grid, classes, and the autoencoder where it models latents."""
-from engine.denoiser import Corrected, Guided, check_guidance, refuse_student
+from engine.denoiser import Corrected, Denoiser, Guided, NetworkDenoiser, check_guidance, refuse_student
 from engine.drawing import Drawing
 from engine.errors import InputError
 from flow.grids import check_grid, find_path
 from flow.latents import Latents, decoder_of
 from flow.model import ANY_AUTOENCODER, LoadedFlow
 from flow.options import interval_in_log_snr
-from scheduler import LinearFlow
+from scheduler import LinearFlow, NoiseProcess
 
 
 def chosen_classes(labels, num_classes: int, names) -> list[int]:
@@ -47,19 +47,26 @@ def check_sampling(args) -> None:
     interval_in_log_snr(args.guidance_interval, LinearFlow())
 
 
+def guided_as_asked(denoiser: NetworkDenoiser, args, process: NoiseProcess, reuse: float = 0.0) -> Denoiser:
+    """A denoiser with guidance and the correction of exposure bias as the options of sampling have them. reuse: as in
+    `Guided`; a grid is measured without it."""
+    guided = Guided(denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, process), reuse)
+    return Corrected.where_asked(guided, args.eps_scale, args.told_log_snr)
+
+
 def drawing_of(loaded: LoadedFlow, args, device) -> Drawing:
     """How the model's images are drawn. args: those of `flow.options.add_sampling_options`, labels, vae and precision.
     Raises InputError for options that ask for something the model does not have: a null class, a second scale, a class,
     an autoencoder; and for a student of few steps."""
     refuse_student(loaded.few_steps, loaded.path)
     check_guidance(args.guidance_scale, loaded.is_guidable, loaded.path)
-    denoiser = Guided(loaded.denoiser, args.guidance_scale, interval_in_log_snr(args.guidance_interval, LinearFlow()))
-    denoiser = Corrected.where_asked(denoiser, args.eps_scale, args.told_log_snr)
+    denoiser = guided_as_asked(loaded.denoiser, args, LinearFlow())
     if len(denoiser.processes) == 1 and args.coarse_shift != 1:
         raise InputError(f"--coarse_shift: found {args.coarse_shift:g}, but {loaded.path} has one scale; leave it out")
     classes = chosen_classes(args.labels, loaded.network.num_classes, loaded.label_names)
     latents = latents_of(loaded, args.vae, device)
     path = find_path(denoiser, args.grid, args.num_steps, args.solver, shift=args.shift, coarse_shift=args.coarse_shift,
                      classes=classes, precision=args.precision, device=device)
-    return Drawing(denoiser, path, classes, decoder_of(latents), device=device,
+    return Drawing(guided_as_asked(loaded.denoiser, args, LinearFlow(), args.guidance_reuse), path, classes,
+                   decoder_of(latents), device=device,
                    how={"solver": args.solver, "clip": False, "precision": args.precision})

@@ -101,7 +101,7 @@ def add_sampling_options(parser) -> None:
 
 
 def add_shift_and_guidance_options(group, scale: float) -> None:
-    """--shift, --coarse_shift, --guidance_scale (default `scale`) and --guidance_interval."""
+    """--shift, --coarse_shift, --guidance_scale (default `scale`), --guidance_interval and --guidance_reuse."""
     group.add_argument("--shift", type=real_number(0, open_below=True), default=1.0,
                        help="of --grid shift; below 1: more steps near the noise")
     group.add_argument("--coarse_shift", type=real_number(0, open_below=True), default=1.0, metavar="SHIFT",
@@ -111,6 +111,9 @@ def add_shift_and_guidance_options(group, scale: float) -> None:
                        help="classifier-free guidance; 1: the class alone, 0: no class")
     group.add_argument("--guidance_interval", type=real_number(0, 1), nargs=2, default=None, metavar=("LOW", "HIGH"),
                        help="times between which guidance acts; left out: always")
+    group.add_argument("--guidance_reuse", type=real_number(0), default=0.0, metavar="LOG_SNR",
+                       help="the difference that guides is used again while log SNR rises by no more than this, and "
+                            "such a step costs one call; 0: measured in every step")
 
 
 def interval_in_log_snr(interval, process):

@@ -8,7 +8,8 @@ from lift import checkpoints, generation
 from lift.coupling import timestep_denoiser
 from lift.options import DEFAULT_PATHS, SOLVERS, refuse_unguided
 
-OF_OTHERS = ["guidance_scale", "guidance_interval", "shift", "coarse_shift", "vae"]      # options without effect here
+OF_OTHERS = ["guidance_scale", "guidance_interval", "guidance_reuse", "shift", "coarse_shift",
+             "vae"]                             # options without effect here
 
 
 class Candidates:

@@ -127,14 +127,15 @@ def test_rows_are_keyed_by_all_that_decides_an_image(work, monkeypatch):
     variants = {("ddim_guidance1", "uniform"): [], ("midpoint_guidance4_from0.2to0.8", "uniform"):
                 ["--solver", "midpoint", "--guidance_scale", "4", "--guidance_interval", "0.2", "0.8"],
                 ("ddim_guidance0", "shift"): ["--paths", "shift", "--shift", "0.5", "--guidance_scale", "0"],
-                ("multistep_guidance1", "optimised"): ["--paths", "optimised", "--solver", "multistep"]}
+                ("multistep_guidance1", "optimised"): ["--paths", "optimised", "--solver", "multistep"],
+                ("ddim_guidance4_reused1000", "uniform"): ["--guidance_scale", "4", "--guidance_reuse", "1000"]}
     for words in [*variants.values(), variants[next(iter(variants))]]:
         rows = rows_of(monkeypatch, work, "--checkpoint", "flow.pth", "--num_steps", 5, "--metrics", "swd", *words)
     assert [(row["solver"], row["path"]) for row in rows if row["metric"] == "swd"] == list(variants)
     calls = {row["solver"]: row["num_model_calls"] for row in rows}
     # Midpoint asks at 0, 0.1, 0.2 ... 0.9; seven of these lie within the interval and are asked twice.
     assert calls == {"ddim_guidance1": 5, "midpoint_guidance4_from0.2to0.8": 17, "ddim_guidance0": 5,
-                     "multistep_guidance1": 5}
+                     "multistep_guidance1": 5, "ddim_guidance4_reused1000": 7}       # asked twice at 0 and at 0.2
     assert len({row["path_hash"] for row in rows}) == 3
 
 

@@ -293,10 +293,10 @@ def test_published_weights_are_a_model_of_the_flow_family(tmp_path, name):
     assert by_family.fingerprint == by_flow.fingerprint == sha256_of_file(path)[:16]
     for network in (by_family.network, by_flow.network):
         assert torch.equal(network(x, t, labels), model(x, t, labels))
-    draw = drawing_of(by_flow, Namespace(guidance_scale=4.0, guidance_interval=None, coarse_shift=1.0, eps_scale=1.0,
-                                         told_log_snr=0.0, labels=None, vae=None, grid="uniform", num_steps=2,
-                                         solver="ddim", shift=1.0,
-                                         precision="float32"), "cpu")
+    draw = drawing_of(by_flow, Namespace(guidance_scale=4.0, guidance_interval=None, guidance_reuse=0.0,
+                                         coarse_shift=1.0, eps_scale=1.0, told_log_snr=0.0, labels=None, vae=None,
+                                         grid="uniform", num_steps=2, solver="ddim", shift=1.0, precision="float32"),
+                      "cpu")
     images, num_broken, num_calls = draw(0, range(3))
     assert images.shape == (3, 3, 8, 8) and num_broken == 0 and num_calls == 4
 
