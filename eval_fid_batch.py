@@ -123,7 +123,7 @@ def check(args, refuse, files, say: bool) -> tuple[int, list[dict], dict]:
     for file in files:
         candidates = candidates_of(args, refuse, file, "cpu", say)
         shapes[candidates.image_shape[-1]] = file
-        options.append(candidates.options if candidates.knows_its_data else {})
+        options.append(candidates.options if candidates.knows_its_data else {"dataset": data.DEFAULT_DATASET})
         classes[file] = getattr(candidates, "num_classes", None)
     if len(shapes) > 1:
         found = ", ".join(f"{file} of {side} pixels" for side, file in shapes.items())
@@ -134,9 +134,13 @@ def check(args, refuse, files, say: bool) -> tuple[int, list[dict], dict]:
 
 def choose_dataset(args, options: list[dict], say: bool) -> dict:
     """--dataset, where it was left out, becomes what the models were trained on, or S1's default. Returns the columns
-    of its table: those asked for, or those of the training. Raises InputError where the models do not agree."""
-    trained_on = {found.get("dataset") or data.DEFAULT_DATASET for found in options}
+    of its table: those asked for, or those of the training. Raises InputError where the models do not agree, or do not
+    say what they were trained on."""
+    trained_on = {found.get("dataset") for found in options}
     if args.dataset is None:
+        if None in trained_on:
+            raise InputError("--dataset: left out, but a checkpoint does not say what it was trained on; name the real "
+                             "images to compare with")
         if len(trained_on) > 1:
             raise InputError(f"--dataset: left out, but the models were trained on {', '.join(sorted(trained_on))}; "
                              "name the real images to compare with")

@@ -287,8 +287,8 @@ class Page:
                 fields["guidance_scale"]: gr.Number(visible=few_steps is None)}
         updates[fields["class_name"]] = gr.Dropdown([ALL_CLASSES, *(names or [])], value=ALL_CLASSES,
                                                     visible=names is not None)
-        updates[fields["guidance_scale"]] = gr.Number(visible=names is not None,
-                                                      **({} if names else {"value": 1}))
+        guidable = names is not None and (family == "distilled" or opened.model.is_guidable)     # there its teacher is
+        updates[fields["guidance_scale"]] = gr.Number(visible=guidable, **({} if guidable else {"value": 1}))
         if family == "distilled":
             teachers, default = self.shelf.teachers(opened.found, opened.model.options.get("teacher"))
             updates[fields["teacher"]] = gr.Dropdown([NO_TEACHER, *with_labels(teachers)], value=default)

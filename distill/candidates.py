@@ -18,7 +18,7 @@ from engine.flops import gflop_done_by, gflop_of_evaluation
 from engine.sampling import check_solver, denoise_along
 from flow.drawing import guided_as_asked
 from flow.grids import check_grid, find_path
-from flow.options import GRIDS, interval_in_log_snr
+from flow.options import GRIDS, check_guides, interval_in_log_snr
 from lift import generation
 from lift.coupling import times_of_timesteps
 from lift.options import AUTOGUIDANCE, PATH_TYPES
@@ -83,11 +83,12 @@ class Candidates:
             check_grid(name, args.shift if name == "shift" else 1.0, args.solver)
         if not isinstance(self.processes[0], LinearFlow):
             refuse(["guidance_interval"], f"for {file}, which has no flow time")
-        interval_in_log_snr(args.guidance_interval, self.processes[0])
         if self.num_classes is None:
             refuse(OF_GUIDANCE, f"for {file}, a model without classes")
         else:
             check_guidance(args.guidance_scale, self.loaded.is_guidable, file)
+            interval_in_log_snr(args.guidance_interval, self.processes[0])
+            check_guides(args)
         if len(self.processes) == 1:
             refuse(["coarse_shift"], f"for {file}, a model of one scale")
 

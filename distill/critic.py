@@ -11,10 +11,12 @@ def gan_head(channels: int, size: int, num_groups: int | None = None) -> nn.Sequ
     """Convolutions from features [B, channels, size, size] to a logit [B, 1, 1, 1].
 
     4x4 convolutions of stride 2 halve the size to less than eight pixels a side. A convolution without padding takes
-    the rest. Each is followed by GroupNorm and SiLU. A 1x1 convolution is the last layer. num_groups: min(32, channels
-    / 4) if left out. With one channel in a group the last norm would see one value and put out a constant.
+    the rest. Each is followed by GroupNorm and SiLU. A 1x1 convolution is the last layer. num_groups: where left out,
+    the largest divisor of the channels up to min(32, channels / 4). With one channel in a group the last norm would see
+    one value and put out a constant.
     """
-    num_groups = num_groups or max(1, min(MAX_GROUPS, channels // CHANNELS_PER_GROUP))
+    most = max(1, min(MAX_GROUPS, channels // CHANNELS_PER_GROUP))
+    num_groups = num_groups or next(number for number in range(most, 0, -1) if channels % number == 0)
     layers = []
     while size >= 2 * HEAD_SIZE:
         layers += [nn.Conv2d(channels, channels, 4, stride=2, padding=1), nn.GroupNorm(num_groups, channels), nn.SiLU()]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Distil a teacher into a student of few steps: python -m distill.train --teacher CHECKPOINT, or --model_id MODEL."""
 from data import choose_val_split, columns_in, load_images
-from distill.options import needs_images, parse, uses_images
+from distill.options import OF_REAL_IMAGES, needs_images, parse, uses_images
 from engine.command_line import run_script
 
 
@@ -38,7 +38,8 @@ def task_of_checkpoint(args, device, say: bool):
     check_distillation(args, loaded.denoiser, True, loaded.is_guidable)      # before images are looked at
     if not uses_images(args):
         # a student's record names what its scores compare with: where it saw no image itself, its teacher's
-        args.dataset = loaded.options.get("dataset") or args.dataset
+        for option in OF_REAL_IMAGES:
+            setattr(args, option, loaded.options.get(option))
 
     choose_val_split(args, "test", say)
 

@@ -189,7 +189,7 @@ def check_guidance(scale: float, is_guidable: bool, where, option: str = "--guid
     the message."""
     if scale != 1 and not is_guidable:
         raise InputError(f"{option}: found {scale:g}, but {where} was trained without dropped labels (--label_dropout) "
-                         "and knows no prediction without a class beside one with it; expected 1")
+                         "or without classes, and knows no prediction without a class beside one with it; expected 1")
 
 
 def refuse_student(few_steps, path) -> None:
@@ -273,10 +273,12 @@ class Guided(Wrapped):
 
     def clean(self, xs, ts, labels=None) -> list[torch.Tensor]:
         """As in `Denoiser`. Without labels there is nothing to guide towards: the unconditional prediction."""
-        if labels is None or self.scale == 0:
+        if labels is None:
             return self.denoiser.clean(xs, ts)
         if self.scale == 1 or not acts_on(self.interval, self.processes[0], ts):
             return self.denoiser.clean(xs, ts, labels)
+        if self.scale == 0:
+            return self.denoiser.clean(xs, ts)
         if self.reuse and self.is_kept_at(ts):
             differences = [kept * s / (a + s) for kept, (a, s) in zip(self.kept[1], self.levels(xs, ts))]
             return [conditional + (self.scale - 1) * difference

@@ -5,7 +5,7 @@ from engine.errors import InputError
 from flow.grids import check_grid, find_path
 from flow.latents import Latents, decoder_of
 from flow.model import ANY_AUTOENCODER, LoadedFlow
-from flow.options import interval_in_log_snr
+from flow.options import check_guides, guidance_scale_of, interval_in_log_snr
 from scheduler import LinearFlow, NoiseProcess
 
 
@@ -45,6 +45,7 @@ def check_sampling(args) -> None:
     """Raises InputError for sampling options that contradict each other, before any file is read."""
     check_grid(args.grid, args.shift, args.solver)
     interval_in_log_snr(args.guidance_interval, LinearFlow())
+    check_guides(args)
 
 
 def guided_as_asked(denoiser: NetworkDenoiser, args, process: NoiseProcess, reuse: float = 0.0) -> Denoiser:
@@ -55,11 +56,16 @@ def guided_as_asked(denoiser: NetworkDenoiser, args, process: NoiseProcess, reus
 
 
 def drawing_of(loaded: LoadedFlow, args, device) -> Drawing:
-    """How the model's images are drawn. args: those of `flow.options.add_sampling_options`, labels, vae and precision.
+    """How the model's images are drawn. args: those of `flow.options.add_sampling_options`, labels, vae and precision;
+    a --guidance_scale that was left out is filled in.
+
     Raises InputError for options that ask for something the model does not have: a null class, a second scale, a class,
-    an autoencoder; and for a student of few steps."""
+    an autoencoder; and for a student of few steps.
+    """
     refuse_student(loaded.few_steps, loaded.path)
+    args.guidance_scale = guidance_scale_of(args.guidance_scale, loaded.is_guidable)
     check_guidance(args.guidance_scale, loaded.is_guidable, loaded.path)
+    check_guides(args)
     denoiser = guided_as_asked(loaded.denoiser, args, LinearFlow())
     if len(denoiser.processes) == 1 and args.coarse_shift != 1:
         raise InputError(f"--coarse_shift: found {args.coarse_shift:g}, but {loaded.path} has one scale; leave it out")

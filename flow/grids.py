@@ -16,7 +16,7 @@ LEAST_DENSITY = 0.05                    # of the mean: no step is longer than tw
 def shifted(t: torch.Tensor, shift: float) -> torch.Tensor:
     """s t / (1 + (s - 1) t), which adds 2 log s to log SNR; of even times, s < 1 spends more steps on noise (Esser et
     al. 2024, eq. 23, with time reversed)."""
-    return shift * t / (1 + (shift - 1) * t)
+    return torch.where(t == 1, t, shift * t / (1 + (shift - 1) * t))        # rounding would miss the end
 
 
 class VelocityRecorder(Wrapped):

@@ -82,8 +82,8 @@ class LoadedFlow:
 
     @property
     def is_guidable(self) -> bool:
-        """Whether the training dropped labels."""
-        return dropped_labels(self.options)
+        """Whether there are classes, and the training dropped labels."""
+        return self.network.num_classes > 1 and dropped_labels(self.options)
 
     @property
     def denoiser(self) -> OutputDenoiser:

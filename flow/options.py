@@ -8,6 +8,7 @@ LEADING = ("near", "fused", "clock")        # kinds of --timesteps in which the 
 LEAD = (0.0, 2.0)                           # the default of their ranges, in log SNR
 GRIDS = ("uniform", "shift", "optimised")
 ORDERS = {"ddim": 1, "heun": 2, "midpoint": 2, "multistep": 2}         # of the solvers
+USUAL_GUIDANCE = 4.0
 PRESET_FLAGS = ("hidden_size", "depth", "num_heads", "mlp_ratio", "patch_size")
 ONLY_OF_DIT = ("preset", "num_heads", "mlp_ratio", "qk_norm", "time_scale", "output")
 
@@ -96,24 +97,40 @@ def add_sampling_options(parser) -> None:
                             "two calls, order two")
     group.add_argument("--grid", choices=GRIDS, default="uniform",
                        help="times of the steps: even; shifted by --shift; or optimised, measured on this model")
-    add_shift_and_guidance_options(group, scale=4.0)
+    add_shift_and_guidance_options(group, scale=None)
     add_correction_options(group)
 
 
-def add_shift_and_guidance_options(group, scale: float) -> None:
-    """--shift, --coarse_shift, --guidance_scale (default `scale`), --guidance_interval and --guidance_reuse."""
+def add_shift_and_guidance_options(group, scale: float | None) -> None:
+    """--shift, --coarse_shift, --guidance_scale (default `scale`; None: the model decides, see `guidance_scale_of`),
+    --guidance_interval and --guidance_reuse."""
+    left_out = "" if scale else f"; left out: {USUAL_GUIDANCE:g}, or 1 for a model that cannot be guided"
     group.add_argument("--shift", type=real_number(0, open_below=True), default=1.0,
                        help="of --grid shift; below 1: more steps near the noise")
     group.add_argument("--coarse_shift", type=real_number(0, open_below=True), default=1.0, metavar="SHIFT",
                        help="of a model of two scales or bands: above 1 the coarse one leads, by 2 log(SHIFT) in log "
                             "SNR")
     group.add_argument("--guidance_scale", type=real_number(0, 1000), default=scale,
-                       help="classifier-free guidance; 1: the class alone, 0: no class")
+                       help=f"classifier-free guidance; 1: the class alone, 0: no class{left_out}")
     group.add_argument("--guidance_interval", type=real_number(0, 1), nargs=2, default=None, metavar=("LOW", "HIGH"),
                        help="times between which guidance acts; left out: always")
     group.add_argument("--guidance_reuse", type=real_number(0), default=0.0, metavar="LOG_SNR",
                        help="the difference that guides is used again while log SNR rises by no more than this, and "
                             "such a step costs one call; 0: measured in every step")
+
+
+def guidance_scale_of(scale: float | None, is_guidable: bool) -> float:
+    """--guidance_scale, where it was left out (None) as its help says. is_guidable: of the model."""
+    return (USUAL_GUIDANCE if is_guidable else 1.0) if scale is None else scale
+
+
+def check_guides(args) -> None:
+    """Raises InputError for options of guidance where --guidance_scale 1 guides nothing."""
+    for option, value in (("guidance_interval", args.guidance_interval), ("guidance_reuse", args.guidance_reuse)):
+        if value and args.guidance_scale == 1:
+            found = " ".join(f"{number:g}" for number in (value if isinstance(value, list) else [value]))
+            raise InputError(f"--{option}: found {found}, which has no effect with --guidance_scale 1; leave it out, or "
+                             "name a scale")
 
 
 def interval_in_log_snr(interval, process):

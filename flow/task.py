@@ -20,7 +20,7 @@ from evaluation.loss_curves import WithLossCurves
 from flow.grids import find_path
 from flow.latents import Latents, decoder_of
 from flow.model import FAMILY, denoiser_of
-from flow.options import LEAD, LEADING
+from flow.options import LEAD, LEADING, guidance_scale_of
 from networks.bands import BandDenoiser, split
 from networks.scales import downsample_to_32
 from scheduler import fused_log_snrs
@@ -28,7 +28,6 @@ from scheduler import fused_log_snrs
 NUM_TENTHS = 10
 VALIDATION_BATCH = 50
 PREVIEW_COLUMNS, PREVIEW_ROWS, PREVIEW_STEPS = 8, 10, 32
-GUIDANCE_OF_PREVIEW = 4.0
 
 
 class FlowTask(WithLossCurves, DenoisingTask):
@@ -175,8 +174,8 @@ class FlowTask(WithLossCurves, DenoisingTask):
     def preview(self, networks) -> torch.Tensor:
         """A row for each of at most ten classes: uint8 [rows * 8, C, S, S]."""
         rows = min(self.denoiser.num_classes, PREVIEW_ROWS)
-        denoiser = Guided(self.denoiser.with_network(networks["model"]),
-                          GUIDANCE_OF_PREVIEW if self.args.label_dropout else 1.0)
+        is_guidable = self.denoiser.num_classes > 1 and self.args.label_dropout > 0
+        denoiser = Guided(self.denoiser.with_network(networks["model"]), guidance_scale_of(None, is_guidable))
         draw = Drawing(denoiser, find_path(denoiser, "uniform", PREVIEW_STEPS, "ddim"), range(rows),
                        decoder_of(self.latents), device=self.device,
                        how={"clip": False, "precision": self.args.precision})

@@ -85,7 +85,8 @@ def make_task(args, device, group: Group) -> FlowTask:
     if args.network == "unet":
         check_unet(sides_of(args, side), args.patch_size, args.hidden_size)
     else:
-        check_sizes(sides_of(args, side), args.patch_size, args.hidden_size, args.num_heads, args.output)
+        check_sizes(sides_of(args, side), args.patch_size, args.hidden_size, args.num_heads, args.mlp_ratio,
+                    args.output)
     if args.bands:
         check_side(side, "--image_size" if latents is None else "--vae: side of the latents")
     choose_val_split(args, "test", group.is_main)

@@ -166,15 +166,19 @@ class FinalLayer(nn.Module):
         return self.linear(modulated(x, *self.adaLN_modulation(condition)))
 
 
-def check_sizes(sides: list[int], patch_size: int, hidden_size: int, num_heads: int, output: str) -> None:
-    """Raises InputError for sides or widths that do not divide, and for an unknown output. sides: of images or latents,
-    the coarse one last."""
+def check_sizes(sides: list[int], patch_size: int, hidden_size: int, num_heads: int, mlp_ratio: float,
+                output: str) -> None:
+    """Raises InputError for sides or widths that do not divide, for an MLP without a hidden number, and for an unknown
+    output. sides: of images or latents, the coarse one last."""
     if sides[-1] % patch_size:
         which = "coarse" if len(sides) > 1 else "image"
         raise InputError(f"--patch_size: found {patch_size}, expected a divisor of the {which} side {sides[-1]}")
     if hidden_size % 4 or hidden_size % num_heads:
         raise InputError(f"--hidden_size: found {hidden_size} with {num_heads} heads, expected a multiple of 4 and of "
                          "--num_heads")
+    if int(hidden_size * mlp_ratio) < 1:
+        raise InputError(f"--mlp_ratio: found {mlp_ratio:g} with --hidden_size {hidden_size}, expected at least "
+                         f"{1 / hidden_size:.3g}, so that the MLP has a hidden number")
     if output not in OUTPUTS:
         raise InputError(f"--output: found {output!r}, expected one of {', '.join(OUTPUTS)}")
 
@@ -235,7 +239,7 @@ class DiT(nn.Module):
                  mlp_ratio: float, num_classes: int, *, qk_norm: bool = False, time_scale: float = TIME_SCALE,
                  output: str = "velocity"):
         super().__init__()
-        check_sizes([image_size], patch_size, hidden_size, num_heads, output)
+        check_sizes([image_size], patch_size, hidden_size, num_heads, mlp_ratio, output)
         self.config = dict(image_size=image_size, channels=channels, patch_size=patch_size, hidden_size=hidden_size,
                            depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, num_classes=num_classes,
                            qk_norm=qk_norm, time_scale=time_scale, output=output)

@@ -44,7 +44,7 @@ class DualDiT(nn.Module):
         fine, coarse = image_sizes
         if fine != 2 * coarse:
             raise InputError(f"--scales: found {fine} {coarse}, expected a side and half of it, as in 64 32")
-        check_sizes([fine, coarse], patch_size, hidden_size, num_heads, output)
+        check_sizes([fine, coarse], patch_size, hidden_size, num_heads, mlp_ratio, output)
         self.config = dict(image_sizes=[fine, coarse], channels=channels, patch_size=patch_size,
                            hidden_size=hidden_size, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
                            num_classes=num_classes, qk_norm=qk_norm, time_scale=time_scale, output=output)

@@ -10,7 +10,7 @@ import eval_fid_batch
 from distill import candidates
 from engine.denoiser import Corrected, Guided
 from engine.distributed import Group
-from engine.files import save_torch
+from engine.files import load_torch, save_torch
 from engine.loop import Loop
 from engine.sampling import sample, to_uint8
 from evaluation import results_table
@@ -65,6 +65,7 @@ def written(tmp_path_factory):
         write_flow("undropped.pth", "--label_dropout", "0")
         write_flow("dual.pth", "--scales", "64", "32")
         write_digits("ddpm.pth", "ddpm")
+        save_torch("unnamed.pth", load_torch("ddpm.pth") | {"options": {}})
         write_digits("student.pth", "flow", {"places": [[999], [499]], "called_at": [[999], [499]], "coupling": "tied"})
     return folder
 
@@ -182,6 +183,10 @@ def test_a_flow_of_two_scales_walks_a_path_of_its_own_error_map(work, monkeypatc
     (["flow.pth", "--model_type", "lift"], "flow.pth: "),
     (["undropped.pth", "--guidance_scale", "4"],
      "--guidance_scale: found 4, but undropped.pth was trained without dropped"),
+    (["flow.pth", "--guidance_interval", "0.2", "0.8"], "--guidance_interval: found 0.2 0.8, which has no effect with "
+                                                        "--guidance_scale 1"),
+    (["flow.pth", "--guidance_reuse", "2"], "--guidance_reuse: found 2, which has no effect with --guidance_scale 1"),
+    (["unnamed.pth"], "--dataset: left out, but a checkpoint does not say what it was trained on"),
     (["ddpm.pth", "--guidance_scale", "4"], "--guidance_scale: found 4, which has no effect for ddpm.pth, a model "
                                             "without"),
     (["ddpm.pth", "--guidance_interval", "0", "1"], "--guidance_interval: found 0 1, which has no effect for ddpm.pth"),

@@ -254,6 +254,16 @@ def test_where_one_step_starts_follows_the_teachers_output(teachers, tmp_path):
         assert set(task.few_steps["called_at"][0]) == {expected}
 
 
+@pytest.mark.parametrize("trained_on", [{"dataset": "photos", "image_column": "picture", "label_column": None}, {}])
+def test_without_real_images_a_students_record_names_its_teachers(teachers, tmp_path, trained_on):
+    """So its scores compare with the same images; where the teacher names none, they ask for them."""
+    content = torch.load(teachers["v"], weights_only=True)
+    save_torch(tmp_path / "teacher.pth", content | {"options": content["options"] | trained_on})
+    args = options.parse(words(tmp_path / "teacher.pth", tmp_path))
+    make_task(args, torch.device("cpu"), Group(1, 2))
+    assert (args.dataset, args.image_column, args.label_column) == tuple(trained_on.values() or [None] * 3)
+
+
 @pytest.mark.parametrize("more, message", [
     (("--backward_simulation",), "--denoising"), (("--gen_cls_loss",), "--cls_on_clean_image"),
     (("--learning_rate", "1e-3"), "--generator_lr"), (("--real_guidance_scale", "2"), "without classes"),

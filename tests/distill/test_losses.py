@@ -266,9 +266,10 @@ def test_a_new_critic_is_its_teacher_and_then_learns_the_step(dmd2):
     assert torch.equal(critic(x, t)[0], plain)
 
 
-@pytest.mark.parametrize("channels, size", [(32, 2), (32, 7), (768, 8), (64, 16)])
+@pytest.mark.parametrize("channels, size", [(32, 2), (32, 7), (768, 8), (64, 16), (144, 4), (18, 4)])
 def test_the_head_tells_images_apart(channels, size):
-    """With one channel in a group the last norm would see a single value and every logit would be the same."""
+    """With one channel in a group the last norm would see a single value and every logit would be the same. Groups
+    divide the channels, of which 32 need be no divisor."""
     torch.manual_seed(0)
     logits = gan_head(channels, size)(torch.randn(6, channels, size, size))
     assert logits.shape == (6, 1, 1, 1) and logits.std() > 1e-3

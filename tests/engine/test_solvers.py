@@ -215,6 +215,9 @@ def test_guidance_in_one_batch_and_counted():
     inside = Guided(denoiser, 4.0, (-1.0, 1.0))                 # t = 3/8, 4/8 and 5/8: log SNR -1.02, 0, 1.02
     assert sample(inside, path, 0, [0, 1], labels=labels).num_model_calls == 9
     plain = denoiser.clean([x], [torch.zeros(2)], labels)[0]
+    without, within = (Guided(denoiser, 0.0, (-1.0, 1.0)).clean([x], [torch.full((2,), t)], labels)[0]
+                       for t in (0.25, 0.5))
+    assert torch.equal(without, plain) and (within == 3).all()  # outside the interval it is the class, within it none
     assert torch.equal(Guided(denoiser, 1.0).clean([x], [torch.zeros(2)], labels)[0], plain)
 
 

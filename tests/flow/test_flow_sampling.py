@@ -106,6 +106,8 @@ def test_shifted_grid():
     t = shifted(even, 0.5)
     assert t[0] == 0 and t[-1] == 1 and (t.diff() > 0).all() and (t.diff().diff() > 0).all()
     assert t[4].item() == pytest.approx(0.5 * 0.5 / (1 - 0.5 * 0.5))
+    for shift in torch.arange(1, 100).double() / 7:                 # as 0.3, many round 1 to less than 1
+        assert shifted(even, float(shift))[[0, -1]].tolist() == [0, 1]
     lead = FLOW.log_snr(shifted(even, 3.0))[1:-1] - FLOW.log_snr(even)[1:-1]
     assert torch.allclose(lead, torch.full((7,), 2 * np.log(3)).double())
 

@@ -13,6 +13,7 @@ from engine.errors import InputError
 from engine.files import load_torch
 from engine.loop import Loop, train
 from flow import generate, training
+from flow.drawing import drawing_of
 from flow.model import load_checkpoint
 from flow.options import LEADING, OLDER_NAMES, PRESET_FLAGS
 from flow.train import parse_args
@@ -392,6 +393,27 @@ def test_training_lowers_the_loss_and_generates(tmp_path, monkeypatch, capsys):
                            (("--num_images", 1), "grid.png: exists already")]:
         with pytest.raises(InputError, match=message):
             run(*words)
+
+
+@pytest.mark.parametrize("words, labels, calls", [(["--unconditional"], False, 3), (["--label_dropout", 0], True, 3),
+                                                  ([], True, 6)])
+def test_a_model_is_guided_where_it_can_be(tmp_path, words, labels, calls):
+    """Left out, --guidance_scale is 4 for classes that were dropped in training, and 1 for all else."""
+    task = flow_task(options(tmp_path, *words), image_set(labels=labels), None, CPU)
+    network, path = task.networks["model"], tmp_path / "tiny.pth"
+    torch.save(task.content() | {"model_state": network.state_dict(), "ema_state": {"shadow": network.state_dict()},
+                                 "epochs": 1, "options": {"label_dropout": task.args.label_dropout}}, path)
+
+    def drawn(*more):
+        args = generate.parse_args(["--checkpoint", str(path), "--num_steps", "3", "--precision", "float32", *more])
+        return drawing_of(load_checkpoint(path), args, CPU)(0, range(2))[2]
+    assert drawn() == calls and drawn("--guidance_scale", "1") == 3
+    if calls == 3:
+        with pytest.raises(InputError, match="--guidance_scale: found 2, .* without dropped labels .* without class"):
+            drawn("--guidance_scale", "2")
+    for scale in ["1"] + [None] * (calls == 3):
+        with pytest.raises(InputError, match="--guidance_interval: found 0 1, which has no effect with --guidance_sc"):
+            drawn("--guidance_interval", "0", "1", *(["--guidance_scale", scale] if scale else []))
 
 
 @pytest.mark.draws

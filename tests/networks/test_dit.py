@@ -332,6 +332,8 @@ def test_bad_sizes_are_told():
         DiT(36, 3, 8, 16, 1, 2, 1, 5)
     with pytest.raises(InputError, match="--hidden_size: found 18"):
         DiT(32, 3, 8, 18, 1, 2, 1, 5)
+    with pytest.raises(InputError, match="--mlp_ratio: found 0.05 with --hidden_size 16, expected at least 0.0625"):
+        DiT(32, 3, 8, 16, 1, 2, 0.05, 5)
     with pytest.raises(InputError, match="--output: found 'noise'"):
         DiT(32, 3, 8, 16, 1, 2, 1, 5, output="noise")
 
