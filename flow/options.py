@@ -129,8 +129,8 @@ def check_guides(args) -> None:
     for option, value in (("guidance_interval", args.guidance_interval), ("guidance_reuse", args.guidance_reuse)):
         if value and args.guidance_scale == 1:
             found = " ".join(f"{number:g}" for number in (value if isinstance(value, list) else [value]))
-            raise InputError(f"--{option}: found {found}, which has no effect with --guidance_scale 1; leave it out, or "
-                             "name a scale")
+            raise InputError(f"--{option}: found {found}, which has no effect with --guidance_scale 1; leave it out, "
+                             "or name a scale")
 
 
 def interval_in_log_snr(interval, process):
