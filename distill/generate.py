@@ -16,7 +16,8 @@ from engine.image_folder import filled_whole, image_grid
 GRID_COLUMNS = 8
 
 
-def parse(argv=None):
+def parse_args(argv=None):
+    """The command line."""
     parser = Parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a student's checkpoint")
     parser.add_argument("--teacher", type=Path, default=None, metavar="FILE", help="its teacher, to be shown beside it")
@@ -76,7 +77,7 @@ def guided_teacher(args, device, student):
 
 
 def main():
-    args = parse()
+    args = parse_args()
     device = start_device(args)
     with filled_whole(args.output_dir, args.overwrite) as made:
         num_model_calls, images_per_second = make_images(args, made, device)

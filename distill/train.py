@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Distil a teacher into a student of few steps: python -m distill.train --teacher CHECKPOINT, or --model_id MODEL."""
 from data import choose_val_split, columns_in, load_images
-from distill.options import OF_REAL_IMAGES, needs_images, parse, uses_images
+from distill.options import OF_REAL_IMAGES, needs_images, parse as parse_args, uses_images
 from engine.command_line import run_script
 
 
@@ -65,7 +65,7 @@ def task_of_checkpoint(args, device, say: bool):
 
 
 def main():
-    args = parse()
+    args = parse_args()
     from engine.loop import train
     train(make_task, args)
 

@@ -17,6 +17,7 @@ all+=" resume_after_kills two_processes precision flow_step flow_step_compile di
 all+=" train_step_handicaps mnist_step"
 words="$all training_time flow_step_latents flow_step_bf16 flow_step_bf16_compile mnist_step_bf16 distill_step_bf16"
 source "$(dirname "$0")/environment.sh" || exit
+check       # of the words alone, which are looked at above
 folder="${BENCHMARKS_DIR:-results/benchmarks}"
 mkdir -p "$folder"
 status=0
@@ -32,7 +33,7 @@ for name in ${@:-$all}; do
     options="${base}_options"; options="${options^^}"
     command+=(${!options:-})
     if [ "$name" = training_time ]; then command+=("${TRAINING_RUN:-results/gpu/lift_dual_timestep_run.json}"); fi
-    printf '\n== %s ==\n' "${command[*]}"
+    stage "${command[*]}"
     output=$(mktemp)
     if "$PYTHON" "${command[@]}" | tee "$output" && tail -n 1 "$output" | "$PYTHON" -c "import json, sys
 from engine.command_line import git_revision

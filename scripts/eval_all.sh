@@ -26,20 +26,22 @@ else
     if [ "$num_gpus" -gt 0 ]; then mapfile -t devices < <(seq 0 $((num_gpus - 1))); else devices=(cpu); fi
 fi
 
-evaluate() {    # DEVICE FILE [ARGUMENT...]
-    local device=$1 file=$2; shift 2
+evaluate() {    # DO DEVICE FILE [ARGUMENT...]; DO: note, or the Python that does it
+    local do=$1 device=$2 file=$3; shift 3
     case "$(basename "$file")" in
-        baseline*) "$PYTHON" eval_fid_batch.py --model_type baseline --checkpoints "$file" \
+        baseline*) "$do" eval_fid_batch.py --model_type baseline --checkpoints "$file" \
                        --paths "${BASELINE_PATHS[@]}" --device "$device" "$@" ;;
-        *) "$PYTHON" eval_fid_batch.py --model_type lift --checkpoints "$file" \
+        *) "$do" eval_fid_batch.py --model_type lift --checkpoints "$file" \
                --paths "${LIFT_PATHS[@]}" --device "$device" "$@" ;;
     esac
 }
+for file in "${files[@]}"; do evaluate note "${devices[0]}" "$file" "$@"; done
+check || exit
 
 work_through() {    # POSITION [ARGUMENT...]: every file whose number falls to this device; the last failure is returned
     local position=$1 status=0 k; shift
     for ((k = position; k < ${#files[@]}; k += ${#devices[@]})); do
-        evaluate "${devices[position]}" "${files[k]}" "$@"
+        evaluate "$PYTHON" "${devices[position]}" "${files[k]}" "$@"
         local result=$?
         [ "$result" -eq 0 ] || { echo "eval_all.sh: ${files[k]} failed with status $result" >&2; status=$result; }
         [ "$result" -lt 128 ] || return "$result"    # Ctrl-C means all

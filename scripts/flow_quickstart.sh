@@ -23,25 +23,24 @@ read -r -a sampling <<< "$SAMPLING"
 read -r -a device <<< "${DEVICE:+--device $DEVICE}"
 [ -n "${OVERWRITE:-}" ] && again=(--overwrite) || again=(--resume)
 
-start() { run "$PYTHON" "$@"; }
-draw() {                                        # DO CHECKPOINT SCALE; DO: check or start
+draw() {                                        # DO CHECKPOINT SCALE; DO: note or start
     "$1" -m flow.generate --checkpoint "$2" --guidance_scale "$3" "${sampling[@]}" --num_images 80 \
         --output_dir "generated/$(basename "$OUTPUT")/guidance$3" --grid_png "$OUTPUT/samples_guidance$3.png" \
         --overwrite "${device[@]}"
 }
-stage() { printf '\n== %s ==\n' "$*"; }
 
-for scale in $GUIDANCE; do draw check "$CHECKPOINTS/flow_1ep.pth" "$scale"; done
+for scale in $GUIDANCE; do draw note "$CHECKPOINTS/flow_1ep.pth" "$scale"; done
+check
 
 stage "1/2 training: $STEPS steps of $BATCH_SIZE images"
-if [ -n "${OVERWRITE:-}" ] || ! compgen -G "$CHECKPOINTS/flow_[0-9]*ep.pth" > /dev/null; then
+if [ -n "${OVERWRITE:-}" ] || ! newest "$CHECKPOINTS/flow" > /dev/null; then
     run "$PYTHON" -m flow.train --dataset "$DATASET" --image_size "$IMAGE_SIZE" --channels "$CHANNELS" "$FLIP" \
         --max_steps "$STEPS" --epochs 1000000 --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" \
         --log_every 50 \
         --save_every 1000000 --sample_every 0 --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" "${network[@]}" \
         "${device[@]}" "${again[@]}"
 fi
-checkpoint=$(ls -t "$CHECKPOINTS"/flow_[0-9]*ep.pth | head -n 1)
+checkpoint=$(newest "$CHECKPOINTS/flow")
 
 stage "2/2 a row per class, at guidance $GUIDANCE"
 for scale in $GUIDANCE; do draw start "$checkpoint" "$scale"; done

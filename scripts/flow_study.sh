@@ -18,60 +18,72 @@ DUAL="${DUAL:---scales 32 16 --patch_size 4 --hidden_size 248 --depth 5 --num_he
 STEPS="${STEPS:-3000}" BATCH_SIZE="${BATCH_SIZE:-64}" LEARNING_RATE="${LEARNING_RATE:-5e-4}"
 OUTPUTS="${OUTPUTS:-velocity clean residual}" PATCHES="${PATCHES:-4 8}" SEEDS="${SEEDS:-0 1}"
 OTHERS="${OTHERS-unet dual}"
-for other in $OTHERS; do
-    [[ " unet dual " == *" $other "* ]] || {
-        echo "flow_study.sh: OTHERS: found $other, expected some of: unet dual" >&2; exit 2; }
-done
 CALLS="${CALLS:-10 20 32}" SOLVERS="${SOLVERS:-ddim midpoint multistep}" GUIDANCE="${GUIDANCE:-1 2 4}"
 NUM_IMAGES="${NUM_IMAGES:-500}" METRICS="${METRICS:-fd_lite0 kd_lite0 swd groups}"
 words=""
 source "$(dirname "$0")/environment.sh"
+expect_some_of "unet dual" OTHERS
+expect_numbers 1 CALLS
+expect_numbers 0 SEEDS
 read -r -a metrics <<< "$METRICS"
 read -r -a device <<< "${DEVICE:+--device $DEVICE} ${NUM_THREADS:+--num_threads $NUM_THREADS} \
     ${PRECISION:+--precision $PRECISION}"
 
-study() {       # NAME SEED OPTION...: train, score at every guidance, solver and number of calls, draw
-    local name=$1 seed=$2 checkpoint guidance solver calls steps
-    if ! compgen -G "$CHECKPOINTS/${name}_[0-9]*ep.pth" > /dev/null; then
-        printf '\n== training %s ==\n' "$name"
-        run "$PYTHON" -m flow.train --dataset "$DATASET" --name "$name" --seed "$seed" "${@:3}" --max_steps "$STEPS" \
-            --epochs 1000000 --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --save_every 1000000 \
-            --sample_every 0 --val_every 1000000 --no_tensorboard --checkpoint_dir "$CHECKPOINTS" \
-            --output_dir "$OUTPUT" \
-            "${device[@]}" --resume
-    fi
-    checkpoint=$(ls -t "$CHECKPOINTS/${name}"_[0-9]*ep.pth | head -n 1)
+train() {       # DO NAME SEED OPTION...; DO: note or start, here and below
+    "$1" -m flow.train --dataset "$DATASET" --name "$2" --seed "$3" "${@:4}" --max_steps "$STEPS" --epochs 1000000 \
+        --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --save_every 1000000 --sample_every 0 \
+        --val_every 1000000 --no_tensorboard --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" \
+        "${device[@]}" --resume
+}
+score() {       # DO CHECKPOINT: at every guidance, solver and number of calls
+    local guidance solver calls steps
     for guidance in $GUIDANCE; do
         for solver in $SOLVERS; do
             for calls in $CALLS; do
                 steps=$calls
                 [ "$solver" != midpoint ] || steps=$((calls / 2))           # two calls a step
-                run "$PYTHON" eval_fid_batch.py --dataset "$DATASET" --checkpoints "$checkpoint" --solver "$solver" \
+                "$1" eval_fid_batch.py --dataset "$DATASET" --checkpoints "$2" --solver "$solver" \
                     --num_steps "$steps" --guidance_scale "$guidance" --num_images "$NUM_IMAGES" \
-                    --metrics "${metrics[@]}" \
-                    --results "$OUTPUT/fid_results.csv" "${device[@]}"
+                    --metrics "${metrics[@]}" --results "$OUTPUT/fid_results.csv" "${device[@]}"
             done
         done
     done
-    [ -s "$OUTPUT/samples_$name.png" ] || run "$PYTHON" -m flow.generate --checkpoint "$checkpoint" --solver midpoint \
+}
+study() {       # NAME SEED OPTION...: train, score, draw
+    local name=$1 checkpoint
+    if ! newest "$CHECKPOINTS/$name" > /dev/null; then
+        stage "training $name"
+        train start "$@"
+    fi
+    checkpoint=$(newest "$CHECKPOINTS/$name") || {
+        echo "flow_study.sh: $name: no checkpoint after its training" >&2; exit 1; }
+    score start "$checkpoint"
+    [ -s "$OUTPUT/samples_$name.png" ] || start -m flow.generate --checkpoint "$checkpoint" --solver midpoint \
         --num_steps 10 --guidance_scale 2 --num_images 8 --output_dir "generated/flow_study/$name" \
         --grid_png "$OUTPUT/samples_$name.png" --overwrite "${device[@]}"
-    run "$PYTHON" -m flow.study_table --results "$OUTPUT/fid_results.csv" --metrics "${metrics[@]}" \
+    start -m flow.study_table --results "$OUTPUT/fid_results.csv" --metrics "${metrics[@]}" \
         --output "$OUTPUT/study.md"
 }
 
 patch_of() { sed -n 's/.*--patch_size \([0-9]*\).*/\1/p' <<< "$*"; }
-
-for seed in $SEEDS; do
-    for patch in $PATCHES; do
-        for output in $OUTPUTS; do
-            study "${output}_patch${patch}_seed${seed}" "$seed" --output "$output" --patch_size "$patch" $SIZES
+models() {      # DO WORD...: every model in turn, its name, seed and options behind these words
+    local seed patch output other
+    for seed in $SEEDS; do
+        for patch in $PATCHES; do
+            for output in $OUTPUTS; do
+                "$@" "${output}_patch${patch}_seed${seed}" "$seed" --output "$output" --patch_size "$patch" $SIZES
+            done
+        done
+        for other in $OTHERS; do
+            case "$other" in
+                unet) "$@" "unet_patch$(patch_of $UNET)_seed${seed}" "$seed" $UNET ;;
+                dual) "$@" "dual_patch$(patch_of $DUAL)_seed${seed}" "$seed" $DUAL ;;
+            esac
         done
     done
-    for other in $OTHERS; do
-        case "$other" in
-            unet) study "unet_patch$(patch_of $UNET)_seed${seed}" "$seed" $UNET ;;
-            dual) study "dual_patch$(patch_of $DUAL)_seed${seed}" "$seed" $DUAL ;;
-        esac
-    done
-done
+}
+
+models train note
+score note "$CHECKPOINTS/any_1ep.pth"
+check
+models study

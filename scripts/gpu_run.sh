@@ -10,8 +10,9 @@
 # train their models, generate and score; distill makes students of the chain's two models; study is study.sh.
 # EPOCHS, NUM_IMAGES and the other settings of quickstart.sh shorten it, *_OPTIONS below the other families, and
 # STUDY_SETTINGS="NAME=value ..." the study. A stopped chain goes on where it was; each phase and BENCHMARKS="..." can
-# have a command of its own. DEVICE=cpu tries all of it where there is no GPU: give it small settings, as
-# tiny_chain.sh does. Exit status 1 if something failed or missed its target.
+# have a command of its own. Settings are looked at before the first phase; with CHECK_ONLY=1 that is all.
+# DEVICE=cpu tries all of it where there is no GPU: give it small settings, as tiny_chain.sh does. Exit status 1 if
+# something failed or missed its target.
 set -uo pipefail
 [ -z "${OVERWRITE:-}" ] || {
     echo "gpu_run.sh: OVERWRITE: has no effect here; delete what is to be made anew" >&2; exit 2; }
@@ -34,18 +35,33 @@ MNIST_OPTIONS="${MNIST_OPTIONS:-}"              # of every training; left out: t
 MNIST_SAMPLING="${MNIST_SAMPLING:---num_samples 1000}"
 DISTILL_OPTIONS="${DISTILL_OPTIONS:---max_steps 10000 --epochs 100 --generator_lr 1e-5 --guidance_lr 1e-5}"
 export BENCHMARKS_DIR="$OUTPUT/benchmarks" TRAINING_RUN="$OUTPUT/lift_dual_timestep_run.json"
-mkdir -p "$OUTPUT"
-"$PYTHON" -c "import torch
-print(torch.__version__, [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())])" \
-    | tee "$OUTPUT/machine.txt"
-
 device=(${DEVICE:+--device "$DEVICE"})
 into=(--checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT")
 trained() { echo "$CHECKPOINTS/$1_${EPOCHS}ep.pth"; }
-newest() { compgen -G "$1_*ep.pth" | sort -V | tail -n 1; }        # of the checkpoints that begin so
 
-# A step of a family's phase; the phase ends with its first failure.
-step() { echo "- ${*:1:4}"; run "$PYTHON" "$@" "${device[@]}"; }
+# A step of a phase, which ends with its first failure. While checking, it is only noted for `check`.
+step() {
+    if [ -n "$checking" ]; then note "$@" "${device[@]}"; return; fi
+    echo "- ${*:1:4}"
+    start "$@" "${device[@]}"
+}
+
+benchmarks() {
+    FLOW_STEP_OPTIONS="${FLOW_STEP_OPTIONS:---sampling}" ./scripts/bench.sh ${BENCHMARKS:-train_step_compile \
+        sampling_compile error_map flow_step_compile flow_step_latents mnist_step distill_step}
+}
+lift() {
+    step train_lift.py --dataset "$DATASET" --hidden_dims $HIDDEN_DIMS --epochs "$EPOCHS" --batch_size "$BATCH_SIZE" \
+        --learning_rate "$LEARNING_RATE" --warmup_steps 50 --flip "${into[@]}" $TRAIN_OPTIONS --resume
+}
+chain() { run ./scripts/quickstart.sh; }
+study() {
+    run env OUTPUT="$OUTPUT/study" CHECKPOINTS="$CHECKPOINTS/study" LOGS="$OUTPUT/study/logs" \
+        GENERATED="generated/$(basename "$OUTPUT")/study" SEEDS="0 1" GRID=40 K=2 MAP_IMAGES=8 \
+        DEVICES="${DEVICE:-}" VAL_SPLIT="${VAL_SPLIT:-train[:500]}" \
+        TRAIN_OPTIONS="$TRAIN_OPTIONS ${STUDY_TRAIN_OPTIONS:---split train[500:]}" \
+        ${STUDY_SETTINGS:-} ./scripts/study.sh
+}
 
 flow() {
     step -m flow.train --dataset "$FLOW_DATASET" $FLOW_OPTIONS "${into[@]}" --resume &&
@@ -80,7 +96,7 @@ mnist() {
 }
 
 distil() {              # NAME TEACHER [OPTION...]: a student, and its images beside the teacher's
-    find_real_images "$DATASET" $DISTILL_OPTIONS "${@:3}"
+    find_real_images "$DATASET" --teacher "$2" $DISTILL_OPTIONS "${@:3}" || return
     step -m distill.train --teacher "$2" "${real_images[@]}" --name "$1" $DISTILL_OPTIONS "${into[@]}" \
         --resume "${@:3}" &&
         step -m distill.generate --checkpoint "$(newest "$CHECKPOINTS/$1")" --teacher "$2" --overwrite \
@@ -92,9 +108,23 @@ distill() {
             --student_t_32 999 249
 }
 
+checking=yes
+for phase in "${phases[@]}"; do
+    case "$phase" in
+        benchmarks | chain | study) CHECK_ONLY=1 "$phase" || exit ;;
+        lift | flow | mnist | distill) "$phase" || exit ;;
+    esac
+done
+check || exit
+checking=""
+
+mkdir -p "$OUTPUT"
+"$PYTHON" -c "import torch
+print(torch.__version__, [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())])" \
+    | tee "$OUTPUT/machine.txt"
 status=0
 for phase in "${phases[@]}"; do
-    printf '\n== %s ==\n' "$phase"
+    stage "$phase"
     case "$phase" in
         data) "$PYTHON" -c "import sys, data
 from engine import command_line
@@ -102,21 +132,8 @@ command_line.run_script(lambda: [print(len(data.load_images(name).images), 'imag
                                  for name in sys.argv[1:]])" \
                   "$DATASET" "$FLOW_DATASET" "$MNIST_DATASET" || exit ;;
         tests) ./scripts/test.sh -m gpu -n 0 || status=1 ;;
-        benchmarks) FLOW_STEP_OPTIONS="${FLOW_STEP_OPTIONS:---sampling}" ./scripts/bench.sh \
-            ${BENCHMARKS:-train_step_compile \
-                  sampling_compile error_map flow_step_compile flow_step_latents mnist_step distill_step} \
-                  || status=1 ;;
-        lift) run "$PYTHON" train_lift.py --dataset "$DATASET" --hidden_dims $HIDDEN_DIMS --epochs "$EPOCHS" \
-                  --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --warmup_steps 50 --flip \
-                  "${into[@]}" "${device[@]}" $TRAIN_OPTIONS --resume || status=1 ;;
-        chain) run ./scripts/quickstart.sh || status=1 ;;
         time) ./scripts/bench.sh training_time || status=1 ;;
-        flow | mnist | distill) "$phase" || status=1 ;;
-        study) run env OUTPUT="$OUTPUT/study" CHECKPOINTS="$CHECKPOINTS/study" LOGS="$OUTPUT/study/logs" \
-                   GENERATED="generated/$(basename "$OUTPUT")/study" SEEDS="0 1" GRID=40 K=2 MAP_IMAGES=8 \
-                   DEVICES="${DEVICE:-}" VAL_SPLIT="${VAL_SPLIT:-train[:500]}" \
-                   TRAIN_OPTIONS="$TRAIN_OPTIONS ${STUDY_TRAIN_OPTIONS:---split train[500:]}" \
-                   ${STUDY_SETTINGS:-} ./scripts/study.sh || status=1 ;;
+        *) "$phase" || status=1 ;;
     esac
     [ -z "$stopped" ] || exit 143
 done

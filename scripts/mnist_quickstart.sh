@@ -15,14 +15,14 @@ STEPS="${STEPS:-500}"                           # of a model of pixels
 VAE_STEPS="${VAE_STEPS:-150}"
 LATENT_STEPS="${LATENT_STEPS:-750}"             # of the model of latents, which is cheap
 NUM_SAMPLES="${NUM_SAMPLES:-100}"               # that a score on the page is of
+expect_numbers 1 STEPS VAE_STEPS LATENT_STEPS
 read -r -a device <<< "${DEVICE:+--device $DEVICE} ${NUM_THREADS:+--num_threads $NUM_THREADS}"
 
-stage() { printf '\n== %s ==\n' "$*"; }
-newest() { compgen -G "$EXPERIMENTS/*-$1/checkpoints/$1_*ep.pth" | sort -V | tail -n 1; }
+trained() { newest "$EXPERIMENTS/*-$1/checkpoints/$1"; }
 
 model() {       # VERB NAME STEPS [OPTION...]: train, go on, or pass over what is done
     local found
-    [ -z "$(newest "$2")" ] || return 0
+    [ -z "$(trained "$2")" ] || return 0
     found=$(compgen -G "$EXPERIMENTS/*-$2" | sort | tail -n 1 || true)
     run "$PYTHON" -m "mnist.$1" --dataset "$DATASET" $FAST --name "$2" --experiments "$EXPERIMENTS" --max_steps "$3" \
         --epochs 1000000 --save_every 1000000 --sample_every 0 --log_every 20 "${@:4}" "${device[@]}" \
@@ -31,7 +31,8 @@ model() {       # VERB NAME STEPS [OPTION...]: train, go on, or pass over what i
 
 tour=(-m mnist.tour --dataset "$DATASET" --num_samples "$NUM_SAMPLES" --output "$OUTPUT/tour.html" --overwrite
       "${device[@]}")
-check "${tour[@]}"
+note "${tour[@]}"
+check
 
 stage "1/5 a flow in pixels with classes: $STEPS steps"
 model train_rf flow "$STEPS" --conditioning cross_attention
@@ -40,16 +41,16 @@ model train_ddpm ddpm "$STEPS" --conditioning cross_attention
 stage "3/5 a VAE: $VAE_STEPS steps"
 model train_vae vae "$VAE_STEPS"
 stage "4/5 a diffusion model of its latents: $LATENT_STEPS steps"
-model train_conditioned_latent_diffusion latent "$LATENT_STEPS" --vae_checkpoint "$(newest vae)"
+model train_conditioned_latent_diffusion latent "$LATENT_STEPS" --vae_checkpoint "$(trained vae)"
 
 stage "5/5 pictures"
 mkdir -p "$OUTPUT"
-run "$PYTHON" -m mnist.generate --checkpoint "$(newest flow)" --sampler midpoint --sampling_steps 10 \
+run "$PYTHON" -m mnist.generate --checkpoint "$(trained flow)" --sampler midpoint --sampling_steps 10 \
     --guidance_scale 2 \
     --output_dir "$OUTPUT/flow" --overwrite "${device[@]}"
 if [ -n "${OVERWRITE:-}" ] || [ ! -s "$OUTPUT/tour.html" ]; then
-    run "$PYTHON" "${tour[@]}" --flow "$(newest flow)" --ddpm "$(newest ddpm)" --vae "$(newest vae)" \
-        --latent "$(newest latent)"
+    run "$PYTHON" "${tour[@]}" --flow "$(trained flow)" --ddpm "$(trained ddpm)" --vae "$(trained vae)" \
+        --latent "$(trained latent)"
 fi
 cat <<END
 

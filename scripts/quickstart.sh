@@ -35,7 +35,7 @@ read -r -a device <<< "${DEVICE:+--device $DEVICE}"
 data=(--dataset "$DATASET")
 heatmap="$OUTPUT/heatmap_${GRID}_${EPOCHS}ep.pth"
 
-map_the_error() {       # DO: check or start, as below
+map_the_error() {       # DO: note or start
     "$1" compute_heatmap_30.py "${data[@]}" --checkpoint "$CHECKPOINTS/lift_dual_timestep_${EPOCHS}ep.pth" \
         --grid "$GRID" --K "$K" --batch_size "$MAP_IMAGES" --target_error 0 --num_steps "$NUM_STEPS" \
         --output_dir "$OUTPUT" --overwrite "${device[@]}"
@@ -50,16 +50,19 @@ generate() {            # CHECKPOINT PATH OPTIONS...
         --num_images 32 --grid_images 32 --num_steps "$NUM_STEPS" --output_dir "generated/$(basename "$OUTPUT")/$2" \
         --grid_png "$OUTPUT/samples_$2.png" --overwrite "${device[@]}" "${@:3}"
 }
-start() { run "$PYTHON" "$@"; }
-stage() { printf '\n== %s ==\n' "$*"; }
+train() {
+    DEVICE="${DEVICE:-}" run ./scripts/train.sh "${data[@]}" --hidden_dims "${hidden_dims[@]}" --epochs "$EPOCHS" \
+        --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --warmup_steps 50 --flip \
+        --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" "${train_options[@]}" "${again[@]}"
+}
 
-map_the_error check
-evaluate check baseline                         # the other commands have no further setting
+map_the_error note
+evaluate note baseline                          # the other commands have no further setting
+[ -z "${CHECK_ONLY:-}" ] || train               # which asks too, and first of all else
+check
 
 stage "1/5 training: baseline, then LIFT (side by side with two GPUs)"
-DEVICE="${DEVICE:-}" run ./scripts/train.sh "${data[@]}" --hidden_dims "${hidden_dims[@]}" --epochs "$EPOCHS" \
-    --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --warmup_steps 50 --flip \
-    --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" "${train_options[@]}" "${again[@]}"
+train
 
 stage "2/5 error map on a ${GRID}x${GRID} grid, and the paths through it"
 if [ -e "$heatmap" ] && [ -z "${OVERWRITE:-}" ]; then

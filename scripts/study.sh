@@ -72,21 +72,25 @@ RESULTS="$(dirname "$OUTPUT")/fid_results.csv"
 if [ -z "${DEVICES:-}" ]; then
     DEVICES=$("$PYTHON" -c "import torch; print(*range(torch.cuda.device_count()) or ['cpu'])")
 fi
+expect_numbers 0 SEEDS
+expect_numbers 1 EPOCHS GRID STEPS
 read -r -a seeds <<< "$SEEDS"
 read -r -a compared <<< "$COMPARED"
 read -r -a ablations <<< "$ABLATIONS"
 read -r -a devices <<< "$DEVICES"
 first="${seeds[0]}"
 data="--dataset $DATASET"
-mkdir -p "$OUTPUT" "$LOGS"
 
 declare -A trainings opponents                  # of every run there can be: its command, the baseline beside it
-while IFS=$'\t' read -r name command beside; do
-    trainings[$name]=$command; opponents[$name]=$beside
-done < <("$PYTHON" -c "from lift.study_runs import RUNS, command_of, opponent_of
+{
+    read -r contested; read -r swapped
+    while IFS=$'\t' read -r name command beside; do
+        trainings[$name]=$command; opponents[$name]=$beside
+    done
+} < <("$PYTHON" -c "from lift.study_runs import CONTESTED, RUNS, SWAPPED, command_of, opponent_of
+print(*CONTESTED, sep='|')
+print(*SWAPPED, sep='|')
 for name in RUNS: print(name, command_of(name), opponent_of(name), sep='\t')")
-contested=$("$PYTHON" -c "from lift.study_runs import CONTESTED; print(*CONTESTED, sep='|')")
-swapped=$("$PYTHON" -c "from lift.study_runs import SWAPPED; print(*SWAPPED, sep='|')")
 for name in "${compared[@]}" "${ablations[@]}"; do
     [ -n "${trainings[$name]:-}" ] || {
         echo "study.sh: COMPARED, ABLATIONS: found $name, expected some of: ${!trainings[*]}" >&2; exit 2; }
@@ -114,8 +118,11 @@ runs() {    # every training as NAME_seedS
 lift_runs() { runs | grep -v '^baseline'; }
 # loss64 has not learned its 32 output, and the parts of two bands cannot disagree
 with_two_outputs() { lift_runs | grep -v -e '^lift_loss64' -e '^lift_bands' | here; }
-here() { while read -r run; do if [ -e "$(checkpoint "$run")" ]; then echo "$run"; fi; done; }     # those trained
-is_up_to_date() { [ "$1" -nt "$(checkpoint "$2")" ]; }     # FILE RUN: made after the run's checkpoint
+# While checking, every run counts as trained and nothing as up to date, so that all jobs there can be are named.
+checking=""
+is_trained() { [ -n "$checking" ] || [ -e "$(checkpoint "$1")" ]; }
+here() { while read -r run; do if is_trained "$run"; then echo "$run"; fi; done; }     # those trained
+is_up_to_date() { [ -z "$checking" ] && [ "$1" -nt "$(checkpoint "$2")" ]; }    # FILE RUN: made after its checkpoint
 opponent() { echo "${opponents[${1%_seed*}]}_seed${1##*_seed}"; }      # the baseline that a run is measured beside
 model_type() { case "$1" in baseline*) echo baseline ;; *) echo lift ;; esac; }
 # RUN: the path of evenly spaced timesteps, by the model's name
@@ -124,7 +131,7 @@ evenly_spaced() { case "$1" in baseline*) echo uniform ;; *) echo diagonal ;; es
 train_jobs() {
     local run options again
     runs | while read -r run; do
-        [ -e "$(checkpoint "$run")" ] && continue
+        [ -z "$checking" ] && is_trained "$run" && continue
         options="${trainings[${run%_seed*}]}"
         again="--overwrite"     # the logs of a run whose checkpoints are not here
         if compgen -G "$CHECKPOINTS/${run}_*ep.pth" >/dev/null; then again=""; fi
@@ -151,7 +158,7 @@ map_jobs() {
             "--diagonal_edge_images $SCHEDULE_IMAGES --output_dir $OUTPUT --overwrite $edges"
     done
     run="baseline_seed$first"
-    [ ! -e "$(checkpoint "$run")" ] || is_up_to_date "$(heatmap "$run").json" "$run" || echo "schedule_$run" \
+    ! is_trained "$run" || is_up_to_date "$(heatmap "$run").json" "$run" || echo "schedule_$run" \
         "-m lift.compute_schedule $data --checkpoint $(checkpoint "$run") --grid $GRID --edge_images $SCHEDULE_IMAGES" \
         "--output_dir $OUTPUT --overwrite"
 }
@@ -175,7 +182,7 @@ draw_logsnr_paths() {   # the same maps, each scale's error times its own change
 
 evaluate() {    # RUN STEPS IMAGES "PATHS" [OPTION...]
     local run=$1 steps=$2 images=$3 paths=$4 label; shift 4
-    [ -e "$(checkpoint "$run")" ] || return 0
+    is_trained "$run" || return 0
     label=$(tr -c 'a-z0-9\n' _ <<< "$images $METRICS $*")
     echo "eval_${run}_${steps}_$label eval_fid_batch.py $data --model_type $(model_type "$run")" \
         "--checkpoints $(checkpoint "$run")" \
@@ -252,7 +259,7 @@ error_jobs() {
     for run in $(lift_runs | here); do for reconciled in "" --reconciled; do
         [[ "$run$reconciled" != lift_bands*--reconciled ]] || continue
         beside=$(opponent "$run")
-        [ -e "$(checkpoint "$beside")" ] || { echo "study.sh: $run is not measured: no $beside" >&2; continue; }
+        is_trained "$beside" || { echo "study.sh: $run is not measured: no $beside" >&2; continue; }
         output="$OUTPUT/model_error_${run}_${EPOCHS}ep${reconciled/--/_}"
         { is_up_to_date "$output.json" "$run" && is_up_to_date "$output.json" "$beside"; } || echo \
             "error_$run$reconciled -m lift.eval_mse $data" \
@@ -278,7 +285,7 @@ constants_jobs() {
         output="$OUTPUT/constants_${run%_seed*}_${EPOCHS}ep.json"
         for seed in "${seeds[@]}"; do
             run="${run%_seed*}_seed$seed"
-            [ -e "$(checkpoint "$run")" ] || continue
+            is_trained "$run" || continue
             files+=" $(checkpoint "$run")"
             is_up_to_date "$output" "$run" || is_fresh=""
             guide="$CHECKPOINTS/${run}_$(early)ep.pth"
@@ -317,27 +324,34 @@ sample_job() {      # RUN PATH X32 SUFFIX
         "--precision $PRECISION --overwrite"
 }
 
+jobs_of() {     # PHASE
+    case "$1" in
+        maps) map_jobs; lead_jobs ;;
+        paths) path_jobs ;;
+        samples) sample_jobs ;;
+        tables) ;;
+        *) "$1_jobs" ;;
+    esac
+}
+
+checking=yes
 for phase in "${phases[@]}"; do
-    printf '\n== %s ==\n' "$phase"
+    while read -r name command; do note $command --num_threads "$THREADS"; done < <(jobs_of "$phase")
+done
+check
+checking=""
+
+mkdir -p "$OUTPUT" "$LOGS"
+for phase in "${phases[@]}"; do
+    stage "$phase"
     if [[ " floor train tables " != *" $phase "* ]] && [ -z "$(runs | here)" ]; then
         echo "study.sh: EPOCHS, CHECKPOINTS: found no *_${EPOCHS}ep.pth of these runs in $CHECKPOINTS;" \
             "run phase train" >&2
         exit 2
     fi
     case "$phase" in
-        train) train_jobs | run_jobs ;;
         maps) map_jobs | run_jobs; lead_jobs | run_jobs; draw_logsnr_paths ;;
-        gate) gate_jobs | run_jobs ;;
-        training) training_jobs | run_jobs ;;
-        paths) path_jobs | run_jobs ;;
-        scale32) scale32_jobs | run_jobs ;;
-        predictions) predictions_jobs | run_jobs ;;
-        samples) sample_jobs | run_jobs ;;
-        detail) detail_jobs | run_jobs ;;
-        constants) constants_jobs | run_jobs ;;
-        swap) swap_jobs | run_jobs ;;
-        floor) floor_jobs | run_jobs ;;
-        error) error_jobs | run_jobs ;;
         tables) "$PYTHON" -m lift.report --results "$RESULTS" ${README:+--readme $README} --grid 30 ;;
+        *) jobs_of "$phase" | run_jobs ;;
     esac
 done

@@ -11,8 +11,9 @@ read -r -a BASELINE_OPTIONS <<< "${BASELINE_OPTIONS:-}"
 read -r -a LIFT_OPTIONS <<< "${LIFT_OPTIONS:-}"
 log="${LOGS:-logs}/train_baseline.log"
 where=(); [ -n "${DEVICE:-}" ] && where=(--device "$DEVICE")
-check train_baseline.py "${where[@]}" "$@" "${BASELINE_OPTIONS[@]}" || exit
-check train_lift.py "${where[@]}" "$@" "${LIFT_OPTIONS[@]}" || exit
+note train_baseline.py "${where[@]}" "$@" "${BASELINE_OPTIONS[@]}"
+note train_lift.py "${where[@]}" "$@" "${LIFT_OPTIONS[@]}"
+check || exit
 
 NUM_GPUS=$("$PYTHON" -c "import torch; print(torch.cuda.device_count())") || exit
 status=0

@@ -11,3 +11,23 @@ if [ -n "${words+set}" ]; then
             exit 2; }
     done
 fi
+
+# Settings that a script itself counts with or goes through are looked at by it.
+expect_numbers() {      # LEAST NAME...: each a list of one number at least
+    local name word words
+    for name in "${@:2}"; do
+        read -r -a words <<< "${!name}"
+        for word in "${words[@]:-nothing}"; do
+            [[ "$word" =~ ^(0|[1-9][0-9]{0,8})$ && "$word" -ge "$1" ]] ||
+                refuse "$name" "$word" "whole numbers of at least $1"
+        done
+    done
+}
+expect_some_of() {      # "WORD ..." NAME...: each a list, perhaps of nothing
+    local name word words
+    for name in "${@:2}"; do
+        read -r -a words <<< "${!name}"
+        for word in "${words[@]}"; do [[ " $1 " = *" $word "* ]] || refuse "$name" "$word" "some of: $1"; done
+    done
+}
+refuse() { echo "$(basename "$0"): $1: found $2, expected $3" >&2; exit 2; }    # NAME FOUND EXPECTED

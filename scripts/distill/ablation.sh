@@ -7,13 +7,18 @@
 set -uo pipefail
 arguments="TEACHER MNIST"
 source "$(dirname "$0")/common.sh" || exit
-export STEPS="${STEPS:-4}" OUTPUT="${OUTPUT:-results/distill_ablation}"
+export STEPS="${STEPS:-4}" SEEDS="${SEEDS:-0 1}" OUTPUT="${OUTPUT:-results/distill_ablation}"
+expect_numbers 2 STEPS
 digits="$(dirname "$0")/mnist.sh"
-steps_of=($STEPS) seeds_of=(${SEEDS:-0 1})
+steps_of=($STEPS) seeds_of=($SEEDS)
 of_a_row=$((${#steps_of[@]} * ${#seeds_of[@]}))
 export NUM_TRAININGS=$((5 * of_a_row)) NUM_TRAINED=0
-NAME=full "$digits" "$@" || exit
-NUM_TRAINED=$of_a_row NAME=one_time_scale "$digits" "$@" --dfake_gen_update_ratio 1 || exit
-NUM_TRAINED=$((2 * of_a_row)) GAN="" NAME=no_gan "$digits" "$@" || exit
-NUM_TRAINED=$((3 * of_a_row)) SIMULATION="" NAME=no_simulation "$digits" "$@" || exit
-NUM_TRAINED=$((4 * of_a_row)) NAME=published_critic "$digits" "$@" --no_critic_step --no_level_schedule || exit
+rows() {
+    NAME=full "$digits" "$@" &&
+        NUM_TRAINED=$of_a_row NAME=one_time_scale "$digits" "$@" --dfake_gen_update_ratio 1 &&
+        NUM_TRAINED=$((2 * of_a_row)) GAN="" NAME=no_gan "$digits" "$@" &&
+        NUM_TRAINED=$((3 * of_a_row)) SIMULATION="" NAME=no_simulation "$digits" "$@" &&
+        NUM_TRAINED=$((4 * of_a_row)) NAME=published_critic "$digits" "$@" --no_critic_step --no_level_schedule
+}
+CHECK_ONLY=1 rows "$@" || exit
+[ -n "${CHECK_ONLY:-}" ] || rows "$@"

@@ -10,22 +10,26 @@ done
 [ "$num_given" -ge "${#needed[@]}" ] || {
     echo "$(basename "$0"): found $num_given arguments, expected $arguments; --help says what they are" >&2; exit 2; }
 
+# The whole path of what is named from the folder that the caller stands in; what is missing is told by the command.
+path_of() { realpath -m -- "$1"; }
+
 # A data set named from the folder that the caller stands in: a path, which has a slash, as a whole path; a name, such
 # as mnist or digits:5000, as it is.
 dataset_of() {  # DATASET
-    case "$1" in */*) realpath -- "$1" ;; *) printf '%s\n' "$1" ;; esac
+    case "$1" in */*) path_of "$1" ;; *) printf '%s\n' "$1" ;; esac
 }
 
 # Sets real_images to the data set's option for distill.train, or to nothing where none of its other options uses real
-# images: it refuses an option without effect. The rule is `uses_images` of distill/options.py.
+# images: it refuses an option without effect. OPTION...: all others of that command, which are refused as it would.
 find_real_images() {    # DATASET OPTION...
-    local given=" ${*:2} " every=0
-    [[ "$given" =~ .*" --val_every"[\ =]([0-9]+) ]] && every=${BASH_REMATCH[1]}    # the last one counts
+    local answer
+    answer=$("$PYTHON" -c "import importlib.util, sys
+from distill import options
+from engine.command_line import run_script
+sys.modules['__main__'].__spec__ = importlib.util.find_spec('distill.train')
+run_script(lambda: print(options.uses_images(options.parse())))" "${@:2}") || return
     real_images=()
-    if [[ "$given" = *" --cls_on_clean_image "* || "$every" != 0 || \
-        ("$given" = *" --denoising "* && "$given" != *" --backward_simulation "*) ]]; then
-        real_images=(--dataset "$1")
-    fi
+    [ "$answer" = False ] || real_images=(--dataset "$1")
 }
 
 # `trained` counts a training that has run from START (seconds) on, and says how long the others of NUM_TRAININGS will

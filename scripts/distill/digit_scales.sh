@@ -17,34 +17,47 @@ arguments=MNIST
 source "$(dirname "$0")/common.sh" || exit
 dataset=$(dataset_of "$1")
 shift
-single=${SINGLE:+$(realpath -- "$SINGLE")} dual=${DUAL:+$(realpath -- "$DUAL")}
-two_scales="$(realpath -- "$(dirname "$0")")/two_scales.sh"
+single=${SINGLE:+$(path_of "$SINGLE")} dual=${DUAL:+$(path_of "$DUAL")}
+two_scales="$(path_of "$(dirname "$0")")/two_scales.sh"
 source "$(dirname "$0")/../environment.sh" || exit
-teacher() {     # NAME and the options of its sizes: trains it unless it is there
-    local name=$1
-    shift
-    newest() { compgen -G "checkpoints/${name}_*ep.pth" | sort -V | tail -n 1; }
-    [ -n "$(newest)" ] || run "$PYTHON" -m flow.train --dataset "$dataset" --name "$name" "$@" --channels 1 \
-        --network unet --patch_size 2 --hidden_size 32 --depth 1 --no-flip --batch_size 64 --learning_rate 2e-3 \
-        --lr_schedule cosine --ema_decay 0.995 --max_steps "${TEACHER_STEPS:-3000}" --sample_every 0 --no_tensorboard \
-        --resume || return
-    found=$(newest)
-    [ -n "$found" ] || { echo "digit_scales.sh: $name: no checkpoint after its training" >&2; return 1; }
+STEPS="${STEPS:-1 2 4}" SEEDS="${SEEDS:-0 1}"
+train() {       # DO NAME and the options of its sizes: a teacher; DO: note or start, here and below
+    "$1" -m flow.train --dataset "$dataset" --name "$2" "${@:3}" --channels 1 --network unet --patch_size 2 \
+        --hidden_size 32 --depth 1 --no-flip --batch_size 64 --learning_rate 2e-3 --lr_schedule cosine \
+        --ema_decay 0.995 --max_steps "${TEACHER_STEPS:-3000}" --sample_every 0 --no_tensorboard --resume
 }
-[ -n "$single" ] || { teacher digit_scales_single --image_size 28 && single=$found; } || exit
-[ -n "$dual" ] || { teacher digit_scales_dual --scales 28 14 && dual=$found; } || exit
-SCORING=none PREFIX=digit_ VALIDATION="${VALIDATION---val_every 1}" ITERATIONS="${ITERATIONS:-1500}" \
-    "$two_scales" "$single" "$dual" "$dataset" \
-    --real_guidance_scale "${GUIDANCE:-2}" --batch_size 32 --generator_lr 2e-4 --guidance_lr 2e-4 \
-    --dfake_gen_update_ratio 3 "$@" || exit
+teacher() {     # the same but DO: trains it unless it is there
+    newest "checkpoints/$1" > /dev/null || train start "$@" || return
+    found=$(newest "checkpoints/$1") || {
+        echo "digit_scales.sh: $1: no checkpoint after its training" >&2; return 1; }
+}
+distil() {      # SINGLE DUAL [more options]: all students
+    STEPS="$STEPS" SEEDS="$SEEDS" SCORING=none PREFIX=digit_ VALIDATION="${VALIDATION---val_every 1}" \
+        ITERATIONS="${ITERATIONS:-1500}" "$two_scales" "$1" "$2" "$dataset" \
+        --real_guidance_scale "${GUIDANCE:-2}" --batch_size 32 --generator_lr 2e-4 --guidance_lr 2e-4 \
+        --dfake_gen_update_ratio 3 "${@:3}"
+}
+score() {       # DO SINGLE DUAL STUDENT...
+    "$1" -m scripts.benchmarks.digit_students --teacher "$2" "$3" --students "${@:4}" \
+        --dataset "$dataset" --guidance_scale "${GUIDANCE:-2}" --num_samples "${NUM_SAMPLES:-1000}" \
+        --output "${OUTPUT:-results/distill_digit_scales}"
+}
+of_single=(digit_scales_single --image_size 28) of_dual=(digit_scales_dual --scales 28 14)
+
+CHECK_ONLY=1 distil single.pth dual.pth "$@" || exit
+train note "${of_single[@]}"
+train note "${of_dual[@]}"
+score note single.pth dual.pth student.pth
+check || exit
+[ -n "$single" ] || { teacher "${of_single[@]}" && single=$found; } || exit
+[ -n "$dual" ] || { teacher "${of_dual[@]}" && dual=$found; } || exit
+distil "$single" "$dual" "$@" || exit
 students=()
 for name in single tied ahead; do
-    for steps in ${STEPS:-1 2 4}; do
-        for seed in ${SEEDS:-0 1}; do
+    for steps in $STEPS; do
+        for seed in $SEEDS; do
             [ "$name $steps" = "ahead 1" ] || students+=(checkpoints/"digit_${name}_${steps}_calls_seed$seed"_*ep.pth)
         done
     done
 done
-run "$PYTHON" -m scripts.benchmarks.digit_students --teacher "$single" "$dual" --students "${students[@]}" \
-    --dataset "$dataset" --guidance_scale "${GUIDANCE:-2}" --num_samples "${NUM_SAMPLES:-1000}" \
-    --output "${OUTPUT:-results/distill_digit_scales}"
+score start "$single" "$dual" "${students[@]}"

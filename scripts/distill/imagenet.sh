@@ -10,7 +10,7 @@
 set -uo pipefail
 arguments="EDM_WEIGHTS IMAGENET_FOLDER"
 source "$(dirname "$0")/common.sh" || exit
-teacher=$(realpath -- "$1") dataset=$(dataset_of "$2")
+teacher=$(path_of "$1") dataset=$(dataset_of "$2")
 shift 2
 source "$(dirname "$0")/../environment.sh" || exit
 exec "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "${PROCESSES:-7}" -m distill.train \

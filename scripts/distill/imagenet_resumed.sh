@@ -5,7 +5,7 @@
 set -uo pipefail
 arguments="EDM_WEIGHTS IMAGENET_FOLDER STATE"
 source "$(dirname "$0")/common.sh" || exit
-teacher=$1 dataset=$2 state=$(realpath -- "$3")
+teacher=$1 dataset=$2 state=$(path_of "$3")
 shift 3
 exec "$(dirname "$0")/imagenet.sh" "$teacher" "$dataset" --name imagenet_resumed --ckpt_only_path "$state" \
     --generator_lr 5e-7 --guidance_lr 5e-7 "$@"

@@ -12,8 +12,8 @@
 set -uo pipefail
 arguments="MODEL PROMPTS IMAGES"
 source "$(dirname "$0")/common.sh" || exit
-model=$1 prompts=$(realpath -- "$2") images=$(realpath -- "$3")
-[ ! -e "$model" ] || model=$(realpath -- "$model")
+model=$1 prompts=$(path_of "$2") images=$(path_of "$3")
+[ ! -e "$model" ] || model=$(path_of "$model")
 shift 3
 source "$(dirname "$0")/../environment.sh" || exit
 find_real_images "$images" "$@"

@@ -103,18 +103,58 @@ def test_train_stopped_ends_its_training_and_starts_no_other(box):
     assert "train.sh: train_baseline.py failed with status 143" in done.stderr
 
 
-@pytest.mark.parametrize("name, settings, refusal", [
+CHECKED = [     # script and words, settings, what they are answered
     ("train", {"LIFT_OPTIONS": "--anything"}, "unrecognized arguments: --anything (see python train_lift.py --help)"),
     ("quickstart", {"GRID": "8"}, "--num_steps: found 18, but a grid of 8 points with --max_jump 5 allows 2 to 14"),
     ("quickstart", {"METRICS": "beauty"}, "--metrics: invalid choice: 'beauty'"),
     ("flow_quickstart", {"GUIDANCE": "1 x"}, "--guidance_scale: found 'x', expected a number"),
-    ("mnist_quickstart", {"NUM_SAMPLES": "3"}, "--num_samples: found '3', expected a whole number of at least 20")])
-def test_what_a_later_command_would_refuse_is_refused_before_any_training(box, tmp_path, name, settings, refusal):
+    ("mnist_quickstart", {"NUM_SAMPLES": "3"}, "--num_samples: found '3', expected a whole number of at least 20"),
+    ("flow_study", {"GUIDANCE": "1 abc"}, "--guidance_scale: found 'abc', expected a number"),
+    ("flow_study", {"NUM_THREADS": "-1"}, "--num_threads: found '-1', expected a whole number of at least 0"),
+    ("small_study", {"NUM_IMAGES": "1"}, "--num_images: found '1', expected a whole number of at least 2"),
+    ("study train maps", {"K": "0"}, "--K: found '0', expected a whole number of at least 1"),
+    ("study train", {"DATASET": "./nothing"}, "--dataset: ./nothing: found no such folder"),
+    ("eval_all --num_images 1", {"CHECKPOINTS": "baseline.pth"}, "--num_images: found '1', expected a whole number"),
+    ("gpu_run lift flow", {"FLOW_SAMPLING": "--batch_size x"}, "--batch_size: found 'x', expected a whole number"),
+    ("gpu_run lift chain", {"SEEDS": "42 one"}, "--seeds: found 'one', expected a whole number"),
+    ("gpu_run lift distill", {"DISTILL_OPTIONS": "--gan"}, "unrecognized arguments: --gan"),
+    ("distill/mnist t.pth ./none", {"STEPS": "1"}, f"--dataset: {ROOT}/none: found no such folder"),
+    ("distill/ablation t.pth digits:30 --gen_cls_loss_weight 0.1", {}, "--gen_cls_loss_weight: found 0.1, which has no "
+     "effect without --gen_cls_loss"),
+    ("distill/two_scales a.pth b.pth digits:30", {"TEACHER_STEPS": "x"}, "--num_steps: found 'x', expected a whole"),
+    ("distill/digit_scales digits:30 --gan", {}, "unrecognized arguments: --gan (see python -m distill.train --help)"),
+    ("distill/digit_scales digits:30", {"NUM_SAMPLES": "3"}, "--num_samples: found '3', expected a whole number")]
+COUNTED = [     # settings that the script itself looks at
+    ("mnist_quickstart", "VAE_STEPS", "0", "0, expected whole numbers of at least 1"),
+    ("flow_study", "CALLS", "10 x", "x, expected whole numbers of at least 1"),
+    ("flow_study", "SEEDS", " ", "nothing, expected whole numbers of at least 0"),
+    ("small_study", "EPOCHS", "ten", "ten, expected whole numbers of at least 1"),
+    ("study", "EPOCHS", "x", "x, expected whole numbers of at least 1"),
+    ("distill/mnist t.pth digits:30", "STEPS", "1 x", "x, expected whole numbers of at least 1"),
+    ("distill/ablation t.pth digits:30", "STEPS", "1", "1, expected whole numbers of at least 2"),
+    ("distill/two_scales a.pth b.pth digits:30", "STEPS", "3", "3, expected some of: 1 2 4")]
+
+
+@pytest.mark.parametrize("words, settings, refusal", [
+    *((words, settings, f"error: {refusal}") for words, settings, refusal in CHECKED),
+    *((words, {name: value}, f"{words.split()[0].rpartition('/')[2]}.sh: {name}: found {refusal}")
+      for words, name, value, refusal in COUNTED),
+    ("gpu_run lift study", {"STUDY_SETTINGS": "STEPS=0"}, "study.sh: STEPS: found 0, expected whole numbers of at")])
+def test_what_a_later_command_would_refuse_is_refused_before_any_training(box, tmp_path, words, settings, refusal):
     know_python(tmp_path)
-    done, notes = box(f"{name}.sh", OUTPUT=str(tmp_path / "out"), CHECKPOINTS=str(tmp_path / "c"),
-                      EXPERIMENTS=str(tmp_path / "e"), DEVICE="cpu", **settings)
+    name, *words = words.split()
+    places = {"OUTPUT": tmp_path / "study", "CHECKPOINTS": tmp_path / "c", "EXPERIMENTS": tmp_path / "e"}
+    usual = {"DEVICE": "cpu", "DEVICES": "cpu", "DATASET": "synthetic:64"} | {k: str(v) for k, v in places.items()}
+    done, notes = box(f"{name}.sh", *words, **usual | settings)
     assert (done.returncode, done.stdout, notes) == (2, "", []) and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith(f"error: {refusal}") and not (tmp_path / "out").exists()
+    assert done.stderr.startswith(refusal) and {file.name for file in tmp_path.iterdir()} == {"python", "notes"}
+
+
+def test_a_script_that_is_to_check_alone_ends_there(box, tmp_path):
+    know_python(tmp_path)
+    done, notes = box("gpu_run.sh", "lift", "chain", "flow", "mnist", DEVICE="cpu", OUTPUT=str(tmp_path / "out"),
+                      CHECKPOINTS=str(tmp_path / "c"), DATASET="synthetic:64", CHECK_ONLY="1")
+    assert (done.returncode, done.stdout, done.stderr, notes) == (0, "", "", []) and not (tmp_path / "out").exists()
 
 
 FILES = "c/baseline_1ep.pth c/lift_dual_timestep_1ep.pth c/lift_dual_timestep_2ep.pth"
@@ -165,6 +205,7 @@ def test_gpu_run_trains_lift_alone_with_the_options_that_it_has_in_the_chain(box
 
 def test_gpu_run_distils_with_real_images_where_a_student_uses_them(box, tmp_path):
     """Each command line is one that distill.train takes."""
+    know_python(tmp_path)
     done, notes = box("gpu_run.sh", "distill", OUTPUT=str(tmp_path / "gpu"), CHECKPOINTS=str(tmp_path / "c"),
                       DATASET="synthetic:64")
     assert done.returncode == 0, done.stderr
@@ -227,16 +268,18 @@ def test_flows_study_counts_calls_and_passes_over_what_is_trained(box, tmp_path)
 
 
 def know_python(tmp_path):
-    """Let the Python that takes notes answer `-c` as a true one does: study.sh asks it for the runs that there are, and
-    `check` of environment.sh what a command says of its words."""
-    (tmp_path / "python").write_text(NOTES.replace("echo 2; exit", f'exec {sys.executable} "$@"'))
+    """Let the Python that takes notes answer `-c` as a true one does, GPUs aside: study.sh asks it for the runs that
+    there are, and `check` of environment.sh what a command says of its words."""
+    (tmp_path / "python").write_text(NOTES.replace(
+        "echo 2; exit", f'[[ "$2" = *torch* ]] && echo 2 || exec {sys.executable} "$@"; exit'))
 
 
 def test_the_study_chooses_constants_for_all_models_and_samples_each_in_the_others_way(box, tmp_path):
     know_python(tmp_path)
     models = ("baseline_residual", "lift_native_diagonal_residual", "lift_bands_residual")
     settings = {"COMPARED": " ".join(models), "ABLATIONS": "", "SEEDS": "0 1", "EPOCHS": "8", "DEVICES": "cpu",
-                "CHECKPOINTS": str(tmp_path), "OUTPUT": str(tmp_path / "study"), "VAL_SPLIT": "train[:500]"}
+                "CHECKPOINTS": str(tmp_path), "OUTPUT": str(tmp_path / "study"), "VAL_SPLIT": "train[:500]",
+                "DATASET": "synthetic:64"}
     done, notes = box("study.sh", "train", **settings)
     assert done.returncode == 0 and len(notes) == 6 and all("--save_epochs 2 8 " in note for note in notes)
     for model in models:
