@@ -99,15 +99,18 @@ def num_in_common(images: np.ndarray, others: np.ndarray) -> int:
     return sum(hashlib.sha256(image.tobytes()).digest() in digests for image in others)
 
 
-def add_data_options(parser, image_size: int | None = None, channels: int = 3, columns: bool = False) -> None:
+def add_data_options(parser, image_size: int | None = None, channels: int = 3, columns: bool = False,
+                     left_out: str | None = None) -> None:
     """Adds --dataset and --cache_dir. A family that works at any size passes its default `image_size` and `channels`;
     then --image_size and --channels are added too. columns: --image_column and --label_column, which the command
-    hands to `load_images` by `columns_in`."""
+    hands to `load_images` by `columns_in`. left_out: what the command takes where --dataset is left out, in words; it
+    finds None there."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", default=DEFAULT_DATASET, metavar="NAME_OR_FOLDER", type=without_slash,
+    group.add_argument("--dataset", default=None if left_out else DEFAULT_DATASET, metavar="NAME_OR_FOLDER",
+                       type=without_slash,
                        help="a name on the Hugging Face hub (mnist, cifar10, cifar100 and tiny-imagenet are short for "
                             "theirs), a data-set folder, a folder of images, synthetic or synthetic:COUNT, digits or "
-                            "digits:COUNT")
+                            "digits:COUNT" + (f"; left out: {left_out}" if left_out else ""))
     group.add_argument("--cache_dir", default="cache", metavar="FOLDER", help="where decoded images are kept")
     if image_size is not None:
         group.add_argument("--image_size", type=whole_number(1, 4096), default=image_size, metavar="PIXELS",

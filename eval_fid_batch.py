@@ -44,13 +44,13 @@ def parse_options():
                        help="the autoencoder of a model of latents; left out: the one it was trained with")
     add_metric_options(parser, "real images to compare with: a split, or part of one such as train[:5000]",
                        with_groups=True)
-    data.add_data_options(parser, columns=True)
+    data.add_data_options(parser, columns=True, left_out="what the models were trained on; for those of S1 "
+                                                         f"{data.DEFAULT_DATASET}")
     group = parser.add_argument_group("output")
     group.add_argument("--results", type=Path, default=Path("results/fid_results.csv"), metavar="CSV",
                        help="table of results that rows are added to")
     group.add_argument("--force", action="store_true", help="measure finished rows again and replace them")
     add_device_options(parser)
-    parser.set_defaults(dataset=None)
     args = parser.parse_args()
     return args, functools.partial(refuse_without_effect, parser, args)
 

@@ -154,7 +154,7 @@ def load_mnist(content: dict, path, weights: str, fingerprint: str, device, vae=
     """A model of digits, in pixels or in the latents of a VAE. vae: its checkpoint, where that has moved."""
     if content.get("model") == "vae":
         raise InputError(f"{path}: is an autoencoder, expected a denoiser; give it as --vae of a model of its latents")
-    model = mnist.model_of(content, path, device, vae, weights)
+    model = mnist.model_of(content, path, device, vae, weights, "--vae")
     build = {key: content[key] for key in MNIST_CONTENT if key in content}
     if model.vae is not None and vae is not None:
         build["vae_checkpoint"] = str(vae)

@@ -42,8 +42,7 @@ def parse(argv=None):
     group.add_argument("--seed", type=seed_number, default=42, help="with a prompt and its number, decides the image")
     group.add_argument("--output_dir", type=Path, required=True, metavar="FOLDER",
                        help="for NUMBER.png, prompts.json and scores.json")
-    add_data_options(parser)
-    parser.set_defaults(dataset=None)               # without a folder of real images there is no distance to any
+    add_data_options(parser, left_out="none, and no distance to real images")
     add_metric_options(parser, "real images of --dataset to compare with")
     parser.add_argument("--clip", default=None, metavar="FOLDER_OR_NAME",
                         help=f"CLIP model for the CLIP score; left out: {USUAL_CLIP}, if it is in the hub's cache")

@@ -27,7 +27,7 @@ def add_switch(group, name: str, default: bool | None, text: str) -> None:
 
 def add_distillation_options(parser: Parser) -> None:
     """Everything that `distill.train` takes."""
-    add_data_options(parser, columns=True)
+    add_data_options(parser, columns=True, left_out="what the teacher was trained on")
     parser.add_argument("--split", default="train", help="real images, for the GAN and for noised inputs")
     group = parser.add_argument_group("teacher")
     group.add_argument("--teacher", type=Path, default=None, metavar="FILE", help="checkpoint of any family")

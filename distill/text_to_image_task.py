@@ -97,6 +97,8 @@ def check_text_options(args) -> None:
 def make_task(args, device, group, needs_images: bool) -> TextToImageTask:
     """The model of --model_id, its prompts, and latents of real images where they are needed. Raises InputError."""
     check_text_options(args)
+    if needs_images and args.dataset is None:
+        raise InputError("--dataset: left out with --model_id, expected real images with captions")
     need_large_packages()
     prompts = read_prompts(args.prompts, args.text_column)
     folder = local_folder(args.model_id)

@@ -3,6 +3,7 @@
 from data import choose_val_split, columns_in, load_images
 from distill.options import OF_REAL_IMAGES, needs_images, parse as parse_args, uses_images
 from engine.command_line import run_script
+from engine.errors import InputError
 
 
 def make_task(args, device, group):
@@ -18,6 +19,20 @@ def make_task(args, device, group):
               f"{task.few_steps['called_at'][0]}; {args.dfake_gen_update_ratio} critic updates for one of the student",
               flush=True)
     return task
+
+
+def take_teachers_dataset(args, loaded, say: bool) -> None:
+    """The data set of the teacher, and the columns of its table that no option names. say: print it, where it is used.
+
+    Raises InputError where images are needed and the teacher names none.
+    """
+    if uses_images(args) and not loaded.options.get("dataset"):
+        raise InputError(f"--dataset: left out, but {args.teacher} does not say what it was trained on; name the real "
+                         "images")
+    for option in OF_REAL_IMAGES:
+        setattr(args, option, getattr(args, option) or loaded.options.get(option))
+    if say and uses_images(args):
+        print(f"--dataset: left out, so {args.dataset}", flush=True)
 
 
 def task_of_checkpoint(args, device, say: bool):
@@ -36,10 +51,8 @@ def task_of_checkpoint(args, device, say: bool):
     loaded = teacher_on("cpu")
     channels, side = loaded.image_shape[0], loaded.image_shape[-1]
     check_distillation(args, loaded.denoiser, True, loaded.is_guidable)      # before images are looked at
-    if not uses_images(args):
-        # a student's record names what its scores compare with: where it saw no image itself, its teacher's
-        for option in OF_REAL_IMAGES:
-            setattr(args, option, loaded.options.get(option))
+    if args.dataset is None:        # a student's record names what its scores compare with, also if it sees no image
+        take_teachers_dataset(args, loaded, say)
 
     choose_val_split(args, "test", say)
 

@@ -162,17 +162,17 @@ def load_model(path, device="cpu", vae_checkpoint=None) -> Model:
     return model_of(content, path, device, vae_checkpoint)
 
 
-def model_of(content: dict, path, device="cpu", vae_checkpoint=None, weights: str = "ema") -> Model:
-    """The model in a checkpoint's content. weights: ema (averaged) or raw; the rest as in `load_model`."""
+def model_of(content: dict, path, device="cpu", vae_checkpoint=None, weights: str = "ema",
+             option: str = "--vae_checkpoint") -> Model:
+    """The model in a checkpoint's content. weights: ema or raw; option: the VAE's; the rest as in `load_model`."""
     with expecting(path, "checkpoint"):
         denoiser = build_denoiser(content["process"], content["kind"], content["settings"])
         denoiser.network.load_state_dict(weights_in(content, weights))
     vae = None
     if content["vae_hash"] is not None:
-        vae_path = vae_checkpoint or content["vae_checkpoint"]
-        vae = load_vae(vae_path)
+        vae = load_vae(vae_path := vae_checkpoint or content["vae_checkpoint"], option)
         if sha256_of_file(vae_path) != content["vae_hash"]:
-            raise InputError(f"--vae_checkpoint: {vae_path} is not the VAE that {path} was trained with (latents "
+            raise InputError(f"{option}: {vae_path} is not the VAE that {path} was trained with (latents "
                              f"{list(vae.latent_shape)}, expected {content['settings']['shape']}); give that one")
         vae.to(device)
     denoiser.network.to(device).eval()

@@ -162,9 +162,8 @@ def parse_args(argv=None):
     parser.add_argument("--output", type=Path, default=Path("results/constants.json"), metavar="JSON",
                         help="record of what was tried and chosen")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier --output")
-    add_data_options(parser, columns=True)
+    add_data_options(parser, columns=True, left_out="what the checkpoints were trained on")
     add_device_options(parser)
-    parser.set_defaults(dataset=None)                   # the one that the checkpoints were trained on
     return parser.parse_args(argv)
 
 

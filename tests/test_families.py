@@ -83,6 +83,8 @@ def test_latents_of_the_mnist_family_go_through_its_vae(tmp_path):
     again = loaded.images_of(latents)
     assert again.shape == images.shape and again.dtype == torch.uint8
     assert torch.equal(again, margin.cropped(families.to_uint8(vae.decode(latents)), 28))
+    with pytest.raises(InputError, match="^--vae: .* holds denoiser, expected a vae of this family"):
+        families.load(checkpoint, vae=checkpoint)
     moved = vae_path.rename(tmp_path / "moved.pth")
     with pytest.raises(InputError, match="no such checkpoint"):
         families.load(checkpoint)

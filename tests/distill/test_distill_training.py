@@ -264,6 +264,20 @@ def test_without_real_images_a_students_record_names_its_teachers(teachers, tmp_
     assert (args.dataset, args.image_column, args.label_column) == tuple(trained_on.values() or [None] * 3)
 
 
+def test_real_images_are_the_teachers_where_no_option_names_others(teachers, tmp_path, capsys):
+    content = torch.load(teachers["v"], weights_only=True)
+    save_torch(tmp_path / "teacher.pth", content | {"options": content["options"] | {"dataset": "synthetic:16"}})
+
+    def task_of(teacher):
+        given = words(teacher, tmp_path, *GAN)
+        given[given.index("--dataset"):given.index("--dataset") + 2] = []
+        return make_task(options.parse(given), torch.device("cpu"), Group(0, 1))
+    assert len(task_of(tmp_path / "teacher.pth").images) == 16
+    assert "--dataset: left out, so synthetic:16\n" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--dataset: left out, but .*v_1ep.pth does not say what it was trained on"):
+        task_of(teachers["v"])
+
+
 @pytest.mark.parametrize("more, message", [
     (("--backward_simulation",), "--denoising"), (("--gen_cls_loss",), "--cls_on_clean_image"),
     (("--learning_rate", "1e-3"), "--generator_lr"), (("--real_guidance_scale", "2"), "without classes"),

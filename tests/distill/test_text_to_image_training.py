@@ -219,6 +219,13 @@ def test_what_cannot_be_is_one_line(tiny_models, texts, tmp_path, more, message)
     assert "\n" not in str(error.value) and not list(tmp_path.glob("checkpoints/*.pth"))
 
 
+def test_real_images_of_a_text_to_image_teacher_must_be_named(tiny_models, texts, tmp_path):
+    given = words(tiny_models / "sd", texts, tmp_path, *GAN)
+    given[given.index("--dataset"):given.index("--dataset") + 2] = []
+    with pytest.raises(InputError, match="--dataset: left out with --model_id, expected real images with captions"):
+        train(make_task, options.parse(given))
+
+
 @pytest.mark.parametrize("model, more", [
     ("sd", GAN), ("sd", (*GAN, "--use_fp16")), ("sdxl", (*GAN, "--lora", "--lora_rank", "4")),
     ("sdxl", (*GAN, "--lora", "--lora_rank", "4", "--use_fp16"))],
