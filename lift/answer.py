@@ -7,7 +7,7 @@ ANSWER = ("Use one time: one noise level for the whole image at every step, not 
           "are independent, near each other or fused, by both measures. Where two scales were trained at equal "
           "times, one measure says the same and the other does not decide. Two bands of one image, its 2×2 mean and "
           "the rest with a time each, are level with one time. On photographs it is not decided: after six epochs "
-          "of small models, one seed, one time is level by fd_lite0, a Fréchet distance, with two bands at equal "
-          "times and with two scales trained on fused leads and sampled with a lead of 1, so that the half-size image "
-          "is denoised first. By SWD, the sliced Wasserstein distance, two scales with a lead of 2 are ahead of one "
-          "time.")
+          "of small models, two seeds, one time is level with two bands at equal times, and with two scales trained "
+          "on fused leads and sampled with a lead of 1, so that the half-size image is denoised first. By fd_lite0, a "
+          "Fréchet distance, one time is behind both by a little; by SWD, the sliced Wasserstein distance, its two "
+          "seeds are as far apart as the models are.")

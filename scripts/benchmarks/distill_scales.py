@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 
 from engine.command_line import Parser, run_script, seed_number, whole_number
-from engine.files import write_json, written_whole
+from engine.files import write_json
 from scripts.benchmarks.earlier_results import results_of_rows
 
 TWO = ("--denoising", "--num_denoising_step", "2", "--backward_simulation")
@@ -45,15 +45,6 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
-def write_table(path: Path, results: dict) -> None:
-    """The table into a text, between its marks. Raises InputError."""
-    from evaluation.text_tables import with_markdown
-    new = with_markdown(path.read_text(encoding="utf-8"), {"distill_scales": markdown_table(results)}, str(path),
-                        "results")
-    with written_whole(path, "w") as file:
-        file.write(new)
-
-
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", action="each_once",
@@ -62,7 +53,6 @@ def main():
                         help="a run each")
     parser.add_argument("--iterations", type=whole_number(1), default=3000, help="of a row")
     parser.add_argument("--output", default="results/distill_scales", help="JSON, without ending")
-    parser.add_argument("--readme", type=Path, default=None, metavar="FILE", help="text to write the table into")
     args = parser.parse_args()
     import torch
     from distill.known_scales import distil, references
@@ -78,8 +68,6 @@ def main():
                 write_json(path, results)
             print(f"{name}, seed {seed}: {runs[str(seed)]}", flush=True)
     print(results["references"])
-    if args.readme is not None:
-        write_table(args.readme, results)
     print("\n" + markdown_table(results))
 
 

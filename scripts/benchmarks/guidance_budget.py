@@ -14,7 +14,7 @@ from data import add_data_options
 from engine.command_line import (Parser, add_device_options, real_number, run_script, seed_number, start_device,
                                  whole_number)
 from engine.errors import InputError
-from engine.files import save_png, write_json, written_whole
+from engine.files import save_png, write_json
 from scripts.benchmarks.digit_students import DIGITS_OF, digit_model, measured
 from scripts.benchmarks.earlier_results import earlier_results
 
@@ -35,7 +35,6 @@ def parse_args(argv=None):
     parser.add_argument("--seeds", type=seed_number, nargs="+", default=[0, 1, 2], metavar="SEED", action="each_once",
                         help="of the images, a row each")
     parser.add_argument("--output", default="results/guidance_budget", help="JSON and figure, without ending")
-    parser.add_argument("--readme", type=Path, default=None, metavar="FILE", help="text to write the table into")
     add_device_options(parser)
     parser.set_defaults(dataset="mnist")
     return parser.parse_args(argv)
@@ -106,15 +105,6 @@ def figure_of(results: dict):
     return score_by_cost(points_of_rows(rows), "fd_digits, %")
 
 
-def write_table(path: Path, results: dict) -> None:
-    """The table into a text, between its marks. Raises InputError."""
-    from evaluation.text_tables import with_markdown
-    new = with_markdown(path.read_text(encoding="utf-8"), {"guidance_budget": markdown_table(results)}, str(path),
-                        "results")
-    with written_whole(path, "w") as file:
-        file.write(new)
-
-
 def main():
     args = parse_args()
     from engine.flops import gflop_of_evaluation
@@ -146,8 +136,6 @@ def main():
                 print(f"{way}, {steps} steps, seed {seed}: {found['num_model_calls']} calls, "
                       + ", ".join(f"{name} {found[name]:.4f}" for name in DIGITS_OF), flush=True)
     save_png(f"{args.output}.png", figure_of(results))
-    if args.readme is not None:
-        write_table(args.readme, results)
     print("\n" + markdown_table(results))
 
 

@@ -106,7 +106,7 @@ def test_a_teacher_of_other_images_is_one_line(tmp_path, monkeypatch):
         next(digit_students.rows_to_measure(args, torch.device("cpu")))
 
 
-@pytest.mark.parametrize("name", ["latent_students", "digit_scales"])
+@pytest.mark.parametrize("name", ["latent_students", "digit_scales", "distill_ablation"])
 def test_the_published_students_stand_in_the_text(name):
     found = json.loads((ROOT / f"results/published/distill/{name}.json").read_text(encoding="utf-8"))
     assert digit_students.markdown_table(found) in (ROOT / "distill/README.md").read_text(encoding="utf-8")

@@ -1,8 +1,11 @@
 """The two-scale bed: its teacher is exact, the task trains on it, and a short distillation comes closer to the
 truth."""
+import json
+
 import pytest
 import torch
 
+from conftest import ROOT
 from distill import known_scales
 from distill.known_scales import ExactTeacher, ScaleNetwork, distil
 from lift.exact_mixture import narrowest_variance
@@ -50,6 +53,12 @@ def test_two_steps_with_the_small_scale_ahead_are_trained_and_drawn(monkeypatch)
     monkeypatch.setattr(known_scales, "NUM_SCORED", 100)
     found = distil(2, 0, 3, (*TWO, "--student_t_32", "999", "249", "--coupling", "free"), denoiser_iterations=2)
     assert found["disagreement"] > 1e-3 and 0 < found["ema"] < 10
+
+
+def test_the_readme_has_the_published_table():
+    results = json.loads((ROOT / "results/published/distill/distill_scales.json").read_text(encoding="utf-8"))
+    assert set(results["rows"]) == set(ROWS) and {len(runs) for runs in results["rows"].values()} == {3}
+    assert markdown_table(results) in (ROOT / "distill/README.md").read_text(encoding="utf-8")
 
 
 def test_a_lost_direction_is_seen():

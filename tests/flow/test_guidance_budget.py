@@ -1,6 +1,10 @@
 """Guidance on a budget: its control stands at equal calls, and its table is that of the published rows."""
+import json
+import statistics
+
 import pytest
 
+from conftest import ROOT
 from scripts.benchmarks import guidance_budget
 
 
@@ -23,3 +27,16 @@ def test_the_control_is_constant_guidance_at_as_many_calls():
     figure = guidance_budget.figure_of({"settings": {"guidance_scale": 2.0}, "rows": rows})
     line = next(line for line in figure.axes[0].lines if list(line.get_xdata()) == [8, 10])
     assert list(line.get_ydata()) == [4.5, 3.0]
+
+
+def test_the_readme_has_the_published_table_and_says_what_it_shows():
+    results = json.loads((ROOT / "results/published/flow/guidance_budget.json").read_text(encoding="utf-8"))
+    assert guidance_budget.markdown_table(results) in (ROOT / "flow/README.md").read_text(encoding="utf-8")
+    groups = guidance_budget.by_way(results["rows"])
+    for (way, _), rows in groups.items():
+        control = guidance_budget.of_constant_at(groups, rows[0]["num_model_calls"], "fd_digits")
+        ahead = None if control is None else control - statistics.mean(row["fd_digits"] for row in rows)
+        if way.startswith("between") and ahead is not None:
+            assert ahead > 0.1
+        if way.startswith("reused") and ahead is not None:
+            assert ahead < 0.03

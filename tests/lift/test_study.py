@@ -1,5 +1,6 @@
 """Tables of the study from made-up rows: what stands where, over which seeds, and what is left out."""
 import json
+import math
 
 import pytest
 
@@ -412,14 +413,14 @@ def test_what_question_15_says_is_what_its_rows_say():
     folder = ROOT / "results/published/lift"
     text = " ".join((folder / "study.md").read_text(encoding="utf-8").split())
     text = text[text.index("## 15."):]
-    text = text[text.index("**Found"):text.index("<!-- table:study_swap")]
-    scores = {(name, row["path"], row["x32_mode"], row["metric"]): row["value"]
+    text, again = text[text.index("**Found"):text.index("<!-- table:study_swap")].split("**Found again")
+    scores = {(seed, name, row["path"], row["x32_mode"], row["metric"]): row["value"]
               for row in results_table.read(folder / "fid_results.csv") for name in study_tables.SWAPPED
-              if row["checkpoint"] == f"{name}_seed0_6ep.pth" and row["precision"] == "float32"
-              and row["num_steps"] == 18}
+              for seed in (0, 1) if row["checkpoint"] == f"{name}_seed{seed}_6ep.pth"
+              and row["precision"] == "float32" and row["num_steps"] == 18}
 
-    def of(name, path="diagonal", mode="joint"):
-        return tuple(scores[name, path, mode, metric] for metric in ("fd_lite0", "swd"))
+    def of(name, path="diagonal", mode="joint", seed=0):
+        return tuple(scores[seed, name, path, mode, metric] for metric in ("fd_lite0", "swd"))
 
     baseline, independent = of("baseline_residual", "uniform"), of("lift_native_residual")
     ahead = of("lift_native_residual", "lead_2", "reconciled")
@@ -433,3 +434,18 @@ def test_what_question_15_says_is_what_its_rows_say():
     assert abs(fused[1][0] - baseline[0]) < 30 and fused[1][1] < baseline[1]           # the rule for a second seed
     assert ahead[1] == min(pair[1] for pair in (baseline, independent, ahead, *fused, *bands))
     assert max(fused[2][1], ahead[1]) < baseline[1] and bands[0][0] < bands[1][0] < bands[2][0]
+
+    second = [of("baseline_residual", "uniform", seed=1), of("lift_bands_residual", seed=1),
+              of("lift_native_fused_residual", "lead_1", seed=1)]
+    for distance, swd in second:
+        assert f"{distance:.0f}" in again and f"{swd:.1f}" in again
+    (other, other_swd), *two_times = second
+    assert f"within {math.ceil(abs(other - baseline[0]))} of the first" in again
+    assert f"{baseline[1] - other_swd:.1f} below the first" in again
+    assert "{:.0f} and {:.0f} ahead".format(*(other - distance for distance, _ in two_times)) in again
+    assert "{:.1f} and {:.1f} behind".format(*(swd - other_swd for _, swd in two_times)) in again
+    means = [(one + another) / 2 for one, another in zip((baseline[0], bands[0][0], fused[1][0]),
+                                                         (other, *(distance for distance, _ in two_times)))]
+    assert f"ahead of the baseline by {means[0] - means[1]:.0f}, fused leads by {means[0] - means[2]:.0f}" in again
+    assert max(bands[0][0], two_times[0][0]) < min(baseline[0], other) < max(fused[1][0], two_times[1][0])
+    assert f"behind by {of('lift_bands_residual', 'lead_2', seed=1)[0] - other:.0f}, as expected" in again
