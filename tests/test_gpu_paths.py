@@ -187,13 +187,15 @@ def teacher(tmp_path):
 
 
 GAN = ["--cls_on_clean_image", "--gen_cls_loss", "--dfake_gen_update_ratio", "1"]
+IMAGES = ["--dataset", "pictures"]          # a name that nothing looks up: the images are put in
 TWO_STEPS = ["--denoising", "--num_denoising_step", "2"]
 
 
 @pytest.mark.parametrize("kind, words", [
-    ("baseline", GAN), ("baseline", [*GAN, *TWO_STEPS]), ("lift", [*GAN, *TWO_STEPS, "--backward_simulation"]),
-    ("lift", ["--coupling", "free", "--use_fp16"]), ("flow", [*GAN, "--real_guidance_scale", "2"]),
-    ("mnist", [*GAN, "--real_guidance_scale", "2"])])
+    ("baseline", [*GAN, *IMAGES]), ("baseline", [*GAN, *IMAGES, *TWO_STEPS]),
+    ("lift", [*GAN, *IMAGES, *TWO_STEPS, "--backward_simulation"]), ("lift", ["--coupling", "free", "--use_fp16"]),
+    ("flow", [*GAN, *IMAGES, "--real_guidance_scale", "2"]),
+    ("mnist", [*GAN, *IMAGES, "--real_guidance_scale", "2"])])
 def test_distillation(gpu, teacher, monkeypatch, kind, words):
     size, channels = {"flow": (8, 3), "mnist": (28, 1)}.get(kind, (64, 3))
     monkeypatch.setattr(distill_train, "load_images", lambda *_, **__: pictures(size, channels, np.arange(8) % 3))
@@ -521,8 +523,8 @@ def test_a_student_is_drawn_beside_its_teacher_and_measured(gpu, teacher, tmp_pa
 def test_previews_of_a_student_and_its_distances_to_held_out_images(gpu, teacher, monkeypatch):
     """It reads its times back from the GPU, which brings zeros here, so those of this one lie on the CPU."""
     monkeypatch.setattr(distill_train, "load_images", lambda *_, **__: pictures(64, 3))
-    args = distill_options.parse(["--teacher", str(teacher("baseline")), "--batch_size", "4", *TWO_STEPS, "--val_every",
-                                  "1", "--val_images", "4"])
+    args = distill_options.parse(["--teacher", str(teacher("baseline")), "--batch_size", "4", *TWO_STEPS, *IMAGES,
+                                  "--val_every", "1", "--val_images", "4"])
     task = distill_train.make_task(args, gpu, Group(0, 1))
     for network in task.networks.values():
         network.to(gpu)

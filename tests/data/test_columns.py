@@ -26,7 +26,7 @@ class Asked(Exception):
 
 @pytest.mark.parametrize("command, words", [
     ("train_baseline", []), ("train_lift", []), ("flow.train", ["--patch_size", "16"]),
-    ("distill.train", ["--teacher", "baseline", "--cls_on_clean_image", "--gen_cls_loss"]),
+    ("distill.train", ["--teacher", "baseline", "--cls_on_clean_image", "--gen_cls_loss", "--dataset", "pictures"]),
     ("compute_heatmap_30", ["--checkpoint", "lift_dual_timestep"]),
     ("eval_fid_batch", ["--checkpoint", "baseline", "--metrics", "swd"]),
     ("evaluation.noise_floor", ["--metrics", "swd"]), ("lift.compute_schedule", ["--checkpoint", "baseline"]),
