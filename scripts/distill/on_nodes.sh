@@ -16,7 +16,7 @@ model=$1 prompts=$(path_of "$2") images=$(path_of "$3")
 [ ! -e "$model" ] || model=$(path_of "$model")
 shift 3
 source "$(dirname "$0")/../environment.sh" || exit
-find_real_images "$images" "$@"
+find_real_images "$images" --model_id "$model" --prompts "$prompts" "$@" || exit
 exec "$PYTHON" -m torch.distributed.run --nnodes "${NODES:-8}" --nproc_per_node "${PROCESSES:-8}" --rdzv_backend c10d \
     --rdzv_endpoint "${MAIN:-localhost}:${PORT:-29500}" --rdzv_id distillation -m distill.train \
     --model_id "$model" --prompts "$prompts" "${real_images[@]}" --resume "$@"

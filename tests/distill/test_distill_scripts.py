@@ -199,8 +199,7 @@ def test_a_missing_argument_is_one_line(commands, name, given):
 def test_the_published_recipes_of_text_to_image(commands, tmp_path, script, expected):
     (tmp_path / "prompts.txt").write_text("a house\n")
     done, [command] = commands(script, "some/model", tmp_path / "prompts.txt", tmp_path, "--max_steps", "7",
-                               MAIN="first",
-                               PROCESSES="4")
+                               MAIN="first", PROCESSES="4", ANSWERS=sys.executable)
     assert done.returncode == 0, done.stderr
     assert command[:6] == ["-m", "torch.distributed.run", "--nnodes", "8", "--nproc_per_node", "4"]
     assert "first:29500" in command
