@@ -200,10 +200,14 @@ def refuse_student(few_steps, path) -> None:
                          "python -m distill.generate")
 
 
+def log_snr_at_time(process: NoiseProcess, t) -> float:
+    """The log SNR of one time, a number or a tensor of one."""
+    return float(process.log_snr(torch.as_tensor(t, dtype=torch.float64)))
+
+
 def acts_at(interval: tuple[float, float] | None, process: NoiseProcess, t) -> bool:
     """Whether guidance acts at time t. interval: of log SNR, both ends included; None: always."""
-    return interval is None or interval[0] <= float(process.log_snr(torch.as_tensor(t, dtype=torch.float64))) \
-        <= interval[1]
+    return interval is None or interval[0] <= log_snr_at_time(process, t) <= interval[1]
 
 
 def acts_on(interval: tuple[float, float] | None, process: NoiseProcess, ts) -> bool:
@@ -299,8 +303,7 @@ class Guided(Wrapped):
 
     def log_snrs(self, ts) -> list[float]:
         """The log SNR of each scale of a batch at one time."""
-        return [float(process.log_snr(torch.tensor(number, dtype=torch.float64)))
-                for number, process in zip(numbers_of(ts), self.processes)]
+        return [log_snr_at_time(process, number) for process, number in zip(self.processes, numbers_of(ts))]
 
     def is_kept_at(self, ts) -> bool:
         """Whether the difference that was measured last holds at these times."""

@@ -64,6 +64,11 @@ def rank_warning(network: DiT | DualDiT | FlowUNet) -> str | None:
             "larger --hidden_size")
 
 
+def can_be_guided(num_classes: int, options: dict) -> bool:
+    """Whether a model has classes and its training, of these options, dropped labels."""
+    return num_classes > 1 and dropped_labels(options)
+
+
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 @dataclass
@@ -83,7 +88,7 @@ class LoadedFlow:
     @property
     def is_guidable(self) -> bool:
         """Whether there are classes, and the training dropped labels."""
-        return self.network.num_classes > 1 and dropped_labels(self.options)
+        return can_be_guided(self.network.num_classes, self.options)
 
     @property
     def denoiser(self) -> OutputDenoiser:

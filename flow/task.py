@@ -19,7 +19,7 @@ from engine.seeds import seeded_generator
 from evaluation.loss_curves import WithLossCurves
 from flow.grids import find_path
 from flow.latents import Latents, decoder_of
-from flow.model import FAMILY, denoiser_of
+from flow.model import FAMILY, can_be_guided, denoiser_of
 from flow.options import LEAD, LEADING, guidance_scale_of
 from networks.bands import BandDenoiser, split
 from networks.scales import downsample_to_32
@@ -174,8 +174,8 @@ class FlowTask(WithLossCurves, DenoisingTask):
     def preview(self, networks) -> torch.Tensor:
         """A row for each of at most ten classes: uint8 [rows * 8, C, S, S]."""
         rows = min(self.denoiser.num_classes, PREVIEW_ROWS)
-        is_guidable = self.denoiser.num_classes > 1 and self.args.label_dropout > 0
-        denoiser = Guided(self.denoiser.with_network(networks["model"]), guidance_scale_of(None, is_guidable))
+        scale = guidance_scale_of(None, can_be_guided(self.denoiser.num_classes, vars(self.args)))
+        denoiser = Guided(self.denoiser.with_network(networks["model"]), scale)
         draw = Drawing(denoiser, find_path(denoiser, "uniform", PREVIEW_STEPS, "ddim"), range(rows),
                        decoder_of(self.latents), device=self.device,
                        how={"clip": False, "precision": self.args.precision})

@@ -46,6 +46,11 @@ stage() { printf '\n== %s ==\n' "$*"; }         # announce a part of the work
 # The checkpoint last written of those whose names begin so; nothing, and status 1, where there is none.
 newest() { compgen -G "$1_[0-9]*ep.pth" | xargs -r -d '\n' ls -t | head -n 1; }
 
+# The same behind a training, which should have left one.
+newest_of_training() {
+    newest "$1" || { echo "$(basename "$0"): $1: no checkpoint after its training" >&2; return 1; }
+}
+
 # Run a command that Ctrl-C or SIGTERM to this script stops too, and wait for its end; its status, and 143 if stopped.
 stopped=""
 run() {

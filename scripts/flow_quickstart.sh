@@ -40,7 +40,7 @@ if [ -n "${OVERWRITE:-}" ] || ! newest "$CHECKPOINTS/flow" > /dev/null; then
         --save_every 1000000 --sample_every 0 --checkpoint_dir "$CHECKPOINTS" --output_dir "$OUTPUT" "${network[@]}" \
         "${device[@]}" "${again[@]}"
 fi
-checkpoint=$(newest "$CHECKPOINTS/flow")
+checkpoint=$(newest_of_training "$CHECKPOINTS/flow")
 
 stage "2/2 a row per class, at guidance $GUIDANCE"
 for scale in $GUIDANCE; do draw start "$checkpoint" "$scale"; done

@@ -55,8 +55,7 @@ study() {       # NAME SEED OPTION...: train, score, draw
         stage "training $name"
         train start "$@"
     fi
-    checkpoint=$(newest "$CHECKPOINTS/$name") || {
-        echo "flow_study.sh: $name: no checkpoint after its training" >&2; exit 1; }
+    checkpoint=$(newest_of_training "$CHECKPOINTS/$name")
     score start "$checkpoint"
     [ -s "$OUTPUT/samples_$name.png" ] || start -m flow.generate --checkpoint "$checkpoint" --solver midpoint \
         --num_steps 10 --guidance_scale 2 --num_images 8 --output_dir "generated/flow_study/$name" \

@@ -92,8 +92,7 @@ print(*CONTESTED, sep='|')
 print(*SWAPPED, sep='|')
 for name in RUNS: print(name, command_of(name), opponent_of(name), sep='\t')")
 for name in "${compared[@]}" "${ablations[@]}"; do
-    [ -n "${trainings[$name]:-}" ] || {
-        echo "study.sh: COMPARED, ABLATIONS: found $name, expected some of: ${!trainings[*]}" >&2; exit 2; }
+    [ -n "${trainings[$name]:-}" ] || refuse "COMPARED, ABLATIONS" "$name" "some of: ${!trainings[*]}"
 done
 
 # Jobs: a line each, its name and a command; as many at once as there are devices. All run; a failure is the status.

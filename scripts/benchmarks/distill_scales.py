@@ -38,11 +38,12 @@ def markdown_table(results: dict) -> str:
     return "\n".join(lines)
 
 
-def spread(values: list[float]) -> str:
-    """Mean and deviation; a dash for none."""
+def spread(values: list[float], digits: int = 3) -> str:
+    """Mean and deviation; the mean alone for one, a dash for none."""
     if not values:
         return "–"
-    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 def main():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from engine.command_line import Parser, run_script, whole_number
 from engine.files import write_json, written_whole
+from scripts.benchmarks.distill_scales import spread
 from scripts.benchmarks.earlier_results import results_of_rows
 
 FOUR_STEPS = {"num_steps": 4}
@@ -111,11 +112,6 @@ def references() -> dict:
     return {"floor": floor, "exact DDIM": ddim}
 
 
-def mean_and_deviation(values) -> str:
-    """A cell of the table."""
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
-
-
 def markdown_table(results: dict) -> str:
     """The rows as a table, each beside the figure to compare with, and how many of its deviations lie between."""
     lines = ["| row | sliced Wasserstein-1 | reference | deviations apart |", "| --- | ---: | ---: | ---: |"]
@@ -127,7 +123,7 @@ def markdown_table(results: dict) -> str:
             reference = f"{mean:.3f} ± {deviation:.3f}" if deviation else f"{mean:.3f}"
             if deviation:
                 apart = f"{(statistics.mean(row['distances']) - mean) / deviation:+.1f}"
-        lines.append(f"| {name}{former} | {mean_and_deviation(row['distances'])} | {reference} | {apart} |")
+        lines.append(f"| {name}{former} | {spread(row['distances'])} | {reference} | {apart} |")
     return "\n".join(lines)
 
 
@@ -140,7 +136,7 @@ def half_way_table(results: dict) -> str:
             end = row["settings"]["iterations"]
             half = min(row["history"], key=lambda point: abs(2 * point["iteration"] - end))["distances"]
             within = "–" if expected is None else "{:.2f}–{:.2f}".format(*expected)
-            lines.append(f"| {name} | {mean_and_deviation(half)} | {within} | {mean_and_deviation(row['distances'])} |")
+            lines.append(f"| {name} | {spread(half)} | {within} | {spread(row['distances'])} |")
     return "\n".join(lines)
 
 
@@ -150,8 +146,8 @@ def mixture_table(results: dict) -> str:
     for name, row in results["rows"].items():
         if "distances_of_mixture" in row:
             reference = "{:.3f} ± {:.3f}".format(*MIXTURES[name]) if name in MIXTURES else "–"
-            lines.append(f"| {name} | {mean_and_deviation(row['distances'])} | "
-                         f"{mean_and_deviation(row['distances_of_mixture'])} | {reference} |")
+            lines.append(f"| {name} | {spread(row['distances'])} | "
+                         f"{spread(row['distances_of_mixture'])} | {reference} |")
     return "\n".join(lines)
 
 
@@ -254,8 +250,8 @@ def main():
         row = results["rows"][name]
         reference = "–" if row["reference"] is None else "{:.3f} ± {:.3f}".format(*row["reference"])
         of_mixture = row.get("distances_of_mixture")
-        mixture = f"   mixture {mean_and_deviation(of_mixture)}" if of_mixture else ""
-        print(f"{name:40} {mean_and_deviation(row['distances'])}   reference {reference}   {row['seconds']:.0f} s"
+        mixture = f"   mixture {spread(of_mixture)}" if of_mixture else ""
+        print(f"{name:40} {spread(row['distances'])}   reference {reference}   {row['seconds']:.0f} s"
               f"{mixture}", flush=True)
     draw_figure(results["rows"]).savefig(f"{args.output}.png")
     if args.readme is not None:

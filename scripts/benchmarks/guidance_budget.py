@@ -16,6 +16,7 @@ from engine.command_line import (Parser, add_device_options, real_number, run_sc
 from engine.errors import InputError
 from engine.files import save_png, write_json
 from scripts.benchmarks.digit_students import DIGITS_OF, digit_model, measured
+from scripts.benchmarks.distill_scales import spread
 from scripts.benchmarks.earlier_results import earlier_results
 
 
@@ -83,11 +84,7 @@ def markdown_table(results: dict) -> str:
              "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     groups = by_way(results["rows"])
     for (way, steps), rows in groups.items():
-        cells = []
-        for name, digits in DIGITS_OF.items():
-            values = [row[name] for row in rows]
-            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
+        cells = [spread([row[name] for row in rows], digits) for name, digits in DIGITS_OF.items()]
         control = None if way == "constant" else of_constant_at(groups, rows[0]["num_model_calls"], "fd_digits")
         lines.append(f"| {way} | {steps} | {rows[0]['num_model_calls']} | {' | '.join(cells)} | "
                      f"{'–' if control is None else f'{control:.2f}'} |")
@@ -98,15 +95,15 @@ def figure_of(results: dict):
     """fd_digits against the cost of an image: a Figure."""
     from evaluation.figures import score_by_cost
     from evaluation.pareto import points_of_rows
-    rows = [{"model": way, "way": "even steps", "group": f"guidance {results['settings']['guidance_scale']:g}",
-             "value": row["fd_digits"], "calls": row["num_model_calls"], "gflop": row["gflop"],
-             "seconds_per_image": row["seconds_per_image"]}
-            for (way, _), own in by_way(results["rows"]).items() for row in own]
+    rows = [{**row, "model": row["way"], "way": "even steps", "value": row["fd_digits"],
+             "group": f"guidance {results['settings']['guidance_scale']:g}", "calls": row["num_model_calls"]}
+            for row in results["rows"]]
     return score_by_cost(points_of_rows(rows), "fd_digits, %")
 
 
 def main():
     args = parse_args()
+    from distill.candidates import num_calls
     from engine.flops import gflop_of_evaluation
     from evaluation.digit_scores import judge_of
     device = start_device(args)
@@ -125,10 +122,9 @@ def main():
                 found = measured(results["rows"], row)
                 if found is None:
                     draw = loaded.drawing(denoiser, loaded.own_path(steps), device, precision=args.precision)
-                    start, before = time.perf_counter(), loaded.denoiser.num_evaluations
+                    calls, start = num_calls(draw), time.perf_counter()
                     images, labels = draw.labelled(seed, range(args.num_samples))
                     seconds = time.perf_counter() - start
-                    calls = (loaded.denoiser.num_evaluations - before) // args.num_samples
                     found = {**row, "num_model_calls": calls, "gflop": calls * gflop,
                              "seconds_per_image": seconds / args.num_samples, **judge.scores(images, labels)}
                     results["rows"].append(found)

@@ -28,8 +28,7 @@ train() {       # DO NAME and the options of its sizes: a teacher; DO: note or s
 }
 teacher() {     # the same but DO: trains it unless it is there
     newest "checkpoints/$1" > /dev/null || train start "$@" || return
-    found=$(newest "checkpoints/$1") || {
-        echo "digit_scales.sh: $1: no checkpoint after its training" >&2; return 1; }
+    found=$(newest_of_training "checkpoints/$1")
 }
 distil() {      # SINGLE DUAL [more options]: all students
     STEPS="$STEPS" SEEDS="$SEEDS" SCORING=none PREFIX=digit_ VALIDATION="${VALIDATION---val_every 1}" \
